@@ -5,7 +5,7 @@ import (
 	"slices"
 
 	"ebb/ident"
-	"ebb/rooms"
+	"ebb/rooms/graph"
 	"ebb/storage"
 )
 
@@ -39,7 +39,7 @@ func (b *slidingBuilder) bumpStamp(ctx context.Context, r *roomWork) (storage.Po
 	}
 	var pos storage.Pos
 	err := b.read(ctx, func(tx *storage.Tx) (err error) {
-		pos, err = tx.Bump(r.Room, ident.Order(reach)*rooms.OrderStep)
+		pos, err = tx.Bump(r.Room, ident.Order(reach)*graph.OrderStep)
 		return err
 	})
 	if err == nil {

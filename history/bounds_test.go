@@ -12,7 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/ident"
-	"ebb/rooms"
+	"ebb/rooms/graph"
 	"ebb/storage"
 )
 
@@ -91,7 +91,7 @@ func (l *library) plantRelations(tx *storage.Tx, room id.RoomID, parent id.Event
 	}
 	for i := range n {
 		row := storage.RelationRow{
-			Position: storage.Pos(1_000_000 + i), Room: r.NID(), Parent: string(parent), RelType: "m.annotation", Type: "m.reaction", Sender: 1, Order: ident.Order(1_000_000+i) * rooms.OrderStep,
+			Position: storage.Pos(1_000_000 + i), Room: r.NID(), Parent: string(parent), RelType: "m.annotation", Type: "m.reaction", Sender: 1, Order: ident.Order(1_000_000+i) * graph.OrderStep,
 		}
 		if err := tx.InsertRelation(row); err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"ebb/ident"
 	"ebb/rooms"
 	"ebb/rooms/expiry"
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -93,7 +94,7 @@ func (s *Service) detailsOf(rows []storage.RoomRow, joined map[ident.RoomNID]int
 		versions[rows[i].NID] = v
 	}
 	for i := range state {
-		e, err := rooms.LoadEvent(versions[state[i].Room], &state[i])
+		e, err := graph.LoadEvent(versions[state[i].Room], &state[i])
 		if err != nil {
 			return nil, err
 		}

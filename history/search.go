@@ -14,6 +14,7 @@ import (
 	"ebb/keyed"
 	"ebb/mxerr"
 	"ebb/rooms"
+	"ebb/rooms/graph"
 	"ebb/rooms/words"
 	"ebb/search"
 	"ebb/storage"
@@ -300,7 +301,7 @@ func (x *searching) hit(h search.Hit) error {
 
 // isSure reports whether the user was joined to the room at a hit, which does not depend on the history visibility.
 func (x *searching) isSure(r *searchedRoom, h search.Hit) bool {
-	return r.joined && r.joinedPos != 0 && h.Order >= ident.Order(r.joinedPos)*rooms.OrderStep
+	return r.joined && r.joinedPos != 0 && h.Order >= ident.Order(r.joinedPos)*graph.OrderStep
 }
 
 // roomOf returns the user's view of a room, which is made when the room has its first hit.

@@ -1,12 +1,12 @@
 package history
 
 import (
-	"ebb/ident"
-	"ebb/rooms"
 	"strconv"
 	"strings"
 
+	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/rooms/graph"
 )
 
 // maxToken bounds the length of pagination tokens; those of /sync are the longest.
@@ -27,7 +27,7 @@ func ParseToken(text string) (order ident.Order, err error) {
 			return 0, errToken(text)
 		}
 		number, _, _ = strings.Cut(number, "_")
-		limit /= rooms.OrderStep
+		limit /= graph.OrderStep
 	}
 	n, err := strconv.ParseUint(number, 10, 63)
 	if err != nil || int64(n) > limit {
@@ -37,7 +37,7 @@ func ParseToken(text string) (order ident.Order, err error) {
 		return ident.Order(n), nil
 	}
 	// Everything that the client got with the token is at or below its position.
-	return ident.Order(n) * rooms.OrderStep, nil
+	return ident.Order(n) * graph.OrderStep, nil
 }
 
 func errToken(text string) error {

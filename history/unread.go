@@ -12,6 +12,7 @@ import (
 	"ebb/pushrules"
 	"ebb/rooms"
 	"ebb/rooms/expiry"
+	"ebb/rooms/graph"
 	"ebb/storage"
 )
 
@@ -302,7 +303,7 @@ func readFloors(tx *storage.Tx, room ident.RoomNID, user ident.UserNID) (floor i
 	if !found || m.JoinedPos == 0 {
 		return 0, nil, nil
 	}
-	floor = ident.Order(m.JoinedPos) * rooms.OrderStep
+	floor = ident.Order(m.JoinedPos) * graph.OrderStep
 	reads, err := tx.ReadUpTo(room, user)
 	if err != nil {
 		return 0, nil, err

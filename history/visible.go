@@ -10,6 +10,7 @@ import (
 	"ebb/ident"
 	"ebb/rooms"
 	"ebb/rooms/expiry"
+	"ebb/rooms/graph"
 	"ebb/rooms/visibility"
 	"ebb/storage"
 )
@@ -169,7 +170,7 @@ func (v *viewer) cutoff() *int64 {
 // built on everything that this server had received; a remote one may be from a server that had not received the join.
 // joinedPos may lag behind joined for a moment after a commit: then it is 0.
 func (v *viewer) duringJoin(e *rooms.Event) bool {
-	return v.joined && v.joinedPos != 0 && e.Order >= ident.Order(v.joinedPos)*rooms.OrderStep && v.svc.rooms.IsLocal(e.Sender())
+	return v.joined && v.joinedPos != 0 && e.Order >= ident.Order(v.joinedPos)*graph.OrderStep && v.svc.rooms.IsLocal(e.Sender())
 }
 
 // pasts returns the pasts of the events at these indexes.

@@ -11,6 +11,7 @@ import (
 	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/eventauth"
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -109,7 +110,7 @@ func (s *Service) storedOf(ctx context.Context, r *Room, a adoption) (map[id.Eve
 func (a *adoption) check(known map[id.EventID]*Event) error {
 	state := eventauth.StateMap{}
 	for _, given := range a.state {
-		if e := known[given.ID()]; e != nil && e.asAuth().Flags&storage.RejectedEvent == 0 {
+		if e := known[given.ID()]; e != nil && e.AsAuth().Flags&storage.RejectedEvent == 0 {
 			if key, isState := e.StateKey(); isState {
 				state[pdu.StateKey{Type: e.Type(), Key: key}] = e.Event
 			}
@@ -122,24 +123,24 @@ func (a *adoption) check(known map[id.EventID]*Event) error {
 }
 
 // adoptedHead returns the room's head before the join, and the state as a snapshot.
-func (s *Service) adoptedHead(ctx context.Context, r *Room, a adoption, known map[id.EventID]*Event) (*head, *snapshot, error) {
+func (s *Service) adoptedHead(ctx context.Context, r *Room, a adoption, known map[id.EventID]*Event) (*head, *graph.Snapshot, error) {
 	r.mu.RLock()
 	old := r.head
 	r.mu.RUnlock()
 	h := emptyHead()
 	h.published, h.purged, h.override, h.generation, h.last, h.order = old.published, old.purged, old.override, old.generation, old.last, old.order
-	before := &snapshot{}
+	full := graph.State{}
 	for _, given := range a.state {
 		e := known[given.ID()]
 		key, isState := given.StateKey()
 		if e == nil || !isState {
 			continue
 		}
-		if e = e.asAuth(); e.Flags&storage.RejectedEvent != 0 {
+		if e = e.AsAuth(); e.Flags&storage.RejectedEvent != 0 {
 			continue
 		}
 		k := pdu.StateKey{Type: given.Type(), Key: key}
-		before.own = append(before.own, stateRef{key: k, pos: e.Pos})
+		full[k] = graph.Entry{Key: k, Pos: e.Pos}
 		if k.Type != typeMember {
 			h.state[k] = e
 			continue
@@ -158,25 +159,25 @@ func (s *Service) adoptedHead(ctx context.Context, r *Room, a adoption, known ma
 	}
 	h.levels = eventauth.Levels(a.version, h.pdu(typeCreate), h.pdu(typePowerLevels))
 	h.policy = s.effective(&h)
-	return &h, before, nil
+	return &h, graph.FullSnapshot(full), nil
 }
 
 // begin stores the room with the join as its newest event. The writer lock is held until the commit, since nothing can
 // be built on the room before.
-func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, before *snapshot) error {
+func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, before *graph.Snapshot) error {
 	member := &memberChange{user: a.sender.UserID, nid: a.sender.UserNID, to: Join}
 	if m := h.members[a.sender.UserID]; m != nil {
 		member.from = m.Membership
 	}
 	join := &pendingEvent{Event: &Event{
-		Event: a.join, Room: r.nid, SenderNID: a.sender.UserNID, DeviceNID: a.sender.DeviceNID, ReceivedTS: s.opts.Now().UnixMilli(), built: true,
+		Event: a.join, Room: r.nid, SenderNID: a.sender.UserNID, DeviceNID: a.sender.DeviceNID, ReceivedTS: s.opts.Now().UnixMilli(), Built: true,
 		Flags: storage.GapEvent,
 	}, before: before, missing: a.join.PrevEvents(), depth: a.join.Depth()}
 	key := pdu.StateKey{Type: typeMember, Key: string(a.sender.UserID)}
 	join.changes = []*stateChange{{key: key, event: join.Event, by: join, member: member}}
-	join.after = before.over(stateRef{key: key, event: join.Event})
+	join.after = before.Over(graph.Entry{Key: key, Event: join.Event})
 	join.head = join.after
-	join.extremities = []extremity{{id: join.ID(), event: join.Event, after: join.after}}
+	join.extremities = []graph.Extremity{{ID: join.ID(), Event: join.Event, After: join.after}}
 	b := &batch{svc: s, room: r, events: []*pendingEvent{join}, entering: true, partial: a.partial}
 	h.minDepth = a.join.Depth()
 	s.partials.End(r.nid) // of an earlier stay
@@ -241,7 +242,7 @@ func (b *batch) enterRoom(tx *storage.Tx, h *head, join *pendingEvent, servers [
 	if err := b.writeEvent(tx, join); err != nil {
 		return err
 	}
-	row := &storage.RoomRow{NID: r.nid, Snapshot: join.head.nid, Extremities: []storage.Pos{join.Pos}, Depth: join.Depth(), LastOrder: join.Order, Entered: join.Pos}
+	row := &storage.RoomRow{NID: r.nid, Snapshot: join.head.NID, Extremities: []storage.Pos{join.Pos}, Depth: join.Depth(), LastOrder: join.Order, Entered: join.Pos}
 	if len(servers) > 0 {
 		row.PartialJoin, row.PartialServers = join.Pos, servers
 	}

@@ -6,7 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/ident"
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -38,38 +38,6 @@ type graphNode struct {
 	depth int64
 }
 
-// entry returns the join with which this server entered the room, or nil if it created the room.
-func (p *pastReader) entry() (*Event, error) {
-	pos := p.r.entered()
-	if pos == 0 {
-		return nil, nil
-	}
-	return p.of(stateRef{pos: pos})
-}
-
-// bridge returns the state before the join if an event has the same prev_events as the join, else nil. These
-// prev_events need not be stored.
-func (p *pastReader) bridge(prev []id.EventID) (*snapshot, error) {
-	join, err := p.entry()
-	if join == nil || err != nil || !sameEvents(join.PrevEvents(), prev) {
-		return nil, err
-	}
-	if p.beforeJoin != nil {
-		return p.beforeJoin, nil
-	}
-	return p.before(join)
-}
-
-// isHistory reports whether an event is known to precede that join, and is not stored.
-func (p *pastReader) isHistory(eventID id.EventID) (bool, error) {
-	order, found, err := p.tx.MissingBefore(p.r.nid, string(eventID))
-	return found && order <= ident.Order(p.r.entered())*OrderStep, err
-}
-
-func sameEvents(a, b []id.EventID) bool {
-	return len(a) == len(b) && !slices.ContainsFunc(a, func(e id.EventID) bool { return !slices.Contains(b, e) })
-}
-
 // knownFromJoin reports whether the state after a missing prev_event need not be fetched, since the join has it as its
 // only prev_event or has the same prev_events as the event; see bridge.
 func (a *arrivals) knownFromJoin(e *incoming, prev id.EventID) bool {
@@ -77,7 +45,7 @@ func (a *arrivals) knownFromJoin(e *incoming, prev id.EventID) bool {
 		return false
 	}
 	before := a.history.join.PrevEvents()
-	return len(before) == 1 && before[0] == prev || sameEvents(before, e.PrevEvents())
+	return len(before) == 1 && before[0] == prev || graph.SameEvents(before, e.PrevEvents())
 }
 
 // isHistory reports whether an event is known to be history that is not stored.
@@ -110,7 +78,7 @@ func (a *arrivals) historySuspects(ctx context.Context) (out []*incoming, err er
 // isSinceJoin reports whether an event is stored and arrived live after the join.
 func (a *arrivals) isSinceJoin(eventID id.EventID) bool {
 	e := a.known[eventID]
-	return e != nil && placed(e) && !isBackfilled(e.row()) && e.Pos >= a.room.entered()
+	return e != nil && e.InGraph() && !e.Backfilled() && e.Pos >= a.room.entered()
 }
 
 // setHistoryAside leaves to backfill those suspects that precede the join. It returns the ones for which the known part
@@ -177,8 +145,8 @@ func (g *gathering) gatherHistory(ctx context.Context) error {
 func (a *arrivals) openHistory(ctx context.Context) (h *ancestry, err error) {
 	h = &ancestry{nodes: map[id.EventID]graphNode{}, aside: map[id.EventID]bool{}}
 	err = a.svc.db.Read(ctx, func(tx *storage.Tx) error {
-		p := newPastReader(a.room, tx, nil, newPastFacts())
-		if h.join, err = p.entry(); err != nil {
+		p := a.room.reader(tx)
+		if h.join, err = p.Join(); err != nil {
 			return err
 		}
 		edges, err := tx.BackwardEdges(a.room.nid, 0, h.join.Order, maxHistoryGaps)
@@ -186,8 +154,8 @@ func (a *arrivals) openHistory(ctx context.Context) (h *ancestry, err error) {
 			h.roots = append(h.roots, id.EventID(e.Missing))
 		}
 		if create := a.room.State(typeCreate, ""); err == nil && create != nil {
-			create, err = p.event(create.ID())
-			h.complete = create != nil && placed(create)
+			create, err = p.Event(create.ID())
+			h.complete = create != nil && create.InGraph()
 		}
 		return err
 	})
@@ -226,7 +194,7 @@ func (h *ancestry) walk(a *arrivals) {
 			continue
 		}
 		for _, prev := range node.prev {
-			if e := a.known[prev]; e == nil || !placed(e) {
+			if e := a.known[prev]; e == nil || !e.InGraph() {
 				todo = append(todo, step{prev, node.depth - 1})
 			}
 		}

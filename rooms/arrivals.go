@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/ident"
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -26,10 +27,10 @@ type incoming struct {
 	elsewhere  bool  // it cites an event of another room
 	refused    error // why the room's policy server has not signed it
 
-	fetchedAfter map[id.EventID]state // the states after prev_events that are not stored, as another server gave them
-	behind       []id.EventID         // those of these prev_events that precede this server's join
+	fetchedAfter map[id.EventID]graph.State // the states after prev_events that are not stored, as another server gave them
+	behind       []id.EventID               // those of these prev_events that precede this server's join
 
-	cited []stateRef // members that the event cites and that a partial-state room did not know
+	cited []graph.Entry // members that the event cites and that a partial-state room did not know
 
 	lookup
 	historical
@@ -58,7 +59,7 @@ type lookup struct {
 // historical holds what else is needed to place an event of the history.
 type historical struct {
 	order         ident.Order  // its position in the timeline
-	fetchedBefore state        // the state before it, as another server gave it; nil if its prev_events are stored
+	fetchedBefore graph.State  // the state before it, as another server gave it; nil if its prev_events are stored
 	base          int64        // a snapshot that does not differ much from that state
 	missing       []id.EventID // prev_events that are not stored
 }
@@ -107,11 +108,8 @@ func (s *storedEvents) forget() {
 // isPlaced reports whether an event is stored as part of the graph.
 func (s *storedEvents) isPlaced(eventID id.EventID) bool {
 	e := s.known[eventID]
-	return e != nil && placed(e)
+	return e != nil && e.InGraph()
 }
-
-// placed reports whether a stored event is part of the graph, accepted or not, rather than an outlier.
-func placed(e *Event) bool { return e.Flags&storage.OutlierEvent == 0 }
 
 // unknownOf returns the events that are not in known.
 func unknownOf(known map[id.EventID]*Event, ids []id.EventID) (unknown []id.EventID) {
@@ -163,11 +161,11 @@ func (a *arrivals) lookUpStored(ctx context.Context) error {
 		e := a.known[eventID]
 		switch {
 		case e == nil:
-		case !placed(e):
-			if w.unverified && outlierOf(e) != nil { // its signature was valid when it was stored
+		case !e.InGraph():
+			if w.unverified && graph.OutlierOf(e) != nil { // its signature was valid when it was stored
 				w.Event, w.unverified = e.Event, false
 			}
-		case e.undecided() && !w.unverified:
+		case e.Undecided() && !w.unverified:
 			a.copies[eventID] = w
 			delete(a.waiting, eventID)
 		default:
@@ -206,7 +204,7 @@ var (
 // earlierRefusal returns why a stored event was not accepted, or nil if it was.
 func earlierRefusal(e *Event) error {
 	switch {
-	case e.undecided():
+	case e.Undecided():
 		return errUndecided
 	case e.Flags&storage.RejectedEvent != 0:
 		return errRejectedBefore
@@ -300,7 +298,7 @@ func (a *arrivals) missingAuth(e *incoming) (ids []id.EventID) {
 	for _, auth := range e.AuthEvents() {
 		known := a.known[auth]
 		switch {
-		case a.elsewhere[auth], known != nil && errors.Is(earlierRefusal(known.asAuth()), errRejectedBefore):
+		case a.elsewhere[auth], known != nil && errors.Is(earlierRefusal(known.AsAuth()), errRejectedBefore):
 			return nil
 		case known == nil && a.waiting[auth] == nil:
 			ids = append(ids, auth)

@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/rooms/eventauth"
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -33,7 +34,7 @@ func (b *batch) addForeign(ctx context.Context, in *incoming) (verdict, err erro
 	switch {
 	case !inMemory:
 		err = b.room.settled(ctx, func(tx *storage.Tx) (err error) {
-			p := newPastReader(b.room, tx, b.events, b.facts())
+			p := b.reader(tx)
 			if verdict, err = b.authorise(p, in, pe, onHead); err != nil {
 				return err
 			}
@@ -55,7 +56,7 @@ func (b *batch) addForeign(ctx context.Context, in *incoming) (verdict, err erro
 // received makes a pending event for the batch from an event of another server.
 func (b *batch) received(in *incoming) *pendingEvent {
 	pe := &pendingEvent{Event: &Event{
-		Event: in.Event, Room: b.room.nid, SenderNID: in.sender, ReceivedTS: b.svc.opts.Now().UnixMilli(), ThreadRoot: in.threadRoot, built: true, outlier: in.outlier,
+		Event: in.Event, Room: b.room.nid, SenderNID: in.sender, ReceivedTS: b.svc.opts.Now().UnixMilli(), ThreadRoot: in.threadRoot, Built: true, Outlier: in.outlier,
 	}, relation: in.relation, outgoing: in.relay, late: in.late, hasRedactions: in.hasRedactions}
 	if in.Type() == typeDummy {
 		pe.Flags |= storage.DummyEvent
@@ -70,7 +71,7 @@ func (b *batch) followsHead(prev []id.EventID) bool {
 		return false
 	}
 	for _, x := range heads {
-		if !slices.Contains(prev, x.id) {
+		if !slices.Contains(prev, x.ID) {
 			return false
 		}
 	}
@@ -109,7 +110,7 @@ func (b *batch) authoriseOnHead(in *incoming) (verdict, err error) {
 
 // authorise makes checks 4 to 7 for an event that needs the database. It sets the state before the event, unless the
 // event follows the head, whose state is known.
-func (b *batch) authorise(p *pastReader, in *incoming, pe *pendingEvent, onHead bool) (verdict, err error) {
+func (b *batch) authorise(p *graph.Reader, in *incoming, pe *pendingEvent, onHead bool) (verdict, err error) {
 	verdict, err = b.checkAuthEvents(p, in) // 4
 	if err != nil {
 		return nil, err
@@ -122,7 +123,7 @@ func (b *batch) authorise(p *pastReader, in *incoming, pe *pendingEvent, onHead 
 	if verdict == nil && len(in.PrevEvents()) == 0 {
 		verdict = &eventauth.Rejection{Rule: "1.1", Msg: "only the create event has no prev_events"}
 	}
-	if verdict == nil && p.partial {
+	if verdict == nil && p.Room.Partial {
 		if err := b.addCitedMembers(p, in, pe); err != nil {
 			return nil, err
 		}
@@ -130,7 +131,7 @@ func (b *batch) authorise(p *pastReader, in *incoming, pe *pendingEvent, onHead 
 	if verdict == nil {
 		verdict, err = checkStateBefore(p, in.Event, pe.before) // 5
 	}
-	if verdict == nil && err == nil && !onHead && !p.partial {
+	if verdict == nil && err == nil && !onHead && !p.Room.Partial {
 		verdict, err = b.checkCurrentState(in.Event) // 6
 	}
 	if verdict == nil && err == nil && onHead {
@@ -144,7 +145,7 @@ func (b *batch) authorise(p *pastReader, in *incoming, pe *pendingEvent, onHead 
 
 // checkAuthEvents is check 4: the auth rules based on the event's auth events. The verdict is errUndecided if they
 // cannot be evaluated yet.
-func (b *batch) checkAuthEvents(p *pastReader, in *incoming) (verdict, err error) {
+func (b *batch) checkAuthEvents(p *graph.Reader, in *incoming) (verdict, err error) {
 	auth, verdict, err := b.authStateOf(p, in)
 	if verdict == nil && err == nil {
 		verdict = eventauth.Check(b.room.version, in.Event, auth)
@@ -153,11 +154,11 @@ func (b *batch) checkAuthEvents(p *pastReader, in *incoming) (verdict, err error
 }
 
 // checkStateBefore is check 5: the auth rules based on the state before the event.
-func checkStateBefore(p *pastReader, e *pdu.Event, before *snapshot) (verdict, err error) {
-	v := &pastView{p: p, s: before}
-	verdict = eventauth.Check(p.r.version, e, v)
-	if v.err != nil {
-		return nil, v.err
+func checkStateBefore(p *graph.Reader, e *pdu.Event, before *graph.Snapshot) (verdict, err error) {
+	v := p.View(before)
+	verdict = eventauth.Check(e.Version(), e, v)
+	if v.Err != nil {
+		return nil, v.Err
 	}
 	return verdict, nil
 }
@@ -177,14 +178,14 @@ func (b *batch) checkCurrentState(e *pdu.Event) (verdict, err error) {
 
 // authStateOf returns the auth events of an event as a state, and a verdict on their list: errUndecided means that the
 // event cannot be authorised yet.
-func (b *batch) authStateOf(p *pastReader, in *incoming) (auth eventauth.StateMap, verdict, err error) {
+func (b *batch) authStateOf(p *graph.Reader, in *incoming) (auth eventauth.StateMap, verdict, err error) {
 	switch {
 	case in.unverified, in.noAuth:
 		return nil, errUndecided, nil
 	case in.elsewhere:
 		return nil, &eventauth.Rejection{Rule: "2", Msg: "an auth event is of another room"}, nil
 	}
-	if err := p.load(in.AuthEvents()); err != nil {
+	if err := p.Load(in.AuthEvents()); err != nil {
 		return nil, nil, err
 	}
 	auth = eventauth.StateMap{}
@@ -192,7 +193,7 @@ func (b *batch) authStateOf(p *pastReader, in *incoming) (auth eventauth.StateMa
 	var missing error
 	var undecided, rejected bool
 	for _, eventID := range in.AuthEvents() {
-		e, err := p.event(eventID)
+		e, err := p.Event(eventID)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -200,8 +201,8 @@ func (b *batch) authStateOf(p *pastReader, in *incoming) (auth eventauth.StateMa
 			missing = fmt.Errorf("%w: %s", errNoAuthEvent, eventID)
 			continue
 		}
-		switch e = e.asAuth(); {
-		case e.undecided():
+		switch e = e.AsAuth(); {
+		case e.Undecided():
 			undecided = true
 		case e.Flags&storage.RejectedEvent != 0:
 			rejected = true
@@ -233,18 +234,18 @@ func (b *batch) authStateOf(p *pastReader, in *incoming) (auth eventauth.StateMa
 }
 
 // stateBefore returns the state before an event: the states after its prev_events, resolved into one.
-func (b *batch) stateBefore(p *pastReader, in *incoming) (*snapshot, error) {
-	if s, err := p.bridge(in.PrevEvents()); s != nil || err != nil {
+func (b *batch) stateBefore(p *graph.Reader, in *incoming) (*graph.Snapshot, error) {
+	if s, err := p.Bridge(in.PrevEvents()); s != nil || err != nil {
 		return s, err
 	}
-	var points []*snapshot
+	var points []*graph.Snapshot
 	for _, prev := range in.PrevEvents() {
-		s, err := p.after(prev)
+		s, err := p.After(prev)
 		if err != nil {
 			return nil, err
 		}
 		if fetched := in.fetchedAfter[prev]; s == nil && fetched != nil {
-			if s, err = snapshotOf(p, b.room.next.snapshot, fetched); err != nil {
+			if s, err = p.SnapshotOf(b.room.next.snapshot, fetched); err != nil {
 				return nil, err
 			}
 		}
@@ -254,7 +255,7 @@ func (b *batch) stateBefore(p *pastReader, in *incoming) (*snapshot, error) {
 		points = append(points, s)
 	}
 	if len(points) == 0 {
-		return &snapshot{}, nil
+		return &graph.Snapshot{}, nil
 	}
-	return resolvedSnapshot(p, points)
+	return p.ResolvedSnapshot(points)
 }

@@ -11,6 +11,7 @@ import (
 	"ebb/fedclient"
 	"ebb/ident"
 	"ebb/rooms/expiry"
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -111,16 +112,16 @@ func (s *Service) question(ctx context.Context, r *Room, above ident.Order) (q q
 
 // addAnchors adds the timeline down to the first event below the gap that arrived live and has no missing prev_event.
 func (q *question) addAnchors(r *Room, rows []storage.EventRow) (err error) {
-	if q.above, err = fromRow(r.version, &rows[0]); err != nil {
+	if q.above, err = graph.LoadEvent(r.version, &rows[0]); err != nil {
 		return err
 	}
 	for i := range rows {
-		e, err := fromRow(r.version, &rows[i])
+		e, err := graph.LoadEvent(r.version, &rows[i])
 		if err != nil {
 			return err
 		}
 		q.anchors = append(q.anchors, anchor{e.Order, e.Depth()})
-		if i > 0 && !isBackfilled(rows[i]) && e.Flags&storage.GapEvent == 0 {
+		if i > 0 && !graph.IsBackfilled(rows[i]) && e.Flags&storage.GapEvent == 0 {
 			return nil
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"ebb/ident"
 	"ebb/pushrules"
 	"ebb/rooms/eventauth"
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/rooms/txns"
 	"ebb/storage"
@@ -26,7 +27,7 @@ type batch struct {
 	txn    *txns.Claim                                    // the client's transaction ID, if any
 	extra  func(tx *storage.Tx, room ident.RoomNID) error // written with the events
 	saved  provisional                                    // the provisional head before the batch
-	past   *pastFacts                                     // see facts
+	past   *graph.Facts                                   // shared by the readers of the batch
 
 	approvals *approvals // signatures of policy servers; nil: none requested yet
 	lacking   lacking    // events that still need the signature of a policy server
@@ -55,15 +56,15 @@ func newBatch(r *Room, a *approvals) *batch {
 // pendingEvent is an event that is not committed yet.
 type pendingEvent struct {
 	*Event
-	before, after *snapshot      // the state before and after it
-	changes       []*stateChange // the changes of the current state that the event causes
+	before, after *graph.Snapshot // the state before and after it
+	changes       []*stateChange  // the changes of the current state that the event causes
 	relation      *pdu.Relation
 	redacts       *redaction
 	push          pushrules.Outcome
 
 	// The room's head after the event.
-	head        *snapshot
-	extremities []extremity
+	head        *graph.Snapshot
+	extremities []graph.Extremity
 	depth       int64
 
 	missing []id.EventID // prev_events that are not stored
@@ -191,12 +192,18 @@ func (r *Room) provisionalMembership(user id.UserID) Membership {
 	return ""
 }
 
-// facts returns the cache of past states that the events of the batch share.
-func (b *batch) facts() *pastFacts {
+// reader returns a reader of the stored graph that knows the events of the batch too. All readers of a batch share
+// what never changes.
+func (b *batch) reader(tx *storage.Tx) *graph.Reader {
 	if b.past == nil {
-		b.past = newPastFacts()
+		b.past = graph.NewFacts()
 	}
-	return b.past
+	p := b.room.readerWith(tx, b.past)
+	p.Heads = b.room.next.extremities
+	for _, e := range b.events {
+		p.Queue(e.Event, e.after)
+	}
+	return p
 }
 
 // memberEvent returns a member event, from memory if possible.
@@ -213,7 +220,7 @@ func (s *Service) memberEvent(r *Room, m *Member) (*Event, error) {
 		if !found {
 			return fmt.Errorf("the member event at %d of room %s is not stored", m.Pos, r.id)
 		}
-		e, err = fromRow(r.version, &row)
+		e, err = graph.LoadEvent(r.version, &row)
 		return err
 	})
 	if err != nil {
@@ -251,7 +258,7 @@ func (b *batch) add(p proto) (*Event, error) {
 	pe := &pendingEvent{
 		Event: &Event{
 			Event: e, Room: b.room.nid, SenderNID: p.sender.UserNID, DeviceNID: p.sender.DeviceNID, TxnID: p.txnID,
-			ReceivedTS: b.svc.opts.Now().UnixMilli(), ThreadRoot: p.threadRoot, built: true,
+			ReceivedTS: b.svc.opts.Now().UnixMilli(), ThreadRoot: p.threadRoot, Built: true,
 		},
 		relation: p.relation,
 	}
@@ -282,7 +289,7 @@ func (b *batch) notify(e *pendingEvent) {
 	}
 	b.notifying = pushRoom{r: b.room, thread: e.ThreadRoot}
 	e.push = b.svc.opts.Push.Evaluate(e.Event.Event, &b.notifying)
-	e.Event.Push, e.singled = e.push.Default, e.push.Users
+	e.Event.Push, e.Singled = e.push.Default, e.push.Users
 }
 
 // leavesHere reports whether an event must be sent to other servers: another server is in the room, or the event
@@ -308,7 +315,7 @@ func (b *batch) build(p *proto, v *view) (*pdu.Event, error) {
 		out.OriginServerTS = b.svc.opts.Now().UnixMilli()
 	}
 	for _, x := range n.extremities[:min(len(n.extremities), pdu.MaxPrevEvents)] {
-		out.PrevEvents = append(out.PrevEvents, x.id)
+		out.PrevEvents = append(out.PrevEvents, x.ID)
 	}
 	for _, k := range eventauth.AuthKeysFor(b.room.version, p.typ, p.stateKey, p.sender.UserID, p.content) {
 		if e := v.Get(k.Type, k.Key); e != nil {
@@ -339,10 +346,10 @@ func (b *batch) advance(e *pendingEvent, member *memberChange) {
 	if key, isState := e.StateKey(); isState {
 		k := pdu.StateKey{Type: e.Type(), Key: key}
 		b.change(&stateChange{key: k, event: e.Event, by: e, member: member})
-		e.after = b.shorten(n.snapshot.over(stateRef{key: k, event: e.Event}))
+		e.after = b.shorten(n.snapshot.Over(graph.Entry{Key: k, Event: e.Event}))
 	}
 	n.snapshot, n.met = e.after, nil
-	n.extremities = append(slices.Clone(n.extremities[min(len(n.extremities), pdu.MaxPrevEvents):]), extremity{id: e.ID(), event: e.Event, after: e.after})
+	n.extremities = append(slices.Clone(n.extremities[min(len(n.extremities), pdu.MaxPrevEvents):]), graph.Extremity{ID: e.ID(), Event: e.Event, After: e.after})
 	b.settleHead(e)
 }
 
@@ -368,12 +375,12 @@ func (b *batch) change(c *stateChange) {
 }
 
 // shorten turns a snapshot of the current state into a full one if its chain has grown too long.
-func (b *batch) shorten(s *snapshot) *snapshot {
+func (b *batch) shorten(s *graph.Snapshot) *graph.Snapshot {
 	r := b.room
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if s.length > max(64, int64(len(r.head.state)+len(r.head.members))/8) {
-		s.length, s.current = 0, true
+	if s.Chain() > max(64, int64(len(r.head.state)+len(r.head.members))/8) {
+		s.CopyCurrent()
 	}
 	return s
 }

@@ -114,7 +114,7 @@ func (h *house) crowd(room id.RoomID, n int) {
 			if err != nil {
 				return err
 			}
-			row := e.row()
+			row := e.Row()
 			row.Position, row.EventID, row.StateKey, row.Sender = tx.NextPos(), fmt.Sprintf("$copy%d", i), user, nid
 			row.Order = -ident.Order(row.Position)
 			if err := tx.InsertEvent(&row); err != nil {

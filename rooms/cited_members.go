@@ -3,36 +3,37 @@ package rooms
 import (
 	"context"
 
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 )
 
 // addCitedMembers adds the members that an event cites to the partial state before it, since the sender's server knows
 // them. If the state has another event for one of them, the two are resolved, so that a user who has left does not come
 // back.
-func (b *batch) addCitedMembers(p *pastReader, in *incoming, pe *pendingEvent) error {
+func (b *batch) addCitedMembers(p *graph.Reader, in *incoming, pe *pendingEvent) error {
 	in.cited = nil // from an earlier attempt
-	known, cited := state{}, state{}
+	known, cited := graph.State{}, graph.State{}
 	conflict := false
 	for _, eventID := range in.AuthEvents() {
-		e, err := p.event(eventID)
+		e, err := p.Event(eventID)
 		if err != nil {
 			return err
 		}
-		e = e.asAuth()
+		e = e.AsAuth()
 		user, isState := e.StateKey()
 		if !isState || e.Type() != typeMember {
 			continue
 		}
 		key := pdu.StateKey{Type: typeMember, Key: user}
 		cited[key] = refTo(p, e)
-		ref, found, err := pe.before.find(p.tx, key)
+		ref, found, err := p.Find(pe.before, key)
 		if err != nil {
 			return err
 		}
 		if !found {
 			continue
 		}
-		now, err := p.of(ref)
+		now, err := p.EventOf(ref)
 		if err != nil {
 			return err
 		}
@@ -50,26 +51,26 @@ func (b *batch) addCitedMembers(p *pastReader, in *incoming, pe *pendingEvent) e
 			in.cited = append(in.cited, ref)
 		}
 	}
-	pe.before = pe.before.over(in.cited...)
+	pe.before = pe.before.Over(in.cited...)
 	return nil
 }
 
 // refTo returns the entry of a state for an event that is stored or part of the batch.
-func refTo(p *pastReader, e *Event) stateRef {
+func refTo(p *graph.Reader, e *Event) graph.Entry {
 	key, _ := e.StateKey()
-	ref := stateRef{key: pdu.StateKey{Type: e.Type(), Key: key}, pos: e.Pos}
-	if p.queued[e.ID()] != nil {
-		ref = stateRef{key: ref.key, event: e}
+	ref := graph.Entry{Key: pdu.StateKey{Type: e.Type(), Key: key}, Pos: e.Pos}
+	if p.IsQueued(e.ID()) {
+		ref = graph.Entry{Key: ref.Key, Event: e}
 	}
 	return ref
 }
 
 // resolveMembers resolves two states that have only some members, with the create event, power levels and join rules
 // before an event.
-func (b *batch) resolveMembers(p *pastReader, pe *pendingEvent, known, cited state) (state, error) {
+func (b *batch) resolveMembers(p *graph.Reader, pe *pendingEvent, known, cited graph.State) (graph.State, error) {
 	for _, typ := range []string{typeCreate, typePowerLevels, typeJoinRules} {
 		key := pdu.StateKey{Type: typ}
-		ref, found, err := pe.before.find(p.tx, key)
+		ref, found, err := p.Find(pe.before, key)
 		if err != nil {
 			return nil, err
 		}
@@ -77,24 +78,24 @@ func (b *batch) resolveMembers(p *pastReader, pe *pendingEvent, known, cited sta
 			known[key], cited[key] = ref, ref
 		}
 	}
-	return p.resolveStates([]state{known, cited})
+	return p.ResolveStates([]graph.State{known, cited})
 }
 
 // addCitedToHead adds the members that an event on the head cites to the current state.
-func (b *batch) addCitedToHead(ctx context.Context, p *pastReader, in *incoming, pe *pendingEvent) error {
+func (b *batch) addCitedToHead(ctx context.Context, p *graph.Reader, in *incoming, pe *pendingEvent) error {
 	for _, ref := range in.cited {
-		e, err := p.of(ref)
+		e, err := p.EventOf(ref)
 		if err != nil {
 			return err
 		}
-		if in.IsStateKey(typeMember, ref.key.Key) { // the event itself is newer
+		if in.IsStateKey(typeMember, ref.Key.Key) { // the event itself is newer
 			continue
 		}
-		member, err := b.resolvedMember(ctx, ref.key, e)
+		member, err := b.resolvedMember(ctx, ref.Key, e)
 		if err != nil {
 			return err
 		}
-		b.change(&stateChange{key: ref.key, event: e, by: pe, member: member})
+		b.change(&stateChange{key: ref.Key, event: e, by: pe, member: member})
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"ebb/fedclient"
 	"ebb/ident"
 	"ebb/keyed"
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -172,7 +173,7 @@ func (s *Service) completeThrough(ctx context.Context, r *Room, c completer) err
 }
 
 // askBeforeJoin requests the state before a join from one server.
-func (s *Service) askBeforeJoin(ctx context.Context, r *Room, join *Event, c completer) (state, error) {
+func (s *Service) askBeforeJoin(ctx context.Context, r *Room, join *Event, c completer) (graph.State, error) {
 	select {
 	case c.slots <- struct{}{}:
 		defer func() { <-c.slots }()
@@ -201,7 +202,7 @@ func (s *Service) rejoinPartial(ctx context.Context, r *Room, join *pdu.Event) (
 		return false, err
 	}
 	for _, prev := range join.PrevEvents() {
-		if e := known[prev]; e == nil || !placed(e) {
+		if e := known[prev]; e == nil || !e.InGraph() {
 			return false, nil
 		}
 	}
@@ -228,7 +229,7 @@ func (s *Service) rejoinPartial(ctx context.Context, r *Room, join *pdu.Event) (
 
 // stateBeforeJoin requests the state before a join: the state after its prev_event, which every server in the room has.
 // If there are several prev_events, it requests the state that they resolve to, which the server computed for the join.
-func (f *fetcher) stateBeforeJoin(ctx context.Context, join *Event) (state, error) {
+func (f *fetcher) stateBeforeJoin(ctx context.Context, join *Event) (graph.State, error) {
 	if prev := join.PrevEvents(); len(prev) == 1 {
 		return f.stateAfter(ctx, prev[0])
 	}
@@ -236,7 +237,7 @@ func (f *fetcher) stateBeforeJoin(ctx context.Context, join *Event) (state, erro
 }
 
 // nameMembers allots the numbers of members, which is better done before the room is locked.
-func (s *Service) nameMembers(ctx context.Context, full state) error {
+func (s *Service) nameMembers(ctx context.Context, full graph.State) error {
 	for key := range full {
 		if key.Type != typeMember {
 			continue
@@ -261,31 +262,31 @@ func (s *Service) eventAt(ctx context.Context, r *Room, pos storage.Pos) (e *Eve
 
 // checkSameState verifies that a state matches the known one except for the members. Any server in the room may return
 // the state, and could otherwise change the room's rules.
-func (s *Service) checkSameState(ctx context.Context, r *Room, join *Event, full state) error {
+func (s *Service) checkSameState(ctx context.Context, r *Room, join *Event, full graph.State) error {
 	return s.db.Read(ctx, func(tx *storage.Tx) error {
 		known, err := tx.StateOf(join.Snapshot)
 		if err != nil {
 			return err
 		}
-		p := newPastReader(r, tx, nil, newPastFacts())
-		have := state{}
+		p := r.reader(tx)
+		have := graph.State{}
 		for _, e := range known {
 			if e.Type != typeMember {
 				key := pdu.StateKey{Type: e.Type, Key: e.Key}
-				have[key] = stateRef{key: key, pos: e.Position}
+				have[key] = graph.Entry{Key: key, Pos: e.Position}
 			}
 		}
-		said := state{}
+		said := graph.State{}
 		for key, ref := range full {
 			if key.Type != typeMember {
 				said[key] = ref
 			}
 		}
-		haveIDs, err := p.ids(have)
+		haveIDs, err := p.IDs(have)
 		if err != nil {
 			return err
 		}
-		saidIDs, err := p.ids(said)
+		saidIDs, err := p.IDs(said)
 		if err != nil {
 			return err
 		}
@@ -302,7 +303,7 @@ func (s *Service) checkSameState(ctx context.Context, r *Room, join *Event, full
 }
 
 // finishJoin completes a partial-state room, given the state before the join.
-func (s *Service) finishJoin(ctx context.Context, room id.RoomID, join *Event, full state) error {
+func (s *Service) finishJoin(ctx context.Context, room id.RoomID, join *Event, full graph.State) error {
 	r, err := s.lockRoom(ctx, room)
 	if errors.Is(err, ErrNoRoom) {
 		return errNotPartial

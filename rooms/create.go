@@ -14,6 +14,7 @@ import (
 	"ebb/mxerr"
 	"ebb/rooms/eventcontent"
 	"ebb/rooms/expiry"
+	"ebb/rooms/graph"
 	"ebb/rooms/newroom"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -287,7 +288,7 @@ func newRoom(s *Service, v *pdu.Version) *Room {
 	r.head = emptyHead()
 	r.head.policy = s.effective(&r.head)
 	r.pending.reset()
-	r.next.snapshot = &snapshot{}
+	r.next.snapshot = &graph.Snapshot{}
 	if !v.RoomIDIsCreateHash {
 		r.id = id.RoomID("!" + rand.Text() + ":" + s.opts.Server)
 	}

@@ -7,25 +7,25 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
-	"ebb/storage"
 )
 
 // extendHead makes an accepted event a forward extremity, and resolves the current state from the forward extremities.
-func (b *batch) extendHead(ctx context.Context, p *pastReader, in *incoming, pe *pendingEvent, onHead bool) error {
+func (b *batch) extendHead(ctx context.Context, p *graph.Reader, in *incoming, pe *pendingEvent, onHead bool) error {
 	n := &b.room.next
-	x := extremity{id: in.ID(), event: pe.Event, after: pe.after}
+	x := graph.Extremity{ID: in.ID(), Event: pe.Event, After: pe.after}
 	if onHead {
 		if key, isState := in.StateKey(); isState {
 			k := pdu.StateKey{Type: in.Type(), Key: key}
 			b.change(&stateChange{key: k, event: pe.Event, by: pe, member: b.memberChange(in, k)})
 			pe.after = b.shorten(pe.after)
-			x.after = pe.after
+			x.After = pe.after
 		}
 		if err := b.addCitedToHead(ctx, p, in, pe); err != nil {
 			return err
 		}
-		n.snapshot, n.extremities, n.met = pe.after, []extremity{x}, nil
+		n.snapshot, n.extremities, n.met = pe.after, []graph.Extremity{x}, nil
 		b.settleHead(pe)
 		return nil
 	}
@@ -33,11 +33,11 @@ func (b *batch) extendHead(ctx context.Context, p *pastReader, in *incoming, pe 
 		b.settleHead(pe)
 		return nil
 	}
-	superseded, err := b.superseded(p, in.PrevEvents())
+	superseded, err := p.Superseded(in.PrevEvents())
 	if err != nil {
 		return err
 	}
-	heads := slices.DeleteFunc(slices.Clone(n.extremities), func(x extremity) bool { return superseded[x.id] })
+	heads := slices.DeleteFunc(slices.Clone(n.extremities), func(x graph.Extremity) bool { return superseded[x.ID] })
 	n.extremities = append(heads, x)
 	if len(n.extremities) > maxExtremities {
 		n.extremities = n.extremities[len(n.extremities)-maxExtremities:]
@@ -53,59 +53,36 @@ func (b *batch) extendHead(ctx context.Context, p *pastReader, in *incoming, pe 
 // an event can have.
 const maxExtremities = pdu.MaxPrevEvents
 
-// superseded returns the events that are no longer forward extremities because of an event: its prev_events, and the
-// prev_events of those that were rejected or soft-failed.
-func (b *batch) superseded(p *pastReader, prev []id.EventID) (map[id.EventID]bool, error) {
-	found := map[id.EventID]bool{}
-	queue := slices.Clone(prev)
-	for steps := 0; len(queue) > 0 && steps < maxRefusedWalk; steps++ {
-		eventID := queue[0]
-		queue = queue[1:]
-		if found[eventID] {
-			continue
-		}
-		found[eventID] = true
-		e, err := p.event(eventID)
-		if err != nil {
-			return nil, err
-		}
-		if e != nil && e.Flags&(storage.RejectedEvent|storage.SoftFailedEvent) != 0 {
-			queue = append(queue, e.PrevEvents()...)
-		}
-	}
-	return found, nil
-}
-
 // updateCurrentState resolves the room's current state from the states after the forward extremities.
-func (b *batch) updateCurrentState(ctx context.Context, p *pastReader, pe *pendingEvent) error {
+func (b *batch) updateCurrentState(ctx context.Context, p *graph.Reader, pe *pendingEvent) error {
 	n := &b.room.next
-	var points []*snapshot
+	var points []*graph.Snapshot
 	for i, x := range n.extremities {
-		if x.after == nil {
-			after, err := p.after(x.id)
+		if x.After == nil {
+			after, err := p.After(x.ID)
 			if err != nil {
 				return err
 			}
 			if after == nil {
-				return fmt.Errorf("room %s: the forward extremity %s has no state", b.room.id, x.id)
+				return fmt.Errorf("room %s: the forward extremity %s has no state", b.room.id, x.ID)
 			}
 			n.extremities = slices.Clone(n.extremities)
-			n.extremities[i].after = after
+			n.extremities[i].After = after
 		}
-		points = append(points, n.extremities[i].after)
+		points = append(points, n.extremities[i].After)
 	}
-	points = distinct(points)
-	if len(points) == 1 && points[0].same(n.snapshot) || sameStates(points, n.met) {
+	points = graph.Distinct(points)
+	if len(points) == 1 && points[0].Same(n.snapshot) || sameStates(points, n.met) {
 		return nil
 	}
 	// The event itself may be in the state already.
-	p.queued[pe.ID()] = pe
-	var state map[pdu.StateKey]stateRef
+	p.Queue(pe.Event, pe.after)
+	var state map[pdu.StateKey]graph.Entry
 	var err error
 	if len(points) == 1 {
-		state, err = p.all(points[0])
+		state, err = p.All(points[0])
 	} else {
-		state, err = p.resolve(points)
+		state, err = p.Resolve(points)
 	}
 	if err != nil {
 		return err
@@ -114,30 +91,30 @@ func (b *batch) updateCurrentState(ctx context.Context, p *pastReader, pe *pendi
 	if err != nil {
 		return err
 	}
-	own := make([]stateRef, 0, len(changes))
+	own := make([]graph.Entry, 0, len(changes))
 	for _, c := range changes {
 		b.change(c)
 		ref := state[c.key]
-		ref.key = c.key
+		ref.Key = c.key
 		own = append(own, ref)
 	}
 	switch {
 	case len(points) == 1:
 		n.snapshot = points[0]
 	case len(own) > 0:
-		n.snapshot = b.shorten(n.snapshot.over(own...))
+		n.snapshot = b.shorten(n.snapshot.Over(own...))
 	}
 	n.met = points
 	return nil
 }
 
 // sameStates reports whether the states to resolve are those of the last resolution.
-func sameStates(points, met []*snapshot) bool {
+func sameStates(points, met []*graph.Snapshot) bool {
 	if len(points) != len(met) {
 		return false
 	}
 	for _, s := range points {
-		if !slices.ContainsFunc(met, s.same) {
+		if !slices.ContainsFunc(met, s.Same) {
 			return false
 		}
 	}
@@ -145,8 +122,8 @@ func sameStates(points, met []*snapshot) bool {
 }
 
 // changesTo returns the changes that turn the provisional state into another one.
-func (b *batch) changesTo(ctx context.Context, p *pastReader, pe *pendingEvent, state map[pdu.StateKey]stateRef) ([]*stateChange, error) {
-	want, err := p.ids(state)
+func (b *batch) changesTo(ctx context.Context, p *graph.Reader, pe *pendingEvent, state map[pdu.StateKey]graph.Entry) ([]*stateChange, error) {
+	want, err := p.IDs(state)
 	if err != nil {
 		return nil, err
 	}
@@ -165,15 +142,15 @@ func (b *batch) changesTo(ctx context.Context, p *pastReader, pe *pendingEvent, 
 			keys = append(keys, key)
 		}
 	}
-	slices.SortFunc(keys, compareKeys)
-	if err := p.loadEntries(state, keys); err != nil {
+	slices.SortFunc(keys, graph.CompareKeys)
+	if err := p.LoadEntries(state, keys); err != nil {
 		return nil, err
 	}
 	changes := make([]*stateChange, 0, len(keys))
 	for _, key := range keys {
 		c := &stateChange{key: key, by: pe}
 		if ref, ok := state[key]; ok {
-			if c.event, err = p.of(ref); err != nil {
+			if c.event, err = p.EventOf(ref); err != nil {
 				return nil, err
 			}
 		}
@@ -186,27 +163,27 @@ func (b *batch) changesTo(ctx context.Context, p *pastReader, pe *pendingEvent, 
 }
 
 // provisionalIDs returns the provisional state as event IDs.
-func (b *batch) provisionalIDs(p *pastReader) (map[pdu.StateKey]id.EventID, error) {
+func (b *batch) provisionalIDs(p *graph.Reader) (map[pdu.StateKey]id.EventID, error) {
 	r := b.room
-	refs := map[pdu.StateKey]stateRef{}
+	refs := map[pdu.StateKey]graph.Entry{}
 	r.mu.RLock()
 	for k, e := range r.head.state {
-		refs[k] = stateRef{key: k, event: e}
+		refs[k] = graph.Entry{Key: k, Event: e}
 	}
 	for user, m := range r.head.members {
 		k := pdu.StateKey{Type: typeMember, Key: string(user)}
-		refs[k] = stateRef{key: k, pos: m.Pos}
+		refs[k] = graph.Entry{Key: k, Pos: m.Pos}
 		if e := m.event.Load(); e != nil {
-			refs[k] = stateRef{key: k, event: e}
+			refs[k] = graph.Entry{Key: k, Event: e}
 		}
 	}
 	for k, c := range r.pending.state {
-		if refs[k] = (stateRef{key: k, event: c.event}); c.event == nil {
+		if refs[k] = (graph.Entry{Key: k, Event: c.event}); c.event == nil {
 			delete(refs, k)
 		}
 	}
 	r.mu.RUnlock()
-	return p.ids(refs)
+	return p.IDs(refs)
 }
 
 // memberChange returns how a member event of another server changes a membership; nil if the event is of another type.

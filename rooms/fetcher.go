@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -29,7 +30,7 @@ func newFetcher(stored *storedEvents, remote Remote, server string) *fetcher {
 var errTooManyGaps = errors.New("too many gaps in one transaction")
 
 // stateAfter requests the state after an event that is not stored.
-func (f *fetcher) stateAfter(ctx context.Context, eventID id.EventID) (state, error) {
+func (f *fetcher) stateAfter(ctx context.Context, eventID id.EventID) (graph.State, error) {
 	entries, chain, err := f.stateIDs(ctx, eventID)
 	if err != nil {
 		return nil, err
@@ -38,7 +39,7 @@ func (f *fetcher) stateAfter(ctx context.Context, eventID id.EventID) (state, er
 }
 
 // stateBefore requests the state before an event.
-func (f *fetcher) stateBefore(ctx context.Context, eventID id.EventID) (state, error) {
+func (f *fetcher) stateBefore(ctx context.Context, eventID id.EventID) (graph.State, error) {
 	entries, chain, err := f.stateIDs(ctx, eventID)
 	if err != nil {
 		return nil, err
@@ -59,25 +60,25 @@ func (f *fetcher) stateIDs(ctx context.Context, eventID id.EventID) (entries, ch
 
 // fetchState returns the state that consists of the given events. It fetches the missing ones and those of their auth
 // chain. Rejected events and those that the server does not return are left out.
-func (f *fetcher) fetchState(ctx context.Context, at id.EventID, entries, chain []id.EventID) (state, error) {
+func (f *fetcher) fetchState(ctx context.Context, at id.EventID, entries, chain []id.EventID) (graph.State, error) {
 	if len(entries) > maxForeignState || len(chain) > maxForeignState {
 		return nil, errors.New("the state is too large")
 	}
 	if err := f.fetchStateEvents(ctx, at, append(slices.Clone(chain), entries...)); err != nil {
 		return nil, err
 	}
-	out := state{}
+	out := graph.State{}
 	for _, entry := range entries {
 		e := f.known[entry]
 		if e == nil {
 			continue
 		}
-		if e = e.asAuth(); e.Flags&storage.RejectedEvent != 0 {
+		if e = e.AsAuth(); e.Flags&storage.RejectedEvent != 0 {
 			continue
 		}
 		if key, isState := e.StateKey(); isState {
 			k := pdu.StateKey{Type: e.Type(), Key: key}
-			out[k] = stateRef{key: k, pos: e.Pos}
+			out[k] = graph.Entry{Key: k, Pos: e.Pos}
 		}
 	}
 	if _, ok := out[pdu.StateKey{Type: typeCreate}]; !ok {

@@ -224,7 +224,7 @@ func (s *Service) completeAmong(ctx context.Context, r *Room, events []*incoming
 	}
 	has := map[id.EventID]bool{}
 	for eventID, e := range known {
-		has[eventID] = placed(e)
+		has[eventID] = e.InGraph()
 	}
 	lacks := func(prev id.EventID) bool { return !has[prev] }
 	cites := func(auth id.EventID) bool { return !has[auth] && known[auth] == nil }

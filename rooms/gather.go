@@ -9,6 +9,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/rooms/signatures"
 )
@@ -216,7 +217,7 @@ func (g *gathering) gatherStatesOf(ctx context.Context, e *incoming) (ok bool, e
 }
 
 // fetchStateAfter requests the state after a missing prev_event.
-func (g *gathering) fetchStateAfter(ctx context.Context, e *incoming, prev id.EventID) (state, error) {
+func (g *gathering) fetchStateAfter(ctx context.Context, e *incoming, prev id.EventID) (graph.State, error) {
 	if err := g.mayFetchState(e, prev); err != nil {
 		return nil, err
 	}
@@ -243,13 +244,13 @@ func (g *gathering) mayFetchState(e *incoming, prev id.EventID) error {
 }
 
 // noteState records the state after a missing event on each waiting event that follows it.
-func (g *gathering) noteState(prev id.EventID, after state) {
+func (g *gathering) noteState(prev id.EventID, after graph.State) {
 	for _, e := range g.waiting {
 		if !slices.Contains(e.PrevEvents(), prev) {
 			continue
 		}
 		if e.fetchedAfter == nil {
-			e.fetchedAfter = map[id.EventID]state{}
+			e.fetchedAfter = map[id.EventID]graph.State{}
 		}
 		if e.fetchedAfter[prev] = after; g.isHistory(prev) {
 			e.behind = append(e.behind, prev)

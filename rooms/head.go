@@ -10,6 +10,7 @@ import (
 	"ebb/ident"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/expiry"
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -20,25 +21,6 @@ const ringSize = 64
 // ringFill is the number of them that are read when a room is loaded: slightly more than the timeline of an initial
 // /sync. Reading all 64 took half the time of an initial /sync of 500 rooms.
 const ringFill = 24
-
-// OrderStep is the distance between two live events in a room's timeline, so that others can be inserted between them
-// later.
-const OrderStep = 1 << 16
-
-// extremity is a forward extremity: an event that is not a prev_event of another one.
-type extremity struct {
-	id    id.EventID
-	event *Event // set while it is queued; its position is known when its write runs
-	pos   storage.Pos
-	after *snapshot // the state after it; nil: not known yet (stateAfter finds it)
-}
-
-func (x extremity) position() storage.Pos {
-	if x.event != nil {
-		return x.event.Pos
-	}
-	return x.pos
-}
 
 // overlay holds the changes of queued writes. An entry is removed when its write is committed.
 type overlay struct {
@@ -52,11 +34,11 @@ func (o *overlay) reset() {
 
 // provisional is the head that the room's next event is built on. It includes queued writes.
 type provisional struct {
-	extremities []extremity // the oldest first
-	depth       int64       // the highest depth of any event
-	generation  int64       // expected in the room's row when the next write runs
-	snapshot    *snapshot
-	met         []*snapshot // the states from which snapshot was resolved; nil: it was not resolved
+	extremities []graph.Extremity // the oldest first
+	depth       int64             // the highest depth of any event
+	generation  int64             // expected in the room's row when the next write runs
+	snapshot    *graph.Snapshot
+	met         []*graph.Snapshot // the states from which snapshot was resolved; nil: it was not resolved
 	levels      *eventauth.PowerLevels
 
 	queued  *storage.Pending // the newest queued write
@@ -75,7 +57,7 @@ func (r *Room) fill(stored *storedRoom) error {
 	h.depth, h.minDepth, h.order, h.generation = row.Depth, row.MinDepth, row.LastOrder, row.Generation
 	h.entered, h.recheck = row.Entered, row.Recheck
 	h.undecided = stored.undecided
-	h.snapshot = &snapshot{nid: row.Snapshot, length: stored.length}
+	h.snapshot = graph.Stored(row.Snapshot, stored.length)
 	if err := r.fillState(stored, &h); err != nil {
 		return err
 	}
@@ -127,7 +109,7 @@ func millis(ms *int64) *time.Duration {
 func (r *Room) fillState(stored *storedRoom, h *head) error {
 	for i := range stored.state {
 		entry := &stored.state[i]
-		e, err := fromRow(r.version, &entry.EventRow)
+		e, err := graph.LoadEvent(r.version, &entry.EventRow)
 		if err != nil {
 			return err
 		}
@@ -151,7 +133,7 @@ func (r *Room) fillState(stored *storedRoom, h *head) error {
 func (r *Room) fillRing(stored *storedRoom, h *head) error {
 	rows := stored.recent
 	complete := len(rows) < ringFill
-	if past := slices.IndexFunc(rows, isBackfilled); past >= 0 {
+	if past := slices.IndexFunc(rows, graph.IsBackfilled); past >= 0 {
 		rows, complete = rows[:past], false
 	}
 	for i := range slices.Backward(rows) {
@@ -159,7 +141,7 @@ func (r *Room) fillRing(stored *storedRoom, h *head) error {
 		if rows[i].Flags&storage.HiddenEvent != 0 {
 			continue
 		}
-		e, err := fromRow(r.version, &rows[i])
+		e, err := graph.LoadEvent(r.version, &rows[i])
 		if err != nil {
 			return err
 		}
@@ -171,19 +153,16 @@ func (r *Room) fillRing(stored *storedRoom, h *head) error {
 	return nil
 }
 
-// isBackfilled reports whether a timeline event was inserted as history; /sync never sends it as new.
-func isBackfilled(e storage.EventRow) bool { return e.Order != ident.Order(e.Position)*OrderStep }
-
 func (r *Room) fillExtremities(stored *storedRoom, h *head) error {
 	for _, pos := range stored.row.Extremities { // in the stored order
 		eventID := stored.ends[pos]
 		if eventID == "" {
 			return fmt.Errorf("the forward extremity at %d of room %s is not stored", pos, r.id)
 		}
-		h.extremities = append(h.extremities, extremity{id: eventID, pos: pos})
+		h.extremities = append(h.extremities, graph.Extremity{ID: eventID, Pos: pos})
 	}
 	if len(h.extremities) == 1 {
-		h.extremities[0].after = h.snapshot
+		h.extremities[0].After = h.snapshot
 	}
 	return nil
 }
@@ -277,14 +256,14 @@ func (r *Room) apply(e *pendingEvent) {
 		r.applyState(c)
 	}
 	if e.redacts != nil {
-		r.replace(e.redacts.target.redactedAs(e.redacts.pruned, e.redacts.by()))
+		r.replace(e.redacts.target.RedactedAs(e.redacts.pruned, e.redacts.by()))
 	}
 	h.extremities = h.extremities[:0:0]
 	for _, x := range e.extremities {
-		h.extremities = append(h.extremities, extremity{id: x.id, pos: x.position(), after: x.after})
+		h.extremities = append(h.extremities, graph.Extremity{ID: x.ID, Pos: x.Position(), After: x.After})
 	}
 	h.depth, h.snapshot = e.depth, e.head
-	h.undecided = h.undecided || e.undecided()
+	h.undecided = h.undecided || e.Undecided()
 	if e.Order > 0 { // rejected events are not news
 		h.last = max(h.last, e.Pos)
 	}

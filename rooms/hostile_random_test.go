@@ -296,7 +296,7 @@ func (c *crowd) judge(seed int) {
 func (c *crowd) agree(seed int) {
 	c.Helper()
 	want := stateIDs(c.a.house, c.room)
-	g := &graph{version: c.a.house.room(c.room).version}
+	g := &wholeGraph{version: c.a.house.room(c.room).version}
 	if c.a.hasWholeGraph(c.room) {
 		g = readGraph(c.a.house, c.room)
 		g.resolver = g.byTheBook
@@ -334,7 +334,7 @@ func (p *peer) hasWholeGraph(room id.RoomID) bool {
 		}
 		seen[eventID] = true
 		e := p.stored(room, eventID)
-		if e == nil || !placed(e) {
+		if e == nil || !e.InGraph() {
 			return false
 		}
 		todo = append(append(todo, e.PrevEvents()...), e.AuthEvents()...)

@@ -18,6 +18,7 @@ import (
 
 	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 	"ebb/storage/storagetest"
@@ -189,7 +190,7 @@ func (h *house) timeline(room id.RoomID) []*Event {
 			return err
 		}
 		for i := len(rows) - 1; i >= 0; i-- {
-			e, err := fromRow(r.version, &rows[i])
+			e, err := graph.LoadEvent(r.version, &rows[i])
 			if err != nil {
 				return err
 			}
@@ -265,12 +266,12 @@ func describeHead(r *Room) string {
 	}
 	var extremities []string
 	for _, x := range h.extremities {
-		extremities = append(extremities, fmt.Sprint(x.id, x.position()))
+		extremities = append(extremities, fmt.Sprint(x.ID, x.Position()))
 	}
 	raw, err := json.MarshalIndent(map[string]any{
 		"state": state, "members": members, "counts": counts, "local": len(h.local), "invited": len(h.invited),
 		"extremities": extremities, "depth": h.depth, "order": h.order, "generation": h.generation,
-		"snapshot": fmt.Sprint(h.snapshot.nid, h.snapshot.length), "servers": h.servers, "last": h.last, "published": h.published, "policy": h.policy,
+		"snapshot": fmt.Sprint(h.snapshot.NID, h.snapshot.Chain()), "servers": h.servers, "last": h.last, "published": h.published, "policy": h.policy,
 	}, "", " ")
 	if err != nil {
 		return err.Error()

@@ -80,7 +80,7 @@ func (j *judging) judge(e *pdu.Event) {
 		if found == nil {
 			return
 		}
-		if found = found.asAuth(); found.undecided() {
+		if found = found.AsAuth(); found.Undecided() {
 			return
 		}
 		rejected = rejected || found.Flags&storage.RejectedEvent != 0
@@ -132,7 +132,7 @@ func (s *Service) storeOutliers(ctx context.Context, room ident.RoomNID, events 
 					return err
 				}
 				e.Room, e.SenderNID, e.ReceivedTS, e.Pos = room, sender, now, tx.NextPos()
-				row := e.row()
+				row := e.Row()
 				if err := tx.InsertEvent(&row); err != nil {
 					return err
 				}
@@ -167,11 +167,15 @@ func (s *Service) stored(ctx context.Context, r *Room, ids []id.EventID) (map[id
 		return out, nil
 	}
 	err := s.db.Read(ctx, func(tx *storage.Tx) error {
-		p := newPastReader(r, tx, nil, newPastFacts())
-		if err := p.load(ids); err != nil {
+		p := r.reader(tx)
+		if err := p.Load(ids); err != nil {
 			return err
 		}
-		for eventID, e := range p.events {
+		for _, eventID := range ids {
+			e, err := p.Event(eventID)
+			if err != nil {
+				return err
+			}
 			if e != nil {
 				out[eventID] = e
 			}

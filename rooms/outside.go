@@ -56,7 +56,7 @@ func (s *Service) setOutside(ctx context.Context, v *pdu.Version, e *pdu.Event, 
 		return storage.Write{
 			Do: func(tx *storage.Tx) error {
 				event.Pos = tx.NextPos()
-				row := event.row()
+				row := event.Row()
 				if err := tx.InsertEvent(&row); err != nil {
 					return err
 				}

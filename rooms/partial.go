@@ -3,7 +3,6 @@ package rooms
 import (
 	"context"
 	"net/http"
-	"slices"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -151,36 +150,4 @@ func (s *Service) awaitMember(ctx context.Context, room id.RoomID, sender ident.
 		return err
 	}
 	return s.AwaitFullState(ctx, room)
-}
-
-// fillMembers adds to each state the members that only other states have, since a partial state may lack any member.
-func fillMembers(states []state) []state {
-	out := slices.Clone(states)
-	for i := range out {
-		var more state
-		for j, other := range states {
-			if i == j {
-				continue
-			}
-			for key, ref := range other {
-				if _, known := out[i][key]; known || key.Type != typeMember {
-					continue
-				}
-				if _, known := more[key]; known {
-					continue
-				}
-				if more == nil {
-					more = state{}
-				}
-				more[key] = ref
-			}
-		}
-		if len(more) > 0 {
-			for key, ref := range out[i] {
-				more[key] = ref
-			}
-			out[i] = more
-		}
-	}
-	return out
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"ebb/ident"
+	"ebb/rooms/graph"
 	"ebb/storage"
 )
 
@@ -42,7 +43,7 @@ func (b *batch) persist(tx *storage.Tx, generation int64) error {
 // writeHead updates the room's row, or inserts it.
 func (b *batch) writeHead(tx *storage.Tx, generation int64) error {
 	last := b.events[len(b.events)-1]
-	if err := last.head.write(tx, b.room.nid); err != nil {
+	if err := last.head.Write(tx, b.room.nid); err != nil {
 		return err
 	}
 	row := b.headRow(generation, last.head, last.depth, last.extremities)
@@ -59,10 +60,10 @@ func (b *batch) writeHead(tx *storage.Tx, generation int64) error {
 }
 
 // headRow returns the room's row with the given head.
-func (b *batch) headRow(generation int64, head *snapshot, depth int64, extremities []extremity) storage.RoomRow {
-	row := storage.RoomRow{NID: b.room.nid, Generation: generation, Snapshot: head.nid, Depth: depth}
+func (b *batch) headRow(generation int64, head *graph.Snapshot, depth int64, extremities []graph.Extremity) storage.RoomRow {
+	row := storage.RoomRow{NID: b.room.nid, Generation: generation, Snapshot: head.NID, Depth: depth}
 	for _, x := range extremities {
-		row.Extremities = append(row.Extremities, x.position())
+		row.Extremities = append(row.Extremities, x.Position())
 	}
 	for _, e := range b.events {
 		row.LastOrder = max(row.LastOrder, e.Order)
@@ -75,15 +76,15 @@ func (b *batch) place(tx *storage.Tx, e *pendingEvent) error {
 	e.Room, e.Pos = b.room.nid, tx.NextPos()
 	if e.Flags&(storage.OutlierEvent|storage.RejectedEvent) == 0 {
 		if e.Order = e.past; e.Order == 0 {
-			e.Order = ident.Order(e.Pos) * OrderStep
+			e.Order = ident.Order(e.Pos) * graph.OrderStep
 		}
-	} else if e.undecided() { // events of the history have an order
+	} else if e.Undecided() { // events of the history have an order
 		e.Order = e.past
 	}
-	if err := e.before.write(tx, e.Room); err != nil {
+	if err := e.before.Write(tx, e.Room); err != nil {
 		return err
 	}
-	e.Snapshot = e.before.nid
+	e.Snapshot = e.before.NID
 	return nil
 }
 
@@ -91,7 +92,7 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 	if err := b.place(tx, e); err != nil {
 		return err
 	}
-	row := e.row()
+	row := e.Row()
 	if err := tx.InsertEvent(&row); err != nil {
 		return err
 	}
@@ -108,7 +109,7 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 			return err
 		}
 	}
-	if err := e.head.write(tx, e.Room); err != nil {
+	if err := e.head.Write(tx, e.Room); err != nil {
 		return err
 	}
 	if e.outgoing && b.svc.federates() {
@@ -152,11 +153,11 @@ func (b *batch) writeEdges(tx *storage.Tx, e *pendingEvent) error {
 		}
 	}
 	for _, missing := range e.missingBehind {
-		if err := tx.AddBackwardEdge(e.Room, string(missing), ident.Order(b.room.entered())*OrderStep); err != nil {
+		if err := tx.AddBackwardEdge(e.Room, string(missing), ident.Order(b.room.entered())*graph.OrderStep); err != nil {
 			return err
 		}
 	}
-	if e.undecided() {
+	if e.Undecided() {
 		return tx.TrimUndecided(e.Room, maxUndecided, maxUndecidedBytes)
 	}
 	return nil

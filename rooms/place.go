@@ -11,6 +11,7 @@ import (
 	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/eventauth"
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/rooms/signatures"
 	"ebb/rooms/stateres"
@@ -227,7 +228,7 @@ func (p *placing) lookUp(ctx context.Context, events []*incoming) (n int, err er
 		}
 		listed[e.ID()], redacted[e.Redacts()] = true, true
 		if known := p.known[e.ID()]; known != nil {
-			e.outlier = outlierOf(known)
+			e.outlier = graph.OutlierOf(known)
 		}
 		e.elsewhere = slices.ContainsFunc(e.AuthEvents(), func(auth id.EventID) bool { return p.elsewhere[auth] })
 		n++
@@ -306,7 +307,7 @@ func (r *Room) extremityIDs() []id.EventID {
 	defer r.mu.RUnlock()
 	ids := make([]id.EventID, len(r.head.extremities))
 	for i, x := range r.head.extremities {
-		ids[i] = x.id
+		ids[i] = x.ID
 	}
 	return ids
 }

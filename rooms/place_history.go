@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"ebb/ident"
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -89,7 +90,7 @@ func (p *placing) writeHistory(ctx context.Context, events []*incoming) (int, er
 	}
 	b := newBatch(r, nil)
 	err = r.settled(ctx, func(tx *storage.Tx) error {
-		past := newPastReader(r, tx, nil, newPastFacts())
+		past := b.reader(tx)
 		for _, e := range events {
 			if err := b.addHistory(past, e); err != nil && !isTemporary(err) {
 				return err
@@ -137,9 +138,9 @@ func (b *batch) enqueueHistory() *storage.Pending {
 // applyHistory is applyTo for events of the history. In memory they only redact other events.
 func (b *batch) applyHistory(r *Room) {
 	for _, e := range b.events {
-		r.head.undecided = r.head.undecided || e.undecided()
+		r.head.undecided = r.head.undecided || e.Undecided()
 		if e.redacts != nil {
-			r.replace(e.redacts.target.redactedAs(e.redacts.pruned, e.redacts.by()))
+			r.replace(e.redacts.target.RedactedAs(e.redacts.pruned, e.redacts.by()))
 		}
 		for _, redaction := range e.revealed {
 			r.insert(redaction)
@@ -149,7 +150,7 @@ func (b *batch) applyHistory(r *Room) {
 
 // addHistory adds an event of the history to the batch after checks 4 and 5. The checks against the current state do
 // not apply.
-func (b *batch) addHistory(p *pastReader, in *incoming) error {
+func (b *batch) addHistory(p *graph.Reader, in *incoming) error {
 	verdict, err := b.checkAuthEvents(p, in) // 4
 	if err != nil {
 		return err
@@ -158,7 +159,7 @@ func (b *batch) addHistory(p *pastReader, in *incoming) error {
 		return verdict
 	}
 	pe := b.received(in)
-	pe.past, pe.head = in.order, &snapshot{}
+	pe.past, pe.head = in.order, &graph.Snapshot{}
 	if pe.before, err = b.stateBeforeHistory(p, in); err != nil {
 		return err
 	}
@@ -174,32 +175,29 @@ func (b *batch) addHistory(p *pastReader, in *incoming) error {
 		return err
 	}
 	if key, isState := in.StateKey(); isState && verdict == nil {
-		pe.after = pe.before.over(stateRef{key: pdu.StateKey{Type: in.Type(), Key: key}, event: pe.Event})
+		pe.after = pe.before.Over(graph.Entry{Key: pdu.StateKey{Type: in.Type(), Key: key}, Event: pe.Event})
 	}
-	p.queued[in.ID()] = pe
+	p.Queue(pe.Event, pe.after)
 	b.events = append(b.events, pe)
 	return nil
 }
 
 // stateBeforeHistory returns the state before an event of the history: either the fetched one, or the one after its
 // prev_events.
-func (b *batch) stateBeforeHistory(p *pastReader, in *incoming) (*snapshot, error) {
+func (b *batch) stateBeforeHistory(p *graph.Reader, in *incoming) (*graph.Snapshot, error) {
 	if in.fetchedBefore == nil {
 		return b.stateBefore(p, in)
 	}
-	base := &snapshot{nid: in.base}
-	if in.base != 0 {
-		var err error
-		if base.length, err = p.tx.SnapshotLength(in.base); err != nil {
-			return nil, err
-		}
+	base, err := p.Snapshot(in.base)
+	if err != nil {
+		return nil, err
 	}
-	return snapshotOf(p, base, in.fetchedBefore)
+	return p.SnapshotOf(base, in.fetchedBefore)
 }
 
 // finishHistory redacts an event of the history if needed, records its missing prev_events, and applies a redaction. If
 // messages of that time have expired, the prev_events are not recorded, so that they are not fetched.
-func (b *batch) finishHistory(p *pastReader, in *incoming, pe *pendingEvent) error {
+func (b *batch) finishHistory(p *graph.Reader, in *incoming, pe *pendingEvent) error {
 	revealInPlace(in, pe)
 	if err := b.redactIfNeeded(in, pe); err != nil {
 		return err

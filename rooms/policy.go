@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/mxerr"
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/rooms/signatures"
 )
@@ -162,14 +163,14 @@ func (g *gathering) gatherPolicySignatures(ctx context.Context) {
 
 // checkPolicyServer is check 7: the room's policy server has signed the event. Events from before the room had one need
 // no signature. p is nil if the event follows the head, where the room is known to have one.
-func checkPolicyServer(p *pastReader, in *incoming, before *snapshot) (verdict, err error) {
+func checkPolicyServer(p *graph.Reader, in *incoming, before *graph.Snapshot) (verdict, err error) {
 	if in.refused == nil {
 		return nil, nil
 	}
 	if p != nil {
-		v := &pastView{p: p, s: before}
-		if e := v.Get(typePolicy, ""); e == nil || v.err != nil {
-			return nil, v.err
+		v := p.View(before)
+		if e := v.Get(typePolicy, ""); e == nil || v.Err != nil {
+			return nil, v.Err
 		}
 	}
 	return softFailed{in.refused}, nil

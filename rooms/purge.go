@@ -116,7 +116,7 @@ func without(ring []*Event, gone []storage.Pos) []*Event {
 			continue
 		}
 		if e.ThreadRoot != 0 && slices.Contains(gone, e.ThreadRoot) {
-			e = e.unthreaded()
+			e = e.WithoutThread()
 		}
 		out = append(out, e)
 	}

@@ -15,6 +15,7 @@ import (
 	"ebb/ident"
 	"ebb/pushrules"
 	"ebb/rooms/expiry"
+	"ebb/rooms/graph"
 	"ebb/storage"
 	"ebb/storage/storagetest"
 )
@@ -95,7 +96,7 @@ func TestPurgeTakesExpiredMessagesAndLeavesTheRest(t *testing.T) {
 				}
 			}
 		}
-		if found := must(h.room(room).FindEvent(t.Context(), reply)); found.Push != pushrules.Notify || !found.built {
+		if found := must(h.room(room).FindEvent(t.Context(), reply)); found.Push != pushrules.Notify || !found.Built {
 			t.Errorf("the reply in memory: %+v", found)
 		}
 		if got := h.room(room).PurgedBefore(); got != h.now.UnixMilli()-time.Minute.Milliseconds() {
@@ -174,7 +175,7 @@ func TestThreadOnAStateEventEndsWithItsReplies(t *testing.T) {
 		return n
 	}
 	h.keep(room, time.Minute)
-	if h.purge(room) != 1 || latest() != ident.Order(h.position(room, second))*OrderStep {
+	if h.purge(room) != 1 || latest() != ident.Order(h.position(room, second))*graph.OrderStep {
 		t.Errorf("latest %d after the first reply is gone", latest())
 	}
 	h.now = h.now.Add(time.Minute)

@@ -120,7 +120,7 @@ func (w *fuzzed) compare(when string) {
 	w.t.Helper()
 	var also []id.EventID
 	for _, e := range w.made {
-		if s := w.stored(w.room, e.ID()); s != nil && placed(s) {
+		if s := w.stored(w.room, e.ID()); s != nil && s.InGraph() {
 			also = append(also, e.ID())
 		}
 	}

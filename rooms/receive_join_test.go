@@ -56,7 +56,7 @@ func joinMidway(t *testing.T, version id.RoomVersion, messages int) *newcomer {
 func (p *peer) shown(room id.RoomID) (ids []id.EventID) {
 	p.Helper()
 	for _, e := range p.timeline(room) {
-		if !e.Hidden() && !isBackfilled(e.row()) {
+		if !e.Hidden() && !e.Backfilled() {
 			ids = append(ids, e.ID())
 		}
 	}
@@ -327,7 +327,7 @@ func (h *newcomer) damage(followed ...id.EventID) {
 			if !slices.Contains(followed, e.ID()) && e.Depth() > join.Depth() {
 				continue
 			}
-			row := e.row()
+			row := e.Row()
 			row.Position, row.Room, row.Order, row.Snapshot, row.Flags, row.Device, row.TxnID = tx.NextPos(), r.nid, 0, 0, storage.RejectedEvent, 0, ""
 			sender, err := tx.UserNID(string(e.Sender()))
 			if err != nil {

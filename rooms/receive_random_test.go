@@ -355,8 +355,8 @@ func stateIDs(h *house, room id.RoomID) stateres.StateSet {
 	return out
 }
 
-// graph is everything that a server knows of a room, to be judged anew.
-type graph struct {
+// wholeGraph is everything that a server knows about a room, to be authorised again.
+type wholeGraph struct {
 	version    *pdu.Version
 	events     map[id.EventID]*pdu.Event
 	heads      []id.EventID
@@ -372,10 +372,10 @@ type graph struct {
 }
 
 // readGraph reads what lies behind a room's forward extremities, and behind other events.
-func readGraph(h *house, room id.RoomID, also ...id.EventID) *graph {
+func readGraph(h *house, room id.RoomID, also ...id.EventID) *wholeGraph {
 	h.Helper()
 	r := h.room(room)
-	g := &graph{version: r.version, heads: r.extremityIDs(), events: map[id.EventID]*pdu.Event{}, refused: map[id.EventID]bool{}, compares: true}
+	g := &wholeGraph{version: r.version, heads: r.extremityIDs(), events: map[id.EventID]*pdu.Event{}, refused: map[id.EventID]bool{}, compares: true}
 	todo := append(also, g.heads...)
 	for len(todo) > 0 {
 		eventID := todo[0]
@@ -397,7 +397,7 @@ func readGraph(h *house, room id.RoomID, also ...id.EventID) *graph {
 }
 
 // run judges every event by its auth events and by the state before it, and gives the state at the end.
-func (g *graph) run(t *testing.T) stateres.StateSet {
+func (g *wholeGraph) run(t *testing.T) stateres.StateSet {
 	t.Helper()
 	g.rejected, g.after = map[id.EventID]bool{}, map[id.EventID]stateres.StateSet{}
 	for _, e := range g.sorted() {
@@ -429,7 +429,7 @@ func (g *graph) run(t *testing.T) stateres.StateSet {
 	return g.meet(g.heads)
 }
 
-func (g *graph) check(e *pdu.Event, state stateres.StateSet) error {
+func (g *wholeGraph) check(e *pdu.Event, state stateres.StateSet) error {
 	events := eventauth.StateMap{}
 	for key, eventID := range state {
 		events[key] = g.events[eventID]
@@ -438,7 +438,7 @@ func (g *graph) check(e *pdu.Event, state stateres.StateSet) error {
 }
 
 // sorted lists the events, each after those before it.
-func (g *graph) sorted() (out []*pdu.Event) {
+func (g *wholeGraph) sorted() (out []*pdu.Event) {
 	done := map[id.EventID]bool{}
 	var visit func(e *pdu.Event)
 	visit = func(e *pdu.Event) {
@@ -458,7 +458,7 @@ func (g *graph) sorted() (out []*pdu.Event) {
 }
 
 // meet is the state where some events meet.
-func (g *graph) meet(events []id.EventID) stateres.StateSet {
+func (g *wholeGraph) meet(events []id.EventID) stateres.StateSet {
 	var sets []stateres.StateSet
 	for _, eventID := range events {
 		set := g.after[eventID]
@@ -475,7 +475,7 @@ func (g *graph) meet(events []id.EventID) stateres.StateSet {
 	return g.resolver(sets)
 }
 
-func (g *graph) byTheBook(sets []stateres.StateSet) stateres.StateSet {
+func (g *wholeGraph) byTheBook(sets []stateres.StateSet) stateres.StateSet {
 	for key, events := range conflicts(sets) {
 		for eventID := range events {
 			e := g.events[eventID]
@@ -491,7 +491,7 @@ func (g *graph) byTheBook(sets []stateres.StateSet) stateres.StateSet {
 }
 
 // lastWriteWins is what a server must not do.
-func (g *graph) lastWriteWins(sets []stateres.StateSet) stateres.StateSet {
+func (g *wholeGraph) lastWriteWins(sets []stateres.StateSet) stateres.StateSet {
 	out := stateres.StateSet{}
 	for _, set := range sets {
 		for key, eventID := range set {
@@ -503,7 +503,7 @@ func (g *graph) lastWriteWins(sets []stateres.StateSet) stateres.StateSet {
 	return out
 }
 
-func (g *graph) newer(a, b id.EventID) bool {
+func (g *wholeGraph) newer(a, b id.EventID) bool {
 	return cmp.Or(cmp.Compare(g.events[a].OriginServerTS(), g.events[b].OriginServerTS()), cmp.Compare(a, b)) > 0
 }
 
@@ -522,7 +522,7 @@ func conflicts(sets []stateres.StateSet) map[pdu.StateKey]map[id.EventID]bool {
 	return out
 }
 
-func (g *graph) differences(got, want stateres.StateSet) string {
+func (g *wholeGraph) differences(got, want stateres.StateSet) string {
 	var b strings.Builder
 	for key := range conflicts([]stateres.StateSet{got, want}) {
 		fmt.Fprintf(&b, "%v: got %s, want %s\n", key, g.describe(got[key]), g.describe(want[key]))
@@ -530,7 +530,7 @@ func (g *graph) differences(got, want stateres.StateSet) string {
 	return b.String()
 }
 
-func (g *graph) describe(eventID id.EventID) string {
+func (g *wholeGraph) describe(eventID id.EventID) string {
 	e := g.events[eventID]
 	if e == nil {
 		return string(eventID)

@@ -8,27 +8,28 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/rooms/eventauth"
+	"ebb/rooms/graph"
 	"ebb/storage"
 )
 
 // earlierRedaction is a valid redaction that arrived before its target and was withheld until now.
 type earlierRedaction struct {
 	*Event
-	before *snapshot
+	before *graph.Snapshot
 }
 
 // applyRedaction redacts the target of a valid redaction: one by a user of the server of the target's sender, or by a
 // user with enough power. Any other redaction is withheld from clients, which would apply it; if the target is unknown,
 // it is withheld until the target arrives. p is nil if the state before the event is the provisional one.
 // Spec: rooms/v3#handling-redactions
-func (b *batch) applyRedaction(p *pastReader, in *incoming, pe *pendingEvent) error {
+func (b *batch) applyRedaction(p *graph.Reader, in *incoming, pe *pendingEvent) error {
 	if in.Type() != typeRedaction || in.IsState() {
 		return nil
 	}
 	levels := b.room.next.levels
 	if p != nil {
 		var err error
-		if levels, err = levelsIn(p, pe.before); err != nil {
+		if levels, err = p.Levels(pe.before); err != nil {
 			return err
 		}
 	}
@@ -49,13 +50,6 @@ func (b *batch) withhold(pe *pendingEvent, target id.EventID) {
 	pe.relation, pe.awaits = nil, target
 }
 
-// levelsIn reads the power levels of a state.
-func levelsIn(p *pastReader, s *snapshot) (*eventauth.PowerLevels, error) {
-	v := &pastView{p: p, s: s}
-	levels := eventauth.Levels(p.r.version, v.Get(typeCreate, ""), v.Get(typePowerLevels, ""))
-	return levels, v.err
-}
-
 // mayRedactEvent reports whether a redaction of a stored event is valid.
 func mayRedactEvent(levels *eventauth.PowerLevels, sender id.UserID, target *Event) bool {
 	return !target.IsStateKey(typeCreate, "") && target.Flags&storage.RejectedEvent == 0 && eventauth.MayRedact(levels, sender, target.Sender())
@@ -63,7 +57,7 @@ func mayRedactEvent(levels *eventauth.PowerLevels, sender id.UserID, target *Eve
 
 // lookUpTarget returns the target of a redaction, or its sender if the target was purged.
 func (r *Room) lookUpTarget(ctx context.Context, target id.EventID) (e *Event, purgedSender id.UserID, err error) {
-	if e, err = r.FindEvent(ctx, target); e != nil && !e.undecided() || err != nil {
+	if e, err = r.FindEvent(ctx, target); e != nil && !e.Undecided() || err != nil {
 		return e, "", err
 	}
 	err = r.svc.db.ReadInner(ctx, func(tx *storage.Tx) error {
@@ -94,7 +88,7 @@ func (r *Room) lookUpEarlierRedactions(tx *storage.Tx, e *incoming) error {
 	if err != nil {
 		return err
 	}
-	p := newPastReader(r, tx, nil, newPastFacts())
+	p := r.reader(tx)
 	for _, pos := range pending {
 		redaction := redactions[pos]
 		if len(e.earlier) == maxRevealedRedactions {
@@ -103,11 +97,11 @@ func (r *Room) lookUpEarlierRedactions(tx *storage.Tx, e *incoming) error {
 		if redaction == nil || redaction.Flags&storage.HiddenEvent != storage.WithheldEvent || e.IsStateKey(typeCreate, "") {
 			continue
 		}
-		before, err := p.before(redaction)
+		before, err := p.Before(redaction)
 		if err != nil {
 			return err
 		}
-		levels, err := levelsIn(p, before)
+		levels, err := p.Levels(before)
 		if err != nil {
 			return err
 		}
@@ -133,9 +127,9 @@ func (b *batch) reveal(in *incoming, target *pendingEvent) error {
 			}
 		}
 		n := &b.room.next
-		if at := slices.IndexFunc(n.extremities, func(x extremity) bool { return x.id == r.ID() }); at >= 0 {
+		if at := slices.IndexFunc(n.extremities, func(x graph.Extremity) bool { return x.ID == r.ID() }); at >= 0 {
 			n.extremities = slices.Clone(n.extremities)
-			n.extremities[at] = extremity{id: r.ID(), event: pe.Event, after: n.extremities[at].after}
+			n.extremities[at] = graph.Extremity{ID: r.ID(), Event: pe.Event, After: n.extremities[at].After}
 		}
 		b.settleHead(pe)
 		b.notify(pe)
@@ -149,7 +143,7 @@ func (b *batch) again(r earlierRedaction) *pendingEvent {
 	return &pendingEvent{
 		Event: &Event{
 			Event: r.Event.Event, Room: b.room.nid, SenderNID: r.SenderNID, DeviceNID: r.DeviceNID, TxnID: r.TxnID, ReceivedTS: r.ReceivedTS,
-			RedactedBy: r.RedactedBy, Flags: r.Flags &^ (storage.WithheldEvent | storage.GapEvent), built: true,
+			RedactedBy: r.RedactedBy, Flags: r.Flags &^ (storage.WithheldEvent | storage.GapEvent), Built: true,
 		},
 		before: r.before, after: r.before, supersedes: r.Pos,
 	}
@@ -163,7 +157,7 @@ func revealInPlace(in *incoming, target *pendingEvent) {
 	}
 	in.redactedBy = in.earlier[0].Pos
 	for _, r := range in.earlier {
-		shown := r.Event.redactedAs(r.Event.Event, r.RedactedBy)
+		shown := r.Event.RedactedAs(r.Event.Event, r.RedactedBy)
 		shown.Flags &^= storage.WithheldEvent
 		target.revealed = append(target.revealed, shown)
 	}
@@ -172,7 +166,7 @@ func revealInPlace(in *incoming, target *pendingEvent) {
 // insert adds an event that was hidden to the ring. r.mu is held.
 func (r *Room) insert(e *Event) {
 	h := &r.head
-	if e.Pos <= h.ringOK || isBackfilled(e.row()) {
+	if e.Pos <= h.ringOK || e.Backfilled() {
 		return
 	}
 	at, found := slices.BinarySearchFunc(h.ring, e.Pos, func(o *Event, pos storage.Pos) int { return int(o.Pos - pos) })

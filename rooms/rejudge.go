@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -9,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/ident"
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/rooms/stateres"
 	"ebb/storage"
@@ -24,14 +26,14 @@ const rejudgedAtOnce = 500
 type completion struct {
 	*batch // its events were rejected before and are accepted now
 	join   *Event
-	p      *pastReader
+	p      *graph.Reader
 
 	initialServers []string             // the servers that were in the room according to the answer to the join
 	verdicts       []verdict            // in the order in which they were reached
 	refused        map[storage.Pos]bool // the events that were accepted before and are rejected now
 	cited          map[id.EventID]bool  // the prev_events of accepted events
 	uncited        map[id.EventID]bool  // prev_events of newly rejected events, which may be forward extremities again
-	heads          []extremity
+	heads          []graph.Extremity
 	depth          int64
 	servers        map[string]bool // servers that had a user in the room at some time since the join
 
@@ -43,7 +45,7 @@ type completion struct {
 
 	changes      []*stateChange
 	found, other pendingEvent // the causes of the changes: found for members who became known, other for the rest
-	snapshot     *snapshot
+	snapshot     *graph.Snapshot
 }
 
 // verdict is the new verdict on a stored event.
@@ -51,7 +53,7 @@ type verdict struct {
 	id     id.EventID
 	pos    storage.Pos
 	order  ident.Order
-	before *snapshot
+	before *graph.Snapshot
 	flags  storage.EventFlags
 	pruned []byte // the redacted form of an event that is rejected
 
@@ -79,11 +81,11 @@ func newDecision(r *Room, fresh map[id.EventID]*incoming) *completion {
 }
 
 // judge judges all events since the join again, given the full state before it.
-func (c *completion) judge(ctx context.Context, tx *storage.Tx, full state) error {
-	c.p = newPastReader(c.room, tx, nil, newPastFacts())
+func (c *completion) judge(ctx context.Context, tx *storage.Tx, full graph.State) error {
+	c.p = c.room.reader(tx)
 	c.room.next.extremities = nil // the states after them are unknown until the end
 	defer func() { c.room.next = c.saved }()
-	c.p.partial = false
+	c.p.Room.Partial = false
 	if err := c.begin(full); err != nil {
 		return err
 	}
@@ -92,17 +94,17 @@ func (c *completion) judge(ctx context.Context, tx *storage.Tx, full state) erro
 
 // judgeFresh judges the undecided events of which copies can be judged now, and the events that follow them.
 func (c *completion) judgeFresh(ctx context.Context, tx *storage.Tx) error {
-	c.p = newPastReader(c.room, tx, nil, newPastFacts())
+	c.p = c.room.reader(tx)
 	c.room.next.extremities = nil
 	defer func() { c.room.next = c.saved }()
 	for _, x := range c.saved.extremities {
-		if x.after == nil {
+		if x.After == nil {
 			var err error
-			if x.after, err = c.p.after(x.id); err != nil {
+			if x.After, err = c.p.After(x.ID); err != nil {
 				return err
 			}
 		}
-		c.heads = append(c.heads, extremity{id: x.id, pos: x.position(), after: x.after})
+		c.heads = append(c.heads, graph.Extremity{ID: x.ID, Pos: x.Position(), After: x.After})
 	}
 	rows, err := tx.UndecidedEvents(c.room.nid, maxUndecided)
 	if err != nil {
@@ -130,17 +132,17 @@ func (c *completion) judgeSince(ctx context.Context, tx *storage.Tx, after stora
 		}
 		for i := range rows {
 			after = rows[i].Position
-			if rows[i].Order != 0 && isBackfilled(rows[i]) {
+			if rows[i].Order != 0 && graph.IsBackfilled(rows[i]) {
 				continue
 			}
-			e, err := fromRow(r.version, &rows[i])
+			e, err := graph.LoadEvent(r.version, &rows[i])
 			if err != nil {
 				return err
 			}
 			if !c.concerns(e) {
 				continue
 			}
-			if e.undecided() {
+			if e.Undecided() {
 				err = c.decideOne(e)
 			} else {
 				err = c.rejudge(ctx, e)
@@ -149,7 +151,7 @@ func (c *completion) judgeSince(ctx context.Context, tx *storage.Tx, after stora
 				return err
 			}
 		}
-		clear(c.p.events) // what has another verdict is in queued
+		c.p.Forget() // what has another verdict is in queued
 		if len(rows) < rejudgedAtOnce {
 			return c.conclude(ctx)
 		}
@@ -173,7 +175,7 @@ func (c *completion) concerns(e *Event) bool {
 func (c *completion) decideOne(e *Event) error {
 	before, err := c.stateBefore(e)
 	if errors.Is(err, stateres.ErrTooLarge) {
-		before, err = c.p.before(e)
+		before, err = c.p.Before(e)
 	}
 	if err != nil || before == nil {
 		return err
@@ -191,36 +193,37 @@ func (c *completion) decideOne(e *Event) error {
 		return c.accept(in, e, before)
 	case errors.Is(refusal, errUndecided):
 		c.verdicts = append(c.verdicts, verdict{id: e.ID(), pos: e.Pos, before: before, flags: e.Flags})
-		c.p.afters[e.ID()] = before
+		c.p.SetAfter(e.ID(), before)
 		return nil
 	}
 	e.Flags &^= storage.UndecidedEvent
 	c.verdicts = append(c.verdicts, verdict{id: e.ID(), pos: e.Pos, before: before, flags: e.Flags})
-	c.p.afters[e.ID()] = before
-	c.p.queued[e.ID()] = &pendingEvent{Event: e, before: before, after: before}
+	c.p.SetAfter(e.ID(), before)
+	c.p.Queue(e, before)
 	return nil
 }
 
 // begin replaces the state before the join by the full state.
-func (c *completion) begin(full state) error {
-	stored, err := c.p.before(c.join)
+func (c *completion) begin(full graph.State) error {
+	stored, err := c.p.Before(c.join)
 	if err != nil {
 		return err
 	}
-	before, err := snapshotOf(c.p, stored, full)
+	before, err := c.p.SnapshotOf(stored, full)
 	if err != nil {
 		return err
 	}
 	key, _ := c.join.StateKey()
-	after := before.over(stateRef{key: pdu.StateKey{Type: typeMember, Key: key}, pos: c.join.Pos})
-	c.p.afters[c.join.ID()], c.p.beforeJoin = after, before
+	after := before.Over(graph.Entry{Key: pdu.StateKey{Type: typeMember, Key: key}, Pos: c.join.Pos})
+	c.p.SetAfter(c.join.ID(), after)
+	c.p.BeforeJoin = before
 	c.verdicts = append(c.verdicts, verdict{id: c.join.ID(), pos: c.join.Pos, order: c.join.Order, before: before, flags: c.join.Flags})
-	c.heads = []extremity{{id: c.join.ID(), pos: c.join.Pos, after: after}}
+	c.heads = []graph.Extremity{{ID: c.join.ID(), Pos: c.join.Pos, After: after}}
 	for key, ref := range full {
 		if key.Type != typeMember || c.servers[ident.ServerOf(key.Key)] {
 			continue
 		}
-		e, err := c.p.of(ref)
+		e, err := c.p.EventOf(ref)
 		if err != nil {
 			return err
 		}
@@ -235,7 +238,7 @@ func (c *completion) begin(full state) error {
 func (c *completion) rejudge(ctx context.Context, e *Event) error {
 	before, err := c.stateBefore(e)
 	if errors.Is(err, stateres.ErrTooLarge) { // as it was
-		before, err = c.p.before(e)
+		before, err = c.p.Before(e)
 	}
 	if err != nil || before == nil {
 		return err
@@ -253,8 +256,8 @@ func (c *completion) rejudge(ctx context.Context, e *Event) error {
 	was := e.Flags&storage.RejectedEvent != 0
 	after := before
 	if key, isState := e.StateKey(); isState && refusal == nil {
-		after = before.over(stateRef{key: pdu.StateKey{Type: e.Type(), Key: key}, pos: e.Pos})
-		if after, err = c.shortened(after); err != nil {
+		after = before.Over(graph.Entry{Key: pdu.StateKey{Type: e.Type(), Key: key}, Pos: e.Pos})
+		if after, err = c.p.Shortened(after); err != nil {
 			return err
 		}
 	}
@@ -269,24 +272,24 @@ func (c *completion) rejudge(ctx context.Context, e *Event) error {
 		return c.accept(in, e, before)
 	}
 	c.verdicts = append(c.verdicts, verdict{id: e.ID(), pos: e.Pos, order: e.Order, before: before, flags: e.Flags})
-	c.p.afters[e.ID()] = after
-	return c.follow(extremity{id: e.ID(), pos: e.Pos, after: after}, e)
+	c.p.SetAfter(e.ID(), after)
+	return c.follow(graph.Extremity{ID: e.ID(), Pos: e.Pos, After: after}, e)
 }
 
 // refuse records that an event is rejected, as it may have been before.
-func (c *completion) refuse(e *Event, before *snapshot) error {
+func (c *completion) refuse(e *Event, before *graph.Snapshot) error {
 	pruned, err := e.Redact()
 	if err != nil {
 		return err
 	}
 	v := verdict{id: e.ID(), pos: e.Pos, before: before, flags: e.Flags | storage.RejectedEvent, pruned: pruned.JSON()}
 	c.verdicts = append(c.verdicts, v)
-	c.p.afters[e.ID()] = before
+	c.p.SetAfter(e.ID(), before)
 	if e.Flags != v.flags {
 		c.refused[e.Pos] = true
 		e.Flags = v.flags
-		c.p.queued[e.ID()] = &pendingEvent{Event: e, before: before, after: before}
-		before, err := c.superseded(c.p, e.PrevEvents())
+		c.p.Queue(e, before)
+		before, err := c.p.Superseded(e.PrevEvents())
 		maps.Copy(c.uncited, before)
 		return err
 	}
@@ -295,19 +298,19 @@ func (c *completion) refuse(e *Event, before *snapshot) error {
 
 // stateBefore returns the state before an event as it is known now. It returns nil if that was never known, as for
 // rejected history.
-func (c *completion) stateBefore(e *Event) (*snapshot, error) {
-	if s, err := c.p.bridge(e.PrevEvents()); s != nil || err != nil {
+func (c *completion) stateBefore(e *Event) (*graph.Snapshot, error) {
+	if s, err := c.p.Bridge(e.PrevEvents()); s != nil || err != nil {
 		return s, err
 	}
-	var points []*snapshot
-	missing, fetched := false, e.Flags&storage.GapEvent != 0 || e.undecided()
+	var points []*graph.Snapshot
+	missing, fetched := false, e.Flags&storage.GapEvent != 0 || e.Undecided()
 	for _, prev := range e.PrevEvents() {
-		s, err := c.p.after(prev)
+		s, err := c.p.After(prev)
 		if err != nil {
 			return nil, err
 		}
 		if s == nil {
-			history, err := c.p.isHistory(prev)
+			history, err := c.p.IsHistory(prev)
 			if err != nil {
 				return nil, err
 			}
@@ -319,7 +322,7 @@ func (c *completion) stateBefore(e *Event) (*snapshot, error) {
 	switch {
 	case !missing:
 	case fetched: // the state came from a server that had the full state
-		stored, err := c.p.before(e)
+		stored, err := c.p.Before(e)
 		if err != nil {
 			return nil, err
 		}
@@ -328,30 +331,18 @@ func (c *completion) stateBefore(e *Event) (*snapshot, error) {
 		return nil, nil
 	default: // the prev_events have expired and were purged
 		for _, x := range c.heads {
-			points = append(points, x.after)
+			points = append(points, x.After)
 		}
 	}
 	if len(points) == 0 {
 		return nil, nil
 	}
-	return resolvedSnapshot(c.p, points)
-}
-
-// shortened returns a full snapshot if the chain of the given one has grown too long.
-func (c *completion) shortened(s *snapshot) (*snapshot, error) {
-	if s.length <= maxSnapshotChain {
-		return s, nil
-	}
-	all, err := c.p.all(s)
-	if err != nil {
-		return nil, err
-	}
-	return fullSnapshot(all), nil
+	return c.p.ResolvedSnapshot(points)
 }
 
 // refusal returns why the authorisation rules reject an event (checks 4 and 5), or nil if they allow it. It returns
 // errUndecided if the rules cannot be evaluated.
-func (c *completion) refusal(e *incoming, before *snapshot) (refusal, err error) {
+func (c *completion) refusal(e *incoming, before *graph.Snapshot) (refusal, err error) {
 	refusal, err = c.checkAuthEvents(c.p, e) // 4
 	if errors.Is(err, errNoAuthEvent) {
 		return errUndecided, nil
@@ -363,12 +354,12 @@ func (c *completion) refusal(e *incoming, before *snapshot) (refusal, err error)
 }
 
 // accept adds an event that was stored as rejected. Its position is new: it arrives now.
-func (c *completion) accept(in *incoming, e *Event, before *snapshot) error {
+func (c *completion) accept(in *incoming, e *Event, before *graph.Snapshot) error {
 	pe := &pendingEvent{Event: &Event{
-		Event: in.Event, Room: c.room.nid, SenderNID: e.SenderNID, ReceivedTS: e.ReceivedTS, ThreadRoot: in.threadRoot, built: true,
+		Event: in.Event, Room: c.room.nid, SenderNID: e.SenderNID, ReceivedTS: e.ReceivedTS, ThreadRoot: in.threadRoot, Built: true,
 		Flags: e.Flags &^ (storage.RejectedEvent | storage.UndecidedEvent),
 	}, relation: in.relation, before: before, after: before, hasRedactions: in.hasRedactions, late: in.late}
-	if e.undecided() {
+	if e.Undecided() {
 		pe.replaces = e.Pos
 	}
 	if err := c.noteMissing(pe); err != nil {
@@ -383,24 +374,24 @@ func (c *completion) accept(in *incoming, e *Event, before *snapshot) error {
 	}
 	if key, isState := e.StateKey(); isState {
 		var err error
-		if pe.after, err = c.shortened(before.over(stateRef{key: pdu.StateKey{Type: e.Type(), Key: key}, event: pe.Event})); err != nil {
+		if pe.after, err = c.p.Shortened(before.Over(graph.Entry{Key: pdu.StateKey{Type: e.Type(), Key: key}, Event: pe.Event})); err != nil {
 			return err
 		}
 	}
-	c.p.queued[e.ID()] = pe
+	c.p.Queue(pe.Event, pe.after)
 	c.events = append(c.events, pe)
 	c.verdicts = append(c.verdicts, verdict{accepted: pe})
-	return c.follow(extremity{id: e.ID(), event: pe.Event, after: pe.after}, e)
+	return c.follow(graph.Extremity{ID: e.ID(), Event: pe.Event, After: pe.after}, e)
 }
 
 // noteMissing records the missing prev_events of an accepted event.
 func (c *completion) noteMissing(pe *pendingEvent) (err error) {
-	holes, err := c.p.gaps(pe.PrevEvents(), true)
+	holes, err := c.p.Gaps(pe.PrevEvents(), true)
 	if err != nil || len(holes) == 0 || c.room.isOver(pe.Event.Event, pe.ReceivedTS) {
 		return err
 	}
 	for _, missing := range holes {
-		if history, err := c.p.isHistory(missing); err != nil || !history {
+		if history, err := c.p.IsHistory(missing); err != nil || !history {
 			pe.missing = append(pe.missing, missing)
 			pe.Flags |= storage.GapEvent
 		}
@@ -409,7 +400,7 @@ func (c *completion) noteMissing(pe *pendingEvent) (err error) {
 }
 
 // follow makes an accepted event a forward extremity, unless a later event refers to it.
-func (c *completion) follow(x extremity, e *Event) error {
+func (c *completion) follow(x graph.Extremity, e *Event) error {
 	c.depth = max(c.depth, e.Depth())
 	if e.Flags&storage.SoftFailedEvent != 0 {
 		return nil
@@ -417,14 +408,14 @@ func (c *completion) follow(x extremity, e *Event) error {
 	if key, isState := e.StateKey(); isState && e.Type() == typeMember && pdu.Membership(e.Content()) == Join {
 		c.servers[ident.ServerOf(key)] = true
 	}
-	superseded, err := c.superseded(c.p, e.PrevEvents())
+	superseded, err := c.p.Superseded(e.PrevEvents())
 	if err != nil {
 		return err
 	}
 	for prev := range superseded {
 		c.cited[prev] = true
 	}
-	c.heads = slices.DeleteFunc(c.heads, func(h extremity) bool { return superseded[h.id] || h.id == e.ID() })
+	c.heads = slices.DeleteFunc(c.heads, func(h graph.Extremity) bool { return superseded[h.ID] || h.ID == e.ID() })
 	if c.cited[e.ID()] {
 		return nil
 	}
@@ -460,27 +451,27 @@ func (c *completion) conclude(ctx context.Context) error {
 func (c *completion) dropFollowed() {
 	ends := map[id.EventID]bool{}
 	for _, x := range c.saved.extremities {
-		ends[x.id] = true
+		ends[x.ID] = true
 	}
 	for _, e := range c.events {
 		ends[e.ID()] = true
 	}
-	heads := slices.DeleteFunc(slices.Clone(c.heads), func(x extremity) bool { return !ends[x.id] && !c.uncited[x.id] })
+	heads := slices.DeleteFunc(slices.Clone(c.heads), func(x graph.Extremity) bool { return !ends[x.ID] && !c.uncited[x.ID] })
 	if len(heads) > 0 {
 		c.heads = heads
 	}
 }
 
 // meet resolves the current state from the forward extremities.
-func (c *completion) meet() (now state, err error) {
-	var points []*snapshot
+func (c *completion) meet() (now graph.State, err error) {
+	var points []*graph.Snapshot
 	for _, x := range c.heads {
-		points = append(points, x.after)
+		points = append(points, x.After)
 	}
-	if c.snapshot, err = resolvedSnapshot(c.p, points); err != nil {
+	if c.snapshot, err = c.p.ResolvedSnapshot(points); err != nil {
 		return nil, err
 	}
-	return c.p.all(c.snapshot)
+	return c.p.All(c.snapshot)
 }
 
 // store writes the result and updates the committed head.
@@ -514,12 +505,12 @@ func (c *completion) write(tx *storage.Tx, generation int64) error {
 			return err
 		}
 	}
-	if err := c.snapshot.write(tx, c.room.nid); err != nil {
+	if err := c.snapshot.Write(tx, c.room.nid); err != nil {
 		return err
 	}
 	row := c.headRow(generation, c.snapshot, c.depth, c.heads)
 	if ok, err := tx.AdvanceRoom(&row); err != nil || !ok {
-		return firstError(err, errStale)
+		return cmp.Or(err, errStale)
 	}
 	if c.join == nil {
 		left, err := tx.UndecidedEvents(c.room.nid, 1)
@@ -540,10 +531,10 @@ func (c *completion) writeVerdict(tx *storage.Tx, v verdict) error {
 		}
 		return tx.PurgeBare([]storage.Pos{e.replaces})
 	}
-	if err := v.before.write(tx, c.room.nid); err != nil {
+	if err := v.before.Write(tx, c.room.nid); err != nil {
 		return err
 	}
-	if err := tx.RejudgeEvent(v.pos, string(v.id), v.order, v.before.nid, v.flags); err != nil || v.pruned == nil {
+	if err := tx.RejudgeEvent(v.pos, string(v.id), v.order, v.before.NID, v.flags); err != nil || v.pruned == nil {
 		return err
 	}
 	return tx.RedactEvent(c.room.nid, v.pos, string(v.id), v.pruned, 0)
@@ -580,7 +571,7 @@ func (c *completion) applyTo(r *Room) {
 	}
 	h.extremities = h.extremities[:0:0]
 	for i := range c.heads {
-		c.heads[i].pos, c.heads[i].event = c.heads[i].position(), nil
+		c.heads[i].Pos, c.heads[i].Event = c.heads[i].Position(), nil
 		h.extremities = append(h.extremities, c.heads[i])
 	}
 	h.depth, h.snapshot = c.depth, c.snapshot
@@ -601,7 +592,7 @@ func (c *completion) rejudgedRing(old []*Event) []*Event {
 	states := make(map[storage.Pos]int64, len(c.verdicts))
 	for _, v := range c.verdicts {
 		if v.accepted == nil && !c.refused[v.pos] {
-			states[v.pos] = v.before.nid
+			states[v.pos] = v.before.NID
 		}
 	}
 	var ring []*Event
@@ -610,7 +601,7 @@ func (c *completion) rejudgedRing(old []*Event) []*Event {
 			continue
 		}
 		if state, rejudged := states[e.Pos]; rejudged {
-			e = e.after(state)
+			e = e.WithStateBefore(state)
 		}
 		ring = append(ring, e)
 	}

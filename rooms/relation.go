@@ -8,6 +8,7 @@ import (
 
 	"ebb/canonjson"
 	"ebb/mxerr"
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -29,7 +30,7 @@ func (r *Room) FindEvent(ctx context.Context, eventID id.EventID) (*Event, error
 		if err != nil || !found {
 			return err
 		}
-		e, err = fromRow(r.version, &row)
+		e, err = graph.LoadEvent(r.version, &row)
 		return err
 	})
 	return e, err

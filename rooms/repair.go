@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/ident"
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -118,11 +119,11 @@ func (s *Service) findEntry(ctx context.Context, r *Room) (join *Event, err erro
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.GapEvents(r.nid, typeMember, 0)
 		for i := range rows {
-			e, err := fromRow(r.version, &rows[i])
+			e, err := graph.LoadEvent(r.version, &rows[i])
 			if err != nil {
 				return err
 			}
-			if e.Depth() == r.MinDepth() && s.IsLocal(e.Sender()) && pdu.Membership(e.Content()) == Join && !isBackfilled(rows[i]) {
+			if e.Depth() == r.MinDepth() && s.IsLocal(e.Sender()) && pdu.Membership(e.Content()) == Join && !graph.IsBackfilled(rows[i]) {
 				join = e
 			}
 		}
@@ -139,7 +140,7 @@ func (s *Service) forgetRejected(ctx context.Context, r *Room, since storage.Pos
 		err := s.db.Read(ctx, func(tx *storage.Tx) error {
 			rows, err := tx.RejectedEvents(r.nid, since, repairChunk)
 			for i := range rows {
-				e, err := fromRow(r.version, &rows[i])
+				e, err := graph.LoadEvent(r.version, &rows[i])
 				if err != nil {
 					return err
 				}
@@ -179,7 +180,7 @@ func lastTips(events []*Event, followed map[id.EventID]bool) []*Event {
 // missingEdges returns the prev_events of the history, and of events after a gap, that are not stored.
 func (s *Service) missingEdges(ctx context.Context, r *Room, join *Event) (edges []storage.BackwardEdge, err error) {
 	look := func(tx *storage.Tx, rows []storage.EventRow) error {
-		p := newPastReader(r, tx, nil, newPastFacts())
+		p := r.reader(tx)
 		for i := range rows {
 			e, err := pdu.ParseStored(r.version, id.EventID(rows[i].EventID), rows[i].JSON)
 			if err != nil {
@@ -188,11 +189,15 @@ func (s *Service) missingEdges(ctx context.Context, r *Room, join *Event) (edges
 			if rows[i].Flags&storage.OutlierEvent != 0 || rows[i].Position != join.Pos && r.isOver(e, rows[i].ReceivedTS) {
 				continue
 			}
-			if err := p.load(e.PrevEvents()); err != nil {
+			if err := p.Load(e.PrevEvents()); err != nil {
 				return err
 			}
 			for _, prev := range e.PrevEvents() {
-				if known := p.events[prev]; known == nil || !placed(known) {
+				known, err := p.Event(prev)
+				if err != nil {
+					return err
+				}
+				if known == nil || !known.InGraph() {
 					edges = append(edges, storage.BackwardEdge{Missing: string(prev), Order: rows[i].Order})
 				}
 			}

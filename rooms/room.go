@@ -13,6 +13,7 @@ import (
 	"ebb/pushrules"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/expiry"
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 	"ebb/wake"
@@ -39,6 +40,9 @@ const (
 	typeRetention         = "m.room.retention"
 	typeRetentionUnstable = "org.matrix.msc1763.retention"
 )
+
+// Event is an event of a room with what this server stores about it.
+type Event = graph.Event
 
 // Membership is a user's membership in a room. It is empty if the room has no member event for the user.
 type Membership = string
@@ -127,7 +131,7 @@ type head struct {
 	// resolvedMembers is the last position at which state resolution made an older member event current.
 	resolvedMembers storage.Pos
 	purged          int64 // ms; older message events have been purged and are not fetched again
-	extremities     []extremity
+	extremities     []graph.Extremity
 	depth           int64
 	minDepth        int64       // depth of the join with which this server entered the room
 	entered         storage.Pos // position of that join; 0: this server created the room
@@ -135,7 +139,7 @@ type head struct {
 	recheck         bool        // see RepairRooms
 	order           ident.Order
 	generation      int64
-	snapshot        *snapshot
+	snapshot        *graph.Snapshot
 	partial         *partial    // nil unless the room has partial state
 	completed       storage.Pos // where the room was completed; 0: it never had partial state
 
@@ -411,7 +415,7 @@ func (r *Room) Published() bool {
 func (r *Room) Snapshot() int64 {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.head.snapshot.nid
+	return r.head.snapshot.NID
 }
 
 // entered returns the position of the join with which this server entered the room, or 0 if it created the room.
@@ -449,7 +453,7 @@ func (r *Room) ForwardExtremities() []storage.Pos {
 	defer r.mu.RUnlock()
 	positions := make([]storage.Pos, len(r.head.extremities))
 	for i, x := range r.head.extremities {
-		positions[i] = x.position()
+		positions[i] = x.Position()
 	}
 	return positions
 }
@@ -527,13 +531,15 @@ func (r *Room) recentEvent(eventID id.EventID) *Event {
 }
 
 // LoadEvent returns the event stored in a row of the room.
-func (r *Room) LoadEvent(row *storage.EventRow) (*Event, error) { return fromRow(r.version, row) }
+func (r *Room) LoadEvent(row *storage.EventRow) (*Event, error) {
+	return graph.LoadEvent(r.version, row)
+}
 
 // LoadEvents returns the events stored in rows of the room, in the same order.
 func (r *Room) LoadEvents(rows []storage.EventRow) ([]*Event, error) {
 	out := make([]*Event, len(rows))
 	for i := range rows {
-		e, err := fromRow(r.version, &rows[i])
+		e, err := graph.LoadEvent(r.version, &rows[i])
 		if err != nil {
 			return nil, err
 		}
@@ -544,27 +550,7 @@ func (r *Room) LoadEvents(rows []storage.EventRow) ([]*Event, error) {
 
 // EventsAt reads events by position. It skips position 0; the result is nil for a position without an event.
 func (r *Room) EventsAt(tx *storage.Tx, positions []storage.Pos) (map[storage.Pos]*Event, error) {
-	want := make([]storage.Pos, 0, len(positions))
-	out := make(map[storage.Pos]*Event, len(positions))
-	for _, p := range positions {
-		if _, seen := out[p]; p != 0 && !seen {
-			out[p] = nil
-			want = append(want, p)
-		}
-	}
-	if len(want) == 0 {
-		return out, nil
-	}
-	rows, err := tx.EventsAt(want)
-	if err != nil {
-		return nil, err
-	}
-	for i := range rows {
-		if out[rows[i].Position], err = fromRow(r.version, &rows[i]); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
+	return graph.EventsAt(tx, r.version, positions)
 }
 
 // StateOfType returns the entries of the current state of one type, other than members, by state key.

@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/rooms/signatures"
 	"ebb/storage"
@@ -32,8 +33,6 @@ const (
 
 // errUndecided means that an event cannot be authorised yet.
 var errUndecided = errors.New("a key or an auth event could not be fetched yet")
-
-func (e *Event) undecided() bool { return e.Flags&storage.UndecidedEvent != 0 }
 
 // keepUnproven keeps the redacted form of an event whose signature cannot be checked, in case a valid event follows it.
 func (a *arrivals) keepUnproven(raw json.RawMessage) *incoming {
@@ -128,7 +127,7 @@ func (s *Service) undecided(ctx context.Context, r *Room) (events []*Event, err 
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.UndecidedEvents(r.nid, maxUndecided)
 		for i := range rows {
-			e, err := fromRow(r.version, &rows[i])
+			e, err := graph.LoadEvent(r.version, &rows[i])
 			if err != nil {
 				return err
 			}
@@ -174,7 +173,7 @@ func (g *gathering) hasAuthEvents(ctx context.Context, e *Event, ready decidable
 	}
 	for _, auth := range e.AuthEvents() {
 		known := g.known[auth]
-		if known == nil && !g.elsewhere[auth] || known != nil && known.asAuth().undecided() && ready.arrived[auth] == nil {
+		if known == nil && !g.elsewhere[auth] || known != nil && known.AsAuth().Undecided() && ready.arrived[auth] == nil {
 			return false, nil
 		}
 	}

@@ -385,7 +385,7 @@ func TestEventThatCitesAnotherRoomEndsNoRoom(t *testing.T) {
 				good.sendGood(s.room, next)
 				good.sendGood(s.room, good.say(s.room, good.user("gina"), "after that", next.ID()))
 				stored := s.stored(s.room, e.ID())
-				if stored == nil || stored.Flags&storage.RejectedEvent == 0 || stored.undecided() != (given == "withheld") {
+				if stored == nil || stored.Flags&storage.RejectedEvent == 0 || stored.Undecided() != (given == "withheld") {
 					t.Errorf("stored as %+v", stored)
 				}
 				if !s.sees(s.room, next.ID()) || s.sees(s.room, e.ID()) {

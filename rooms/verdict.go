@@ -5,18 +5,14 @@ import (
 	"errors"
 	"slices"
 
-	"maunium.net/go/mautrix/id"
-
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
 
-// maxRefusedWalk bounds the search through rejected events for the events that they follow.
-const maxRefusedWalk = 200
-
 // applyVerdict makes an event part of the graph, and sets its flags and the state after it. An accepted event extends
 // the provisional head, or redacts its target. p is nil if the event follows the head.
-func (b *batch) applyVerdict(ctx context.Context, p *pastReader, in *incoming, pe *pendingEvent, verdict error, onHead bool) error {
+func (b *batch) applyVerdict(ctx context.Context, p *graph.Reader, in *incoming, pe *pendingEvent, verdict error, onHead bool) error {
 	pe.after = pe.before
 	var soft softFailed
 	switch {
@@ -28,7 +24,7 @@ func (b *batch) applyVerdict(ctx context.Context, p *pastReader, in *incoming, p
 	}
 	rejected := pe.Flags&storage.RejectedEvent != 0
 	if key, isState := in.StateKey(); isState && !rejected {
-		pe.after = pe.before.over(stateRef{key: pdu.StateKey{Type: in.Type(), Key: key}, event: pe.Event})
+		pe.after = pe.before.Over(graph.Entry{Key: pdu.StateKey{Type: in.Type(), Key: key}, Event: pe.Event})
 	}
 	if !rejected {
 		noteMissing(in, pe)
@@ -82,7 +78,7 @@ func noteMissing(in *incoming, pe *pendingEvent) {
 // noteGaps records the missing prev_events of rejected events before an event: a rejected event has no position in the
 // timeline from which they could be fetched. They replace a rejected event that was missing itself. p is nil if the
 // event follows the head.
-func (b *batch) noteGaps(p *pastReader, in *incoming, pe *pendingEvent) error {
+func (b *batch) noteGaps(p *graph.Reader, in *incoming, pe *pendingEvent) error {
 	if p == nil {
 		return nil
 	}
@@ -92,11 +88,11 @@ func (b *batch) noteGaps(p *pastReader, in *incoming, pe *pendingEvent) error {
 			return nil
 		}
 		pe.gapsAt = in.lateOrder
-		missing, err := p.gaps(prev, true)
+		missing, err := p.Gaps(prev, true)
 		pe.missing = missing
 		return err
 	}
-	behind, err := p.gaps(prev, false)
+	behind, err := p.Gaps(prev, false)
 	for _, missing := range behind {
 		if !slices.Contains(pe.missing, missing) && !slices.Contains(pe.missingBehind, missing) && !b.room.isOver(in.Event, pe.ReceivedTS) {
 			pe.missing = append(pe.missing, missing)
@@ -104,42 +100,6 @@ func (b *batch) noteGaps(p *pastReader, in *incoming, pe *pendingEvent) error {
 		}
 	}
 	return err
-}
-
-// gaps returns the missing events before rejected ones, going back from the given events. If direct is set, missing
-// ones among the given events are included.
-func (p *pastReader) gaps(from []id.EventID, direct bool) (missing []id.EventID, err error) {
-	seen := map[id.EventID]bool{}
-	type step struct {
-		event  id.EventID
-		behind bool // found through a rejected event
-	}
-	var todo []step
-	for _, eventID := range from {
-		todo = append(todo, step{eventID, direct})
-	}
-	for steps := 0; len(todo) > 0 && steps < maxRefusedWalk; steps++ {
-		s := todo[0]
-		todo = todo[1:]
-		if seen[s.event] {
-			continue
-		}
-		seen[s.event] = true
-		e, err := p.event(s.event)
-		switch {
-		case err != nil:
-			return nil, err
-		case e == nil || !placed(e):
-			if s.behind {
-				missing = append(missing, s.event)
-			}
-		case e.Flags&storage.RejectedEvent != 0:
-			for _, prev := range e.PrevEvents() {
-				todo = append(todo, step{prev, true})
-			}
-		}
-	}
-	return missing, nil
 }
 
 // redactIfNeeded replaces an event by its redacted form if it is an expired message, is rejected or undecided, or was

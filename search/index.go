@@ -285,7 +285,7 @@ func placeEdits(tx *storage.Tx, room ident.RoomNID, edits []edit, docs []tailDoc
 	return nil
 }
 
-// orderStep is the difference between the orders of two consecutive new events (rooms.OrderStep).
+// orderStep is the difference between the orders of two consecutive new events (graph.OrderStep).
 const orderStep = 1 << 16
 
 func orderOf(p storage.Pos) ident.Order { return ident.Order(p) * orderStep }

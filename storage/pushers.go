@@ -180,7 +180,7 @@ type Notifying struct {
 }
 
 const (
-	// orderStep is rooms.OrderStep: the order of an event that arrived as news is its position times this.
+	// orderStep is graph.OrderStep: the order of an event that arrived as news is its position times this.
 	orderStep = 65536
 	// notifyWindow is how many positions are searched at first for events that notified a user; each further step
 	// searches twice as many, up to maxNotifyWindow. A step reads the events that the user's rooms have there, and the

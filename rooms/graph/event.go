@@ -1,4 +1,7 @@
-package rooms
+// Package graph reads the event graph of a room as it is stored: events with what this server knows about them, the
+// states before and after them, which are stored as chains of differences, and the states that these resolve to where
+// the graph forks. It decides nothing: package rooms authorises events, builds the next head and queues the writes.
+package graph
 
 import (
 	"fmt"
@@ -31,12 +34,12 @@ type Event struct {
 	Push       pushrules.Class // its class for users without one of their own
 	Snapshot   int64           // the state before it; 0 for an outlier
 
-	outlier *Event // the event as an outlier, before it joined the graph; see asAuth
+	Outlier *Event // the event as an outlier, before it became part of the graph; see AsAuth
 
-	// built is set if this run of the server stored the event. Then singled has the users with a class of their own;
-	// otherwise they are in event_push.
-	built   bool
-	singled map[ident.UserNID]pushrules.Class
+	// Built is set if this run of the server stored the event. Then Singled has the users with a class of their own;
+	// otherwise they are in the table event_push.
+	Built   bool
+	Singled map[ident.UserNID]pushrules.Class
 
 	forms [2]atomic.Pointer[[]byte]
 }
@@ -90,10 +93,10 @@ func (e *Event) RelatesTo() id.EventID {
 // ClassFor returns the result of a user's push rules for the event. It returns false if only the database has it, since
 // the event was stored by an earlier run of the server.
 func (e *Event) ClassFor(user ident.UserNID) (pushrules.Class, bool) {
-	if !e.built {
+	if !e.Built {
 		return 0, false
 	}
-	if class, ok := e.singled[user]; ok {
+	if class, ok := e.Singled[user]; ok {
 		return class, true
 	}
 	return e.Push, true
@@ -105,36 +108,36 @@ func (e *Event) RedactedCopy() (*Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	return e.redactedAs(pruned, e.RedactedBy), nil
+	return e.RedactedAs(pruned, e.RedactedBy), nil
 }
 
-// redactedAs returns the event after a redaction was applied: in the same position, with the redacted JSON.
-func (e *Event) redactedAs(pruned *pdu.Event, by storage.Pos) *Event {
+// RedactedAs returns the event after a redaction was applied: in the same position, with the redacted JSON.
+func (e *Event) RedactedAs(pruned *pdu.Event, by storage.Pos) *Event {
 	return &Event{
 		Event: pruned, Pos: e.Pos, Order: e.Order, Room: e.Room, SenderNID: e.SenderNID, DeviceNID: e.DeviceNID, TxnID: e.TxnID,
 		ReceivedTS: e.ReceivedTS, Flags: e.Flags, RedactedBy: by, ThreadRoot: e.ThreadRoot, Push: 0, Snapshot: e.Snapshot,
 	}
 }
 
-// after returns the event with another state before it.
-func (e *Event) after(snapshot int64) *Event {
+// WithStateBefore returns the event with another state before it.
+func (e *Event) WithStateBefore(snapshot int64) *Event {
 	return &Event{
 		Event: e.Event, Pos: e.Pos, Order: e.Order, Room: e.Room, SenderNID: e.SenderNID, DeviceNID: e.DeviceNID, TxnID: e.TxnID,
 		ReceivedTS: e.ReceivedTS, Flags: e.Flags, RedactedBy: e.RedactedBy, ThreadRoot: e.ThreadRoot, Push: e.Push, Snapshot: snapshot,
-		built: e.built, singled: e.singled,
+		Built: e.Built, Singled: e.Singled,
 	}
 }
 
-// unthreaded returns the event after the root of its thread was purged.
-func (e *Event) unthreaded() *Event {
+// WithoutThread returns the event after the root of its thread was purged.
+func (e *Event) WithoutThread() *Event {
 	return &Event{
 		Event: e.Event, Pos: e.Pos, Order: e.Order, Room: e.Room, SenderNID: e.SenderNID, DeviceNID: e.DeviceNID, TxnID: e.TxnID,
-		ReceivedTS: e.ReceivedTS, Flags: e.Flags, RedactedBy: e.RedactedBy, Push: e.Push, Snapshot: e.Snapshot, built: e.built, singled: e.singled,
+		ReceivedTS: e.ReceivedTS, Flags: e.Flags, RedactedBy: e.RedactedBy, Push: e.Push, Snapshot: e.Snapshot, Built: e.Built, Singled: e.Singled,
 	}
 }
 
-// row returns the event as it is stored.
-func (e *Event) row() storage.EventRow {
+// Row returns the row in which the event is stored.
+func (e *Event) Row() storage.EventRow {
 	key, isState := e.StateKey()
 	return storage.EventRow{
 		Position: e.Pos, Room: e.Room, Order: e.Order, EventID: string(e.ID()), Type: e.Type(), StateKey: key, IsState: isState,
@@ -143,11 +146,34 @@ func (e *Event) row() storage.EventRow {
 	}
 }
 
-// LoadEvent returns the event stored in a row. v is the version of its room.
-func LoadEvent(v *pdu.Version, r *storage.EventRow) (*Event, error) { return fromRow(v, r) }
+// EventsAt reads events of a room by position in one query. It skips position 0; the result is nil for a position
+// without an event. v is the version of the room.
+func EventsAt(tx *storage.Tx, v *pdu.Version, positions []storage.Pos) (map[storage.Pos]*Event, error) {
+	want := make([]storage.Pos, 0, len(positions))
+	out := make(map[storage.Pos]*Event, len(positions))
+	for _, p := range positions {
+		if _, seen := out[p]; p != 0 && !seen {
+			out[p] = nil
+			want = append(want, p)
+		}
+	}
+	if len(want) == 0 {
+		return out, nil
+	}
+	rows, err := tx.EventsAt(want)
+	if err != nil {
+		return nil, err
+	}
+	for i := range rows {
+		if out[rows[i].Position], err = LoadEvent(v, &rows[i]); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
 
-// fromRow returns the event stored in a row; v is the version of its room.
-func fromRow(v *pdu.Version, r *storage.EventRow) (*Event, error) {
+// LoadEvent returns the event stored in a row; v is the version of its room.
+func LoadEvent(v *pdu.Version, r *storage.EventRow) (*Event, error) {
 	p, err := pdu.ParseStored(v, id.EventID(r.EventID), r.JSON)
 	if err != nil {
 		return nil, fmt.Errorf("stored event %s: %w", r.EventID, err)
@@ -156,4 +182,34 @@ func fromRow(v *pdu.Version, r *storage.EventRow) (*Event, error) {
 		Event: p, Pos: r.Position, Order: r.Order, Room: r.Room, SenderNID: r.Sender, DeviceNID: r.Device, TxnID: r.TxnID,
 		ReceivedTS: r.ReceivedTS, Flags: r.Flags, RedactedBy: r.RedactedBy, ThreadRoot: r.ThreadRoot, Push: pushrules.Class(r.Push), Snapshot: r.Snapshot,
 	}, nil
+}
+
+// OrderStep is the distance between two live events in a room's timeline, so that others can be inserted between them
+// later.
+const OrderStep = 1 << 16
+
+// IsBackfilled is Event.Backfilled for the row of a timeline event.
+func IsBackfilled(e storage.EventRow) bool { return e.Order != ident.Order(e.Position)*OrderStep }
+
+// InGraph reports whether a stored event is part of the graph, accepted or not, rather than an outlier.
+func (e *Event) InGraph() bool { return e.Flags&storage.OutlierEvent == 0 }
+
+// Undecided reports whether the event can be neither accepted nor rejected yet.
+func (e *Event) Undecided() bool { return e.Flags&storage.UndecidedEvent != 0 }
+
+// OutlierOf returns an event as it was accepted by its auth events alone, or nil if it was not.
+func OutlierOf(e *Event) *Event {
+	if e.Flags&(storage.OutlierEvent|storage.RejectedEvent) == storage.OutlierEvent {
+		return e
+	}
+	return e.Outlier
+}
+
+// AsAuth returns the event for use as an auth event: an event accepted as an outlier still authorises others if the
+// state before it, unknown at the time, turns out to reject it.
+func (e *Event) AsAuth() *Event {
+	if e.Flags&storage.RejectedEvent != 0 && e.Outlier != nil {
+		return e.Outlier
+	}
+	return e
 }

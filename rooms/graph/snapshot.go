@@ -1,0 +1,172 @@
+package graph
+
+import (
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/ident"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// Snapshot is a room state as it is stored: entries that override those of another snapshot. Its NID is allotted when
+// the write that first needs it runs, in the same goroutine as all later writes that refer to it.
+type Snapshot struct {
+	NID    int64 // 0: not written yet, or the empty state of a room before its first event
+	length int64 // number of snapshots since the last full one
+
+	// Set only until it is written.
+	prev    *Snapshot // nil: own is the full state
+	own     []Entry
+	current bool // it is the room's current state when written: a full snapshot is copied from there
+}
+
+// Entry is an entry of a state.
+type Entry struct {
+	Key   pdu.StateKey
+	Event *Event      // an event that is being written, whose position is known when the write runs; else nil
+	Pos   storage.Pos // 0 without Event: the key is absent in this snapshot and later ones
+}
+
+// Position returns the position of the event, or 0 if the key is absent. The event must be written.
+func (s Entry) Position() storage.Pos {
+	if s.Event != nil {
+		return s.Event.Pos
+	}
+	return s.Pos
+}
+
+// Stored returns the snapshot with a number. length is the stored length of its chain.
+func Stored(nid, length int64) *Snapshot { return &Snapshot{NID: nid, length: length} }
+
+// Chain returns the number of snapshots that must be read to read this one, apart from the full one at the end.
+func (s *Snapshot) Chain() int64 { return s.length }
+
+// CopyCurrent makes a snapshot that is not written yet a full one. It is the room's current state when it is written,
+// and is copied from there.
+func (s *Snapshot) CopyCurrent() { s.length, s.current = 0, true }
+
+// Over returns a snapshot with some entries of s replaced, or s itself if there are none.
+func (s *Snapshot) Over(own ...Entry) *Snapshot {
+	if len(own) == 0 {
+		return s
+	}
+	return &Snapshot{prev: s, own: own, length: s.length + 1}
+}
+
+// Same reports whether two snapshots are known to be the same.
+func (s *Snapshot) Same(o *Snapshot) bool { return s == o || s.NID != 0 && s.NID == o.NID }
+
+// Write stores a snapshot, and those it builds on if they are not stored yet.
+func (s *Snapshot) Write(tx *storage.Tx, room ident.RoomNID) error {
+	if s.NID != 0 || s.prev == nil && s.own == nil {
+		return nil
+	}
+	prev := int64(0)
+	if s.prev != nil && !s.current {
+		if err := s.prev.Write(tx, room); err != nil {
+			return err
+		}
+		prev = s.prev.NID
+	}
+	s.NID = int64(tx.NextPos())
+	if err := tx.InsertSnapshot(s.NID, room, prev, s.length); err != nil {
+		return err
+	}
+	own := s.own
+	s.prev, s.own = nil, nil
+	if s.current {
+		return tx.CopyCurrentState(s.NID, room)
+	}
+	for _, ref := range own {
+		if err := tx.InsertStateDelta(s.NID, ref.Key.Type, ref.Key.Key, ref.Position()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// find returns an entry of the state, or false if there is none. All queued writes must be committed.
+func (s *Snapshot) find(tx *storage.Tx, key pdu.StateKey) (ref Entry, found bool, err error) {
+	for ; s != nil && s.NID == 0; s = s.prev {
+		for _, own := range s.own {
+			if own.Key == key {
+				return own, own.Event != nil || own.Pos != 0, nil
+			}
+		}
+	}
+	if s == nil {
+		return ref, false, nil
+	}
+	pos, err := tx.StateKeyOf(s.NID, key.Type, key.Key)
+	return Entry{Key: key, Pos: pos}, pos != 0, err
+}
+
+// all reads the full state. All queued writes must be committed.
+func (s *Snapshot) all(tx *storage.Tx) (State, error) {
+	var unwritten []*Snapshot
+	for ; s != nil && s.NID == 0; s = s.prev {
+		unwritten = append(unwritten, s)
+	}
+	out := State{}
+	if s != nil {
+		entries, err := tx.StateOf(s.NID)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			key := pdu.StateKey{Type: e.Type, Key: e.Key}
+			out[key] = Entry{Key: key, Pos: e.Position}
+		}
+	}
+	for i := len(unwritten) - 1; i >= 0; i-- {
+		for _, own := range unwritten[i].own {
+			if own.Event == nil && own.Pos == 0 {
+				delete(out, own.Key)
+			} else {
+				out[own.Key] = own
+			}
+		}
+	}
+	return out, nil
+}
+
+// State is a full room state. It is shared and must not be modified.
+type State = map[pdu.StateKey]Entry
+
+// FullSnapshot returns a snapshot of a state that builds on no other one.
+func FullSnapshot(s State) *Snapshot {
+	full := &Snapshot{}
+	for _, ref := range s {
+		full.own = append(full.own, ref)
+	}
+	return full
+}
+
+// maxSnapshotChain bounds the snapshots between one at a fork of the graph and the last full one.
+const maxSnapshotChain = 256
+
+// CompareKeys orders state keys by type and then by key.
+func CompareKeys(a, b pdu.StateKey) int {
+	if c := strings.Compare(a.Type, b.Type); c != 0 {
+		return c
+	}
+	return strings.Compare(a.Key, b.Key)
+}
+
+// Extremity is a forward extremity: an event that is not a prev_event of another one.
+type Extremity struct {
+	ID    id.EventID
+	Event *Event // set while it is queued; its position is known when its write runs
+	Pos   storage.Pos
+	After *Snapshot // the state after it; nil: not known yet, Reader.After finds it
+}
+
+// Position returns the position of the event.
+func (x Extremity) Position() storage.Pos {
+	if x.Event != nil {
+		return x.Event.Pos
+	}
+	return x.Pos
+}
