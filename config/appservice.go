@@ -16,51 +16,51 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// AppService is an application service as its registration file describes it.
+// AppService is an application service as described by its registration file.
 // Spec: application-service-api#registration
 type AppService struct {
-	File            string // as named in the configuration
+	File            string // path as given in the configuration
 	ID              string
-	URL             string // without a slash at the end; "": nothing is sent to the service
-	ASToken         string // with which the service authenticates its requests
-	HSToken         string // with which this server authenticates its requests
+	URL             string // without a trailing slash; "" if nothing is sent to the service
+	ASToken         string // authenticates requests by the service
+	HSToken         string // authenticates requests by this server to the service
 	SenderLocalpart string
 	Users           []Namespace
 	Aliases         []Namespace
 	Rooms           []Namespace
 	Protocols       []string // third-party networks
-	RateLimited     bool     // whether the requests of its users, except the sender, are limited
-	Ephemeral       bool     // whether it gets typing, receipts, presence and messages between devices
-	Encryption      bool     // whether it gets changes of devices and counts of one-time keys (MSC3202)
-	NoLogin         bool     // whether it manages devices without signing in, so that it cannot sign in (MSC4190)
+	RateLimited     bool     // whether requests of its users, except the sender, are rate-limited
+	Ephemeral       bool     // whether the service receives typing, receipts, presence and to-device messages
+	Encryption      bool     // whether the service receives changes of devices and counts of one-time keys (MSC3202)
+	NoLogin         bool     // whether the service manages devices instead of logging in, which it then cannot do (MSC4190)
 }
 
 // Namespace is a set of user IDs, room aliases or room IDs.
 type Namespace struct {
-	Exclusive bool           // nobody else may create what is in it
-	Pattern   *regexp.Regexp // matches from the beginning of an ID
+	Exclusive bool           // whether only the service may create IDs in the namespace
+	Pattern   *regexp.Regexp // anchored at the beginning of the ID
 }
 
 // Bounds of registration files.
 const (
-	maxRegistrations = 200     // files
-	maxRegistration  = 1 << 20 // bytes of a file
-	maxNamespaces    = 500     // of one kind in a file
-	maxPattern       = 2000    // bytes of a regular expression
-	maxProtocols     = 100     // in a file
+	maxRegistrations = 200     // number of files
+	maxRegistration  = 1 << 20 // size of a file in bytes
+	maxNamespaces    = 500     // namespaces of one kind in a file
+	maxPattern       = 2000    // length of a regular expression in bytes
+	maxProtocols     = 100     // protocols in a file
 )
 
 // registrationReader reads the registration files of a configuration.
 type registrationReader struct {
 	problems
-	key     string // of the file in the configuration
+	key     string // key of the current file in the configuration
 	file    string
-	ids     map[string]string // of the services so far, with their keys
+	ids     map[string]string // IDs of the services read so far, with the keys of their files
 	tokens  map[string]string
 	senders map[string]string
 }
 
-// AppServices reads the registration files of all application services. It leaves out files with mistakes. Messages
+// AppServices reads the registration files of all application services. It leaves out files with mistakes. Its messages
 // contain no tokens.
 func (c *Config) AppServices() ([]AppService, Problems) {
 	r := &registrationReader{problems: problems{of: c}, ids: map[string]string{}, tokens: map[string]string{}, senders: map[string]string{}}
@@ -81,7 +81,8 @@ func (c *Config) AppServices() ([]AppService, Problems) {
 	return out, r.list
 }
 
-// files returns the registration files that a path stands for: the file itself, or the YAML files in a folder.
+// files returns the registration files for a path in the configuration: the file itself or, if the path is a folder,
+// the YAML files in it.
 func (r *registrationReader) files(path string) []string {
 	info, err := os.Stat(r.of.abs(path))
 	if err != nil {
@@ -104,7 +105,7 @@ func (r *registrationReader) files(path string) []string {
 	return files
 }
 
-// mistake adds a problem of the current file.
+// mistake records a problem with the current file.
 func (r *registrationReader) mistake(format string, args ...any) {
 	r.add(r.key, "%s %s", r.file, fmt.Sprintf(format, args...))
 }
@@ -149,7 +150,7 @@ func (r *registrationReader) read() (out AppService) {
 	r.namespaces(in.Namespaces, &out)
 	r.checkSender(out.SenderLocalpart)
 	r.unique(r.ids, out.ID, "the id %q", out.ID)
-	r.unique(r.tokens, out.ASToken, "the same as_token")
+	r.unique(r.tokens, out.ASToken, "an as_token")
 	r.unique(r.senders, out.SenderLocalpart, "the sender_localpart %q", out.SenderLocalpart)
 	return out
 }
@@ -167,16 +168,16 @@ func (r *registrationReader) load() ([]byte, error) {
 	return raw, errors.Join(err, f.Close())
 }
 
-// unique checks that no earlier file has the same value.
+// unique checks that value does not appear in an earlier file.
 func (r *registrationReader) unique(seen map[string]string, value, format string, args ...any) {
 	if first, twice := seen[value]; twice && value != "" {
-		r.mistake("has %s, which is also that of %s: every application service needs its own", fmt.Sprintf(format, args...), first)
+		r.mistake("has %s, already used by %s: every application service needs its own", fmt.Sprintf(format, args...), first)
 		return
 	}
 	seen[value] = r.key + " (" + r.file + ")"
 }
 
-// text returns a required string.
+// text returns the value of a required string.
 func (r *registrationReader) text(name string, n yaml.Node) (out string) {
 	if n.IsZero() {
 		r.mistake("has no %s", name)
@@ -188,7 +189,7 @@ func (r *registrationReader) text(name string, n yaml.Node) (out string) {
 	return out
 }
 
-// token returns a required access token, which must be usable in a header.
+// token returns a required access token, which must be a valid header value.
 func (r *registrationReader) token(name string, n yaml.Node) string {
 	token := r.text(name, n)
 	if strings.ContainsFunc(token, func(c rune) bool { return c <= ' ' || c > '~' }) {
@@ -197,7 +198,7 @@ func (r *registrationReader) token(name string, n yaml.Node) string {
 	return token
 }
 
-// flag returns an optional boolean.
+// flag returns the value of an optional boolean.
 func (r *registrationReader) flag(name string, n yaml.Node) (on bool) {
 	if !n.IsZero() && n.Tag != "!!null" && n.Decode(&on) != nil {
 		r.mistake("has %s, but it is neither true nor false", name)
@@ -205,10 +206,10 @@ func (r *registrationReader) flag(name string, n yaml.Node) (on bool) {
 	return on
 }
 
-// url returns the address of the service, which must be given, but may be null.
+// url returns the address of the service. The key is required, but its value may be null.
 func (r *registrationReader) url(n yaml.Node) string {
 	if n.IsZero() {
-		r.mistake("has no url; write url: null if nothing is to be sent to the application service")
+		r.mistake("has no url; write url: null if nothing should be sent to the application service")
 		return ""
 	}
 	var text string
@@ -244,7 +245,7 @@ func (r *registrationReader) protocols(n yaml.Node) (out []string) {
 func (r *registrationReader) checkSender(localpart string) {
 	user := id.NewUserID(localpart, r.of.ServerName)
 	if strings.ContainsFunc(localpart, func(c rune) bool { return c <= ' ' || c > '~' || c == ':' }) || len(user) > 255 {
-		r.mistake("has sender_localpart, but it is not the first part of a user ID: use a-z, 0-9 and ._=-/+")
+		r.mistake("has sender_localpart, but it is not a valid localpart: use a-z, 0-9 and ._=-/+")
 	}
 }
 
@@ -258,7 +259,7 @@ func (r *registrationReader) namespaces(n yaml.Node, out *AppService) {
 	case n.Tag == "!!null":
 		return
 	case n.Kind != yaml.MappingNode || n.Decode(&kinds) != nil:
-		r.mistake("has namespaces that are not a mapping with users, aliases and rooms")
+		r.mistake("has namespaces, but they are not a group with users, aliases and rooms")
 		return
 	}
 	out.Users, out.Aliases, out.Rooms = r.namespace("users", kinds["users"]), r.namespace("aliases", kinds["aliases"]), r.namespace("rooms", kinds["rooms"])

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// inFolder writes files and returns a configuration that names some of them.
+// inFolder writes files to a folder, and returns a configuration whose appservices are the named ones.
 func inFolder(t *testing.T, files map[string]string, named ...string) *Config {
 	t.Helper()
 	dir := t.TempDir()
@@ -40,7 +40,7 @@ namespaces:
   rooms: null
 `
 
-func TestARegistrationIsReadWithWhatBridgesAdd(t *testing.T) {
+func TestRegistrationsMayHaveUnknownMembers(t *testing.T) {
 	c := inFolder(t, map[string]string{"bridges/irc.yaml": goodService, "bridges/readme.txt": "not yaml: ["}, "bridges")
 	services, mistakes := c.AppServices()
 	if len(mistakes) > 0 || len(services) != 1 {
@@ -53,7 +53,7 @@ func TestARegistrationIsReadWithWhatBridgesAdd(t *testing.T) {
 	}
 }
 
-func TestEachMistakeOfARegistrationIsNamedWithFileAndKey(t *testing.T) {
+func TestMistakesInRegistrationsAreReportedWithFileAndKey(t *testing.T) {
 	with := func(old, replacement string) string { return strings.Replace(goodService, old, replacement, 1) }
 	for text, want := range map[string]string{
 		with("id: irc\n", ""):                                    "a.yaml has no id",
@@ -79,7 +79,7 @@ func TestEachMistakeOfARegistrationIsNamedWithFileAndKey(t *testing.T) {
 		}
 	}
 	_, mistakes := inFolder(t, map[string]string{"a.yaml": goodService, "b.yaml": strings.NewReplacer("id: irc", "id: b", "hunter2as", "b").Replace(goodService)}, "a.yaml", "b.yaml").AppServices()
-	if want := `appservices[1]: b.yaml has the sender_localpart "irc", which is also that of appservices[0] (a.yaml)`; !strings.Contains(mistakes.Error(), want) {
+	if want := `appservices[1]: b.yaml has the sender_localpart "irc", already used by appservices[0] (a.yaml)`; !strings.Contains(mistakes.Error(), want) {
 		t.Errorf("%q is not said, but %v", want, mistakes)
 	}
 }

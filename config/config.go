@@ -1,5 +1,5 @@
 // Package config defines the configuration: a struct, its defaults, a strict YAML reader, and a validation that reports
-// every mistake with its key. The doc tags of the fields are the manual: sample.yaml is generated from them.
+// every mistake with its key. The doc tags of the fields are the manual; sample.yaml is generated from them.
 package config
 
 import (
@@ -16,11 +16,11 @@ import (
 
 // Config holds all settings of a server.
 type Config struct {
-	ServerName     string       `yaml:"server_name" doc:"The name in user IDs and room aliases: @user:server_name. It cannot be changed later."`
-	PublicURL      string       `yaml:"public_url" doc:"Where clients reach this server, such as https://matrix.example.org. /.well-known/matrix/client gives this address to clients."`
-	DataDir        string       `yaml:"data_dir" doc:"Folder of the database, media, signing key and control socket. Relative paths start at the folder of this file."`
-	Database       string       `yaml:"database" secret:"true" doc:"sqlite:PATH (relative to data_dir) or postgres://USER:PASSWORD@HOST/NAME (or postgresql://; create that database with LC_COLLATE C)."`
-	Listen         []Listener   `yaml:"listen" doc:"Where to accept connections, and which APIs each address serves."`
+	ServerName     string       `yaml:"server_name" doc:"The name of the server, which is part of user IDs and room aliases: @user:server_name. It cannot be changed later."`
+	PublicURL      string       `yaml:"public_url" doc:"The address at which clients reach this server, such as https://matrix.example.org. It is published in /.well-known/matrix/client."`
+	DataDir        string       `yaml:"data_dir" doc:"The folder that holds the database, media, signing key and control socket. A relative path is relative to the folder of this file."`
+	Database       string       `yaml:"database" secret:"true" doc:"sqlite:PATH, where PATH is relative to data_dir, or postgres://USER:PASSWORD@HOST/NAME. A PostgreSQL database must be created with LC_COLLATE C."`
+	Listen         []Listener   `yaml:"listen" doc:"The addresses on which to accept connections, and the APIs that each address serves."`
 	ACME           ACME         `yaml:"acme"`
 	Registration   Registration `yaml:"registration"`
 	Login          Login        `yaml:"login"`
@@ -29,7 +29,7 @@ type Config struct {
 	RateLimits     RateLimits   `yaml:"rate_limits"`
 	Federation     Federation   `yaml:"federation"`
 	WellKnown      WellKnown    `yaml:"well_known"`
-	Appservices    []string     `yaml:"appservices" doc:"Registration files of application services (bridges and bots), or folders with such files. They are read again on SIGHUP."`
+	Appservices    []string     `yaml:"appservices" doc:"Registration files of application services (bridges and bots), or folders with such files. The files are read again on SIGHUP."`
 	Media          Media        `yaml:"media"`
 	TURN           TURN         `yaml:"turn"`
 	Calls          Calls        `yaml:"calls"`
@@ -42,38 +42,38 @@ type Config struct {
 	Cache          Cache        `yaml:"cache"`
 	TrustedProxies []string     `yaml:"trusted_proxies" doc:"Addresses or networks whose X-Forwarded-For header is trusted, such as 127.0.0.1 or 10.0.0.0/8."`
 	Log            Log          `yaml:"log"`
-	path           string       // the file that it was read from
-	source         source       // the lines of its keys
+	path           string       // the file from which it was read
+	source         source       // where its values are in the file
 }
 
 // Listener is one address to listen on.
 type Listener struct {
 	Address string   `yaml:"address" doc:"HOST:PORT"`
-	Serve   []string `yaml:"serve" doc:"Any of client, federation, admin, metrics. /health is on every address."`
-	TLS     TLS      `yaml:"tls" doc:"Certificate chain and key in PEM; without them the address speaks plain HTTP, for a reverse proxy."`
+	Serve   []string `yaml:"serve" doc:"Any of client, federation, admin, metrics. Every address also serves /health."`
+	TLS     TLS      `yaml:"tls" doc:"PEM files of the certificate chain and the private key. Without them the address serves plain HTTP, for a reverse proxy."`
 }
 
-// TLS names a certificate and its private key.
+// TLS names the files of a certificate and its private key.
 type TLS struct {
 	Certificate string   `yaml:"certificate"`
 	PrivateKey  string   `yaml:"private_key"`
-	ACMEHosts   []string `yaml:"acme_hosts" doc:"Names whose certificates are fetched and renewed by ACME instead (see acme). One address with these names must be reachable from outside on port 443."`
+	ACMEHosts   []string `yaml:"acme_hosts" doc:"Instead of files: host names for which certificates are fetched and renewed by ACME (see acme). One address with these names must be reachable from the internet on port 443."`
 }
 
 // ACME configures how certificates for the names in acme_hosts are obtained.
 type ACME struct {
 	Directory string `yaml:"directory" doc:"URL of the certificate authority's directory. By listing acme_hosts you agree to the authority's terms."`
-	Email     string `yaml:"email" doc:"Email address to which the authority can write about certificates."`
+	Email     string `yaml:"email" doc:"E-mail address for messages from the certificate authority."`
 }
 
 // Registration configures who may create an account.
 type Registration struct {
 	Mode             string   `yaml:"mode" doc:"Who can create an account. closed: only the command line; token: anyone with a registration token; open: anyone."`
-	SharedSecret     string   `yaml:"shared_secret" secret:"true" doc:"Enables /_synapse/admin/v1/register, for scripts that have this secret, on addresses that serve admin. ${NAME} reads an environment variable."`
-	SharedSecretFile string   `yaml:"shared_secret_file" doc:"A file that has the secret instead."`
-	Email            string   `yaml:"email" doc:"Whether new users give an e-mail address, which they verify: off, optional or required. It needs email.smtp."`
-	Terms            []Term   `yaml:"terms" doc:"Documents that users must accept to register."`
-	Guests           bool     `yaml:"guests" doc:"Whether anyone can get a guest account, without a password. Guests read rooms that are open to everybody, and join rooms that allow guests."`
+	SharedSecret     string   `yaml:"shared_secret" secret:"true" doc:"The secret with which scripts can create accounts at /_synapse/admin/v1/register, on addresses that serve admin; empty: nobody can. ${NAME} reads an environment variable."`
+	SharedSecretFile string   `yaml:"shared_secret_file" doc:"Instead of shared_secret: a file that contains the secret."`
+	Email            string   `yaml:"email" doc:"Whether new users have to give and verify an e-mail address: off, optional or required. Needs email.smtp."`
+	Terms            []Term   `yaml:"terms" doc:"Documents that users must accept when they register."`
+	Guests           bool     `yaml:"guests" doc:"Whether anyone can use a guest account without a password. Guests can read rooms that are open to everybody and join rooms that allow guests."`
 	GuestLifetime    Duration `yaml:"guest_lifetime" doc:"How long a guest account may be unused before it is deactivated."`
 }
 
@@ -85,7 +85,7 @@ type Term struct {
 	URL     string `yaml:"url"`
 }
 
-// Login bounds sessions.
+// Login configures sessions.
 type Login struct {
 	AccessTokenLifetime Duration `yaml:"access_token_lifetime" doc:"How long an access token is valid, for clients that use refresh tokens."`
 }
@@ -93,41 +93,41 @@ type Login struct {
 // Email configures the e-mail that this server sends.
 type Email struct {
 	SMTP            SMTP     `yaml:"smtp"`
-	AllowedDomains  []string `yaml:"allowed_domains" doc:"Domains whose e-mail addresses accounts can have, such as example.org; empty: all."`
-	RevealAddresses bool     `yaml:"reveal_addresses" doc:"Whether anybody can find out if an address belongs to an account. Otherwise only the owner of the address gets a message about it."`
+	AllowedDomains  []string `yaml:"allowed_domains" doc:"Only e-mail addresses of these domains, such as example.org, can be added to accounts; empty: all domains."`
+	RevealAddresses bool     `yaml:"reveal_addresses" doc:"Whether a client is told that an address belongs to an account already. Otherwise only the owner of the address learns it, by e-mail."`
 }
 
-// Identity names identity servers.
+// Identity configures the use of identity servers.
 type Identity struct {
-	Servers []string `yaml:"servers" doc:"Identity servers, such as vector.im, at which users can bind their e-mail addresses and through which they can invite by address; empty: none."`
+	Servers []string `yaml:"servers" doc:"Identity servers, such as vector.im, at which users can publish their e-mail addresses and look up those of others to invite them; empty: none."`
 }
 
-// SMTP names the server through which e-mail is sent.
+// SMTP configures the server through which e-mail is sent.
 type SMTP struct {
-	Host         string   `yaml:"host" doc:"The SMTP server, such as mail.example.org. Empty: this server sends no e-mail, and accounts have no e-mail addresses."`
+	Host         string   `yaml:"host" doc:"The SMTP server, such as mail.example.org; empty: no e-mail is sent, and accounts cannot have e-mail addresses."`
 	Port         int      `yaml:"port"`
-	TLS          string   `yaml:"tls" doc:"starttls: the SMTP server must offer STARTTLS; implicit: TLS from the start, usually on port 465; none: no encryption, only for an SMTP server on this machine."`
-	Username     string   `yaml:"username" doc:"Empty: the SMTP server asks for no password."`
+	TLS          string   `yaml:"tls" doc:"starttls: the SMTP server must support STARTTLS; implicit: TLS from the start, usually on port 465; none: no encryption, only for an SMTP server on this machine."`
+	Username     string   `yaml:"username" doc:"The name with which to log in at the SMTP server; empty: no login."`
 	Password     string   `yaml:"password" secret:"true"`
-	PasswordFile string   `yaml:"password_file" doc:"A file that has the password instead."`
-	From         string   `yaml:"from" doc:"The sender, such as Example chat <noreply@example.org>."`
-	Timeout      Duration `yaml:"timeout" doc:"How long sending one message can take."`
+	PasswordFile string   `yaml:"password_file" doc:"Instead of password: a file that contains the password."`
+	From         string   `yaml:"from" doc:"The sender of the e-mails, such as Example chat <noreply@example.org>."`
+	Timeout      Duration `yaml:"timeout" doc:"How long sending one e-mail may take."`
 }
 
-// RateLimits bounds the request rates per user, or per network for requests without a session.
+// RateLimits bounds the request rates per user, or per network for unauthenticated requests.
 type RateLimits struct {
 	Enabled       bool   `yaml:"enabled"`
-	Connections   int    `yaml:"connections" doc:"Open connections from one network (an IPv4 address or an IPv6 /64), and its running requests. Connections from trusted_proxies are not limited."`
-	Sends         Bucket `yaml:"sends" doc:"Events, receipts, typing, account data, push rules, keys and key backup: per second on average, and at once."`
-	Reads         Bucket `yaml:"reads" doc:"History, state, members, relations, threads and directories."`
-	Logins        Bucket `yaml:"logins" doc:"Wrong passwords for one account from one network; wrong tokens and shared secrets from one network. One network for all accounts, and one account from all networks, can have ten times as many."`
+	Connections   int    `yaml:"connections" doc:"The maximum number of open connections, and of requests in progress, from one network (an IPv4 address or an IPv6 /64). Connections from trusted_proxies are not limited."`
+	Sends         Bucket `yaml:"sends" doc:"Sending events, receipts, typing, account data, push rules, keys and key backups, per user. per_second is the average, burst how many are allowed at once."`
+	Reads         Bucket `yaml:"reads" doc:"Reading history, state, members, relations, threads and directories, per user."`
+	Logins        Bucket `yaml:"logins" doc:"Wrong passwords for one account from one network; wrong tokens and shared secrets from one network. Ten times as many wrong passwords are allowed from one network for all accounts, and from all networks for one account."`
 	Registrations Bucket `yaml:"registrations" doc:"New accounts from one network."`
-	Emails        Bucket `yaml:"emails" doc:"Messages with a link to verify one e-mail address. One network can cause ten times as many, and all networks together a hundred times."`
-	Anonymous     Bucket `yaml:"anonymous" doc:"Requests without an access token from one network: signing in, registering, refreshing tokens, keys of servers. During a registration, clients send a request every 2 s."`
-	Invites       Bucket `yaml:"invites" doc:"Invites from one user of another server, and from one other server to one user. All users of a server together can send ten times as many."`
-	Joins         Bucket `yaml:"joins" doc:"Joins, invites and new rooms."`
-	Uploads       Bucket `yaml:"uploads" doc:"Uploads of media."`
-	Claims        Bucket `yaml:"claims" doc:"Claims of one-time keys, by one user or one other server."`
+	Emails        Bucket `yaml:"emails" doc:"E-mails with a verification link to one address. One network can cause ten times as many, and all networks together a hundred times as many."`
+	Anonymous     Bucket `yaml:"anonymous" doc:"Requests without an access token from one network: logging in, registering, refreshing tokens, fetching keys of servers. During a registration, clients send a request every 2 s."`
+	Invites       Bucket `yaml:"invites" doc:"Invites by one user of another server, and by all users of another server to one user here. All users of a server together can send ten times as many."`
+	Joins         Bucket `yaml:"joins" doc:"Joining rooms, sending invites and creating rooms, per user."`
+	Uploads       Bucket `yaml:"uploads" doc:"Uploading media, per user."`
+	Claims        Bucket `yaml:"claims" doc:"Claiming one-time keys, per user and per server."`
 }
 
 // Bucket is a rate.
@@ -138,7 +138,7 @@ type Bucket struct {
 
 // Calls configures group calls (MatrixRTC), such as those of Element Call.
 type Calls struct {
-	RTCTransports string `yaml:"rtc_transports" doc:"The servers for the media of group calls, as JSON: [{\"type\": \"livekit\", \"livekit_service_url\": \"https://livekit.example.org\"}]. Clients get them when they are signed in, and from /.well-known/matrix/client. Empty: there are none."`
+	RTCTransports string `yaml:"rtc_transports" doc:"The servers that carry the media of group calls, as JSON: [{\"type\": \"livekit\", \"livekit_service_url\": \"https://livekit.example.org\"}]. They are published to logged-in clients and in /.well-known/matrix/client; empty: none."`
 }
 
 // Transports returns the transports, each a JSON object, or an error if the JSON is not a list of objects with a type.
@@ -161,98 +161,98 @@ func (c Calls) Transports() ([]json.RawMessage, error) {
 	return list, nil
 }
 
-// Delays bounds the events that users send at a later time.
+// Delays bounds delayed events.
 type Delays struct {
-	MaxDelay   Duration `yaml:"max_delay" doc:"The longest delay of an event that a client sends in advance, such as the one that ends its part in a call (MSC4140)."`
-	MaxPerUser int      `yaml:"max_per_user" doc:"How many such events a user can have scheduled. 0: none."`
+	MaxDelay   Duration `yaml:"max_delay" doc:"The longest delay of a delayed event (MSC4140). With such events, clients in a call make sure that they leave the call when they lose the connection."`
+	MaxPerUser int      `yaml:"max_per_user" doc:"How many delayed events a user can have scheduled; 0: delayed events are off."`
 }
 
 // Federation configures communication with other servers.
 type Federation struct {
 	Enabled               bool     `yaml:"enabled"`
-	TrustedCAFile         string   `yaml:"trusted_ca_file" doc:"Additional certificate authorities to trust, in PEM."`
-	AllowPrivateAddresses bool     `yaml:"allow_private_addresses" doc:"Whether to connect to other servers at loopback and private addresses. For tests and closed networks."`
-	AllowedServers        []string `yaml:"allowed_servers" doc:"Servers to federate with, such as example.org or *.example.org; empty: all. Ports are ignored."`
-	DeniedServers         []string `yaml:"denied_servers" doc:"Servers never to federate with, in the same form."`
-	Notaries              []string `yaml:"notaries" doc:"Servers to ask for the signing keys of servers that no longer answer."`
-	Presence              bool     `yaml:"presence" doc:"Whether to exchange presence (who is online) with servers that share rooms. Otherwise only users of this server see each other's presence."`
+	TrustedCAFile         string   `yaml:"trusted_ca_file" doc:"A PEM file with additional certificate authorities to trust."`
+	AllowPrivateAddresses bool     `yaml:"allow_private_addresses" doc:"Whether to connect to servers with loopback and private addresses, for tests and closed networks."`
+	AllowedServers        []string `yaml:"allowed_servers" doc:"The only servers with which to federate, such as example.org or *.example.org; empty: all. Ports are ignored."`
+	DeniedServers         []string `yaml:"denied_servers" doc:"Servers with which not to federate, in the same form."`
+	Notaries              []string `yaml:"notaries" doc:"Servers to ask for the signing keys of servers that do not answer any more."`
+	Presence              bool     `yaml:"presence" doc:"Whether to exchange presence (who is online) with other servers that share rooms. Otherwise only users of this server see each other's presence."`
 }
 
 // WellKnown configures the documents under /.well-known/matrix.
 type WellKnown struct {
-	Server      string           `yaml:"server" doc:"HOST:PORT to which federation is delegated; empty: the document is not served."`
+	Server      string           `yaml:"server" doc:"HOST:PORT that other servers should connect to, published in /.well-known/matrix/server; empty: the document is not served."`
 	SupportPage string           `yaml:"support_page" doc:"URL of a page with help for users."`
 	PolicyKey   string           `yaml:"policy_key" doc:"The ed25519 public key, in unpadded base64, of the policy server that has this server's name; empty: /.well-known/matrix/policy_server is not served."`
-	ClientExtra map[string]any   `yaml:"client_extra" doc:"Members to add to /.well-known/matrix/client, for clients that look for more than the specification has."`
+	ClientExtra map[string]any   `yaml:"client_extra" doc:"Members to add to /.well-known/matrix/client, for clients that read members beyond the specification."`
 	Contacts    []SupportContact `yaml:"contacts" doc:"Contacts for users and administrators: role (m.role.admin or m.role.security), matrix_id, email_address."`
 }
 
-// SupportContact is a person or a help desk.
+// SupportContact is a person or a help desk that users can contact.
 type SupportContact struct {
 	Role         string `yaml:"role"`
 	MatrixID     string `yaml:"matrix_id"`
 	EmailAddress string `yaml:"email_address"`
 }
 
-// Media bounds the content repository.
+// Media configures the content repository.
 type Media struct {
 	MaxUploadSize        Bytes    `yaml:"max_upload_size"`
-	AllowUnauthenticated bool     `yaml:"allow_unauthenticated" doc:"Whether the old download paths work without an access token."`
+	AllowUnauthenticated bool     `yaml:"allow_unauthenticated" doc:"Whether media can be downloaded from the deprecated paths without an access token."`
 	QuotaPerUser         Bytes    `yaml:"quota_per_user" doc:"How much media one user can upload in total; 0: no limit."`
-	MaxPendingUploads    int      `yaml:"max_pending_uploads" doc:"Media IDs that one user can reserve without uploading."`
-	PendingUploadExpiry  Duration `yaml:"pending_upload_expiry" doc:"How long a reserved media ID waits for its upload."`
+	MaxPendingUploads    int      `yaml:"max_pending_uploads" doc:"How many media IDs one user can have reserved without uploading a file."`
+	PendingUploadExpiry  Duration `yaml:"pending_upload_expiry" doc:"How long a media ID stays reserved."`
 	MaxRemoteSize        Bytes    `yaml:"max_remote_size" doc:"The largest file that is fetched from another server."`
-	RemoteCacheSize      Bytes    `yaml:"remote_cache_size" doc:"How much space the cached files of other servers can use; beyond it, the least recently used are deleted."`
-	RemoteCacheLifetime  Duration `yaml:"remote_cache_lifetime" doc:"How long a file of another server is kept after its last use."`
+	RemoteCacheSize      Bytes    `yaml:"remote_cache_size" doc:"How much disk space cached files from other servers may use. Beyond it, the least recently used files are deleted."`
+	RemoteCacheLifetime  Duration `yaml:"remote_cache_lifetime" doc:"How long a cached file is kept after its last use."`
 	URLPreviews          Previews `yaml:"url_previews"`
 }
 
-// Previews configures previews of the web pages to which messages link.
+// Previews configures previews of linked web pages.
 type Previews struct {
-	Enabled               bool     `yaml:"enabled" doc:"Whether this server fetches web pages for its users to show previews of them. The pages' hosts see this server's address."`
-	AllowedHosts          []string `yaml:"allowed_hosts" doc:"Hosts from which pages and images are fetched, such as example.org or *.example.org; empty: all."`
-	DeniedHosts           []string `yaml:"denied_hosts" doc:"Hosts from which nothing is fetched, in the same form."`
-	Languages             []string `yaml:"languages" doc:"In which languages pages are asked for, the preferred one first."`
+	Enabled               bool     `yaml:"enabled" doc:"Whether this server fetches linked web pages, so that clients can show previews. The hosts of the pages see this server's address."`
+	AllowedHosts          []string `yaml:"allowed_hosts" doc:"The only hosts from which to fetch pages and images, such as example.org or *.example.org; empty: all."`
+	DeniedHosts           []string `yaml:"denied_hosts" doc:"Hosts from which to fetch nothing, in the same form."`
+	Languages             []string `yaml:"languages" doc:"The languages in which to request pages, the preferred one first."`
 	Lifetime              Duration `yaml:"lifetime" doc:"How long a preview is kept before the page is fetched again. Its image is kept a day longer."`
 	MaxImageSize          Bytes    `yaml:"max_image_size" doc:"The largest image that is fetched."`
-	CacheSize             Bytes    `yaml:"cache_size" doc:"How much space the images of previews can use; beyond it, the oldest are deleted."`
-	AllowPrivateAddresses bool     `yaml:"allow_private_addresses" doc:"Whether pages are fetched from loopback and private addresses. For tests and closed networks: users could read what this server can reach."`
+	CacheSize             Bytes    `yaml:"cache_size" doc:"How much disk space images of previews may use. Beyond it, the oldest images are deleted."`
+	AllowPrivateAddresses bool     `yaml:"allow_private_addresses" doc:"Whether to fetch pages from loopback and private addresses, for tests and closed networks. Users can then read every page that this server can reach."`
 }
 
-// TURN names the servers that relay calls between users who cannot reach each other directly.
+// TURN configures the servers that relay calls between users who cannot reach each other directly.
 type TURN struct {
 	URIs             []string `yaml:"uris" doc:"Addresses of TURN servers, such as turn:turn.example.org?transport=udp or turns:turn.example.org; empty: none."`
-	SharedSecret     string   `yaml:"shared_secret" secret:"true" doc:"The secret that the TURN servers share with this server (static-auth-secret of coturn). Each user gets a password of their own, made from it."`
-	SharedSecretFile string   `yaml:"shared_secret_file" doc:"A file that has the secret instead."`
-	Username         string   `yaml:"username" doc:"For TURN servers without a shared secret: every user gets this username and password."`
+	SharedSecret     string   `yaml:"shared_secret" secret:"true" doc:"The secret that the TURN servers share with this server (static-auth-secret of coturn). Each user gets a password derived from it."`
+	SharedSecretFile string   `yaml:"shared_secret_file" doc:"Instead of shared_secret: a file that contains the secret."`
+	Username         string   `yaml:"username" doc:"For TURN servers without a shared secret: the username and password for all users."`
 	Password         string   `yaml:"password" secret:"true"`
-	Lifetime         Duration `yaml:"lifetime" doc:"How long clients use the credentials before they ask for new ones."`
+	Lifetime         Duration `yaml:"lifetime" doc:"How long credentials are valid. Clients request new ones in time."`
 }
 
 // Search configures the search for messages.
 type Search struct {
-	Enabled bool `yaml:"enabled" doc:"Whether users can search for messages in unencrypted rooms. The index takes about half of the size of the texts, and twice the size of Chinese or Japanese ones. If this is false, the index is deleted; if it becomes true again, all messages are indexed anew in the background."`
+	Enabled bool `yaml:"enabled" doc:"Whether users can search for messages in unencrypted rooms. The index needs about half as much space as the text of the messages, and twice as much for Chinese and Japanese. If this is false, the index is deleted; if it is true again later, all messages are indexed again in the background."`
 }
 
 // Push configures the default push rules and how users are notified through push gateways.
 type Push struct {
-	LegacyMentionRules   bool     `yaml:"legacy_mention_rules" doc:"Whether a message without m.mentions is highlighted if its text has the user's name or @room. Matrix v1.17 removed the push rules for this, but the settings page of Element Web before September 2026 needs them."`
-	AllowPrivateGateways bool     `yaml:"allow_private_gateways" doc:"Whether push gateways may have loopback and private addresses, and URLs with http. For a gateway in the server's own network: every user of this server can then make it send requests there."`
-	AllEncrypted         bool     `yaml:"all_encrypted" doc:"Whether users are by default notified of every encrypted event in rooms that they have not muted, also where they want mentions only, so that their apps can look for mentions (MSC4028). Apps that do not know this show more unread messages."`
-	Email                bool     `yaml:"email" doc:"Whether users can have e-mails about messages that they have not read. It needs email.smtp."`
+	LegacyMentionRules   bool     `yaml:"legacy_mention_rules" doc:"Whether a message without m.mentions is highlighted if its text has the user's name or @room. Matrix v1.17 removed the push rules for this, but the settings page of Element Web needed them until September 2026."`
+	AllowPrivateGateways bool     `yaml:"allow_private_gateways" doc:"Whether push gateways may have loopback and private addresses and http URLs, for a gateway in the server's own network. Every user of this server can then make it send requests into that network."`
+	AllEncrypted         bool     `yaml:"all_encrypted" doc:"Whether, by default, every encrypted event in a room that is not muted is pushed to users' apps, which can then look for mentions (MSC4028). This includes rooms in which users want to be notified of mentions only. Apps that do not support this show more unread messages."`
+	Email                bool     `yaml:"email" doc:"Whether users can get e-mails about unread messages. Needs email.smtp."`
 	EmailDelay           Duration `yaml:"email_delay" doc:"How long a message must have been unread before an e-mail is sent."`
-	EmailInterval        Duration `yaml:"email_interval" doc:"The shortest time between two such e-mails to a user."`
+	EmailInterval        Duration `yaml:"email_interval" doc:"The shortest time between two of these e-mails to a user."`
 	CountRooms           bool     `yaml:"count_rooms" doc:"Whether the badge of an app shows the number of rooms with unread messages instead of the number of unread messages."`
 }
 
 // Retention configures how long rooms keep messages.
 type Retention struct {
-	Default       Lifetimes      `yaml:"default" doc:"For rooms without a policy of their own; null: no limit."`
-	Limits        LifetimeLimits `yaml:"limits" doc:"What rooms can choose. A policy outside these limits counts as the nearest allowed one."`
+	Default       Lifetimes      `yaml:"default" doc:"The policy for rooms without a policy of their own; null: no limit."`
+	Limits        LifetimeLimits `yaml:"limits" doc:"The range within which rooms can choose their policy. A value outside it counts as the nearest allowed value."`
 	PurgeInterval Duration       `yaml:"purge_interval" doc:"How often expired messages are deleted from disk. They are hidden as soon as they expire."`
 }
 
-// Lifetimes is a retention policy; nil means no bound.
+// Lifetimes is a retention policy; nil means unlimited.
 type Lifetimes struct {
 	MinLifetime *Duration `yaml:"min_lifetime"`
 	MaxLifetime *Duration `yaml:"max_lifetime"`
@@ -264,30 +264,30 @@ type LifetimeLimits struct {
 	MaxLifetime Range `yaml:"max_lifetime"`
 }
 
-// Range is a range of durations; nil means that an end is open.
+// Range is a range of durations; nil means that there is no bound on that side.
 type Range struct {
 	Min *Duration `yaml:"min"`
 	Max *Duration `yaml:"max"`
 }
 
-// Rooms has the defaults for new rooms.
+// Rooms configures the defaults for new rooms.
 type Rooms struct {
 	DefaultVersion string `yaml:"default_version"`
 }
 
-// Encryption says which rooms are end-to-end encrypted.
+// Encryption configures which rooms are end-to-end encrypted.
 type Encryption struct {
 	Force           []string `yaml:"force" doc:"Kinds of rooms that are created encrypted, whether or not the client asks for it: public, private, direct."`
 	Forbid          []string `yaml:"forbid" doc:"Kinds of rooms in which encryption is refused."`
-	RefusePlaintext bool     `yaml:"refuse_plaintext" doc:"Whether to refuse unencrypted messages that users of this server send to encrypted rooms. Bots and bridges without encryption cannot write there then."`
+	RefusePlaintext bool     `yaml:"refuse_plaintext" doc:"Whether to refuse unencrypted messages from users of this server in encrypted rooms. Bots and bridges without encryption can then not send messages there."`
 }
 
 // Cache bounds the memory for caches.
 type Cache struct {
-	Size Bytes `yaml:"size" doc:"One budget for all caches: half of it for rooms, the rest for users, access tokens, devices and responses of other servers (docs/limits.md)."`
+	Size Bytes `yaml:"size" doc:"Memory for all caches. Half of it is for rooms, the rest for users, access tokens, devices and responses of other servers (docs/limits.md)."`
 }
 
-// Log configures what is written to standard error.
+// Log configures the log, which is written to standard error.
 type Log struct {
 	Level  string `yaml:"level" doc:"debug, info, warn or error"`
 	Format string `yaml:"format" doc:"text or json"`
@@ -319,11 +319,11 @@ func Default() *Config {
 	}
 }
 
-// Read reads a configuration file on top of the defaults. It returns all mistakes that can be found in the file alone;
-// the error is for a file that cannot be read at all.
+// Read reads a configuration file on top of the defaults. It returns all mistakes that can be found by looking at the
+// file alone. It returns an error if the file cannot be read at all.
 func Read(path string) (*Config, Problems, error) {
 	if info, err := os.Stat(path); err == nil && info.Mode()&(fs.ModeNamedPipe|fs.ModeSocket|fs.ModeDevice) != 0 {
-		return nil, nil, fmt.Errorf("read the configuration: %s is not a regular file; reading it could wait for ever", path)
+		return nil, nil, fmt.Errorf("read the configuration: %s is not a regular file, and reading it could block", path)
 	}
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -337,11 +337,11 @@ func Read(path string) (*Config, Problems, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
-	if len(found) == 1 && found[0].Key == "" && len(c.source.lines) == 0 { // not a mapping of keys at all
+	if len(found) == 1 && found[0].Key == "" && len(c.source.lines) == 0 { // the file is not a mapping of keys
 		return c, found, nil
 	}
 	if c.source.lines["server_name"] == 0 {
-		found = append(found, c.Problem("server_name", "is missing: the name that stands after the colon in user ids, such as example.org"))
+		found = append(found, c.Problem("server_name", "is missing: it is the part of user IDs after the colon, such as example.org"))
 	}
 	found = slices.Concat(found, c.readFiles(), c.mistakes(found))
 	found.Sort()
@@ -370,7 +370,7 @@ func Parse(raw []byte) (*Config, error) {
 	return c, found.Err()
 }
 
-// secretFile is a key for a file that holds a secret, and the key that holds the secret itself.
+// secretFile pairs a key that names a file with a secret and the key that holds the secret itself.
 type secretFile struct {
 	key    string
 	file   string
@@ -385,14 +385,14 @@ func (c *Config) secretFiles() []secretFile {
 	}
 }
 
-// readFiles reads secrets that are stored in separate files.
+// readFiles reads the secrets that are stored in separate files.
 func (c *Config) readFiles() (found Problems) {
 	for _, f := range c.secretFiles() {
 		if f.file == "" {
 			continue
 		}
 		if *f.secret != "" {
-			found = append(found, c.Problem(f.key, "give the secret or the file, not both"))
+			found = append(found, c.Problem(f.key, "give either the secret or the file, not both"))
 			continue
 		}
 		raw, err := os.ReadFile(c.abs(f.file))
@@ -405,7 +405,7 @@ func (c *Config) readFiles() (found Problems) {
 	return found
 }
 
-// abs returns an absolute path; relative paths are relative to the folder of the configuration file.
+// abs returns an absolute path. Relative paths are relative to the folder of the configuration file.
 func (c *Config) abs(path string) string {
 	if filepath.IsAbs(path) || c.path == "" {
 		return path
@@ -416,7 +416,7 @@ func (c *Config) abs(path string) string {
 // Dir returns data_dir as an absolute path.
 func (c *Config) Dir() string { return c.abs(c.DataDir) }
 
-// DSN returns the database setting with an absolute path.
+// DSN returns the database setting. The path of an SQLite file is made absolute.
 func (c *Config) DSN() string {
 	path, ok := strings.CutPrefix(c.Database, "sqlite:")
 	if !ok || filepath.IsAbs(path) {
@@ -428,10 +428,10 @@ func (c *Config) DSN() string {
 // KeyFile returns the path of the server's signing key.
 func (c *Config) KeyFile() string { return filepath.Join(c.Dir(), "signing.key") }
 
-// Path returns the file that the configuration was read from, or "" if there is none.
+// Path returns the file from which the configuration was read, or "" if there is none.
 func (c *Config) Path() string { return c.path }
 
-// File returns the absolute form of a path in the configuration.
+// File returns the absolute form of a path given in the configuration.
 func (c *Config) File(path string) string { return c.abs(path) }
 
 // Exists reports whether a configuration file exists at path.

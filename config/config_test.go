@@ -36,7 +36,7 @@ func TestSampleFileIsCurrentAndEqualsTheDefaults(t *testing.T) {
 	}
 }
 
-func TestEveryMistakeIsNamedByItsKey(t *testing.T) {
+func TestEveryMistakeIsReportedWithItsKey(t *testing.T) {
 	c := Default()
 	c.ServerName = "not a name"
 	c.PublicURL = "ftp://x"

@@ -16,8 +16,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// decoder decodes a YAML tree into a Config. Unlike yaml.Decoder it continues after a mistake, and never quotes a
-// secret.
+// decoder decodes a YAML tree into a Config. Unlike yaml.Decoder it continues after a mistake, and its messages never
+// quote a secret.
 type decoder struct {
 	problems
 	hidden map[*yaml.Node]bool // nodes whose value came from the environment
@@ -26,7 +26,8 @@ type decoder struct {
 // maxNesting bounds the nesting of a configuration file, which an alias could make infinite.
 const maxNesting = 20
 
-// parse decodes YAML into c. The error concerns the file as a whole; mistakes in it are returned as problems.
+// parse decodes YAML into c. It returns the mistakes in individual keys as problems, and an error if it cannot read the
+// file as a whole.
 func parse(raw []byte, c *Config) (Problems, error) {
 	c.source = source{lines: map[string]int{}, secrets: map[string]string{}}
 	dec := yaml.NewDecoder(strings.NewReader(string(raw)))
@@ -38,7 +39,7 @@ func parse(raw []byte, c *Config) (Problems, error) {
 	}
 	d := &decoder{problems: problems{of: c}, hidden: map[*yaml.Node]bool{}}
 	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
-		d.list = append(d.list, Problem{Line: more.Line, Text: "the file has a second document (---), which is not read"})
+		d.list = append(d.list, Problem{Line: more.Line, Text: "the file has a second YAML document (---), which would be ignored: remove it"})
 	}
 	for _, root := range tree.Content {
 		d.expand(root)
@@ -56,7 +57,7 @@ func withoutQuotes(err error) error {
 		if strings.ContainsFunc(cited, func(c rune) bool { return unicode.IsLetter(c) || unicode.IsDigit(c) }) {
 			return "…"
 		}
-		return cited // punctuation of YAML
+		return cited // punctuation of YAML, not text from the file
 	})
 	return fmt.Errorf("this is not YAML: %s (indent lines with spaces; put text in quotes if it has { } [ ] : # in it or begins with * or &)", text)
 }
@@ -81,14 +82,14 @@ func (d *decoder) expand(n *yaml.Node) {
 		return value
 	})
 	d.hidden[n] = true
-	if n.Style == 0 { // unquoted: the variable may hold a number or a boolean
+	if n.Style == 0 { // the value is not quoted, so the variable may hold a number or a boolean
 		n.Tag = ""
 	}
 }
 
 var textType = reflect.TypeFor[encoding.TextUnmarshaler]()
 
-// value decodes a node into the field v, whose key is given. It never quotes a secret.
+// value decodes a node into the field v of the given key. If secret is set, its messages do not quote the value.
 func (d *decoder) value(n *yaml.Node, v reflect.Value, key string, secret bool, depth int) {
 	for n.Kind == yaml.AliasNode {
 		n = n.Alias
@@ -122,7 +123,7 @@ func (d *decoder) wrong(n *yaml.Node, key, format string, args ...any) {
 	d.list = append(d.list, p)
 }
 
-// null handles a key without a value. That is valid for groups, lists and settings that may be unbounded.
+// null handles a key without a value, which is valid for groups, lists and settings that may be unlimited.
 func (d *decoder) null(n *yaml.Node, v reflect.Value, key string) {
 	switch {
 	case v.Kind() == reflect.Pointer || v.Kind() == reflect.Slice || v.Kind() == reflect.Map:
@@ -133,7 +134,7 @@ func (d *decoder) null(n *yaml.Node, v reflect.Value, key string) {
 	}
 }
 
-// document decodes a group with any keys, whose values may be anything that JSON can express.
+// document decodes a group that may have any keys, whose values may be anything that JSON can express.
 func (d *decoder) document(n *yaml.Node, v reflect.Value, key string) {
 	if n.Kind != yaml.MappingNode {
 		d.wrong(n, key, "must be a group of keys")
@@ -145,11 +146,11 @@ func (d *decoder) document(n *yaml.Node, v reflect.Value, key string) {
 		return
 	}
 	if _, err := json.Marshal(members); err != nil {
-		d.wrong(n, key, "must have only what JSON can express: text, numbers, true, false, lists, and groups whose keys are text")
+		d.wrong(n, key, "may only contain what JSON can express: text, numbers, true, false, lists, and groups whose keys are text")
 		return
 	}
 	if len(members) == 0 {
-		v.SetZero() // as the defaults have it
+		v.SetZero() // the default is the zero value
 		return
 	}
 	v.Set(reflect.ValueOf(members))
@@ -157,11 +158,11 @@ func (d *decoder) document(n *yaml.Node, v reflect.Value, key string) {
 
 func (d *decoder) sequence(n *yaml.Node, v reflect.Value, key string, depth int) {
 	if n.Kind != yaml.SequenceNode {
-		d.wrong(n, key, "must be a list: [one, two], or one line beginning with a dash for each")
+		d.wrong(n, key, "must be a list: [one, two], or one line that begins with a dash for each item")
 		return
 	}
 	if len(n.Content) == 0 {
-		v.SetZero() // as the defaults have it
+		v.SetZero() // the default is the zero value
 		return
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
@@ -178,7 +179,7 @@ func (d *decoder) group(n *yaml.Node, v reflect.Value, key string, depth int) {
 		return
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		if n.Content[i].ShortTag() == "!!merge" { // keys of the group itself are decoded later and override it
+		if n.Content[i].ShortTag() == "!!merge" { // the keys of the group itself are decoded later and override merged ones
 			d.value(n.Content[i+1], v, key, false, depth)
 		}
 	}
@@ -190,13 +191,13 @@ func (d *decoder) group(n *yaml.Node, v reflect.Value, key string, depth int) {
 		}
 		at := strings.TrimPrefix(key+"."+name.Value, ".")
 		if first := seen[name.Value]; first > 0 {
-			d.wrong(name, at, "is there twice, first on line %d", first)
+			d.wrong(name, at, "appears twice, first on line %d", first)
 			continue
 		}
 		seen[name.Value] = name.Line
 		field, known := fieldOf(v.Type(), name.Value)
 		if !known {
-			d.wrong(name, at, "there is no such key%s", didYouMean(v.Type(), key, name.Value))
+			d.wrong(name, at, "is not a known key%s", didYouMean(v.Type(), key, name.Value))
 			continue
 		}
 		d.of.source.lines[at] = name.Line
@@ -268,7 +269,7 @@ func kindName(v reflect.Value) string {
 	return "text"
 }
 
-// keyOf returns the name of a field in the file, or "" if it is not part of the file.
+// keyOf returns the key of a field in the file, or "" if the field is not part of the file.
 func keyOf(f reflect.StructField) string {
 	name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 	return name
@@ -292,7 +293,7 @@ func keysOf(t reflect.Type) (keys []string) {
 	return keys
 }
 
-// allKeys lists the keys below a type, including those of groups and lists.
+// allKeys returns the keys of a type, including those of nested groups and lists.
 func allKeys(t reflect.Type, prefix string) (keys []string) {
 	for i := range t.NumField() {
 		f := t.Field(i)
@@ -311,8 +312,8 @@ func allKeys(t reflect.Type, prefix string) (keys []string) {
 	return keys
 }
 
-// didYouMean suggests a key for an unknown one: a similar key of the same group, or else a key of that name in another
-// group.
+// didYouMean suggests a key in place of an unknown one: a similar key of the same group, or a key with that name in
+// another group.
 func didYouMean(group reflect.Type, prefix, name string) string {
 	best, distance := "", 1+max(2, len(name)/3)
 	for _, key := range keysOf(group) {
@@ -331,13 +332,13 @@ func didYouMean(group reflect.Type, prefix, name string) string {
 	return "; ebb config sample lists all keys"
 }
 
-// Alike reports whether two words are so similar that one may be a typing error for the other.
+// Alike reports whether two words are so similar that one may be a misspelling of the other.
 func Alike(a, b string) bool {
 	n := editDistance(plain(a), plain(b))
 	return n <= max(1, len(a)/4) && n < len(a)
 }
 
-// plain removes the characters of a key that are often written differently.
+// plain removes the characters that are often written differently in keys.
 func plain(key string) string {
 	return strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(key))
 }

@@ -46,20 +46,20 @@ public_url:
 	}
 	for _, want := range []string{
 		"server_name: is missing",
-		"line 1: server_nam: there is no such key; did you mean server_name?",
-		"line 3: listen[0].adddress: there is no such key; did you mean listen[0].address?",
+		"line 1: server_nam: is not a known key; did you mean server_name?",
+		"line 3: listen[0].adddress: is not a known key; did you mean listen[0].address?",
 		"line 4: listen[0].serve: must be a list",
-		`line 6: listen[1].serve[1]: "federtion" must be one of`,
+		`line 6: listen[1].serve[1]: is "federtion", but must be one of`,
 		"line 7: listen[2].address: 127.0.0.1:8448 overlaps with listen[1]",
-		"line 9: maxUploadSize: there is no such key; did you mean media.max_upload_size?",
+		"line 9: maxUploadSize: is not a known key; did you mean media.max_upload_size?",
 		`line 11: media.max_upload_size: "lots" is not a size`,
 		`line 12: media.max_pending_uploads: "20" is not a whole number: remove the quotation marks`,
 		"line 13: retention: must be a group of keys: default, limits, purge_interval",
 		`line 15: rate_limits.sends.per_second: "fast" is not a number`,
 		`line 15: rate_limits.sends.burst: "1.5" is not a whole number`,
 		"line 16: rate_limits.enabled",
-		"line 19: registration.mode: is there twice, first on line 18",
-		`line 20: log.level: "loud" must be one of debug`,
+		"line 19: registration.mode: appears twice, first on line 18",
+		`line 20: log.level: is "loud", but must be one of debug`,
 		"line 20: log.format: has no value",
 		"line 21: public_url: has no value",
 	} {
@@ -174,7 +174,7 @@ appservices: [none.yaml, bridge.yaml, good.yaml, twin.yaml, broken.yaml]
 	for _, want := range []string{
 		"line 6: registration.shared_secret_file: empty is empty", "line 3: database: ", "line 4: listen[0].tls.certificate: ", "line 5: listen[1].tls: ",
 		"line 7: federation.trusted_ca_file: ", "line 8: appservices[0]: ", "appservices[1]: bridge.yaml has no hs_token", "appservices[1]: bridge.yaml has no namespaces",
-		`appservices[3]: twin.yaml has the id "good"`, "appservices[3]: twin.yaml has the same as_token, which is also that of appservices[2] (good.yaml)", "appservices[4]: broken.yaml: ",
+		`appservices[3]: twin.yaml has the id "good"`, "appservices[3]: twin.yaml has an as_token, already used by appservices[2] (good.yaml)", "appservices[4]: broken.yaml: ",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is not said in\n%s", want, text)

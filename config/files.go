@@ -15,7 +15,7 @@ import (
 )
 
 // CheckFiles checks every file and folder named in the configuration, with the permissions of the current user.
-// Mistakes would keep the server from starting; warnings would not.
+// Mistakes keep the server from starting; warnings do not.
 func (c *Config) CheckFiles(now time.Time) (mistakes, warnings Problems) {
 	p, w := problems{of: c}, problems{of: c}
 	c.checkDataDir(&p, &w)
@@ -41,7 +41,7 @@ const (
 )
 
 // access returns an error unless this process has the given access to a file or folder. The error is a *fs.PathError
-// that OwnerOf explains.
+// that OwnerOf can explain.
 func access(path string, how uint32) error {
 	if err := syscall.Access(path, how); err != nil {
 		return &fs.PathError{Op: "access", Path: path, Err: err}
@@ -100,7 +100,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// checkSecrets checks who can read files with secrets.
+// checkSecrets checks which users can read files that contain secrets.
 func (c *Config) checkSecrets(p, w *problems) {
 	inFile := strings.Contains(c.Database, "@")
 	for _, f := range c.secretFiles() {
@@ -124,7 +124,7 @@ func (c *Config) checkCertificate(p, w *problems, key string, t TLS, now time.Ti
 			readable = false
 			p.add(key+name, "%v%s", err, OwnerOf(err))
 		} else {
-			_ = f.Close() // the file was only read
+			_ = f.Close() // nothing was written to the file
 		}
 	}
 	if !readable {
@@ -140,7 +140,7 @@ func (c *Config) checkCertificate(p, w *problems, key string, t TLS, now time.Ti
 	}
 }
 
-// Authorities returns the certificate authorities trusted for other servers; nil means the system's.
+// Authorities returns the certificate authorities that are trusted for other servers, or nil for those of the system.
 func (c *Config) Authorities() (*x509.CertPool, error) {
 	if c.Federation.TrustedCAFile == "" {
 		return nil, nil

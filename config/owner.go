@@ -10,14 +10,14 @@ import (
 	"syscall"
 )
 
-// OwnerOf explains a permission error for a file, as the end of a message: it names the owner of the file and the user
-// who tried. It returns "" for other errors.
+// OwnerOf explains a permission error for a file. The text is meant as the end of a message and names the owner of the
+// file and the current user. For other errors, OwnerOf returns "".
 func OwnerOf(err error) string {
 	var at *fs.PathError
 	if !errors.Is(err, fs.ErrPermission) || !errors.As(err, &at) {
 		return ""
 	}
-	// If a folder denies access, its owner is reported, because the file in it cannot be examined.
+	// If a folder denies access, its owner is reported, because the file inside cannot be examined.
 	path, err := filepath.Abs(at.Path)
 	if err != nil {
 		return ""
@@ -45,7 +45,7 @@ func ownerID(path string) (uid int, ok bool) {
 	return int(stat.Uid), true
 }
 
-// userName returns the name of a user, or the number of a user without a name.
+// userName returns the name of a user, or the user ID if the user has no name.
 func userName(uid int) string {
 	u, err := user.LookupId(strconv.Itoa(uid))
 	if err != nil {

@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// Problem is a mistake in a configuration, or a dangerous setting.
+// Problem is a mistake or a dangerous setting in a configuration.
 type Problem struct {
-	Key  string // such as listen[0].tls; "" for the file as a whole
-	Line int    // in the file; 0 if the key is not in it
+	Key  string // for example listen[0].tls; "" for the file as a whole
+	Line int    // line in the file; 0 if the key is not in the file
 	Text string
 }
 
@@ -28,7 +28,7 @@ func (p Problem) String() string {
 	return b.String()
 }
 
-// Problems lists the problems of a configuration. As an error it has a line for each.
+// Problems lists the problems of a configuration. Its error text has one line for each.
 type Problems []Problem
 
 // Error implements error.
@@ -57,8 +57,8 @@ func (p Problems) Sort() {
 
 // source records where the values of a configuration came from, for messages.
 type source struct {
-	lines   map[string]int    // by key, for the keys in the file
-	secrets map[string]string // values from the environment, and how the file refers to them
+	lines   map[string]int    // lines in the file by key
+	secrets map[string]string // the references to environment variables in the file, by value of the variable
 }
 
 // Problem returns a problem with a key. It removes passwords from the text.
@@ -66,7 +66,7 @@ func (c *Config) Problem(key, format string, args ...any) Problem {
 	return Problem{Key: key, Line: c.source.line(key), Text: c.source.scrub(fmt.Sprintf(format, args...))}
 }
 
-// line returns the line of a key, or of its nearest parent in the file.
+// line returns the line of a key, or of its nearest parent that is in the file.
 func (s *source) line(key string) int {
 	for key != "" {
 		if n := s.lines[key]; n > 0 {
@@ -77,11 +77,11 @@ func (s *source) line(key string) int {
 	return 0
 }
 
-// inURL matches what may be a user name and password in a URL.
+// inURL matches the part of a URL that may be a user name and a password.
 var inURL = regexp.MustCompile(`://[^\s"]*@`)
 
-// shortestSecret is the minimum length of environment values that are removed from messages; shorter ones are words and
-// numbers.
+// shortestSecret is the minimum length of environment values that are removed from messages. Shorter values are likely
+// to be words or numbers.
 const shortestSecret = 4
 
 // scrub removes passwords from a message.

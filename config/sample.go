@@ -11,8 +11,8 @@ import (
 // Sample returns a commented configuration file with every key at its default.
 func Sample() string {
 	var b strings.Builder
-	b.WriteString("# The configuration of Ebb. Every key is here with its default value; only server_name must be chosen.\n" +
-		"# ${NAME} stands for an environment variable. Sizes: 500, 64K, 50M, 2G. Time spans: 30s, 5m, 12h, 30d.\n")
+	b.WriteString("# The configuration of Ebb, with the default value of every key. Only server_name has to be set.\n" +
+		"# ${NAME} is replaced by an environment variable. Sizes: 500, 64K, 50M, 2G. Time spans: 30s, 5m, 12h, 30d.\n")
 	writeStruct(&b, reflect.ValueOf(*Default()), "")
 	return b.String()
 }
@@ -57,7 +57,7 @@ func writeField(b *strings.Builder, name string, v reflect.Value, indent string)
 	}
 }
 
-// flow returns a list of words on one line.
+// flow returns a list of words in YAML's one-line form.
 func flow(v reflect.Value) string {
 	words := make([]string, v.Len())
 	for i := range words {
@@ -66,7 +66,7 @@ func flow(v reflect.Value) string {
 	return "[" + strings.Join(words, ", ") + "]"
 }
 
-// asItem inserts the dash of a list item before the first line that is not a comment.
+// asItem turns a mapping into a list item by inserting the dash before its first line that is not a comment.
 func asItem(text, indent string) string {
 	lines := strings.SplitAfter(text, "\n")
 	for i, line := range lines {

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// Bytes is a size: 500, 64K, 50M, 2G, 1T. Units are powers of 1,024 in every spelling: M, MB and MiB are the same.
+// Bytes is a size, such as 500, 64K, 50M, 2G or 1T. Units are powers of 1,024 in every spelling: M, MB and MiB mean the
+// same.
 type Bytes int64
 
 var byteUnits = []struct {
@@ -17,7 +18,7 @@ var byteUnits = []struct {
 	factor int64
 }{{"T", 1 << 40}, {"G", 1 << 30}, {"M", 1 << 20}, {"K", 1 << 10}, {"", 1}}
 
-// sizeForm matches a number, possibly with a fraction, and a unit.
+// sizeForm matches a number, possibly with a fraction, and an optional unit.
 var sizeForm = regexp.MustCompile(`^([0-9]+)(\.[0-9]{1,9})? ?(?:([KMGT])(?:I?B)?|B)?$`)
 
 // ParseBytes parses a size.
@@ -44,7 +45,7 @@ func ParseBytes(text string) (Bytes, error) {
 	return 0, mistake
 }
 
-// String returns the shortest exact form.
+// String returns the shortest exact form of the size.
 func (b Bytes) String() string {
 	for _, u := range []struct {
 		suffix string
@@ -66,7 +67,7 @@ func (b *Bytes) UnmarshalText(text []byte) (err error) {
 // MarshalYAML implements yaml.Marshaler.
 func (b Bytes) MarshalYAML() (any, error) { return b.String(), nil }
 
-// Duration is a time span: 30s, 5m, 12h, 30d, 52w, or a combination such as 1d12h.
+// Duration is a time span, such as 30s, 5m, 12h, 30d or 52w, or a combination such as 1d12h.
 type Duration time.Duration
 
 // ParseDuration parses a time span.

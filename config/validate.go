@@ -18,13 +18,14 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// maxServerName leaves room for a localpart within the 255 bytes of a user ID.
+// maxServerName is the maximum length of a server name. It leaves room for a localpart within the 255 bytes of a user
+// ID.
 const maxServerName = 230
 
-// Validate reports all mistakes together, each with its key. It checks only the values, and no files.
+// Validate reports all mistakes in the values together, each with its key. It does not check any files.
 func (c *Config) Validate() error { return c.mistakes(nil).Err() }
 
-// mistakes returns the mistakes in the values, except for keys that found already has a problem for.
+// mistakes returns the mistakes in the values. It leaves out keys for which found contains a problem already.
 func (c *Config) mistakes(found Problems) Problems {
 	p := problems{of: c}
 	c.validateNames(&p)
@@ -67,7 +68,7 @@ func (c *Config) mistakes(found Problems) Problems {
 
 // oneOf checks that value is one of words.
 func (p *problems) oneOf(key, value string, words ...string) {
-	p.check(slices.Contains(words, value), key, "%q must be one of %s", value, strings.Join(words, ", "))
+	p.check(slices.Contains(words, value), key, "is %q, but must be one of %s", value, strings.Join(words, ", "))
 }
 
 // url checks that text is a URL with one of the schemes.
@@ -83,10 +84,10 @@ func (p *problems) url(key, text string, schemes ...string) {
 
 func (c *Config) validateNames(p *problems) {
 	p.check(id.ValidateServerName(c.ServerName) && len(c.ServerName) <= maxServerName, "server_name",
-		"%q is not a server name such as example.org: no https:// before it, and no path behind it", c.ServerName)
+		"%q is not a server name such as example.org: without https:// and without a path", c.ServerName)
 	p.url("public_url", c.PublicURL, "http", "https")
 	if u, err := url.Parse(c.PublicURL); err == nil && (u.RawQuery != "" || u.Fragment != "") {
-		p.add("public_url", "%q has a query or fragment, which clients would not understand", c.PublicURL)
+		p.add("public_url", "%q has a query or a fragment: remove it", c.PublicURL)
 	}
 	p.check(c.DataDir != "", "data_dir", "is empty")
 	c.validateDatabase(p)
@@ -94,15 +95,16 @@ func (c *Config) validateNames(p *problems) {
 	p.check(c.ACME.Email == "" || emailForm.MatchString(c.ACME.Email), "acme.email", "%q is not an e-mail address", c.ACME.Email)
 }
 
-// emailForm matches the minimal form of an e-mail address.
+// emailForm matches anything that could be an e-mail address.
 var emailForm = regexp.MustCompile(`^[^@\s]+@[^@\s]+$`)
 
-// validateDatabase checks the database setting. Its messages quote nothing, because the URL may contain a password.
+// validateDatabase checks the database setting. Its messages do not quote the value, because the URL may contain a
+// password.
 func (c *Config) validateDatabase(p *problems) {
 	const key = "database"
 	if path, ok := strings.CutPrefix(c.Database, "sqlite:"); ok {
 		p.check(path != "", key, "has no path after sqlite:")
-		p.check(!strings.HasPrefix(path, ":memory:"), key, "is in memory only: give the path of a file")
+		p.check(!strings.HasPrefix(path, ":memory:"), key, "would be kept in memory only: give the path of a file")
 		return
 	}
 	if !strings.HasPrefix(c.Database, "postgres://") && !strings.HasPrefix(c.Database, "postgresql://") {
@@ -141,11 +143,11 @@ func (s SMTP) validate(p *problems) {
 		return
 	}
 	_, notIP := netip.ParseAddr(s.Host)
-	p.check(notIP == nil || id.ValidateServerName(s.Host) && !strings.Contains(s.Host, ":"), key+".host", "%q is not the name or the address of a server; the port has a key of its own", s.Host)
-	p.check(s.TLS != "none" || loopback(s.Host), key+".tls", "none is for an SMTP server on this machine: the password and the messages for %s would not be encrypted", s.Host)
-	p.check((s.Username == "") == (s.Password == ""), key+".password", "username and password belong together")
+	p.check(notIP == nil || id.ValidateServerName(s.Host) && !strings.Contains(s.Host, ":"), key+".host", "%q is not the name or the address of a server; set the port with the key port", s.Host)
+	p.check(s.TLS != "none" || loopback(s.Host), key+".tls", "none is only for an SMTP server on this machine: the password and the e-mails would be sent to %s unencrypted", s.Host)
+	p.check((s.Username == "") == (s.Password == ""), key+".password", "needs both username and password, or neither")
 	from, err := mail.ParseAddress(s.From)
-	p.check(err == nil && emailForm.MatchString(from.Address), key+".from", "%q is not of the form Name <name@example.org>", s.From)
+	p.check(err == nil && emailForm.MatchString(from.Address), key+".from", "%q does not have the form Name <name@example.org>", s.From)
 }
 
 func (c *Config) validateListen(p *problems) {
@@ -154,13 +156,13 @@ func (c *Config) validateListen(p *problems) {
 		key := fmt.Sprintf("listen[%d]", i)
 		l.validate(p, key)
 		for j, other := range c.Listen[:i] {
-			p.check(!l.overlaps(other), key+".address", "%s overlaps with listen[%d] (%s): every address is listed once, with all that it serves", l.Address, j, other.Address)
+			p.check(!l.overlaps(other), key+".address", "%s overlaps with listen[%d] (%s): list every address only once, with all the APIs that it serves", l.Address, j, other.Address)
 		}
 	}
 }
 
-// overlaps reports whether two listeners cannot both be bound. A listener for all interfaces overlaps with every other
-// on its port.
+// overlaps reports whether two listeners cannot be bound at the same time. A listener for all interfaces overlaps with
+// every other listener on its port.
 func (l Listener) overlaps(other Listener) bool {
 	host, port, err := net.SplitHostPort(l.Address)
 	host2, port2, err2 := net.SplitHostPort(other.Address)
@@ -170,7 +172,7 @@ func (l Listener) overlaps(other Listener) bool {
 	return strings.EqualFold(host, host2) || allInterfaces(host) || allInterfaces(host2)
 }
 
-// allInterfaces reports whether a host stands for every address of the machine.
+// allInterfaces reports whether a host stands for all addresses of the machine.
 func allInterfaces(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return host == "" || err == nil && ip.IsUnspecified()
@@ -194,25 +196,25 @@ func (p *problems) hostPort(key, text, example string) {
 
 func (l Listener) validate(p *problems, key string) {
 	p.hostPort(key+".address", l.Address, "127.0.0.1:8008")
-	p.check(len(l.Serve) > 0, key+".serve", "serves nothing: give some of client, federation, admin, metrics")
+	p.check(len(l.Serve) > 0, key+".serve", "serves nothing: name one or more of client, federation, admin, metrics")
 	for i, s := range l.Serve {
 		p.oneOf(fmt.Sprintf("%s.serve[%d]", key, i), s, "client", "federation", "admin", "metrics")
 		p.check(!slices.Contains(l.Serve[:i], s), fmt.Sprintf("%s.serve[%d]", key, i), "%q is listed twice", s)
 	}
 	p.check((l.TLS.Certificate == "") == (l.TLS.PrivateKey == ""), key+".tls", "needs both certificate and private_key")
-	p.check(l.TLS.Certificate == "" || len(l.TLS.ACMEHosts) == 0, key+".tls", "has a certificate and acme_hosts, which exclude each other")
+	p.check(l.TLS.Certificate == "" || len(l.TLS.ACMEHosts) == 0, key+".tls", "has both a certificate and acme_hosts: remove one of them")
 	for i, host := range l.TLS.ACMEHosts {
-		p.check(id.ValidateServerName(host) && strings.Contains(host, ".") && !strings.ContainsAny(host, "[:"), fmt.Sprintf("%s.tls.acme_hosts[%d]", key, i), "%q is not a name with a dot in it", host)
+		p.check(id.ValidateServerName(host) && strings.Contains(host, ".") && !strings.ContainsAny(host, "[:"), fmt.Sprintf("%s.tls.acme_hosts[%d]", key, i), "%q is not a full host name such as matrix.example.org", host)
 	}
 }
 
-// ownClientMembers are the members of /.well-known/matrix/client that other settings determine.
+// ownClientMembers lists the members of /.well-known/matrix/client that other settings determine.
 var ownClientMembers = []string{"m.homeserver", "io.element.e2ee", "org.matrix.msc4143.rtc_foci"}
 
 func (e Encryption) validate(p *problems) {
 	for i, kind := range e.Force {
 		p.oneOf(fmt.Sprintf("encryption.force[%d]", i), kind, "public", "private", "direct")
-		p.check(!slices.Contains(e.Forbid, kind), "encryption.forbid", "%s is forced already", kind)
+		p.check(!slices.Contains(e.Forbid, kind), "encryption.forbid", "%s is also in encryption.force: remove it from one of the lists", kind)
 	}
 	for i, kind := range e.Forbid {
 		p.oneOf(fmt.Sprintf("encryption.forbid[%d]", i), kind, "public", "private", "direct")
@@ -225,11 +227,11 @@ func (w WellKnown) validate(p *problems) {
 		p.url("well_known.support_page", w.SupportPage, "http", "https")
 	}
 	for name := range w.ClientExtra {
-		p.check(!slices.Contains(ownClientMembers, name), "well_known.client_extra", "%s cannot be added: Ebb sets it itself", name)
+		p.check(!slices.Contains(ownClientMembers, name), "well_known.client_extra", "%s cannot be added, because Ebb sets it", name)
 	}
 	if w.PolicyKey != "" {
 		key, err := base64.RawStdEncoding.DecodeString(w.PolicyKey)
-		if err != nil { // the specification's example has the URL-safe alphabet
+		if err != nil { // the example in the specification uses the URL-safe alphabet
 			key, err = base64.RawURLEncoding.DecodeString(w.PolicyKey)
 		}
 		p.check(err == nil && len(key) == ed25519.PublicKeySize, "well_known.policy_key", "is not an ed25519 public key in unpadded base64")
@@ -240,13 +242,13 @@ func (w WellKnown) validate(p *problems) {
 		p.check(contact.MatrixID != "" || contact.EmailAddress != "", key, "needs matrix_id or email_address")
 		if contact.MatrixID != "" {
 			_, _, err := id.UserID(contact.MatrixID).Parse()
-			p.check(err == nil, key+".matrix_id", "%q is not a user id such as @admin:example.org", contact.MatrixID)
+			p.check(err == nil, key+".matrix_id", "%q is not a user ID such as @admin:example.org", contact.MatrixID)
 		}
 		p.check(contact.EmailAddress == "" || emailForm.MatchString(contact.EmailAddress), key+".email_address", "%q is not an e-mail address", contact.EmailAddress)
 	}
 }
 
-// serverPattern matches a server name that may have wildcards.
+// serverPattern matches a server name that may contain wildcards.
 var serverPattern = regexp.MustCompile(`^[a-zA-Z0-9.:*?\[\]-]{1,230}$`)
 
 func (f Federation) validate(p *problems) {
@@ -277,8 +279,8 @@ func (t TURN) validate(p *problems) {
 			fmt.Sprintf("turn.uris[%d]", i), "%q is not an address such as turn:turn.example.org", uri)
 	}
 	p.check(t.Lifetime >= Duration(time.Minute), "turn.lifetime", "must be at least 1m")
-	p.check((t.Username == "") == (t.Password == ""), "turn.password", "username and password belong together")
-	p.check(t.SharedSecret == "" || t.Username == "", "turn.username", "give a shared secret or a username, not both")
+	p.check((t.Username == "") == (t.Password == ""), "turn.password", "needs both username and password, or neither")
+	p.check(t.SharedSecret == "" || t.Username == "", "turn.username", "give either a shared secret or a username, not both")
 	p.check(len(t.URIs) == 0 || t.SharedSecret+t.SharedSecretFile+t.Username != "", "turn.shared_secret", "is missing: TURN servers need a shared secret, or a username and password")
 }
 

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestClientExtraTakesAnyJSONButNoMemberOfEbb(t *testing.T) {
+func TestClientExtraMayHaveAnyJSONExceptMembersSetByEbb(t *testing.T) {
 	c, err := Parse([]byte("server_name: a.example\nwell_known:\n  client_extra:\n    org.example.list: [{url: \"https://x\", on: true}]\n"))
 	if err != nil {
 		t.Fatal(err)

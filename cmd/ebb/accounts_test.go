@@ -14,7 +14,7 @@ import (
 	"unsafe"
 )
 
-// The shapes that --json prints; scripts depend on them.
+// The JSON printed with --json, on which scripts depend.
 type (
 	userShape struct {
 		User        string    `json:"user"`
@@ -149,7 +149,7 @@ func TestAccountOfAnotherServerIsRefused(t *testing.T) {
 func TestPasswordsAreSetAndDevicesLoggedOut(t *testing.T) {
 	s := newSite(t, 0)
 	must(t, "first secret\n", "user", "add", "alice", "--password-stdin", "--config", s.config)
-	// If no server runs, the next one to start accepts only the new password.
+	// The server is not running; once it is started, it accepts only the new password.
 	must(t, "second secret\n", "user", "passwd", "alice", "--password-stdin", "--config", s.config)
 	s.serve(t)
 	if _, status := s.login(t, "alice", "first secret"); status != http.StatusForbidden {
@@ -159,7 +159,7 @@ func TestPasswordsAreSetAndDevicesLoggedOut(t *testing.T) {
 	if status != http.StatusOK {
 		t.Fatalf("the new password does not sign in: %d", status)
 	}
-	// While the server runs, devices stay logged in unless they are to be logged out.
+	// While the server runs, devices stay logged in unless the command asks to log them out.
 	must(t, "third secret\r\n", "user", "passwd", "@alice:test", "--password-stdin", "--config", s.config)
 	if status, _ := alice.do("GET", "/account/whoami", nil); status != http.StatusOK {
 		t.Errorf("the device was signed out: %d", status)
@@ -223,7 +223,7 @@ func TestRegistrationTokensAreCreatedListedAndRevoked(t *testing.T) {
 	})
 }
 
-// terminal opens a pseudo terminal: text written to keyboard is typed at tty.
+// terminal opens a pseudo-terminal. Text written to keyboard is read from tty.
 func terminal(t *testing.T) (keyboard, tty *os.File) {
 	t.Helper()
 	keyboard, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
@@ -245,7 +245,7 @@ func terminal(t *testing.T) (keyboard, tty *os.File) {
 	return keyboard, tty
 }
 
-// typist answers every prompt of a command with its next line.
+// typist answers each prompt of a command with its next line.
 type typist struct {
 	t        *testing.T
 	keyboard *os.File

@@ -46,7 +46,7 @@ func TestApplicationServicesAreListedAndPinged(t *testing.T) {
 		if text := must(t, "", "appservice", "list", cfg); !strings.Contains(text, "irc") || !strings.Contains(text, bridge.URL) {
 			t.Errorf("the list is %q", text)
 		}
-		if text := must(t, "", "appservice", "ping", "irc", cfg); !strings.Contains(text, "irc answered in") {
+		if text := must(t, "", "appservice", "ping", "irc", cfg); !strings.Contains(text, "irc responded in") {
 			t.Errorf("the ping says %q", text)
 		}
 		refusedWith(t, 3, "", "", "appservice", "ping", "unheard", cfg)

@@ -64,7 +64,7 @@ func TestConfigFlagMayPrecedeTheCommand(t *testing.T) {
 	must(t, "", "--config="+s.config, "user", "list", "--json")
 }
 
-func TestCheckRefusesFilesThatAreNoDatabase(t *testing.T) {
+func TestCheckRefusesFilesThatAreNotDatabases(t *testing.T) {
 	s := newSite(t, 0)
 	for _, text := range []string{"no database at all, but a text that is long enough to have a header of its own: " + strings.Repeat("x", 4096)} {
 		write(t, filepath.Join(s.dir, "ebb.db"), text)

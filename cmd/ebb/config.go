@@ -61,7 +61,7 @@ func initServer(inv *invocation, cfg *config.Config, dir string) error {
 		return err
 	}
 	if err := fedclient.CreateKey(key); err != nil {
-		return errors.Join(err, os.Remove(file)) // so that another attempt is not refused
+		return errors.Join(err, os.Remove(file)) // otherwise another attempt would be refused
 	}
 	fmt.Fprintf(inv.stdout, "Wrote %s and the signing key beside it. Keep a copy of the key: it is the server's identity.\n", file)
 	return nil
@@ -80,7 +80,7 @@ func writeNew(name, text string) error {
 	return nil
 }
 
-// sampleFor returns the sample configuration with the values given to init. The values are quoted, because [::1] and
+// sampleFor returns the sample configuration with the values given to init. It quotes the values, because [::1] and
 // null are valid names too.
 func sampleFor(cfg *config.Config) string {
 	def := config.Default()
@@ -131,7 +131,7 @@ var configSampleCommand = command{
 	},
 }
 
-// config reads the configuration file. A process of root switches to the owner of data_dir.
+// config reads the configuration file. If the process runs as root, it switches to the owner of data_dir.
 func (inv *invocation) config() (*config.Config, error) {
 	cfg, err := config.Load(inv.configFile)
 	if err != nil {
@@ -140,7 +140,7 @@ func (inv *invocation) config() (*config.Config, error) {
 	return cfg, actAsOwner(cfg.Dir())
 }
 
-// checkedConfig is like config, but also checks everything that serve needs. The error contains all mistakes.
+// checkedConfig is like config, but also checks everything that serve needs. The error lists all mistakes.
 func (inv *invocation) checkedConfig(ctx context.Context) (*config.Config, config.Problems, error) {
 	cfg, mistakes, err := config.Read(inv.configFile)
 	if err != nil {
@@ -150,7 +150,7 @@ func (inv *invocation) checkedConfig(ctx context.Context) (*config.Config, confi
 		return nil, nil, err
 	}
 	more, warnings := server.Check(ctx, cfg, server.Options{Version: version})
-	for _, p := range more { // invalid values were reported already
+	for _, p := range more { // invalid values have been reported already
 		if !slices.ContainsFunc(mistakes, func(m config.Problem) bool { return m.Key == p.Key }) {
 			mistakes = append(mistakes, p)
 		}
@@ -163,7 +163,7 @@ func (inv *invocation) checkedConfig(ctx context.Context) (*config.Config, confi
 	return cfg, warnings, nil
 }
 
-// unreadable explains why there is no configuration.
+// unreadable returns an error that explains why the configuration cannot be read.
 func (inv *invocation) unreadable(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w; name the file with --config or EBB_CONFIG, or create one with ebb init", err)

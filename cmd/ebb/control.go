@@ -13,14 +13,14 @@ import (
 	"ebb/server"
 )
 
-// refusedError means that the command was understood but refused.
+// refusedError means that a command was understood but refused.
 type refusedError struct{ error }
 
-// caller runs a command, with its arguments, and decodes its answer into result.
+// caller runs a command with its arguments and decodes the result into result.
 type caller func(ctx context.Context, name string, args, result any) error
 
-// connected passes f a caller for the running server or, if none is running, for the database itself, which stays open
-// until f returns.
+// connected calls f with a caller that runs commands on the running server. If no server is running, the caller works
+// on the database itself, which stays open until f returns.
 func (inv *invocation) connected(ctx context.Context, f func(call caller) error) error {
 	cfg, err := inv.config()
 	if err != nil {
@@ -68,7 +68,7 @@ func offline(ctx context.Context, s *server.Server, name string, args, result an
 	return json.Unmarshal(out, result)
 }
 
-// refused turns errors that are refusals, and not failures, into a refusedError.
+// refused turns an error that is a refusal rather than a failure into a refusedError.
 func refused(err error) error {
 	var e *mxerr.Error
 	switch {
@@ -80,8 +80,8 @@ func refused(err error) error {
 	return fmt.Errorf("the command failed; see the server's log for details: %w", err)
 }
 
-// listCommand returns a command without arguments that prints a list, as lines or as JSON. The list is fetched page by
-// page and each page is printed as it arrives, so that neither the server nor the command holds the complete list.
+// listCommand returns a command without arguments that prints a list, as lines or as JSON. It fetches and prints the
+// list page by page, so neither the server nor the command holds the complete list.
 func listCommand[T any](name, short string, line func(io.Writer, T)) command {
 	return command{
 		name: name, short: short, example: "ebb " + name + " --json",
@@ -100,13 +100,13 @@ func listCommand[T any](name, short string, line func(io.Writer, T)) command {
 
 // listWriter prints a list item by item, as lines or as one JSON array.
 type listWriter[T any] struct {
-	w     *bufio.Writer // remembers an error until Flush
+	w     *bufio.Writer // keeps the first error until Flush
 	json  bool
 	line  func(io.Writer, T)
-	begun bool // the array was opened
+	begun bool // whether the array was opened
 }
 
-// print asks for the pages of a list one after the other and prints them.
+// print fetches the pages of a list one after the other and prints them.
 func (l *listWriter[T]) print(ctx context.Context, call caller, name string) error {
 	for args := (adminapi.ListArgs{}); ; {
 		var page adminapi.Page[T]

@@ -19,7 +19,7 @@ type listedItem struct {
 	More map[string]string `json:"more,omitempty"`
 }
 
-// printed prints a list that arrives in pages of two items; the call after the given number of pages fails.
+// printed prints a list that arrives in pages of two items. The call after the given number of pages fails.
 func printed(t *testing.T, items []listedItem, asJSON bool, pages int) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
@@ -58,7 +58,7 @@ func TestPagesOfAListArePrintedAsOneList(t *testing.T) {
 	}
 }
 
-func TestAListThatBreaksOffIsNoValidJSON(t *testing.T) {
+func TestAnIncompleteListIsNotValidJSON(t *testing.T) {
 	items := []listedItem{{Name: "a"}, {Name: "b"}, {Name: "c"}}
 	got, err := printed(t, items, true, 1)
 	if err == nil || json.Valid([]byte(got)) {

@@ -30,13 +30,13 @@ type files []string
 func (f *files) String() string     { return strings.Join(*f, " ") }
 func (f *files) Set(s string) error { *f = append(*f, s); return nil }
 
-// spread repeats --pdus and --state before each word that follows them, because a flag takes one word.
+// spread repeats --pdus and --state before each of the words that follow them, because a flag accepts only one word.
 func spread(args []string) []string {
 	var out []string
-	list, bare := "", false // the flag whose words follow, and whether it had none so far
+	list, bare := "", false // the flag to repeat, and whether no word has followed it yet
 	end := func() {
 		if bare {
-			out = append(out, list) // the flag parser reports that its value is missing
+			out = append(out, list) // the flag parser then reports that the value is missing
 		}
 		list, bare = "", false
 	}

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-func TestPDUAndStateFlagsTakeWordsUpToTheNextFlag(t *testing.T) {
+func TestPDUAndStateFlagsAcceptWordsUpToTheNextFlag(t *testing.T) {
 	for _, c := range []struct{ in, want []string }{
 		{[]string{"--pdus", "a", "b", "--state", "c", "d", "--room-version", "12"}, []string{"--pdus", "a", "--pdus", "b", "--state", "c", "--state", "d", "--room-version", "12"}},
 		{[]string{"--room-version", "12", "-pdus", "a"}, []string{"--room-version", "12", "--pdus", "a"}},
@@ -46,7 +46,7 @@ func TestResolveStateRefusesUnreadableInput(t *testing.T) {
 	}
 }
 
-// resolves runs the command and compares its output with want, after compacting both.
+// resolves runs the command and compares its output with want, ignoring white space.
 func resolves(t *testing.T, want string, args ...string) {
 	t.Helper()
 	var got, expected bytes.Buffer
@@ -93,7 +93,8 @@ func TestResolveStateOfTheGoldenRooms(t *testing.T) {
 	}
 }
 
-// TestResolveStateOfTheVectors follows the README of the vectors: files of PDUs as one graph, or state sets over them.
+// TestResolveStateOfTheVectors follows the README of the vectors, whose cases are files of PDUs that form one graph, or
+// state sets over them.
 func TestResolveStateOfTheVectors(t *testing.T) {
 	root := os.Getenv("MATRIX_VECTORS_DIR")
 	if root == "" {

@@ -8,7 +8,7 @@ import (
 	"ebb/internal/mailsink"
 )
 
-func TestEmailTestSendsAMessageOrSaysWhyNot(t *testing.T) {
+func TestEmailTestSendsAMessageOrReportsTheError(t *testing.T) {
 	sink := mailsink.New(t, mailsink.Options{Password: "right"})
 	s := newSite(t, 0)
 	cfg := "--config=" + s.config

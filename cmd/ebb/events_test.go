@@ -60,7 +60,7 @@ func TestSecurityEventsAreLoggedWithTheAddress(t *testing.T) {
 	}
 }
 
-func TestAnswersCarryTheRequestIDFromTheLog(t *testing.T) {
+func TestResponsesHaveTheRequestIDOfTheLog(t *testing.T) {
 	s := newSite(t, 0)
 	edit(t, s.config, "level: info", "level: debug")
 	_, log := s.serveAndLog(t)
@@ -76,7 +76,7 @@ func TestAnswersCarryTheRequestIDFromTheLog(t *testing.T) {
 	log.await(t, "request="+name+" peer=127.0.0.1", 1)
 }
 
-// scrape returns the metrics of a site that has received no other requests.
+// scrape returns the metrics of a server that has received no other requests.
 func scrape(t *testing.T, address string) string {
 	t.Helper()
 	c := &client{t: t, base: "http://" + address}
@@ -90,7 +90,7 @@ func TestMetricsContainBuildAndSizesButNoEmptySeries(t *testing.T) {
 	s.serve(t)
 	late := 0
 	text := scrape(t, s.address)
-	// Counted in the background.
+	// The users are counted in the background.
 	for ; !regexp.MustCompile(`(?m)^ebb_users 1$`).MatchString(text) && late < 1000; late++ {
 		text = scrape(t, s.address)
 	}
@@ -99,7 +99,7 @@ func TestMetricsContainBuildAndSizesButNoEmptySeries(t *testing.T) {
 			t.Errorf("%s is not among the metrics", want)
 		}
 	}
-	// Other tests of this program have requested some routes, but none of them this one.
+	// Other tests in this process have sent requests to some routes, but none to this one.
 	if strings.Contains(text, "thirdparty") {
 		t.Errorf("a route that nobody has asked for has metrics:\n%.2000s", text)
 	}

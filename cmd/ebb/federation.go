@@ -11,7 +11,7 @@ import (
 )
 
 var federationStatusCommand = command{
-	name: "federation status", args: "[SERVER]", short: "show the state of delivery to other servers, those that do not answer first",
+	name: "federation status", args: "[SERVER]", short: "show the state of delivery to other servers, beginning with those that do not respond",
 	example: "ebb federation status --json",
 	setup: func(inv *invocation) func(context.Context) error {
 		inv.jsonFlag()
@@ -35,9 +35,9 @@ var federationStatusCommand = command{
 func printStatus(w io.Writer, s outbox.Status) {
 	fmt.Fprintf(w, "%-32s %s", s.Server, waiting(s))
 	if s.FailingSince != nil {
-		fmt.Fprintf(w, "; no answer since %s, %d times", s.FailingSince.Format(time.RFC3339), s.Failures)
+		fmt.Fprintf(w, "; no response since %s, %d attempts", s.FailingSince.Format(time.RFC3339), s.Failures)
 		if s.Retry != nil {
-			fmt.Fprintf(w, ", tried again at %s", s.Retry.Format(time.RFC3339))
+			fmt.Fprintf(w, ", the next attempt at %s", s.Retry.Format(time.RFC3339))
 		}
 	}
 	fmt.Fprintln(w)
@@ -45,17 +45,17 @@ func printStatus(w io.Writer, s outbox.Status) {
 
 func waiting(s outbox.Status) string {
 	if s.Events+s.EDUs+int64(s.Rooms) == 0 {
-		return "has everything"
+		return "nothing is queued"
 	}
-	text := fmt.Sprintf("is behind by %d events, %d EDUs", s.Events, s.EDUs)
+	text := fmt.Sprintf("%d events and %d EDUs are queued", s.Events, s.EDUs)
 	if s.Rooms > 0 {
-		text += fmt.Sprintf(" and much in %d rooms", s.Rooms)
+		text += fmt.Sprintf(", and only the newest events of %d rooms", s.Rooms)
 	}
 	return text
 }
 
 var federationRetryCommand = command{
-	name: "federation retry", args: "SERVER", short: "retry delivery to a server that did not answer", example: "ebb federation retry example.org",
+	name: "federation retry", args: "SERVER", short: "retry delivery to a server that did not respond", example: "ebb federation retry example.org",
 	setup: func(inv *invocation) func(context.Context) error {
 		return func(ctx context.Context) error {
 			server, err := inv.one("server name")

@@ -35,10 +35,10 @@ func TestDeliveryToOtherServersIsShownAndRetried(t *testing.T) {
 			list[1].Server != "alive.invalid" || list[1].Retry != nil || !list[1].Reached.Equal(since) {
 			t.Errorf("the status is %+v", list)
 		}
-		if text := must(t, "", "federation", "status", "dead.invalid", cfg); !strings.Contains(text, "is behind by 0 events, 1 EDUs; no answer since") || strings.Contains(text, "alive") {
+		if text := must(t, "", "federation", "status", "dead.invalid", cfg); !strings.Contains(text, "0 events and 1 EDUs are queued; no response since") || strings.Contains(text, "alive") {
 			t.Errorf("the status of one is %q", text)
 		}
-		if text := must(t, "", "federation", "status", "alive.invalid", cfg); !strings.Contains(text, "has everything") {
+		if text := must(t, "", "federation", "status", "alive.invalid", cfg); !strings.Contains(text, "nothing is queued") {
 			t.Errorf("the status of the other is %q", text)
 		}
 		refusedWith(t, 3, "", "", "federation", "status", "unheard-of.invalid", cfg)

@@ -30,7 +30,7 @@ func (c *client) upload() {
 	c.bytes("GET", "/_matrix/client/v1/media/thumbnail/"+string(uri[1])+"?width=32&height=32&method=crop", "", http.NoBody)
 }
 
-// bytes sends a request that must succeed, and returns the answer.
+// bytes sends a request that must succeed and returns the body of the response.
 func (c *client) bytes(method, target, contentType string, body io.Reader) []byte {
 	c.t.Helper()
 	req, err := http.NewRequestWithContext(c.t.Context(), method, c.base+target, body)
@@ -90,7 +90,7 @@ func TestStoragePageListsEveryFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for pattern, there := range seen {
-		// An upload in progress exists only for moments; the token is written by make run.
+		// A file of an upload in progress exists only for moments, and make run writes the token.
 		if passing := pattern == "media/tmp/*" || pattern == "registration-token"; !there && !passing {
 			t.Errorf("docs/storage.md lists %s, and a server at work has no such file", pattern)
 		}

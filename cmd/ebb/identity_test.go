@@ -11,7 +11,7 @@ import (
 	"ebb/adminapi"
 )
 
-// edit replaces text that a file must contain.
+// edit replaces text in a file, which must contain it.
 func edit(t *testing.T, name, from, to string) {
 	t.Helper()
 	raw, err := os.ReadFile(name)
@@ -52,7 +52,7 @@ func TestForeignSigningKeyIsRefused(t *testing.T) {
 		refusedWith(t, exitFailed, public, "", "user", "list", cfg)
 	}
 	rename(t, away, key)
-	// The database may record a former key, if a crash came between writing the files and the database.
+	// If the server crashed between writing the files and the database, the database records a former key.
 	must(t, "", "keys", "rotate", cfg)
 	must(t, "", "keys", "list", cfg)
 }
@@ -76,7 +76,7 @@ func TestLostSigningKeyIsReplacedAndItsSignaturesStayValid(t *testing.T) {
 		t.Fatal(err)
 	}
 	refusedWith(t, exitRefused, "keys rotate", "", "keys", "create", cfg)
-	must(t, "", "keys", "rotate", cfg) // the running server has its key in memory
+	must(t, "", "keys", "rotate", cfg) // the running server keeps the key in memory
 	if code := stop(); code != 0 {
 		t.Errorf("serve ended with %d", code)
 	}
@@ -97,7 +97,7 @@ func TestEverythingBelowDataDirIsPrivate(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write(t, filepath.Join(s.dir, "ebb.db"), "") // as created by an older version
+	write(t, filepath.Join(s.dir, "ebb.db"), "") // created by an older version
 	if err := os.Chmod(filepath.Join(s.dir, "ebb.db"), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,7 @@ func TestSigningKeysAreListedAndChanged(t *testing.T) {
 	if len(first) != 1 || first[0].Expired != nil || !strings.HasPrefix(string(first[0].KeyID), "ed25519:") {
 		t.Fatalf("the keys of a new server: %+v", first)
 	}
-	must(t, "", "keys", "rotate", cfg) // while no server runs
+	must(t, "", "keys", "rotate", cfg) // no server is running
 	second := list()
 	if len(second) != 2 || second[1].KeyID != first[0].KeyID || second[1].Public != first[0].Public || second[1].Expired == nil || second[0].KeyID == first[0].KeyID {
 		t.Fatalf("after a change: %+v", second)
@@ -52,7 +52,7 @@ func TestDoctorReportsDisabledFederation(t *testing.T) {
 	if len(list) != 1 || list[0].Status != "warning" || !strings.Contains(list[0].Fix, "federation.enabled") {
 		t.Errorf("the doctor says %+v", list)
 	}
-	if text := must(t, "", "doctor", "--config="+s.config); !strings.Contains(text, "-> to speak with other servers, set federation.enabled") {
+	if text := must(t, "", "doctor", "--config="+s.config); !strings.Contains(text, "-> to communicate with other servers, set federation.enabled") {
 		t.Errorf("the doctor says %q", text)
 	}
 }

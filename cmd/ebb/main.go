@@ -1,7 +1,7 @@
 // Command ebb is the Matrix homeserver and its tools. See `ebb help`.
 //
 // Exit codes: 0 success; 1 failure; 2 invalid command line or configuration; 3 refused, because something does not
-// exist, exists already, or is not allowed.
+// exist, exists already or is not allowed.
 package main
 
 import (
@@ -33,10 +33,10 @@ const (
 // command is a subcommand.
 type command struct {
 	name    string // such as "user add"
-	args    string // arguments after the flags, for the help
+	args    string // arguments after the flags, shown in the help
 	short   string
 	example string
-	// Defines flags, and returns the function to call after they are parsed.
+	// setup defines the flags and returns the function to call after they have been parsed.
 	setup func(*invocation) func(ctx context.Context) error
 }
 
@@ -71,7 +71,7 @@ func commands() []command {
 }
 
 func main() {
-	syscall.Umask(0o077) // its files are readable only by their owner
+	syscall.Umask(0o077) // makes its files readable only by their owner
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
@@ -104,7 +104,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return inv.report(c, err)
 }
 
-// commandFirst moves a --config that precedes the command behind it.
+// commandFirst moves a --config flag that precedes the command after the command.
 func commandFirst(args []string) []string {
 	n := 0
 	for n < len(args) {
@@ -129,18 +129,18 @@ func newFlags(name string) *flag.FlagSet {
 	return f
 }
 
-// configFlag adds --config, which every command has.
+// configFlag adds the flag --config, which every command has.
 func (inv *invocation) configFlag() {
 	inv.flags.StringVar(&inv.configFile, "config", defaultConfigFile(), "configuration `FILE`; can also be set by EBB_CONFIG")
 }
 
-// given reports whether a flag is on the command line.
+// given reports whether a flag appears on the command line.
 func (inv *invocation) given(name string) (given bool) {
 	inv.flags.Visit(func(f *flag.Flag) { given = given || f.Name == name })
 	return given
 }
 
-// find returns the command with the longest name that args begins with, and the remaining arguments.
+// find returns the command with the longest name with which args begins, and the remaining arguments.
 func find(args []string) (*command, []string) {
 	var best *command
 	words := 0
@@ -153,7 +153,7 @@ func find(args []string) (*command, []string) {
 	return best, args[words:]
 }
 
-// parse parses flags before and after other arguments; after "--" there are no flags.
+// parse parses the flags, which may come before or after other arguments. After "--" there are no flags.
 func (inv *invocation) parse(args []string) error {
 	var rest, plain []string
 	if i := slices.Index(args, "--"); i >= 0 {
@@ -243,7 +243,7 @@ func words(args []string) []string {
 	return args
 }
 
-// didYouMean suggests a command for a mistyped one, as the end of a message.
+// didYouMean suggests a command in place of a misspelled one. The text is meant as the end of a message.
 func didYouMean(typed []string) string {
 	for n := min(len(typed), 3); n > 0; n-- { // the last words may be arguments
 		for _, c := range commands() {
@@ -255,7 +255,7 @@ func didYouMean(typed []string) string {
 	return ""
 }
 
-// defaultConfigFile returns EBB_CONFIG, or ebb.yaml in the current folder.
+// defaultConfigFile returns the value of EBB_CONFIG, or ebb.yaml if it is not set.
 func defaultConfigFile() string {
 	if f := os.Getenv("EBB_CONFIG"); f != "" {
 		return f
@@ -263,12 +263,12 @@ func defaultConfigFile() string {
 	return "ebb.yaml"
 }
 
-// jsonFlag adds --json to a command that prints a list.
+// jsonFlag adds the flag --json to a command that prints a result.
 func (inv *invocation) jsonFlag() {
 	inv.flags.BoolVar(&inv.json, "json", false, "print JSON")
 }
 
-// print prints v as JSON, or as lines with the function text.
+// print prints v as JSON, or calls text to print it as lines.
 func (inv *invocation) print(v any, text func(w io.Writer)) error {
 	if !inv.json {
 		text(inv.stdout)
@@ -287,7 +287,7 @@ func (inv *invocation) one(what string) (string, error) {
 	return inv.flags.Arg(0), nil
 }
 
-// none returns an error if there are arguments.
+// none returns an error if the command has arguments.
 func (inv *invocation) none() error {
 	if inv.flags.NArg() != 0 {
 		hint := ""

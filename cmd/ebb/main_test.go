@@ -14,16 +14,16 @@ import (
 	"time"
 )
 
-// patience is how long the tests wait for anything, because the machine may be busy.
+// patience is how long the tests wait for anything. It is long because the machine may be busy.
 const patience = time.Minute
 
-// ran is the result of a command.
+// ran holds the output and the exit code of a command.
 type ran struct {
 	code           int
 	stdout, stderr string
 }
 
-// ebb runs a command line in this process, with the given standard input.
+// ebb runs a command line in this process with the given standard input.
 func ebb(t *testing.T, stdin string, args ...string) ran {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -43,7 +43,7 @@ func must(t *testing.T, stdin string, args ...string) string {
 	return r.stdout
 }
 
-// refusedWith runs a command that must end with the exit code and an error that contains text.
+// refusedWith runs a command that must end with the given exit code and an error that contains text.
 func refusedWith(t *testing.T, code int, text, stdin string, args ...string) {
 	t.Helper()
 	r := ebb(t, stdin, args...)
@@ -52,7 +52,7 @@ func refusedWith(t *testing.T, code int, text, stdin string, args ...string) {
 	}
 }
 
-// parsed decodes printed JSON; unknown members are an error, so that the shapes are fixed.
+// parsed decodes printed JSON. Unknown members are an error, so that a change of the output fails the test.
 func parsed[T any](t *testing.T, text string) (v T) {
 	t.Helper()
 	dec := json.NewDecoder(strings.NewReader(text))
@@ -63,14 +63,14 @@ func parsed[T any](t *testing.T, text string) (v T) {
 	return v
 }
 
-// site is a server's folder, created by init.
+// site is the folder of a server, created by init.
 type site struct {
 	dir     string
 	config  string
 	address string
 }
 
-// newSite creates a folder for a server, whose path is at least length bytes long.
+// newSite creates a folder for a server. Its path is at least length bytes long.
 func newSite(t *testing.T, length int) site {
 	t.Helper()
 	dir := t.TempDir()
@@ -82,7 +82,7 @@ func newSite(t *testing.T, length int) site {
 	return s
 }
 
-// freeAddress returns a loopback address that nothing listens on at the moment.
+// freeAddress returns a loopback address on which nothing is listening.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -93,13 +93,13 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// announced is the log of a server; ready is closed when it says that it accepts requests.
+// announced collects the log of a server; ready is closed when the log says that the server accepts requests.
 type announced struct {
 	mu    sync.Mutex // guards text
 	text  bytes.Buffer
 	once  sync.Once
 	ready chan struct{}
-	wrote chan struct{} // has room for one
+	wrote chan struct{} // has a capacity of one
 }
 
 func (a *announced) Write(p []byte) (int, error) {
@@ -115,7 +115,7 @@ func (a *announced) Write(p []byte) (int, error) {
 	return a.text.Write(p)
 }
 
-// await waits until text is in the log n times.
+// await waits until text has appeared in the log n times.
 func (a *announced) await(t *testing.T, text string, n int) {
 	t.Helper()
 	late := time.After(patience)
@@ -134,7 +134,7 @@ func (a *announced) String() string {
 	return a.text.String()
 }
 
-// serve runs `ebb serve` until stop, which returns the exit code.
+// serve runs `ebb serve` until stop is called, which returns the exit code.
 func (s site) serve(t *testing.T) (stop func() int) {
 	t.Helper()
 	stop, _ = s.serveAndLog(t)
@@ -165,8 +165,8 @@ func (s site) serveAndLog(t *testing.T) (stop func() int, log *announced) {
 	return stop, log
 }
 
-// eachWay runs a test with a running server, without one, and with a running server whose data_dir is too long for a
-// socket address.
+// eachWay runs a test with a running server, without a server, and with a running server whose data_dir is too long for
+// a socket address.
 func eachWay(t *testing.T, test func(t *testing.T, s site)) {
 	for _, way := range []struct {
 		name    string

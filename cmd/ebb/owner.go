@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// actAsOwner switches a process of root to the user who owns data_dir, because the server's user could not read files
-// that root writes there.
+// actAsOwner switches a process that runs as root to the user who owns data_dir. Otherwise root would write files there
+// that the server's user cannot read.
 func actAsOwner(dir string) error {
 	if os.Geteuid() != 0 {
 		return nil
@@ -23,7 +23,7 @@ func actAsOwner(dir string) error {
 		return nil
 	}
 	uid, gid, groups := int(stat.Uid), int(stat.Gid), []int{int(stat.Gid)}
-	// Otherwise the user has a number but no name, as in containers.
+	// In containers, the user may have a number but no name.
 	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
 		gid, groups = groupsOf(u, gid)
 	}
@@ -39,7 +39,7 @@ func actAsOwner(dir string) error {
 	return nil
 }
 
-// groupsOf returns a user's primary group and all groups that the user is in.
+// groupsOf returns a user's primary group and all groups to which the user belongs.
 func groupsOf(u *user.User, byDefault int) (gid int, groups []int) {
 	gid = byDefault
 	if n, err := strconv.Atoi(u.Gid); err == nil {

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// asProgram is a variable that makes the test binary act as ebb, for tests that need a separate process.
+// asProgram is an environment variable that makes the test binary act as ebb, for tests that need a separate process.
 const asProgram = "EBB_TEST_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
@@ -34,14 +34,14 @@ func program(t *testing.T, stdin string, args ...string) (out string, code int) 
 	return string(raw), cmd.ProcessState.ExitCode()
 }
 
-// TestCommandsRunByRootLeaveNoUnreadableFiles covers administrators who type sudo ebb user add.
+// TestCommandsRunByRootLeaveNoUnreadableFiles covers an administrator who types "sudo ebb user add".
 func TestCommandsRunByRootLeaveNoUnreadableFiles(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("SKIP commands of root: only root can try")
 	}
 	const nobody = 65534
 	dir := filepath.Join(t.TempDir(), "data")
-	for _, above := range []string{filepath.Dir(filepath.Dir(dir)), filepath.Dir(dir)} { // others need access to them
+	for _, above := range []string{filepath.Dir(filepath.Dir(dir)), filepath.Dir(dir)} { // other users need access to these
 		if err := os.Chmod(above, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -79,7 +79,7 @@ func TestCommandsRunByRootLeaveNoUnreadableFiles(t *testing.T) {
 	if err != nil || files < 5 {
 		t.Errorf("%d files, %v", files, err)
 	}
-	// The error names the owner of a file that an earlier command of root has left.
+	// The error must name the owner of a file that an earlier command run by root left behind.
 	if err := os.Chown(filepath.Join(dir, "signing.key"), 0, 0); err != nil {
 		t.Fatal(err)
 	}

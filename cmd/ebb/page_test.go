@@ -9,7 +9,7 @@ import (
 	"ebb/config"
 )
 
-// codeBlocks returns the indented blocks of a page, without their indentation.
+// codeBlocks returns the indented blocks of a page without their indentation.
 func codeBlocks(t *testing.T, name string) (blocks []string) {
 	t.Helper()
 	raw, err := os.ReadFile("../../docs/" + name)

@@ -15,15 +15,15 @@ import (
 // reloader reads the configuration again on SIGHUP, for settings that can change while the server runs.
 type reloader struct {
 	running  *config.Config // the configuration at startup
-	latest   *config.Config // the last one that was read
+	latest   *config.Config // the configuration that was read last
 	server   *server.Server
 	level    *slog.LevelVar
 	log      *slog.Logger
-	terminal *os.File // from which the server was started; nil if none
+	terminal *os.File // the terminal from which the server was started; nil if none
 }
 
-// run reloads at every SIGHUP until ctx ends. If SIGHUP comes because the terminal was closed, it calls stop, since
-// nobody could stop the server any more.
+// run reloads the configuration at every SIGHUP until ctx ends. If SIGHUP came because the terminal was closed, run
+// calls stop, because nobody could stop the server any more.
 func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal, stop func()) {
 	for {
 		select {
@@ -39,7 +39,7 @@ func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal, stop func()
 	}
 }
 
-// reload applies a new configuration; an invalid one changes nothing.
+// reload applies a new configuration. An invalid one changes nothing.
 func (r *reloader) reload() {
 	cfg, err := config.Load(r.running.Path())
 	if err != nil {
@@ -49,7 +49,7 @@ func (r *reloader) reload() {
 	changed, _ := config.Differences(r.latest, cfg)
 	_, restart := config.Differences(r.running, cfg)
 	level, err := telemetry.ParseLevel(cfg.Log.Level)
-	if err != nil { // config.Load has validated it
+	if err != nil { // cannot happen, since config.Load has validated the level
 		r.log.Error("the log level was not reloaded", "err", err)
 		return
 	}
@@ -58,7 +58,7 @@ func (r *reloader) reload() {
 		r.log.Error("some settings were not reloaded and stay as they were", "err", err)
 	}
 	if level < r.level.Level() {
-		r.level.Set(level) // logged with the more verbose of the two levels
+		r.level.Set(level) // logged at the more verbose of the two levels
 	}
 	r.log.Info("the configuration was reloaded, and certificates were read again", "file", cfg.Path(), "changed", changed)
 	r.level.Set(level)

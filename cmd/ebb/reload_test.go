@@ -36,7 +36,7 @@ func writeCertificate(t *testing.T, dir string, serial int64) {
 	write(t, filepath.Join(dir, "key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})))
 }
 
-// serial returns the serial number of the certificate that the site presents.
+// serial returns the serial number of the certificate that the server presents.
 func (s site) serial(t *testing.T) int64 {
 	t.Helper()
 	conn, err := tls.Dial("tcp", s.address, &tls.Config{InsecureSkipVerify: true})
@@ -58,7 +58,7 @@ func TestHangupReloadsCertificatesLogLevelAndSecret(t *testing.T) {
 	s := newSite(t, 0)
 	base := "server_name: test\ndata_dir: .\nlisten: [{address: '" + s.address + "', serve: [client, admin], tls: {certificate: cert.pem, private_key: key.pem}}]\n"
 	stamp := time.Now().Add(-time.Hour)
-	pretend := func(serial int64) { // a certificate whose file looks unchanged
+	pretend := func(serial int64) { // writes a certificate without changing the file's modification time
 		writeCertificate(t, s.dir, serial)
 		for _, name := range []string{"cert.pem", "key.pem"} {
 			if err := os.Chtimes(filepath.Join(s.dir, name), stamp, stamp); err != nil {

@@ -25,7 +25,7 @@ var reportListCommand = listCommand("report list", "list what users have reporte
 	}
 })
 
-// oneLine returns a quoted text if it would not print as one line.
+// oneLine returns text, quoted if it would not fit on one line.
 func oneLine(text string) string {
 	if strings.ContainsFunc(text, func(c rune) bool { return c < ' ' || c >= 0x7f && c < 0xa0 }) {
 		return fmt.Sprintf("%q", text)

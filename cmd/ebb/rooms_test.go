@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// houses creates a server with a user and a room that has the alias #hall:test.
+// houses creates a server with a user, and with a room that has the alias #hall:test.
 func houses(t *testing.T) (s site, room string) {
 	t.Helper()
 	s = newSite(t, 0)
@@ -62,7 +62,7 @@ func TestRoomsAreShownAndTheirRetentionIsSet(t *testing.T) {
 		if text := must(t, "", "purge", "now", cfg); text != "removed 0 messages; 1 rooms have a maximum lifetime\n" {
 			t.Errorf("purge now: %q", text)
 		}
-		// An override may also remove all bounds.
+		// The administrator's policy may also remove all limits.
 		if r := parsed[roomShape](t, must(t, "", "room", "retention", "set", "--json", room, cfg)); r.Override == nil || r.Override.Max != nil || r.Retention.Max != nil {
 			t.Errorf("an override without bounds: %+v", r)
 		}
@@ -104,7 +104,7 @@ func TestPurgeWhileTheServerRunsEmptiesTheFiles(t *testing.T) {
 	}
 }
 
-// holds reports whether a file below dir contains text.
+// holds reports whether any file below dir contains text.
 func holds(t *testing.T, dir, text string) bool {
 	t.Helper()
 	found := false

@@ -31,7 +31,7 @@ var serveCommand = command{
 	},
 }
 
-// commitDelayVariable adds a delay to every commit, so that the benchmark can simulate a slow disk. clockOffsetVariable
+// commitDelayVariable adds a delay to every commit, with which the benchmark simulates a slow disk. clockOffsetVariable
 // shifts the clock, for tests of servers whose clocks differ.
 const (
 	commitDelayVariable = "EBB_BENCH_COMMIT_DELAY"
@@ -39,7 +39,7 @@ const (
 )
 
 func serve(ctx context.Context, inv *invocation) error {
-	hangup := make(chan os.Signal, 1) // one pending signal is enough: it covers all earlier ones
+	hangup := make(chan os.Signal, 1) // one pending signal is enough: reloading once covers all earlier ones
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 	cfg, warnings, err := inv.checkedConfig(ctx)
@@ -77,7 +77,7 @@ func serve(ctx context.Context, inv *invocation) error {
 	return err
 }
 
-// forTests sets the options that only the benchmark and tests use.
+// forTests sets the options that only the benchmark and the tests use.
 func forTests(o *server.Options) (err error) {
 	var offset time.Duration
 	for name, into := range map[string]*time.Duration{commitDelayVariable: &o.CommitDelay, clockOffsetVariable: &offset} {
@@ -109,7 +109,8 @@ var healthcheckCommand = command{
 	},
 }
 
-// healthcheck requests /health from the first address. It does not verify the certificate, which is for other names.
+// healthcheck requests /health from the first configured address. It does not verify the certificate, which is valid
+// only for other names.
 func healthcheck(ctx context.Context, cfg *config.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -133,7 +134,7 @@ func healthcheck(ctx context.Context, cfg *config.Config) error {
 	return errors.Join(err, resp.Body.Close())
 }
 
-// reachable returns an address to connect to: if address is for all interfaces, it returns that of this machine.
+// reachable returns an address to connect to. If address stands for all interfaces, it returns the loopback address.
 func reachable(address string) string {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {

@@ -85,7 +85,7 @@ func TestInitThatFailsCanBeTriedAgain(t *testing.T) {
 	must(t, "", "init", "--server-name", "test", "--data-dir", dir)
 }
 
-func TestHealthcheckAsksTheFirstAddress(t *testing.T) {
+func TestHealthcheckConnectsToTheFirstAddress(t *testing.T) {
 	for _, host := range []string{"127.0.0.1", "localhost"} {
 		s := newSite(t, 0)
 		_, port, _ := net.SplitHostPort(s.address)
@@ -97,7 +97,7 @@ func TestHealthcheckAsksTheFirstAddress(t *testing.T) {
 	}
 }
 
-func TestHealthcheckReachesAnAddressForEveryInterface(t *testing.T) {
+func TestHealthcheckReachesAnAddressForAllInterfaces(t *testing.T) {
 	for address, want := range map[string]string{
 		"0.0.0.0:8008": "127.0.0.1:8008", "[::]:8008": "[::1]:8008", ":8008": "localhost:8008",
 		"127.0.0.1:80": "127.0.0.1:80", "example.org:443": "example.org:443",
@@ -112,7 +112,7 @@ func TestSecondServerIsRefused(t *testing.T) {
 	s := newSite(t, 0)
 	s.serve(t)
 	refusedWith(t, exitFailed, "another process uses this database", "", "serve", "--config", s.config)
-	must(t, "", "user", "list", "--config", s.config) // the first server still answers
+	must(t, "", "user", "list", "--config", s.config) // the first server still works
 }
 
 func TestStaleSocketIsNotARunningServer(t *testing.T) {

@@ -68,7 +68,7 @@ var userPasswdCommand = command{
 }
 
 var userAdminCommand = command{
-	name: "user admin", args: "USER", short: "give or take away administrator rights", example: "ebb user admin --remove alice",
+	name: "user admin", args: "USER", short: "make a user an administrator, or an administrator an ordinary user with --remove", example: "ebb user admin --remove alice",
 	setup: func(inv *invocation) func(context.Context) error {
 		remove := inv.flags.Bool("remove", false, "take the rights away")
 		return func(ctx context.Context) error {
@@ -96,13 +96,13 @@ var userDeactivateCommand = command{
 }
 
 var (
-	userLockCommand      = standingCommand("user lock", "make an account unusable until it is unlocked")
-	userUnlockCommand    = standingCommand("user unlock", "make a locked account usable again")
-	userSuspendCommand   = standingCommand("user suspend", "let a user read, but not act")
+	userLockCommand      = standingCommand("user lock", "lock an account, so that it cannot be used until it is unlocked")
+	userUnlockCommand    = standingCommand("user unlock", "unlock a locked account")
+	userSuspendCommand   = standingCommand("user suspend", "suspend a user, who can then read but not send")
 	userUnsuspendCommand = standingCommand("user unsuspend", "end a suspension")
 )
 
-// standingCommand returns a command whose only argument is the user whose standing it changes.
+// standingCommand returns a command that changes the standing of the user given as its only argument.
 func standingCommand(name, short string) command {
 	return command{
 		name: name, args: "USER", short: short, example: "ebb " + name + " alice",
@@ -122,7 +122,7 @@ func (inv *invocation) passwordFlag() *bool {
 	return inv.flags.Bool("password-stdin", false, "read the password from standard input instead of prompting")
 }
 
-// password prompts twice at a terminal, or reads one line from standard input.
+// password prompts for a password twice at a terminal, or reads one line from standard input.
 func (inv *invocation) password(fromStdin bool) (string, error) {
 	tty, isFile := inv.stdin.(*os.File)
 	if fromStdin || !isFile || !term.IsTerminal(int(tty.Fd())) {
