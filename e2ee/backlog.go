@@ -10,25 +10,26 @@ import (
 	"ebb/storage"
 )
 
-// The to-device queue of a device that does not sync is bounded in bytes; each message counts messageCost more than its
-// JSON. Beyond the bound, the senders with the most queued messages lose theirs first, so that a flood displaces only
-// itself.
+// The to-device queue of a device that does not sync is bounded in bytes. Each message counts messageCost more than the
+// length of its JSON. When the queue exceeds its bound, messages of the senders with the most queued messages are
+// dropped first, so that a flood displaces only itself.
 const (
-	// maxToDeviceBacklog bounds the queue of a device: some 10,000 room keys.
+	// maxToDeviceBacklog bounds the queue of a device. It has room for about 10,000 room keys.
 	maxToDeviceBacklog = 32 << 20
-	// maxStrangerBacklog bounds the part of a queue that comes from senders who share no room with the receiver: enough
-	// for verification requests.
+	// maxStrangerBacklog bounds the part of a queue that comes from senders who share no room with the receiver. It is
+	// enough for verification requests.
 	maxStrangerBacklog = 1 << 20
 	messageCost        = 1 << 10
-	// measureEvery is the least cost added to a queue before it is measured again, because measuring reads the whole
-	// queue.
+	// measureEvery is how much must have been added to a queue before it is measured again, because measuring reads the
+	// whole queue.
 	measureEvery = maxToDeviceBacklog / 64
-	// strangersCount is the weight of messages from strangers in measureEvery: their bound is lower, so their messages
-	// have to be measured more often.
+	// strangersCount is the factor by which messages from strangers count more towards measureEvery. Their bound is
+	// lower, so a queue with such messages has to be measured more often.
 	strangersCount = 4
 )
 
-// backlogs records how much may still be added to each queue before it has to be measured. It is used within writes.
+// backlogs records how much may still be added to each queue before it has to be measured. It is used within writes
+// only.
 type backlogs struct {
 	// mu guards left; a leaf lock.
 	mu   sync.Mutex
@@ -59,7 +60,7 @@ func (b *backlogs) measured(device ident.DeviceNID, left int64) {
 	b.left[device] = max(left, measureEvery)
 }
 
-// trim brings a device's queue back within its bounds.
+// trim drops messages from a device's queue until the queue is within its bounds.
 func (b *backlogs) trim(tx *storage.Tx, device ident.DeviceNID) error {
 	rows, err := tx.ToDeviceBacklog(device)
 	if err != nil {
@@ -70,7 +71,7 @@ func (b *backlogs) trim(tx *storage.Tx, device ident.DeviceNID) error {
 	return tx.DropToDevice(drop)
 }
 
-// overflow returns the messages to drop from a queue, and how much can be added to the rest.
+// overflow returns the messages to drop from a queue, and how much can be added to the remaining ones.
 func overflow(rows []storage.BacklogRow) (drop []storage.Pos, left int64) {
 	var strangers, others []storage.BacklogRow
 	var fromStrangers, total int64
@@ -82,7 +83,7 @@ func overflow(rows []storage.BacklogRow) (drop []storage.Pos, left int64) {
 			others = append(others, r)
 		}
 	}
-	// An eighth more than necessary is dropped, so that the queue does not have to be read again soon.
+	// An eighth more than necessary is dropped, so that the queue need not be read again soon.
 	if fromStrangers > maxStrangerBacklog {
 		cut, freed := cutToFit(strangers, maxStrangerBacklog-maxStrangerBacklog/8)
 		drop, total, fromStrangers = cut, total-freed, fromStrangers-freed
@@ -96,8 +97,8 @@ func overflow(rows []storage.BacklogRow) (drop []storage.Pos, left int64) {
 
 func costOf(r storage.BacklogRow) int64 { return r.Size + messageCost }
 
-// cutToFit returns the rows to drop so that the rest costs at most target: from the origins with the most, within each
-// of these from the senders with the most, oldest first.
+// cutToFit returns the rows to drop so that the rest costs at most target. It takes them from the origins with the most
+// rows, within an origin from the senders with the most rows, and drops the oldest rows first.
 func cutToFit(rows []storage.BacklogRow, target int64) (drop []storage.Pos, freed int64) {
 	byOrigin := group(rows, func(r storage.BacklogRow) int64 { return r.Origin })
 	level := waterLevel(byOrigin, target)
@@ -118,7 +119,7 @@ func cutToFit(rows []storage.BacklogRow, target int64) (drop []storage.Pos, free
 	return drop, freed
 }
 
-// rowGroup is a set of rows that count together, in their original order.
+// rowGroup is a set of rows of one origin or sender, in their original order.
 type rowGroup struct {
 	rows []storage.BacklogRow
 	cost int64
@@ -139,7 +140,7 @@ func group(rows []storage.BacklogRow, by func(storage.BacklogRow) int64) []*rowG
 	return out
 }
 
-// waterLevel returns the greatest cost to which each group can be cut so that all fit into target.
+// waterLevel returns the largest cost such that all groups fit into target if each is reduced to that cost.
 func waterLevel(groups []*rowGroup, target int64) int64 {
 	sorted := slices.SortedFunc(slices.Values(groups), func(a, b *rowGroup) int { return cmp.Compare(a.cost, b.cost) })
 	for i, g := range sorted {
@@ -151,10 +152,11 @@ func waterLevel(groups []*rowGroup, target int64) int64 {
 	return maxToDeviceBacklog // everything fits
 }
 
-// Each message to a user who shares no room with the sender leaves a record, so that it is delivered only once.
+// Each message to a user who shares no room with the sender leaves a record, which ensures that it is delivered only
+// once.
 const (
-	// maxStrangerMessages bounds these messages for one server in a strangerWindow, maxAllStrangerMessages for all
-	// servers.
+	// maxStrangerMessages bounds these messages for one server in a strangerWindow. maxAllStrangerMessages bounds them
+	// for all servers together.
 	maxStrangerMessages    = 1000
 	maxAllStrangerMessages = 50_000
 	strangerWindow         = time.Hour
@@ -162,14 +164,14 @@ const (
 
 // strangers counts, for each server, the messages to users who share no room with the sender.
 type strangers struct {
-	// mu guards the rest; a leaf lock.
+	// mu guards the fields below; a leaf lock.
 	mu    sync.Mutex
 	since time.Time
 	all   int
 	by    map[string]int
 }
 
-// allow counts a message of a server and reports whether it is accepted.
+// allow counts a message from a server and reports whether to accept it.
 func (s *strangers) allow(server string, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -29,8 +29,8 @@ type BackupSession struct {
 	SessionData       json.RawMessage `json:"session_data"`
 }
 
-// check returns an error for a session with a missing or malformed member, which could break clients that read the
-// backup.
+// check returns an error if a member of the session is missing or malformed, because that could break clients that read
+// the backup.
 func (d *BackupSession) check() error {
 	if d.FirstMessageIndex == nil || d.ForwardedCount == nil || d.IsVerified == nil || isNull(d.SessionData) {
 		return mxerr.MissingParam("first_message_index, forwarded_count, is_verified and session_data are required")
@@ -45,10 +45,10 @@ func (d *BackupSession) check() error {
 	return err
 }
 
-// BackupRooms maps room → session id → session.
+// BackupRooms maps room → session ID → session.
 type BackupRooms map[id.RoomID]map[string]BackupSession
 
-// BackupChange is the answer to a change of a backup's keys.
+// BackupChange is the response to a change of the keys in a backup.
 type BackupChange struct {
 	Count int64  `json:"count"`
 	ETag  string `json:"etag"`
@@ -56,7 +56,7 @@ type BackupChange struct {
 
 func noBackup() error { return mxerr.NotFound("There is no such key backup") }
 
-// CreateBackup begins a new backup version, which becomes the current one.
+// CreateBackup creates a new backup version and makes it the current one.
 // Spec: client-server-api#post_matrixclientv3room_keysversion
 func (s *Service) CreateBackup(ctx context.Context, user ident.UserNID, algorithm string, authData json.RawMessage) (version string, err error) {
 	if err := checkBackup(algorithm, authData); err != nil {
@@ -72,7 +72,8 @@ func (s *Service) CreateBackup(ctx context.Context, user ident.UserNID, algorith
 	return strconv.FormatInt(v, 10), err
 }
 
-// maxBackups bounds all key backups of a user, in bytes. A session takes about 700, so that 300,000 of them fit.
+// maxBackups bounds the total size of a user's key backups, in bytes. A session takes about 700 bytes, so 300,000
+// sessions fit.
 const maxBackups = 256 << 20
 
 // checkBackupSize returns an error if a write has made a user's backups too large.
@@ -100,7 +101,7 @@ func checkBackup(algorithm string, authData json.RawMessage) error {
 	return err
 }
 
-// Backup describes one version, or the current one where version is empty.
+// Backup describes a version, or the current one if version is empty.
 //
 // Errors: M_NOT_FOUND.
 func (s *Service) Backup(ctx context.Context, user ident.UserNID, version string) (b Backup, err error) {
@@ -131,7 +132,7 @@ func findBackup(tx *storage.Tx, user ident.UserNID, version string) (v storage.B
 	return v, err
 }
 
-// UpdateBackup replaces the auth data of a version; its algorithm and number stay.
+// UpdateBackup replaces the auth data of a version. The algorithm and the version number stay the same.
 // Spec: client-server-api#put_matrixclientv3room_keysversionversion
 func (s *Service) UpdateBackup(ctx context.Context, user ident.UserNID, version, algorithm, bodyVersion string, authData json.RawMessage) error {
 	if err := checkBackup(algorithm, authData); err != nil {
@@ -155,7 +156,7 @@ func (s *Service) UpdateBackup(ctx context.Context, user ident.UserNID, version,
 	})
 }
 
-// DeleteBackup removes a version with its keys.
+// DeleteBackup deletes a version and its keys.
 // Spec: client-server-api#delete_matrixclientv3room_keysversionversion
 func (s *Service) DeleteBackup(ctx context.Context, user ident.UserNID, version string) error {
 	return s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
@@ -167,11 +168,11 @@ func (s *Service) DeleteBackup(ctx context.Context, user ident.UserNID, version 
 	})
 }
 
-// PutBackupKeys adds sessions to the current version. A session that is already stored is replaced only by a better
+// PutBackupKeys adds sessions to the current version. It replaces a session that is already stored only by a better
 // one.
 //
-// Errors: M_TOO_LARGE; M_NOT_FOUND; M_WRONG_ROOM_KEYS_VERSION with current_version where version is not the current
-// one. Spec: client-server-api#put_matrixclientv3room_keyskeys
+// Errors: M_TOO_LARGE; M_NOT_FOUND; M_WRONG_ROOM_KEYS_VERSION with current_version if version is not the current one.
+// Spec: client-server-api#put_matrixclientv3room_keyskeys
 func (s *Service) PutBackupKeys(ctx context.Context, user ident.UserNID, version string, rooms BackupRooms) (change BackupChange, err error) {
 	if err := checkSessions(rooms); err != nil {
 		return change, err
@@ -216,7 +217,7 @@ func checkSessions(rooms BackupRooms) error {
 	return nil
 }
 
-// currentBackup returns the version to write to, which must be the newest.
+// currentBackup returns the version to write to. It returns an error unless that is the newest version.
 func currentBackup(tx *storage.Tx, user ident.UserNID, version string) (storage.BackupVersion, error) {
 	v, found, err := tx.LatestBackup(user)
 	switch {
@@ -248,8 +249,8 @@ func putSession(tx *storage.Tx, user ident.UserNID, version int64, room id.RoomI
 	return true, tx.SetBackupKey(user, version, k, replaced)
 }
 
-// better reports whether a session replaces the stored one: verified before unverified, then the lower first message
-// index, then the lower forwarded count; otherwise the stored one stays.
+// better reports whether a session replaces the stored one. A verified session is better than an unverified one, then
+// the lower first message index wins, then the lower forwarded count. If both are equal, the stored session stays.
 // Spec: client-server-api#backup-algorithm-mmegolm_backupv1curve25519-aes-sha2, "Recovering keys"
 func better(k, old storage.BackupKey) bool {
 	switch {
@@ -303,19 +304,19 @@ func sessionOf(k *storage.BackupKey) BackupSession {
 		IsVerified: &k.IsVerified, SessionData: json.RawMessage(k.SessionData)}
 }
 
-// BackupReader reads the sessions of a backup page by page, because a backup does not fit into the memory of an answer.
+// BackupReader reads the sessions of a backup page by page, because a backup may not fit into memory.
 type BackupReader struct {
 	svc     *Service
 	user    ident.UserNID
 	version int64
-	room    id.RoomID // "": all rooms
+	room    id.RoomID // empty means all rooms
 	after   storage.BackupKey
 }
 
-// backupPage is the number of sessions that are read at a time: some 350 KiB, and 32 MiB at worst.
+// backupPage is the number of sessions that are read at a time. A page has about 350 KiB, and 32 MiB at most.
 const backupPage = 500
 
-// ReadBackup returns a reader of the sessions of a version, or of one room in it.
+// ReadBackup returns a reader of the sessions of a version, or of one room in that version.
 //
 // Errors: M_NOT_FOUND.
 func (s *Service) ReadBackup(ctx context.Context, user ident.UserNID, version string, room id.RoomID) (*BackupReader, error) {
@@ -327,14 +328,14 @@ func (s *Service) ReadBackup(ctx context.Context, user ident.UserNID, version st
 	return &BackupReader{svc: s, user: user, version: v.Version, room: room}, err
 }
 
-// StoredSession is a session with its place in the backup.
+// StoredSession is a session together with its room and session ID.
 type StoredSession struct {
 	Room    id.RoomID
 	Session string
 	BackupSession
 }
 
-// Next returns the next sessions, ordered by room, and none at the end.
+// Next returns the next sessions, ordered by room. It returns none at the end.
 func (r *BackupReader) Next(ctx context.Context) ([]StoredSession, error) {
 	var rows []storage.BackupKey
 	err := r.svc.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -352,7 +353,7 @@ func (r *BackupReader) Next(ctx context.Context) ([]StoredSession, error) {
 	return out, nil
 }
 
-// DeleteBackupKeys removes sessions of a version; an empty room or session means all.
+// DeleteBackupKeys deletes sessions of a version. An empty room or session means all.
 func (s *Service) DeleteBackupKeys(ctx context.Context, user ident.UserNID, version string, room id.RoomID, session string) (change BackupChange, err error) {
 	err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 		v, err := findBackup(tx, user, version)

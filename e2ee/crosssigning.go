@@ -16,28 +16,28 @@ import (
 	"ebb/storage"
 )
 
-// The usages of cross-signing keys.
+// These are the usages of cross-signing keys.
 const (
 	usageMaster      = "master"
 	usageSelfSigning = "self_signing"
 	usageUserSigning = "user_signing"
 )
 
-// UploadCrossSigning is the body of /keys/device_signing/upload, without auth.
+// UploadCrossSigning is the request body of /keys/device_signing/upload, without auth.
 type UploadCrossSigning struct {
 	Master      json.RawMessage `json:"master_key"`
 	SelfSigning json.RawMessage `json:"self_signing_key"`
 	UserSigning json.RawMessage `json:"user_signing_key"`
 }
 
-// crossSigningKey is an uploaded key whose shape has been checked.
+// crossSigningKey is an uploaded key that was found to be well-formed.
 type crossSigningKey struct {
 	usage  string
 	raw    json.RawMessage
 	public string // unpadded base64
 }
 
-// keys lists the uploaded keys, the master key first.
+// keys returns the uploaded keys, the master key first.
 func (up UploadCrossSigning) keys(owner id.UserID) ([]crossSigningKey, error) {
 	var out []crossSigningKey
 	for _, k := range []crossSigningKey{{usage: usageMaster, raw: up.Master}, {usage: usageSelfSigning, raw: up.SelfSigning}, {usage: usageUserSigning, raw: up.UserSigning}} {
@@ -63,7 +63,7 @@ func (k *crossSigningKey) check(owner id.UserID) error {
 		Signatures map[string]map[string]string `json:"signatures"`
 	}
 	if err := json.Unmarshal(k.raw, &key); err != nil || misspelled(k.raw, "user_id", "usage", "keys", "signatures") {
-		return mxerr.BadJSON("The %s key does not have the documented shape", k.usage)
+		return mxerr.BadJSON("The %s key is malformed", k.usage)
 	}
 	if key.UserID != owner || !slices.Contains(key.Usage, k.usage) {
 		return mxerr.InvalidParam("The %s key must name you as its user and %[1]s as its usage", k.usage)
@@ -100,8 +100,8 @@ func decodeKey(b64 string) ed25519.PublicKey {
 	return raw
 }
 
-// NeedsAuth reports whether an upload of cross-signing keys needs user-interactive authentication: replacing keys does;
-// the first upload and repeating an upload do not.
+// NeedsAuth reports whether an upload of cross-signing keys needs user-interactive authentication. Replacing keys needs
+// it; the first upload and the repetition of an upload do not.
 // Spec: client-server-api#post_matrixclientv3keysdevice_signingupload (MSC3967)
 func (s *Service) NeedsAuth(ctx context.Context, d ident.Requester, up UploadCrossSigning) (needed bool, err error) {
 	keys, err := up.keys(d.UserID)

@@ -13,8 +13,8 @@ import (
 	"ebb/storage"
 )
 
-// Dehydrate is the upload request of a dehydrated device: a device without access token that receives room keys until
-// the user's next sign-in takes it over. Spec: MSC3814.
+// Dehydrate is the request to store a dehydrated device. Such a device has no access token. It receives room keys until
+// the user signs in on another device, which then takes these keys over. Spec: MSC3814.
 type Dehydrate struct {
 	UploadKeys
 	DeviceID    id.DeviceID     `json:"device_id"`
@@ -22,7 +22,7 @@ type Dehydrate struct {
 	DisplayName *string         `json:"initial_device_display_name"`
 }
 
-// Dehydrated is a dehydrated device as returned to its owner.
+// Dehydrated is a dehydrated device in the form returned to its owner.
 type Dehydrated struct {
 	DeviceID id.DeviceID     `json:"device_id"`
 	Data     json.RawMessage `json:"device_data"`
@@ -30,9 +30,9 @@ type Dehydrated struct {
 
 func errNotDehydrated() error { return mxerr.NotFound("You have no such dehydrated device") }
 
-// Dehydrate stores a dehydrated device. It replaces the previous one, whose keys and messages are deleted.
+// Dehydrate stores a dehydrated device. It replaces the previous one, whose keys and messages it deletes.
 //
-// Errors: M_INVALID_PARAM where a device of that ID is signed in, or the keys name another; M_BAD_JSON;
+// Errors: M_INVALID_PARAM if a device with that ID is signed in, or if the keys name another device; M_BAD_JSON;
 // M_MISSING_PARAM; M_TOO_LARGE.
 func (s *Service) Dehydrate(ctx context.Context, owner ident.Requester, up Dehydrate) error {
 	if err := up.check(owner); err != nil {
@@ -63,7 +63,7 @@ func (s *Service) Dehydrate(ctx context.Context, owner ident.Requester, up Dehyd
 		}
 		committed, err := s.storeKeys(tx, d, up.DeviceKeys, oneTime, fallback)
 		if err == nil && before != "" && before != up.DeviceID {
-			err = s.tellServers(tx, owner.UserNID, string(before))
+			err = s.queueUpdates(tx, owner.UserNID, string(before))
 		}
 		return committed, err
 	})
@@ -76,7 +76,7 @@ func orTaken(err error) error {
 	return err
 }
 
-// check validates everything but the one-time keys.
+// check validates the request except for the one-time keys.
 func (up *Dehydrate) check(owner ident.Requester) error {
 	switch {
 	case up.DeviceID == "":
@@ -97,8 +97,8 @@ func (up *Dehydrate) check(owner ident.Requester) error {
 	return checkDeviceKeys(ident.Requester{UserID: owner.UserID, DeviceID: up.DeviceID}, up.DeviceKeys)
 }
 
-// dropDehydrated deletes a user's dehydrated device and returns its ID, "" if there is none. If somebody has signed in
-// with the device since, it is an ordinary device and stays.
+// dropDehydrated deletes a user's dehydrated device and returns its ID, or "" if there is none. If somebody has signed
+// in with the device in the meantime, it is an ordinary device and is not deleted.
 func (s *Service) dropDehydrated(tx *storage.Tx, user ident.UserNID) (id.DeviceID, error) {
 	d, found, err := tx.Dehydrated(user)
 	if err != nil || !found {
@@ -152,17 +152,17 @@ func (s *Service) DeleteDehydrated(ctx context.Context, owner ident.Requester) (
 type DehydratedEvents struct {
 	Events []json.RawMessage
 	Next   string // the batch token for the next page
-	More   bool   // there were more messages when the page was read
+	More   bool   // whether there were more messages when the page was read
 }
 
-// MaxDehydratedPage bounds the messages of a page: 100 are about 200 KiB.
+// MaxDehydratedPage bounds the messages in a page; 100 messages take about 200 KiB.
 const MaxDehydratedPage = 100
 
-// DehydratedEvents returns up to limit messages for a user's dehydrated device after a batch, "" for the beginning.
-// Reading removes nothing, so that an interrupted client can start again; the device and its messages are deleted when
-// the client deletes or replaces the device.
+// DehydratedEvents returns up to limit messages for a user's dehydrated device, beginning after batch, or at the start
+// if batch is empty. Reading deletes nothing, so that an interrupted client can start again. The device and its
+// messages are deleted when the client deletes or replaces the device.
 //
-// Errors: M_FORBIDDEN where the device is not the user's dehydrated one; M_INVALID_PARAM for a batch that this server
+// Errors: M_FORBIDDEN if the device is not the user's dehydrated device; M_INVALID_PARAM for a batch that this server
 // did not issue.
 func (s *Service) DehydratedEvents(ctx context.Context, owner ident.Requester, deviceID id.DeviceID, batch string, limit int) (DehydratedEvents, error) {
 	out := DehydratedEvents{Events: []json.RawMessage{}}
@@ -203,7 +203,7 @@ func parseBatch(batch string) (storage.Pos, error) {
 	digits, ok := strings.CutPrefix(batch, batchPrefix)
 	n, err := strconv.ParseInt(digits, 10, 64)
 	if !ok || err != nil || n < 0 {
-		return 0, mxerr.InvalidParam("The batch is not a token from this server: from and next_batch take the next_batch of an earlier answer")
+		return 0, mxerr.InvalidParam("The batch token was not issued by this server: from and next_batch take the next_batch of an earlier response")
 	}
 	return storage.Pos(n), nil
 }

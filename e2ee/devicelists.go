@@ -20,14 +20,14 @@ import (
 	"ebb/storage"
 )
 
-// The EDUs of this package.
+// These are the types of the EDUs that this package handles.
 const (
 	eduDeviceListUpdate = "m.device_list_update"
 	eduSigningKeyUpdate = "m.signing_key_update"
 	eduDirectToDevice   = "m.direct_to_device"
 )
 
-// edu returns an EDU of a type with its content, as it stands in a transaction.
+// edu returns an EDU with the given type and content, in the form that a transaction contains.
 func edu(typ string, content any) (json.RawMessage, error) {
 	return json.Marshal(map[string]any{"edu_type": typ, "content": content})
 }
@@ -36,7 +36,7 @@ func edu(typ string, content any) (json.RawMessage, error) {
 type listUpdate struct {
 	UserID      id.UserID       `json:"user_id"`
 	DeviceID    string          `json:"device_id"`
-	DisplayName json.RawMessage `json:"device_display_name,omitempty"` // a string
+	DisplayName json.RawMessage `json:"device_display_name,omitempty"` // usually a string
 	StreamID    int64           `json:"stream_id"`
 	PrevID      []int64         `json:"prev_id"`
 	Deleted     bool            `json:"deleted,omitempty"`
@@ -58,10 +58,10 @@ func (s *Service) kick(c chan struct{}) {
 }
 
 const (
-	// pollInterval is how often Run looks for work without being kicked, such as stale lists that are due for another
+	// pollInterval is how often Run looks for work without being woken, such as stale lists that are due for another
 	// request.
 	pollInterval = 30 * time.Second
-	// sweepInterval is how often unneeded cached lists are dropped.
+	// sweepInterval is how often cached lists that are no longer needed are deleted.
 	sweepInterval = time.Hour
 )
 
@@ -70,8 +70,8 @@ func (s *Service) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	if s.opts.Outgoing != nil {
 		wg.Go(func() { s.loop(ctx, s.updates, pollInterval, "send device list updates", s.SendDeviceLists) })
-		wg.Go(func() { s.loop(ctx, s.joined, pollInterval, "send the devices of users who joined", s.TellOfJoins) })
-		wg.Go(func() { s.tellDiscovered(ctx) })
+		wg.Go(func() { s.loop(ctx, s.joined, pollInterval, "send the devices of users who joined", s.SendJoined) })
+		wg.Go(func() { s.sendToDiscovered(ctx) })
 	}
 	if s.opts.Remote != nil {
 		wg.Go(func() { s.loop(ctx, s.stale, pollInterval, "request device lists", s.Resync) })
@@ -81,7 +81,7 @@ func (s *Service) Run(ctx context.Context) error {
 	return nil
 }
 
-// loop runs job immediately, whenever it is kicked, and at an interval.
+// loop runs job immediately, then whenever it is kicked, and at an interval.
 func (s *Service) loop(ctx context.Context, kicked <-chan struct{}, every time.Duration, what string, job func(context.Context) error) {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
@@ -98,16 +98,16 @@ func (s *Service) loop(ctx context.Context, kicked <-chan struct{}, every time.D
 	}
 }
 
-// updatesRead is how many rows are read at once.
+// updatesRead is the number of rows that are read at a time.
 const updatesRead = 100
 
-// SendDeviceLists sends every pending update to the servers that share a room with its user.
+// SendDeviceLists queues every pending device list update for the servers that share a room with the user.
 func (s *Service) SendDeviceLists(ctx context.Context) error {
 	return drain(ctx, s.opts.DB, (*storage.Tx).DeviceListUpdates, s.sendUpdate)
 }
 
-// drain processes the rows of a table until none is left. some reads a number of rows; one processes a row and removes
-// it.
+// drain processes the rows of a table until none is left. some reads a batch of rows. one processes a row and removes
+// it from the table.
 func drain[T any](ctx context.Context, db *storage.DB, some func(*storage.Tx, int) ([]T, error), one func(context.Context, T) error) error {
 	for {
 		var rows []T
@@ -161,7 +161,8 @@ func (s *Service) kickAll(servers []string) {
 	}
 }
 
-// updateEDU returns the EDU for a change, with the current state of the device; nil if there is nothing to send.
+// updateEDU returns the EDU for a change, with the current state of the device. It returns nil if there is nothing to
+// send.
 func updateEDU(tx *storage.Tx, u storage.DeviceListUpdate) (json.RawMessage, error) {
 	userID, err := tx.UserID(u.User)
 	if err != nil {
@@ -193,8 +194,8 @@ func updateEDU(tx *storage.Tx, u storage.DeviceListUpdate) (json.RawMessage, err
 	return edu(eduDeviceListUpdate, content)
 }
 
-// committed is a rooms.Listener. It schedules device list updates to other servers: for local users who joined a room,
-// for which the write of the join has added a storage.DeviceTelling, and for servers that were discovered in a room.
+// committed is a rooms.Listener. It schedules device list updates to other servers. There are updates for local users
+// who joined a room (the write of the join has added a storage.DeviceTelling), and for servers discovered in a room.
 func (s *Service) committed(c *rooms.Commit) {
 	if slices.ContainsFunc(c.Members, func(m rooms.CommittedMember) bool { return m.Local && m.Joined() }) && c.Room.Shared() {
 		s.kick(s.joined)
@@ -209,16 +210,16 @@ func (s *Service) committed(c *rooms.Commit) {
 	}
 }
 
-// TellOfJoins sends the devices of local users who joined a room to the other servers in it.
-func (s *Service) TellOfJoins(ctx context.Context) error {
-	return drain(ctx, s.opts.DB, (*storage.Tx).DeviceTellings, s.tellOfJoin)
+// SendJoined sends the devices of local users who joined a room to the other servers in the room.
+func (s *Service) SendJoined(ctx context.Context) error {
+	return drain(ctx, s.opts.DB, (*storage.Tx).DeviceTellings, s.sendJoined)
 }
 
-// tellOfJoin sends a user's devices to the servers that did not share a room with the user before the join. In a
-// partial-state room, whose servers are not known for certain, only the devices with keys are sent, which is what
-// encryption needs.
+// sendJoined sends a user's devices to the servers that did not share a room with the user before the join. The servers
+// of a partial-state room are not known for certain, so in that case it sends only the devices with keys, which
+// suffices for encryption.
 // Spec: server-server-api#device-management
-func (s *Service) tellOfJoin(ctx context.Context, t storage.DeviceTelling) error {
+func (s *Service) sendJoined(ctx context.Context, t storage.DeviceTelling) error {
 	servers, err := s.opts.Rooms.NewlyShared(ctx, t.User, t.Room)
 	if err != nil {
 		return err
@@ -231,16 +232,16 @@ func (s *Service) tellOfJoin(ctx context.Context, t storage.DeviceTelling) error
 	})
 }
 
-// tellDiscovered sends, until ctx ends, the devices of the local members of a room to servers that were discovered in
-// that room. These servers missed all updates since the users joined.
-func (s *Service) tellDiscovered(ctx context.Context) {
+// sendToDiscovered sends the devices of a room's local members to servers that were discovered in the room, until ctx
+// ends. These servers have missed all updates since the users joined.
+func (s *Service) sendToDiscovered(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case c := <-s.discovered:
 			for _, m := range slices.Collect(c.Room.EachLocal()) {
-				if err := s.tellOf(ctx, m.NID, c.Discovered); err != nil && ctx.Err() == nil {
+				if err := s.sendDevices(ctx, m.NID, c.Discovered); err != nil && ctx.Err() == nil {
 					s.opts.Log.ErrorContext(ctx, "Cannot send devices to servers discovered in a room", "room", c.Room.ID(), "user", m.User, "err", err)
 				}
 			}
@@ -248,8 +249,8 @@ func (s *Service) tellDiscovered(ctx context.Context) {
 	}
 }
 
-// tellOf sends the user's devices to those of the given servers that share a room with the user.
-func (s *Service) tellOf(ctx context.Context, user ident.UserNID, servers []string) error {
+// sendDevices sends a user's devices to those of the given servers that share a room with the user.
+func (s *Service) sendDevices(ctx context.Context, user ident.UserNID, servers []string) error {
 	shared, err := s.opts.Rooms.SharedServers(ctx, user)
 	if err != nil {
 		return err
@@ -258,8 +259,9 @@ func (s *Service) tellOf(ctx context.Context, user ident.UserNID, servers []stri
 	return s.write(ctx, func(tx *storage.Tx) (func(), error) { return s.addDevices(tx, user, shared, false) })
 }
 
-// addDevices queues updates for a user's devices, or only for those with keys, in the outbox. They carry the current
-// stream ID of the list: for those servers they begin the sequence, and they do not appear in the sequence of others.
+// addDevices queues updates for a user's devices, or only for those with keys, in the outbox. The updates have the
+// current stream ID of the device list. They begin the sequence of updates for those servers and are not in the
+// sequence for other servers.
 func (s *Service) addDevices(tx *storage.Tx, user ident.UserNID, servers []string, withKeys bool) (committed func(), err error) {
 	if len(servers) == 0 {
 		return nil, nil
@@ -300,13 +302,13 @@ func deviceIDs(tx *storage.Tx, user ident.UserNID, withKeys bool) (ids []string,
 	return ids, err
 }
 
-// ReceiveDeviceListUpdate processes an m.device_list_update from another server: it notifies local users who share a
-// room, and updates the cached list, or marks it stale if an update was missed.
+// ReceiveDeviceListUpdate processes an m.device_list_update from another server. It notifies local users who share a
+// room with the user, and updates the cached list or, if an update was missed, marks it stale.
 // Spec: server-server-api#mdevice_list_update-schema
 func (s *Service) ReceiveDeviceListUpdate(ctx context.Context, origin string, content json.RawMessage) error {
 	var u listUpdate
 	if err := json.Unmarshal(content, &u); err != nil {
-		return mxerr.BadJSON("m.device_list_update does not have the documented shape")
+		return mxerr.BadJSON("m.device_list_update is malformed")
 	}
 	if len(u.PrevID) > maxPrevIDs {
 		return mxerr.TooLarge("prev_id must not have more than %d entries", maxPrevIDs)
@@ -319,16 +321,16 @@ func (s *Service) ReceiveDeviceListUpdate(ctx context.Context, origin string, co
 	return s.receiveChange(ctx, origin, u.UserID, len(u.PrevID) == 0, u.apply)
 }
 
-// ReceiveSigningKeyUpdate processes an m.signing_key_update from another server: the user's list is marked stale, so
-// that it is requested again.
+// ReceiveSigningKeyUpdate processes an m.signing_key_update from another server. It marks the user's list stale, so
+// that the list is requested again.
 // Spec: server-server-api#msigning_key_update-schema
 func (s *Service) ReceiveSigningKeyUpdate(ctx context.Context, origin string, content json.RawMessage) error {
 	var u signingKeyUpdate
 	if err := json.Unmarshal(content, &u); err != nil {
-		return mxerr.BadJSON("m.signing_key_update does not have the documented shape")
+		return mxerr.BadJSON("m.signing_key_update is malformed")
 	}
 	if !isNull(u.MasterKey) && len(remoteCrossSigning(u.UserID, u.MasterKey, nil)) == 0 {
-		return mxerr.BadJSON("The master key does not have the documented shape")
+		return mxerr.BadJSON("The master key is malformed")
 	}
 	return s.receiveChange(ctx, origin, u.UserID, false, u.apply)
 }
@@ -341,18 +343,18 @@ func fromOrigin(origin string, user id.UserID) error {
 	return nil
 }
 
-// applied is the effect of a change on the cached list of a user.
+// applied is the result of applying a change to the cached list of a user.
 type applied int
 
 const (
-	appliedNothing applied = iota // the change was already in the cache
-	appliedFully                  // the cache is complete, or there is none for the user
-	appliedGap                    // an update is missing: the list must be requested
+	appliedNothing applied = iota // the cache already contained the change
+	appliedFully                  // the cache is up to date, or the user is not cached
+	appliedGap                    // an update was missed, so the list has to be requested
 )
 
 // receiveChange applies a change of a remote user's devices if the cached list is fresh, and notifies local users who
-// share a room. The first update of a sequence is ignored if nobody has requested the list: it is sent because the user
-// joined, which clients see in the room.
+// share a room with the user. It ignores the first update of a sequence if the user is not cached: such an update is
+// sent because the user joined a room, which clients see in the room.
 func (s *Service) receiveChange(ctx context.Context, origin string, user id.UserID, first bool, apply func(*storage.Tx, storage.RemoteList) (applied, error)) error {
 	if err := fromOrigin(origin, user); err != nil {
 		return err
@@ -362,7 +364,7 @@ func (s *Service) receiveChange(ctx context.Context, origin string, user id.User
 		return err
 	}
 	if len(sharers) == 0 {
-		return s.keepChange(ctx, user)
+		return s.recordChange(ctx, user)
 	}
 	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
 		list, cached, err := tx.RemoteList(nid)
@@ -386,7 +388,7 @@ func (s *Service) receiveChange(ctx context.Context, origin string, user id.User
 		if result != appliedGap {
 			return s.wakeUsers(sharers...), nil
 		}
-		// The server is reachable, so waiting any longer makes no sense.
+		// The server is evidently reachable, so the list is requested without further delay.
 		if err := tx.SetRemoteList(storage.RemoteList{User: nid, StreamID: list.StreamID}); err != nil {
 			return nil, err
 		}
@@ -394,9 +396,9 @@ func (s *Service) receiveChange(ctx context.Context, origin string, user id.User
 	})
 }
 
-// keepChange records a change of a user who may be a member of a partial-state room. Local users who share that room
-// are notified once its members are known.
-func (s *Service) keepChange(ctx context.Context, user id.UserID) error {
+// recordChange records a change of a user who may be a member of a partial-state room. Local users in that room are
+// notified once its members are known.
+func (s *Service) recordChange(ctx context.Context, user id.UserID) error {
 	if may, err := s.opts.Rooms.MayShareRoom(ctx, user); err != nil || !may {
 		return err
 	}
@@ -409,7 +411,7 @@ func (s *Service) keepChange(ctx context.Context, user id.UserID) error {
 	})
 }
 
-// localSharers returns the number of a remote user and the local users who share a room with them.
+// localSharers returns the number of a remote user and the local users who share a room with that user.
 func (s *Service) localSharers(ctx context.Context, user id.UserID) (nid ident.UserNID, sharers []ident.UserNID, err error) {
 	found := false
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
@@ -453,7 +455,7 @@ func (u *listUpdate) apply(tx *storage.Tx, list storage.RemoteList) (applied, er
 	return appliedFully, tx.SetRemoteList(list)
 }
 
-// known reports whether the cache already has the device exactly as in the update.
+// known reports whether the cache already has the device exactly as the update describes it.
 func (u *listUpdate) known(tx *storage.Tx, nid ident.UserNID) (bool, error) {
 	all, err := tx.RemoteDevices([]ident.UserNID{nid})
 	rows := all[nid]
@@ -474,8 +476,8 @@ func sameJSON(a, b []byte) bool {
 	return errA == nil && errB == nil && bytes.Equal(a, b)
 }
 
-// set stores the device. It returns false if the user has too many devices: then the list is requested and cut as a
-// whole.
+// set stores the device. It returns false if the user has too many devices. The list is then requested as a whole and
+// truncated.
 func (u *listUpdate) set(tx *storage.Tx, nid ident.UserNID) (bool, error) {
 	n, err := tx.CountRemoteDevices(nid)
 	if err != nil || n >= maxRemoteDevices {
@@ -484,13 +486,13 @@ func (u *listUpdate) set(tx *storage.Tx, nid ident.UserNID) (bool, error) {
 	return true, tx.SetRemoteDevice(nid, storage.UserDeviceKeys{DeviceID: u.DeviceID, DisplayName: displayName(u.DisplayName), JSON: string(u.Keys)})
 }
 
-// apply marks the list stale: changed keys also change the signatures on the devices, which the update does not
-// contain.
+// apply implements the change by marking the list stale: new cross-signing keys also change the signatures on the
+// devices, and the update does not contain these.
 func (u *signingKeyUpdate) apply(*storage.Tx, storage.RemoteList) (applied, error) {
 	return appliedGap, nil
 }
 
-// Resync requests the stale lists that are due, from several servers at a time.
+// Resync requests the stale lists that are due, from several servers in parallel.
 func (s *Service) Resync(ctx context.Context) error {
 	type wanted struct {
 		list storage.RemoteList
@@ -517,7 +519,7 @@ func (s *Service) Resync(ctx context.Context) error {
 	}
 	var (
 		wg    sync.WaitGroup
-		mu    sync.Mutex // guards errs; a leaf
+		mu    sync.Mutex // guards errs; a leaf lock
 		errs  []error
 		slots = make(chan struct{}, maxResyncServers)
 	)
@@ -539,7 +541,7 @@ func (s *Service) Resync(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// resync requests one list. A failed request is not an error: it is retried later.
+// resync requests one list. A failed request is not returned as an error, but retried later.
 func (s *Service) resync(ctx context.Context, server string, user id.UserID, list storage.RemoteList) error {
 	leave, err := s.asking.Acquire(ctx, server)
 	if err != nil {
@@ -580,7 +582,7 @@ func (s *Service) resync(ctx context.Context, server string, user id.UserID, lis
 	})
 }
 
-// resyncBackoff determines when a list is requested again after a failure.
+// resyncBackoff determines when a list is requested again after failures.
 var resyncBackoff = keyed.Backoff{First: time.Minute, Max: maxResyncInterval}
 
 func (s *Service) resynced(ctx context.Context, nid ident.UserNID, asked storage.Pos, got deviceList, sharers []ident.UserNID) error {
@@ -589,19 +591,19 @@ func (s *Service) resynced(ctx context.Context, nid ident.UserNID, asked storage
 		if err != nil || !changed {
 			return nil, err
 		}
-		_, err = tx.DeviceListChanged(nid) // for those who were notified and asked before the list was available
+		_, err = tx.DeviceListChanged(nid) // for clients that were notified and queried before the list was available
 		return s.wakeUsers(sharers...), err
 	})
 }
 
-// messageMemory is how long the IDs of received messages are kept: a server that repeats a message does so within
+// messageMemory is how long the IDs of received messages are kept. A server that repeats a message does so within
 // hours.
 const messageMemory = 7 * 24 * time.Hour
 
-// sweepBatch is how many rows of a table one step of a sweep reads.
+// sweepBatch is the number of rows that one step of a sweep reads.
 const sweepBatch = 500
 
-// Sweep drops the lists of users with whom no room is shared any more, and old message IDs.
+// Sweep deletes old message IDs and the lists of users who no longer share a room with a local user.
 func (s *Service) Sweep(ctx context.Context) error {
 	for n := int64(sweepBatch); n == sweepBatch; {
 		err := s.opts.DB.Write(ctx, func(tx *storage.Tx) (err error) {

@@ -8,12 +8,13 @@ import (
 	"ebb/storage"
 )
 
-// maxDeviceNames bounds the device numbers in memory: 50,000 take about 8 MB.
+// maxDeviceNames bounds the cached device numbers; 50,000 take about 8 MB.
 const maxDeviceNames = 50_000
 
-// deviceNames caches the numbers of local devices for writes: every to-device message needs one, and the look-up was a
-// sixth of its cost. Only the committer uses the cache, one write after the other, so a deleted device is removed
-// before the next write looks it up. Devices created in a write are not cached, since the write may still fail.
+// deviceNames caches the numbers of local devices for writes. Every to-device message needs a device number, and
+// looking it up took a sixth of the time of a message. Only the committer uses the cache, in one write after the other,
+// so a deleted device is removed before the next write looks it up. Devices created in a write are not cached, since
+// the write may still fail.
 type deviceNames struct {
 	known *keyed.Map[deviceName, deviceNIDs]
 }
@@ -32,7 +33,7 @@ func newDeviceNames(entries int) *deviceNames {
 	return &deviceNames{keyed.NewMap[deviceName, deviceNIDs](entries)}
 }
 
-// find looks a device up in a write. The device's number is 0 if there is no such device.
+// find looks up a device in a write. The device's number is 0 if there is no such device.
 func (n *deviceNames) find(tx *storage.Tx, name deviceName) (nids deviceNIDs, found bool, err error) {
 	if nids, found = n.known.Get(name); found {
 		return nids, true, nil
@@ -45,7 +46,7 @@ func (n *deviceNames) find(tx *storage.Tx, name deviceName) (nids deviceNIDs, fo
 	return nids, true, nil
 }
 
-// forget removes a deleted device.
+// forget removes a deleted device from the cache.
 func (n *deviceNames) forget(device ident.DeviceNID) {
 	n.known.ForgetFunc(func(_ deviceName, nids deviceNIDs) bool { return nids.device == device })
 }

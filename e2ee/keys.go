@@ -20,13 +20,14 @@ type UploadKeys struct {
 	DeviceKeys   json.RawMessage            `json:"device_keys"`
 	OneTimeKeys  map[string]json.RawMessage `json:"one_time_keys"`
 	FallbackKeys map[string]json.RawMessage `json:"fallback_keys"`
-	// FallbackKeysUnstable is the name from MSC2732, which some clients still send.
+	// FallbackKeysUnstable has the name from MSC2732, which some clients still use.
 	FallbackKeysUnstable map[string]json.RawMessage `json:"org.matrix.msc2732.fallback_keys"`
 }
 
-// Upload stores a device's keys and returns the counts of its unclaimed one-time keys by algorithm.
+// Upload stores a device's keys and returns the number of its unclaimed one-time keys by algorithm.
 //
-// Errors: M_INVALID_PARAM for another device's keys or a key id in use with another key; M_BAD_JSON; M_TOO_LARGE.
+// Errors: M_INVALID_PARAM for keys of another device, or for a key ID that is in use for another key; M_BAD_JSON;
+// M_TOO_LARGE.
 // Spec: client-server-api#post_matrixclientv3keysupload
 func (s *Service) Upload(ctx context.Context, d ident.Requester, up UploadKeys) (counts map[string]int64, err error) {
 	oneTime, err := parseKeys(up.OneTimeKeys)
@@ -96,7 +97,7 @@ func setFallbackKeys(tx *storage.Tx, device ident.DeviceNID, keys []storage.KeyJ
 			return err
 		}
 	}
-	n, err := tx.CountFallbackKeys(device) // a key replaces that of its algorithm, so they can only be counted now
+	n, err := tx.CountFallbackKeys(device) // a key replaces the stored one of its algorithm, so they cannot be counted before
 	if err != nil {
 		return err
 	}
@@ -135,7 +136,7 @@ func addOneTimeKeys(tx *storage.Tx, device ident.DeviceNID, keys []storage.KeyJS
 		case found && !sameKey(old, json.RawMessage(k.JSON)):
 			return mxerr.InvalidParam("There is already a different one-time key with the ID %s:%s", k.Algorithm, k.KeyID)
 		case found:
-			err = tx.ReplaceOneTimeKey(device, k) // it may have a newer signature
+			err = tx.ReplaceOneTimeKey(device, k) // it may have newer signatures
 		default:
 			err = tx.AddOneTimeKey(device, k)
 		}
@@ -146,8 +147,8 @@ func addOneTimeKeys(tx *storage.Tx, device ident.DeviceNID, keys []storage.KeyJS
 	return nil
 }
 
-// checkDeviceKeys returns an error if identity keys name another device or do not have the specified shape, which other
-// servers might reject.
+// checkDeviceKeys returns an error if identity keys name another device, or are malformed in a way that might make
+// other servers reject them.
 func checkDeviceKeys(d ident.Requester, raw json.RawMessage) error {
 	if err := bounded("device_keys", len(raw), maxKeyJSON); err != nil {
 		return err
@@ -160,7 +161,7 @@ func checkDeviceKeys(d ident.Requester, raw json.RawMessage) error {
 		Signatures map[string]map[string]string `json:"signatures"`
 	}
 	if err := json.Unmarshal(raw, &keys); err != nil || misspelled(raw, "user_id", "device_id", "algorithms", "keys", "signatures") {
-		return mxerr.BadJSON("device_keys do not have the documented shape")
+		return mxerr.BadJSON("device_keys is malformed")
 	}
 	if keys.UserID != string(d.UserID) || keys.DeviceID != string(d.DeviceID) {
 		return mxerr.InvalidParam("user_id and device_id in device_keys must be your own")
@@ -190,7 +191,7 @@ func parseKeys(in map[string]json.RawMessage) ([]storage.KeyJSON, error) {
 	return out, nil
 }
 
-// checkKey checks that a key is a string, or an object with a string "key".
+// checkKey returns an error unless a key is a string, or an object with a string "key".
 func checkKey(name string, raw json.RawMessage) error {
 	if err := bounded(name, len(raw), maxKeyJSON); err != nil {
 		return err
@@ -204,13 +205,13 @@ func checkKey(name string, raw json.RawMessage) error {
 		Signatures map[string]map[string]string `json:"signatures"`
 	}
 	if err := json.Unmarshal(raw, &signed); err != nil || signed.Key == nil {
-		return mxerr.BadJSON("The key %s does not have the documented shape", name)
+		return mxerr.BadJSON("The key %s is malformed", name)
 	}
 	return nil
 }
 
-// OneTimeKeyCounts counts a device's unclaimed one-time keys by algorithm. signed_curve25519 is always included,
-// because clients read its absence as "no change".
+// OneTimeKeyCounts returns the number of a device's unclaimed one-time keys by algorithm. signed_curve25519 is always
+// included, because clients take its absence to mean "no change".
 func (s *Service) OneTimeKeyCounts(ctx context.Context, device ident.DeviceNID) (counts map[string]int64, err error) {
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		counts, err = oneTimeKeyCounts(tx, device)
@@ -228,14 +229,14 @@ func oneTimeKeyCounts(tx *storage.Tx, device ident.DeviceNID) (map[string]int64,
 	return counts, err
 }
 
-// Claims maps user → device → "algorithm:key id" → key.
+// Claims maps user → device → "algorithm:key ID" → key.
 type Claims map[id.UserID]map[id.DeviceID]map[string]json.RawMessage
 
-// Failures maps each server that could not be asked to an error object.
+// Failures maps each server that could not be reached to an error object.
 type Failures map[string]json.RawMessage
 
 // Claim claims a one-time key of the requested algorithm from each device: the oldest one, or the fallback key if none
-// is left. It waits for other servers no longer than timeout (0: ten seconds).
+// is left. It waits for other servers for at most timeout; 0 means ten seconds.
 // Spec: client-server-api#post_matrixclientv3keysclaim
 func (s *Service) Claim(ctx context.Context, wanted map[id.UserID]map[id.DeviceID]string, timeout time.Duration) (Claims, Failures, error) {
 	if err := bounded("users of one claim", len(wanted), maxQueryUsers); err != nil {
@@ -252,8 +253,8 @@ func (s *Service) Claim(ctx context.Context, wanted map[id.UserID]map[id.DeviceI
 	return claims, s.claimOfServers(ctx, remote, timeout, claims), nil
 }
 
-// claimLocal claims keys of local users: one-time keys that are stored here, then those that an application service
-// keeps (MSC3983), then fallback keys.
+// claimLocal claims keys of local users. It tries stored one-time keys first, then keys held by an application service
+// (MSC3983), then fallback keys.
 func (s *Service) claimLocal(ctx context.Context, wanted map[id.UserID]map[id.DeviceID]string) (Claims, error) {
 	claims, missing := Claims{}, map[id.UserID]map[id.DeviceID]string{}
 	for user, devices := range wanted {
@@ -292,8 +293,8 @@ func (c Claims) add(user id.UserID, devices map[id.DeviceID]map[string]json.RawM
 	maps.Copy(c[user], devices)
 }
 
-// claimStored claims keys that are stored here and adds them to claims. It leaves the fallback keys of the users for
-// whom spare is true.
+// claimStored claims stored keys and adds them to claims. It does not use the fallback keys of users for whom spare
+// returns true.
 func (s *Service) claimStored(ctx context.Context, wanted map[id.UserID]map[id.DeviceID]string, claims Claims, spare func(id.UserID) bool) error {
 	if len(wanted) == 0 {
 		return nil
@@ -323,7 +324,8 @@ func (f Failures) add(server string) {
 	f[server] = json.RawMessage(`{"errcode":"M_UNREACHABLE","error":"This server cannot be asked"}`)
 }
 
-// claimOfUser claims keys of one user: one-time keys, and where there are none fallback keys if fallback is set.
+// claimOfUser claims keys of one user. If there is no one-time key for a device and fallback is set, it uses the
+// device's fallback key.
 func (s *Service) claimOfUser(tx *storage.Tx, user id.UserID, wanted map[id.DeviceID]string, fallback bool) (owner ident.UserNID, taken map[id.DeviceID]map[string]json.RawMessage, err error) {
 	owner, devices, found, err := candidates(s.names, tx, user, wanted)
 	if err != nil || !found {

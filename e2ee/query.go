@@ -31,9 +31,9 @@ func newKeys() *Keys {
 }
 
 // Query returns the identity keys of users' devices and their cross-signing keys, with the signatures that the viewer
-// may see. An empty device list means all devices. What an application service answers about its users (MSC3984) takes
-// precedence over what is stored here. Users who are not cached are requested from their servers, for no
-// longer than timeout (0: ten seconds).
+// may see. An empty device list means all devices. An application service's answer about its users (MSC3984) takes
+// precedence over stored keys. The keys of remote users that are not cached are requested from their servers, for at
+// most timeout; 0 means ten seconds.
 // Spec: client-server-api#post_matrixclientv3keysquery
 func (s *Service) Query(ctx context.Context, viewer ident.Requester, wanted map[id.UserID][]id.DeviceID, timeout time.Duration) (*Keys, error) {
 	if err := bounded("users of one query", len(wanted), maxQueryUsers); err != nil {
@@ -61,7 +61,7 @@ func (s *Service) Query(ctx context.Context, viewer ident.Requester, wanted map[
 	return out, err
 }
 
-// split separates local users from remote ones, which it groups by server.
+// split separates local users from remote users. It groups the remote users by server.
 func split[T any](s *Service, wanted map[id.UserID]T) (local map[id.UserID]T, remote map[string]map[id.UserID]T, err error) {
 	local, remote = map[id.UserID]T{}, map[string]map[id.UserID]T{}
 	for user, what := range wanted {
@@ -80,9 +80,9 @@ func split[T any](s *Service, wanted map[id.UserID]T) (local map[id.UserID]T, re
 	return local, remote, nil
 }
 
-// userKeys is the known keys of one user.
+// userKeys holds the known keys of one user.
 type userKeys struct {
-	nid          ident.UserNID // 0: the user has no number
+	nid          ident.UserNID // 0 if the user has no number
 	devices      []storage.UserDeviceKeys
 	crossSigning map[string]string // by usage
 }
@@ -109,7 +109,7 @@ func (k *Keys) addLocal(tx *storage.Tx, viewer ident.Requester, wanted map[id.Us
 	return k.add(tx, viewer, found, wanted)
 }
 
-// lookUp returns the numbers of users; it leaves out users without one.
+// lookUp returns the numbers of users, leaving out users without a number.
 func lookUp[T any](tx *storage.Tx, users map[id.UserID]T) (map[id.UserID]ident.UserNID, error) {
 	names := make([]string, 0, len(users))
 	for user := range users {
@@ -155,14 +155,14 @@ func (k *Keys) addCrossSigning(viewer ident.Requester, user id.UserID, nid ident
 		case usageSelfSigning:
 			k.SelfSigningKeys[user] = signed
 		case usageUserSigning:
-			if nid == viewer.UserNID { // visible to its owner only
+			if nid == viewer.UserNID { // only the owner may see it
 				k.UserSigningKeys[user] = signed
 			}
 		}
 	}
 }
 
-// signatureSet maps signer → key id → signature, as in "signatures" of a signed object.
+// signatureSet maps signer → key ID → signature, as in the member "signatures" of a signed object.
 type signatureSet map[string]map[string]string
 
 func (s signatureSet) add(signer, keyID, signature string) {
@@ -184,7 +184,7 @@ func byTarget(rows []storage.KeySignature) map[string]signatureSet {
 	return out
 }
 
-// decorate adds signatures and the device's display name to a stored key; all other members stay as they are.
+// decorate adds signatures and the device's display name to a stored key. It leaves all other members as they are.
 func decorate(stored string, more signatureSet, displayName string) json.RawMessage {
 	if len(more) == 0 && displayName == "" {
 		return json.RawMessage(stored)

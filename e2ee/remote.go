@@ -26,19 +26,19 @@ type Remote interface {
 // Outgoing queues EDUs for other servers; outbox.Service implements it.
 type Outgoing interface {
 	// AddEDU stores an EDU for a server in the caller's write. EDUs are delivered in the order in which they were
-	// added. The amount queued for one sender is bounded; the empty ID is this server itself.
+	// added. The size of what is queued for one sender is bounded. An empty sender means this server itself.
 	AddEDU(tx *storage.Tx, server string, sender id.UserID, edu json.RawMessage) error
-	// Kick starts their delivery after the write was committed. It runs in a Committed hook, so it must be quick.
+	// Kick starts the delivery after the write was committed. It runs in a Committed hook, so it must be quick.
 	Kick(server string)
 }
 
-// Rooms answers which users and servers share rooms; sharing.Service implements it.
+// Rooms reports which users and servers share rooms; sharing.Service implements it.
 type Rooms interface {
-	// SharedServers lists the other servers that share a room with a local user.
+	// SharedServers returns the other servers that share a room with a local user.
 	SharedServers(ctx context.Context, user ident.UserNID) ([]string, error)
-	// NewlyShared lists the other servers in a room that share no other room with a local user.
+	// NewlyShared returns the other servers in a room that share no other room with a local user.
 	NewlyShared(ctx context.Context, user ident.UserNID, room ident.RoomNID) ([]string, error)
-	// LocalSharers lists the local users who share a room with a local or remote user.
+	// LocalSharers returns the local users who share a room with a local or remote user.
 	LocalSharers(ctx context.Context, user ident.UserNID) ([]ident.UserNID, error)
 	// WakeSharers finds, within a write, the local users who share a room with user, including user, and returns a
 	// function that wakes them once the write is committed.
@@ -48,10 +48,10 @@ type Rooms interface {
 	MayShareRoom(ctx context.Context, user id.UserID) (bool, error)
 }
 
-// defaultTimeout is how long to wait for other servers if the client sets no timeout.
+// defaultTimeout is how long a request waits for other servers if the client sets no timeout.
 const defaultTimeout = 10 * time.Second
 
-// eachServer calls ask for each server, several at a time, and returns the servers for which it failed.
+// eachServer calls ask for the servers, several at a time, and returns the servers for which it failed.
 func eachServer[T any](ctx context.Context, timeout time.Duration, servers map[string]T, ask func(ctx context.Context, server string, what T) error) Failures {
 	if timeout <= 0 {
 		timeout = defaultTimeout
@@ -60,7 +60,7 @@ func eachServer[T any](ctx context.Context, timeout time.Duration, servers map[s
 	defer cancel()
 	var (
 		wg       sync.WaitGroup
-		mu       sync.Mutex // guards failures; a leaf
+		mu       sync.Mutex // guards failures; a leaf lock
 		failures = Failures{}
 		slots    = make(chan struct{}, maxServersAtOnce)
 	)
@@ -79,12 +79,12 @@ func eachServer[T any](ctx context.Context, timeout time.Duration, servers map[s
 	return failures
 }
 
-// errNoFederation is the error for every other server if federation is disabled.
+// errNoFederation is returned for every other server if federation is disabled.
 var errNoFederation = errors.New("federation is disabled")
 
 // queryServers adds the keys of remote users.
 func (s *Service) queryServers(ctx context.Context, viewer ident.Requester, servers map[string]map[id.UserID][]id.DeviceID, timeout time.Duration, out *Keys) {
-	var mu sync.Mutex // guards out; a leaf
+	var mu sync.Mutex // guards out; a leaf lock
 	failures := eachServer(ctx, timeout, servers, func(ctx context.Context, server string, wanted map[id.UserID][]id.DeviceID) error {
 		if s.opts.Remote == nil {
 			return errNoFederation
@@ -103,7 +103,7 @@ func (s *Service) queryServers(ctx context.Context, viewer ident.Requester, serv
 	maps.Copy(out.Failures, failures)
 }
 
-// queryServer returns the keys of users of one server, even if some of them could not be retrieved.
+// queryServer returns the keys of users of one server. It returns what it has even if some keys could not be retrieved.
 func (s *Service) queryServer(ctx context.Context, viewer ident.Requester, server string, wanted map[id.UserID][]id.DeviceID) (*Keys, error) {
 	out := newKeys()
 	missing, _, err := s.cached(ctx, viewer, wanted, out)
@@ -115,7 +115,7 @@ func (s *Service) queryServer(ctx context.Context, viewer ident.Requester, serve
 		return out, err
 	}
 	defer leave()
-	missing, asked, err := s.cached(ctx, viewer, missing, out) // another request may have fetched them meanwhile
+	missing, asked, err := s.cached(ctx, viewer, missing, out) // another request may have fetched them in the meantime
 	if err != nil || len(missing) == 0 {
 		return out, err
 	}
@@ -139,8 +139,8 @@ func (s *Service) queryServer(ctx context.Context, viewer ident.Requester, serve
 	})
 }
 
-// cached adds the users whose cached devices are current, and returns the others, with the stream position from before
-// their servers are asked.
+// cached adds the users whose cached devices are current. It returns the other users, and the stream position to pass
+// to cacheLists after requesting them.
 func (s *Service) cached(ctx context.Context, viewer ident.Requester, wanted map[id.UserID][]id.DeviceID, out *Keys) (missing map[id.UserID][]id.DeviceID, asked storage.Pos, err error) {
 	missing = map[id.UserID][]id.DeviceID{}
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
@@ -159,9 +159,10 @@ func (s *Service) cached(ctx context.Context, viewer ident.Requester, wanted map
 	return missing, asked, err
 }
 
-// freshKeys returns the cached keys of those users whose cache is known to be current. Another server sends updates
-// only while a room is shared, so the viewer and the user must have been in one room ever since the list was fetched.
-// The viewer must be in such a room, so that the cache reveals nothing about people with whom the viewer shares none.
+// freshKeys returns the cached keys of those users whose cached list is known to be current. Another server sends
+// updates only while a room is shared, so the viewer and the user must have shared one room ever since the list was
+// fetched. The viewer has to be in that room, so that the cache reveals nothing about users with whom the viewer shares
+// no room.
 func freshKeys(tx *storage.Tx, viewer ident.Requester, wanted map[id.UserID][]id.DeviceID) (map[id.UserID]userKeys, error) {
 	nids, err := lookUp(tx, wanted)
 	if err != nil {
@@ -200,10 +201,10 @@ func (s *Service) askKeys(ctx context.Context, server string, wanted map[id.User
 	return parseKeysAnswer(answer, slices.Collect(maps.Keys(wanted)))
 }
 
-// cacheWrite is the number of lists stored in one write, which keeps writes short.
+// cacheWrite bounds the lists that are stored in one write, which keeps writes short.
 const cacheWrite = 20
 
-// cacheLists stores the lists of the users who share a room with the viewer.
+// cacheLists stores the lists of those users who share a room with the viewer.
 func (s *Service) cacheLists(ctx context.Context, viewer ident.Requester, asked storage.Pos, lists map[id.UserID]deviceList) error {
 	for users := range slices.Chunk(slices.Sorted(maps.Keys(lists)), cacheWrite) {
 		err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
@@ -232,9 +233,9 @@ func (s *Service) cacheLists(ctx context.Context, viewer ident.Requester, asked 
 	return nil
 }
 
-// claimOfServers adds one-time keys of remote users.
+// claimOfServers adds the one-time keys claimed from other servers to claims.
 func (s *Service) claimOfServers(ctx context.Context, servers map[string]map[id.UserID]map[id.DeviceID]string, timeout time.Duration, claims Claims) Failures {
-	var mu sync.Mutex // guards claims; a leaf
+	var mu sync.Mutex // guards claims; a leaf lock
 	return eachServer(ctx, timeout, servers, func(ctx context.Context, server string, wanted map[id.UserID]map[id.DeviceID]string) error {
 		if s.opts.Remote == nil {
 			return errNoFederation
@@ -252,7 +253,7 @@ func (s *Service) claimOfServers(ctx context.Context, servers map[string]map[id.
 	})
 }
 
-// QueryForServer answers another server's query for the keys of local users. Other users are left out.
+// QueryForServer answers another server's query for the keys of local users. It leaves out other users.
 // Spec: server-server-api#post_matrixfederationv1userkeysquery
 func (s *Service) QueryForServer(ctx context.Context, wanted map[id.UserID][]id.DeviceID) (*Keys, error) {
 	if err := bounded("users of one query", len(wanted), maxQueryUsers); err != nil {
@@ -278,7 +279,7 @@ func (s *Service) ClaimForServer(ctx context.Context, wanted map[id.UserID]map[i
 	return s.claimLocal(ctx, local)
 }
 
-// UserDevices is the device list of a user as sent to other servers.
+// UserDevices is the device list of a user in the form for other servers.
 type UserDevices struct {
 	UserID         id.UserID       `json:"user_id"`
 	StreamID       storage.Pos     `json:"stream_id"`
@@ -294,7 +295,7 @@ type UserDevice struct {
 	DisplayName string          `json:"device_display_name,omitempty"`
 }
 
-// UserDevices lists the devices of a local user that have keys.
+// UserDevices returns the devices of a local user that have keys.
 //
 // Errors: M_NOT_FOUND, M_INVALID_PARAM for a user of another server.
 // Spec: server-server-api#get_matrixfederationv1userdevicesuserid

@@ -22,9 +22,9 @@ type network struct {
 	mu      sync.Mutex
 	asked   []string // the requests, in order
 	down    bool
-	keys    string // answer of /user/keys/query
-	devices string // answer of /user/devices
-	claims  string // answer of /user/keys/claim
+	keys    string // response of /user/keys/query
+	devices string // response of /user/devices
+	claims  string // response of /user/keys/claim
 	before  func() // called before an answer
 }
 
@@ -302,7 +302,7 @@ func TestAMissedDeviceListUpdateIsMadeUpFor(t *testing.T) {
 	receive(update("X", farKeys("X", "one"), 5, "4", ""))
 	told(true)
 	f.query(alice)
-	// the answer of /user/keys/query has no stream ID that this could follow
+	// the response of /user/keys/query has no stream ID that this could follow
 	receive(update("Y", farKeys("Y", "two"), 5, "4", ""))
 	told(true)
 	if err := f.Resync(t.Context()); err != nil {
@@ -560,7 +560,7 @@ func TestServersThatNewlyShareARoomAreToldOfDevices(t *testing.T) {
 			return tx.AddDeviceTelling(storage.DeviceTelling{User: alice.UserNID, Room: 1, Partial: partial})
 		})
 		for range 2 { // the second call has nothing to send
-			if err := f.TellOfJoins(t.Context()); err != nil {
+			if err := f.SendJoined(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -585,7 +585,7 @@ func TestServersDiscoveredInARoomAreToldOfAllDevices(t *testing.T) {
 	f.membership(alice.UserID, 1, "join")
 	f.membership(far, 1, "join")
 	f.out.queue = nil
-	if err := f.tellOf(t.Context(), alice.UserNID, []string{away, "third"}); err != nil { // third has left the room
+	if err := f.sendDevices(t.Context(), alice.UserNID, []string{away, "third"}); err != nil { // third has left the room
 		t.Fatal(err)
 	}
 	var devices []string

@@ -15,19 +15,20 @@ import (
 	"ebb/storage"
 )
 
-// deviceList is another server's list of the devices of one of its users, without malformed keys and keys of anybody
-// else.
+// deviceList is the device list of a remote user as received from the user's server. It has no malformed keys and no
+// keys of other users.
 type deviceList struct {
 	streamID     int64 // unknownStream if the response has none
 	devices      []storage.UserDeviceKeys
 	crossSigning map[string]string // by usage
 }
 
-// unknownStream is the stream ID of a list without one: no update follows it, so the next update makes the list stale.
+// unknownStream is the stream ID of a list that came without one. No update follows it, so the next update makes the
+// list stale.
 const unknownStream = -1
 
-// parseKeysAnswer parses the response of /user/keys/query. It ignores users who were not asked for: a server speaks for
-// its own users only.
+// parseKeysAnswer parses the response of /user/keys/query. It ignores users who were not asked for, because a server
+// may only answer for its own users.
 func parseKeysAnswer(raw json.RawMessage, asked []id.UserID) (map[id.UserID]deviceList, error) {
 	var answer struct {
 		DeviceKeys      map[id.UserID]map[string]json.RawMessage `json:"device_keys"`
@@ -35,7 +36,7 @@ func parseKeysAnswer(raw json.RawMessage, asked []id.UserID) (map[id.UserID]devi
 		SelfSigningKeys map[id.UserID]json.RawMessage            `json:"self_signing_keys"`
 	}
 	if err := json.Unmarshal(raw, &answer); err != nil {
-		return nil, fmt.Errorf("answer of /user/keys/query: %w", err)
+		return nil, fmt.Errorf("response of /user/keys/query: %w", err)
 	}
 	lists := make(map[id.UserID]deviceList, len(asked))
 	for _, user := range asked {
@@ -62,10 +63,10 @@ func parseUserDevices(raw json.RawMessage, user id.UserID) (deviceList, error) {
 		SelfSigningKey json.RawMessage `json:"self_signing_key"`
 	}
 	if err := json.Unmarshal(raw, &answer); err != nil {
-		return deviceList{}, fmt.Errorf("answer of /user/devices: %w", err)
+		return deviceList{}, fmt.Errorf("response of /user/devices: %w", err)
 	}
 	if answer.UserID != user {
-		return deviceList{}, fmt.Errorf("answer of /user/devices for %s is about %.255q", user, string(answer.UserID))
+		return deviceList{}, fmt.Errorf("response of /user/devices for %s is about %.255q", user, string(answer.UserID))
 	}
 	list := deviceList{streamID: answer.StreamID, crossSigning: remoteCrossSigning(user, answer.MasterKey, answer.SelfSigningKey)}
 	for _, d := range answer.Devices {
@@ -74,7 +75,7 @@ func parseUserDevices(raw json.RawMessage, user id.UserID) (deviceList, error) {
 	return list, nil
 }
 
-// displayName returns a device's name, or "" if it is not a string or too long.
+// displayName returns a device's display name, or "" if it is not a string or is too long.
 func displayName(raw json.RawMessage) string {
 	name, ok := canonjson.Unquote(raw)
 	if !ok || len(name) > maxRemoteName || strings.ContainsRune(name, 0) {
@@ -83,14 +84,14 @@ func displayName(raw json.RawMessage) string {
 	return strings.ToValidUTF8(name, "\uFFFD")
 }
 
-// add adds a device to the list if clients can read its keys.
+// add adds a device to the list unless clients would be unable to read its keys.
 func (l *deviceList) add(user id.UserID, deviceID, name string, keys json.RawMessage) {
 	if len(l.devices) < maxRemoteDevices && checkRemoteDevice(user, deviceID, keys) == nil {
 		l.devices = append(l.devices, storage.UserDeviceKeys{DeviceID: deviceID, DisplayName: name, JSON: string(keys)})
 	}
 }
 
-// checkRemoteDevice returns an error for identity keys from another server that do not have the specified shape.
+// checkRemoteDevice returns an error if identity keys from another server are malformed.
 func checkRemoteDevice(user id.UserID, deviceID string, keys json.RawMessage) error {
 	if deviceID == "" || len(deviceID) > maxKeyID || strings.ContainsRune(deviceID, 0) {
 		return mxerr.InvalidParam("A device ID must have 1 to %d bytes", maxKeyID)
@@ -101,8 +102,8 @@ func checkRemoteDevice(user id.UserID, deviceID string, keys json.RawMessage) er
 	return checkReadable(keys)
 }
 
-// checkReadable returns an error for JSON without a canonical form or with a NUL in a string, for which strict clients
-// would reject a whole response.
+// checkReadable returns an error for JSON that has no canonical form, or has a NUL in a string. Strict clients would
+// reject a whole response because of it.
 func checkReadable(raw json.RawMessage) error {
 	canonical, err := canonjson.Canonical(raw, true)
 	if err != nil || strings.Contains(string(canonical), `\u0000`) {
@@ -111,8 +112,8 @@ func checkReadable(raw json.RawMessage) error {
 	return nil
 }
 
-// remoteCrossSigning returns the well-formed keys among a user's cross-signing keys; the self-signing key only if the
-// master key signed it.
+// remoteCrossSigning returns the well-formed keys among a user's cross-signing keys. It includes the self-signing key
+// only if the master key has signed it.
 func remoteCrossSigning(user id.UserID, master, selfSigning json.RawMessage) map[string]string {
 	out := map[string]string{}
 	m := crossSigningKey{usage: usageMaster, raw: master}
@@ -128,7 +129,7 @@ func remoteCrossSigning(user id.UserID, master, selfSigning json.RawMessage) map
 }
 
 // store replaces the stored list and reports whether it changed. asked is the stream position from before the list was
-// requested: if the server sent an update since, the list is stale at once.
+// requested. If the server has sent an update since then, the list is marked stale at once.
 func (l deviceList) store(tx *storage.Tx, nid ident.UserNID, asked storage.Pos) (changed bool, err error) {
 	told, err := tx.DeviceListPosition(nid)
 	if err != nil {
@@ -176,7 +177,7 @@ func (l deviceList) storeDevices(tx *storage.Tx, nid ident.UserNID) (changed boo
 	return changed || len(gone) > 0, nil
 }
 
-// storeRemoteCrossSigning stores the master and self-signing key of a remote user.
+// storeRemoteCrossSigning stores the master key and the self-signing key of a remote user.
 func storeRemoteCrossSigning(tx *storage.Tx, nid ident.UserNID, keys map[string]string) (changed bool, err error) {
 	before, err := tx.CrossSigningKeys(nid)
 	if err != nil {
@@ -202,13 +203,14 @@ func storeRemoteCrossSigning(tx *storage.Tx, nid ident.UserNID, keys map[string]
 	return changed, nil
 }
 
-// parseClaims parses the response of /user/keys/claim: one key of the requested algorithm for each requested device.
+// parseClaims parses the response of /user/keys/claim. It returns one key of the requested algorithm for each requested
+// device.
 func parseClaims(raw json.RawMessage, wanted map[id.UserID]map[id.DeviceID]string) (Claims, error) {
 	var answer struct {
 		OneTimeKeys map[id.UserID]map[id.DeviceID]map[string]json.RawMessage `json:"one_time_keys"`
 	}
 	if err := json.Unmarshal(raw, &answer); err != nil {
-		return nil, fmt.Errorf("answer of /user/keys/claim: %w", err)
+		return nil, fmt.Errorf("response of /user/keys/claim: %w", err)
 	}
 	claims := Claims{}
 	for user, devices := range wanted {
@@ -225,7 +227,7 @@ func parseClaims(raw json.RawMessage, wanted map[id.UserID]map[id.DeviceID]strin
 	return claims, nil
 }
 
-// claimedKey returns a key of an algorithm that clients can read; "" if there is none.
+// claimedKey returns a key of the given algorithm that clients can read, or "" if there is none.
 func claimedKey(keys map[string]json.RawMessage, algorithm string) (string, json.RawMessage) {
 	for _, name := range slices.Sorted(maps.Keys(keys)) {
 		of, keyID, _ := strings.Cut(name, ":")

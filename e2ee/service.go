@@ -1,9 +1,9 @@
 // Package e2ee implements the server side of end-to-end encryption: device keys, one-time keys, cross-signing, key
-// backup, messages between devices and the stream of device-list changes. It never decrypts anything and keeps what
-// clients upload verbatim, unknown fields included.
+// backup, to-device messages and the stream of device list changes. It never decrypts anything, and it stores what
+// clients upload verbatim, including unknown fields.
 //
-// A change that a client may sync goes from a method of Service to one write, whose Committed hook wakes the affected
-// users. The feed reads through the methods of sync.go.
+// A method of Service puts a change into one write, whose Committed hook wakes the users who have to sync it. Package
+// feed reads the changes through the methods in sync.go.
 package e2ee
 
 import (
@@ -39,25 +39,26 @@ type Options struct {
 	// Commits reports joins to rooms of other servers; nil if there are none.
 	Commits *rooms.Commits
 
-	// Apps may keep keys of local users; nil: there are no application services.
+	// Apps may hold keys of local users; nil means that there are no application services.
 	Apps AppServices
-	// Remote and Outgoing reach other servers; both are nil without federation.
+	// Remote and Outgoing reach other servers; both are nil if federation is disabled.
 	Remote   Remote
 	Outgoing Outgoing
 }
 
-// AppServices are the application services, which may keep the keys of their users themselves. It is implemented by
-// appservice.Registry.
+// AppServices asks application services for the keys of their users that they hold themselves; appservice.Registry
+// implements it.
 type AppServices interface {
-	// QueryKeys returns the identity keys of devices that application services keep.
+	// QueryKeys returns the identity keys that application services hold.
 	QueryKeys(ctx context.Context, wanted map[id.UserID][]id.DeviceID) map[id.UserID]map[id.DeviceID]json.RawMessage
-	// MayClaim reports whether an application service may have one-time keys of a user.
+	// MayClaim reports whether an application service may hold one-time keys of a user.
 	MayClaim(user id.UserID) bool
-	// ClaimKeys claims one-time keys that application services keep.
+	// ClaimKeys claims one-time keys that application services hold.
 	ClaimKeys(ctx context.Context, wanted map[id.UserID]map[id.DeviceID]string) map[id.UserID]map[id.DeviceID]map[string]json.RawMessage
 }
 
-// Service implements the package. It is safe for concurrent use. Run must be running if federation is enabled.
+// Service stores keys and to-device messages, and exchanges them with other servers. It is safe for concurrent use. Run
+// must be running if federation is enabled.
 type Service struct {
 	opts       Options
 	updates    chan struct{}      // signals device list updates to send; capacity one
@@ -65,8 +66,8 @@ type Service struct {
 	joined     chan struct{}      // signals local users who joined rooms of other servers; capacity one
 	discovered chan *rooms.Commit // rooms with servers that need to receive devices
 	names      *deviceNames
-	// asking admits one request for device keys per server at a time. Requests that waited find most of their keys in
-	// the cache afterwards.
+	// asking admits one request for device keys per server at a time. A request that has waited usually finds its keys
+	// in the cache afterwards.
 	asking    *keyed.Semaphore[string]
 	backlogs  backlogs
 	strangers strangers
@@ -86,43 +87,43 @@ func New(o Options) *Service {
 	return s
 }
 
-// Bounds of what clients upload; docs/limits.md lists them.
+// These constants bound what clients upload; docs/limits.md lists them.
 const (
-	maxKeyJSON          = 64 << 10 // one key object, bytes
-	maxOneTimeKeys      = 1000     // unclaimed per device
+	maxKeyJSON          = 64 << 10 // bytes in one key object
+	maxOneTimeKeys      = 1000     // unclaimed keys per device
 	maxAlgorithms       = 32       // fallback keys per device
 	maxKeyID            = 255      // bytes
-	maxQueryUsers       = 5000     // users of one /keys/query or /keys/claim
-	maxSignatureObjects = 2000     // of one /keys/signatures/upload
-	maxToDeviceTargets  = 10000    // messages of one sendToDevice, where "*" counts for every device
-	maxToDeviceContent  = 64 << 10 // one message, bytes: what other servers accept
-	maxToDeviceBytes    = 32 << 20 // all messages of a request, bytes: a message to "*" is stored once for each device
-	maxBackupSession    = 64 << 10 // session_data, bytes
+	maxQueryUsers       = 5000     // users in one /keys/query or /keys/claim
+	maxSignatureObjects = 2000     // objects in one /keys/signatures/upload
+	maxToDeviceTargets  = 10000    // messages of one sendToDevice; "*" counts as every device
+	maxToDeviceContent  = 64 << 10 // bytes in one message, which other servers accept
+	maxToDeviceBytes    = 32 << 20 // bytes in all messages of a request; one to "*" counts for each device
+	maxBackupSession    = 64 << 10 // bytes in session_data
 )
 
-// Bounds of what other servers send; docs/limits.md lists them.
+// These constants bound what other servers send; docs/limits.md lists them.
 const (
-	maxRemoteDevices  = 2000 // devices kept for one user, twice what any server is known to allow
-	maxRemoteName     = 1000 // display name of a device, bytes; a longer one is left out
-	maxPrevIDs        = 100  // prev_id of an update
-	maxMessageID      = 255  // bytes; the specification has 32 characters
-	maxServersAtOnce  = 32   // servers asked at a time for one client request
+	maxRemoteDevices  = 2000 // devices stored for one user; twice what any server is known to allow
+	maxRemoteName     = 1000 // bytes in the display name of a device; a longer name is left out
+	maxPrevIDs        = 100  // entries in prev_id of an update
+	maxMessageID      = 255  // bytes; the specification allows 32 characters
+	maxServersAtOnce  = 32   // servers queried at a time for one client request
 	maxQueryTimeout   = 30 * time.Second
 	maxResyncs        = 64 // lists requested in one round
-	maxResyncServers  = 8  // servers asked at a time in a round
+	maxResyncServers  = 8  // servers queried at a time in a round
 	maxResyncInterval = 6 * time.Hour
-	maxJoined         = 1000     // unprocessed joins of which other servers have to be notified
+	maxJoined         = 1000     // unprocessed joins for which other servers must be sent devices
 	maxDiscovered     = 100      // completed rooms with servers that still need to receive devices
 	maxJoinUpdates    = 2000     // updates caused by one join
-	maxEDUMessages    = 64 << 10 // messages of one m.direct_to_device, bytes; a larger message gets an EDU of its own
+	maxEDUMessages    = 64 << 10 // bytes of messages in one m.direct_to_device; a larger message is sent alone
 )
 
-// wakeUsers returns a Committed hook that wakes users.
+// wakeUsers returns a Committed hook that wakes the given users.
 func (s *Service) wakeUsers(users ...ident.UserNID) func() {
 	return func() { s.opts.Hub.Users(users...) }
 }
 
-// write runs do in a write, and calls the function that it returns once the write is committed.
+// write runs do in a write, and calls the function returned by do once the write has been committed.
 func (s *Service) write(ctx context.Context, do func(*storage.Tx) (committed func(), err error)) error {
 	after := func() {}
 	w := storage.Write{
@@ -138,11 +139,11 @@ func (s *Service) write(ctx context.Context, do func(*storage.Tx) (committed fun
 	return s.opts.DB.Enqueue(w).Wait(ctx)
 }
 
-// crossSigningChanged represents the cross-signing keys in a list of changed devices.
+// crossSigningChanged stands for the cross-signing keys in a list of changed devices.
 const crossSigningChanged = ""
 
-// DevicesChanged records in the caller's write that devices of a user changed. It returns a function to call after the
-// commit, which wakes the users who share a room with the user and starts the updates to other servers.
+// DevicesChanged records in the caller's write that devices of a user changed. The function that it returns must be
+// called after the commit. It wakes the users who share a room with the user, and starts the updates to other servers.
 func (s *Service) DevicesChanged(tx *storage.Tx, user ident.UserNID, devices ...string) (committed func(), err error) {
 	if _, err := tx.DeviceListChanged(user); err != nil {
 		return nil, err
@@ -151,11 +152,11 @@ func (s *Service) DevicesChanged(tx *storage.Tx, user ident.UserNID, devices ...
 	if err != nil {
 		return nil, err
 	}
-	return func() { wakeSharers(); s.kick(s.updates) }, s.tellServers(tx, user, devices...)
+	return func() { wakeSharers(); s.kick(s.updates) }, s.queueUpdates(tx, user, devices...)
 }
 
-// tellServers records device list updates for other servers.
-func (s *Service) tellServers(tx *storage.Tx, user ident.UserNID, devices ...string) error {
+// queueUpdates stores device list updates to be sent to other servers.
+func (s *Service) queueUpdates(tx *storage.Tx, user ident.UserNID, devices ...string) error {
 	if s.opts.Outgoing == nil {
 		return nil
 	}
@@ -167,7 +168,7 @@ func (s *Service) tellServers(tx *storage.Tx, user ident.UserNID, devices ...str
 	return nil
 }
 
-// DeviceGone deletes, in the caller's write, the data of a deleted device.
+// DeviceGone deletes the data of a deleted device in the caller's write.
 func (s *Service) DeviceGone(tx *storage.Tx, device ident.DeviceNID, user ident.UserNID, deviceID string) error {
 	s.names.forget(device)
 	if err := tx.ForgetDehydrated(user, device); err != nil {
@@ -176,7 +177,7 @@ func (s *Service) DeviceGone(tx *storage.Tx, device ident.DeviceNID, user ident.
 	return tx.DeleteDeviceE2EE(device, user, deviceID)
 }
 
-// object decodes the members of a JSON object; the error names the input.
+// object decodes the members of a JSON object. what names the input in the error.
 func object(what string, raw json.RawMessage) (map[string]json.RawMessage, error) {
 	var m map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &m); err != nil || m == nil {
@@ -185,8 +186,8 @@ func object(what string, raw json.RawMessage) (map[string]json.RawMessage, error
 	return m, nil
 }
 
-// misspelled reports whether an object has a member that differs from one of the names only in case. encoding/json
-// would accept it as that member, so that the checked value would differ from what others read.
+// misspelled reports whether an object has a member whose name differs from one of the given names only in case.
+// encoding/json would accept it as that member, so that this server would check another value than others read.
 func misspelled(raw json.RawMessage, names ...string) bool {
 	bad := errors.New("misspelled")
 	err := canonjson.Each(raw, func(key string, _ []byte) error {
@@ -207,7 +208,7 @@ func bounded(what string, n, limit int) error {
 	return nil
 }
 
-// isLocal reports whether a user belongs to this server.
+// isLocal reports whether a user belongs to this server. It returns an error if the user ID is malformed.
 func (s *Service) isLocal(user id.UserID) (bool, error) {
 	_, server, err := user.Parse()
 	if err != nil {

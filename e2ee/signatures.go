@@ -17,8 +17,8 @@ import (
 // SignatureFailures maps user → key → error object.
 type SignatureFailures map[id.UserID]map[string]map[string]any
 
-// UploadSignatures stores signatures that the user's keys made on other keys: on the user's own devices and master key,
-// and on other users' master keys. Rejected signatures are reported key by key.
+// UploadSignatures stores signatures by the user's keys on other keys: on the user's own devices and master key, and on
+// other users' master keys. It returns an error for each key whose signatures it rejects.
 // Spec: client-server-api#post_matrixclientv3keyssignaturesupload
 func (s *Service) UploadSignatures(ctx context.Context, d ident.Requester, signed map[id.UserID]map[string]json.RawMessage) (SignatureFailures, error) {
 	n := 0
@@ -57,8 +57,8 @@ func (f SignatureFailures) add(user id.UserID, key string, err *mxerr.Error) {
 	f[user][key] = map[string]any{"errcode": err.Code, "error": err.Msg}
 }
 
-// signaturesStored records the changes for device lists: everybody sees a signature on one's own key, but only the
-// signer sees one on another user's key.
+// signaturesStored records the changes for device lists. A signature on the signer's own key is visible to everybody,
+// but one on another user's key only to the signer.
 func (s *Service) signaturesStored(tx *storage.Tx, up *signatureUpload) (committed func(), err error) {
 	committed = s.wakeUsers(up.d.UserNID)
 	for target := range up.signed {
@@ -116,7 +116,7 @@ func (up *signatureUpload) add(tx *storage.Tx, user id.UserID, key string, raw j
 	return nil
 }
 
-// target finds the signed key, and which of the signer's keys may sign it (key ID → public key).
+// target finds the signed key and determines which of the signer's keys may sign it (key ID → public key).
 func (up *signatureUpload) target(tx *storage.Tx, nid ident.UserNID, key string) (stored, targetKey string, signers map[string]string, err error) {
 	if nid != up.d.UserNID { // another user's master key, signed by the user-signing key
 		theirs, err := tx.CrossSigningKeys(nid)
@@ -128,14 +128,14 @@ func (up *signatureUpload) target(tx *storage.Tx, nid ident.UserNID, key string)
 		}
 		return "", "", nil, mxerr.NotFound("There is no such key")
 	}
-	// the own master key, signed by own devices
+	// the signer's own master key, signed by the signer's devices
 	if master := up.keys[usageMaster]; master != "" && publicPart(master) == bare(key) {
 		signers, err = deviceSigners(tx, nid)
 		return master, bare(key), signers, err
 	}
 	rows, err := tx.UserDeviceKeys(nid)
 	for _, r := range rows {
-		if r.DeviceID == key { // an own device, signed by the self-signing key
+		if r.DeviceID == key { // one of the signer's devices, signed by the self-signing key
 			return r.JSON, key, up.signer(usageSelfSigning), err
 		}
 	}
@@ -145,7 +145,7 @@ func (up *signatureUpload) target(tx *storage.Tx, nid ident.UserNID, key string)
 	return "", "", nil, err
 }
 
-// bare removes the algorithm from a key ID, if there is one.
+// bare removes the algorithm, if any, from a key ID.
 func bare(key string) string { return strings.TrimPrefix(key, "ed25519:") }
 
 func (up *signatureUpload) signer(usage string) map[string]string {
@@ -173,7 +173,7 @@ func (up *signatureUpload) store(tx *storage.Tx, target ident.UserNID, targetKey
 		Signatures map[id.UserID]map[string]string `json:"signatures"`
 	}
 	if err := json.Unmarshal(raw, &signed); err != nil {
-		return mxerr.BadJSON("This key does not have the documented shape")
+		return mxerr.BadJSON("This key is malformed")
 	}
 	stored := 0
 	for keyID, signature := range signed.Signatures[up.d.UserID] {

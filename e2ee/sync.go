@@ -7,24 +7,24 @@ import (
 	"ebb/storage"
 )
 
-// ToDevice lists the messages for a device at positions in (since, upTo], oldest first, at most limit.
+// ToDevice returns at most limit messages for a device at positions in (since, upTo], oldest first.
 func (s *Service) ToDevice(tx *storage.Tx, device ident.DeviceNID, since, upTo storage.Pos, limit int) ([]storage.ToDevice, error) {
 	return tx.ToDevice(device, since, upTo, limit)
 }
 
-// AckToDevice deletes the messages for a device up to a position that the client has confirmed.
+// AckToDevice deletes the messages for a device up to the position that the client has confirmed.
 func (s *Service) AckToDevice(ctx context.Context, device ident.DeviceNID, upTo storage.Pos) error {
 	return s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteToDevice(device, upTo) })
 }
 
-// DeviceListChanges lists the users whose devices or identity keys changed in (since, upTo] and who share a room with
-// user, including user, and users whose keys the user signed from another device.
+// DeviceListChanges returns the users whose devices or identity keys changed in (since, upTo]: those who share a room
+// with user, user itself, and those whose keys user signed from another device.
 func (s *Service) DeviceListChanges(tx *storage.Tx, user ident.UserNID, since, upTo storage.Pos) ([]ident.UserNID, error) {
 	return tx.DeviceListChanges(user, since, upTo)
 }
 
-// KeyCounts counts the unclaimed one-time keys of a device by algorithm, always including signed_curve25519, and
-// returns the algorithms with an unused fallback key.
+// KeyCounts returns the number of unclaimed one-time keys of a device by algorithm, which always includes
+// signed_curve25519, and the algorithms with an unused fallback key.
 func (s *Service) KeyCounts(tx *storage.Tx, device ident.DeviceNID) (oneTime []storage.KeyCount, unusedFallback []string, err error) {
 	counts, err := oneTimeKeyCounts(tx, device)
 	if err != nil {

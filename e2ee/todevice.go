@@ -19,7 +19,7 @@ import (
 // allDevices is the device ID that addresses every device of a user.
 const allDevices id.DeviceID = "*"
 
-// SendToDevice queues messages for devices. It does so only once for each path and txn of a sending device.
+// SendToDevice queues messages for devices. It does so only once for the same device, path and transaction ID.
 // Spec: client-server-api#put_matrixclientv3sendtodeviceeventtypetxnid
 func (s *Service) SendToDevice(ctx context.Context, d ident.Requester, path, txn, eventType string, messages messages) error {
 	if err := checkMessages(eventType, messages); err != nil {
@@ -57,7 +57,7 @@ func checkMessages(eventType string, messages messages) error {
 	for _, devices := range messages {
 		n += len(devices)
 		for _, content := range devices {
-			if len(content) == 0 || content[0] != '{' { // valid JSON, as a part of a decoded request
+			if len(content) == 0 || content[0] != '{' { // content is valid JSON, since it is part of a decoded request
 				return mxerr.BadJSON("content must be an object")
 			}
 			if err := bounded("content of a message", len(content), maxToDeviceContent); err != nil {
@@ -79,8 +79,8 @@ type directToDevice struct {
 	Messages  messages  `json:"messages"`
 }
 
-// sendToServers queues messages for remote devices, in EDUs small enough for every server, and returns the servers. It
-// does so in the write of the request, so that a repeated request sends nothing twice.
+// sendToServers queues messages for remote devices and returns the servers. It splits them into EDUs that are small
+// enough for every server. It works in the write of the request, so that a repeated request sends nothing twice.
 func (s *Service) sendToServers(tx *storage.Tx, sender id.UserID, eventType string, remote map[string]messages) (servers []string, err error) {
 	if s.opts.Outgoing == nil {
 		return nil, nil
@@ -103,7 +103,7 @@ func (s *Service) sendToServers(tx *storage.Tx, sender id.UserID, eventType stri
 	return servers, nil
 }
 
-// parts splits messages into parts of at most maxEDUMessages bytes; a larger message gets a part of its own.
+// parts splits messages into parts of at most maxEDUMessages bytes. A larger message gets a part of its own.
 func parts(all messages) (out []messages) {
 	size := 0
 	for _, user := range slices.Sorted(maps.Keys(all)) {
@@ -123,13 +123,13 @@ func parts(all messages) (out []messages) {
 	return out
 }
 
-// ReceiveDirectToDevice processes an m.direct_to_device from another server once, delivering its messages to local
-// users in the order in which they are sent.
+// ReceiveDirectToDevice processes an m.direct_to_device from another server. It delivers the messages to local users,
+// in the order in which they were sent, and only once.
 // Spec: server-server-api#mdirect_to_device-schema
 func (s *Service) ReceiveDirectToDevice(ctx context.Context, origin string, content json.RawMessage) error {
 	var in directToDevice
 	if err := json.Unmarshal(content, &in); err != nil {
-		return mxerr.BadJSON("m.direct_to_device does not have the documented shape")
+		return mxerr.BadJSON("m.direct_to_device is malformed")
 	}
 	if err := fromOrigin(origin, in.Sender); err != nil {
 		return err
@@ -162,7 +162,7 @@ func (s *Service) ReceiveDirectToDevice(ctx context.Context, origin string, cont
 	})
 }
 
-// delivery puts messages of one sender into the queues of local users.
+// delivery adds messages of one sender to the queues of local users' devices.
 type delivery struct {
 	names     *deviceNames
 	backlogs  *backlogs
@@ -209,7 +209,7 @@ func (o *delivery) deliverTo(tx *storage.Tx, user id.UserID, messages map[id.Dev
 	return nil
 }
 
-// add queues a message for a device, and trims its queue if it may have grown too long.
+// add queues a message for a device. It trims the queue if that may have grown too long.
 func (o *delivery) add(tx *storage.Tx, device ident.DeviceNID, event string) error {
 	if _, err := tx.AddToDevice(device, event, o.from); err != nil {
 		return err
@@ -242,7 +242,8 @@ func strangersAmong(tx *storage.Tx, sender id.UserID, receivers messages) (map[i
 	return strangers, nil
 }
 
-// count bounds the messages of a request: by "*", a small request could become millions of rows.
+// count bounds the size of a request's messages in the database. With "*", a small request could become millions of
+// rows.
 func (o *delivery) count(size int) error {
 	o.messages++
 	o.bytes += size
@@ -252,8 +253,8 @@ func (o *delivery) count(size int) error {
 	return bounded("bytes of the messages of one request", o.bytes, maxToDeviceBytes)
 }
 
-// candidates returns the devices of a user among which to look for the named ones; false if there is no such user. Most
-// requests name one device, for which one query is enough.
+// candidates returns the devices of a user among which to look for the named ones. It returns false if there is no such
+// user. Most requests name only one device, for which one query is enough.
 func candidates[T any](names *deviceNames, tx *storage.Tx, user id.UserID, named map[id.DeviceID]T) (nid ident.UserNID, devices []storage.DeviceRef, found bool, err error) {
 	if _, all := named[allDevices]; len(named) == 1 && !all {
 		for name := range named {
@@ -272,7 +273,7 @@ func candidates[T any](names *deviceNames, tx *storage.Tx, user id.UserID, named
 	return nid, devices, true, err
 }
 
-// event returns the message in the form that the receiving client gets.
+// event returns the message in the form for the receiving client.
 func (o *delivery) event(content json.RawMessage) string {
 	b := make([]byte, 0, len(content)+len(o.sender)+len(o.eventType)+48)
 	b = append(append(b, `{"content":`...), content...)

@@ -1,13 +1,13 @@
 package keyed
 
-// UsualBudget is the default of cache.size. Bounds of caches are stated for it.
+// UsualBudget is the default of cache.size. The bounds of caches are stated for this budget.
 const UsualBudget Budget = 256 << 20
 
-// Budget is the memory for all caches of a process, in bytes. Caches are bounded by numbers of entries that are stated
-// for the usual budget and scale with the actual one. The zero Budget is the usual one.
+// Budget is the memory for all caches of a process, in bytes. Each cache has a bound on its number of entries, stated
+// for the usual budget, which scales with the actual budget. The zero Budget means the usual one.
 type Budget int64
 
-// Entries scales the number of entries that a cache may have with the usual budget.
+// Entries converts a bound stated for the usual budget to this budget.
 func (b Budget) Entries(usual int) int {
 	if b == 0 {
 		return usual

@@ -14,8 +14,8 @@ func NewMap[K comparable, V any](entries int) *Map[K, V] {
 	return &Map[K, V]{h: halves[K, V]{bound: int64(entries)}}
 }
 
-// NewSizedMap returns a Map whose entries have at most the given number of bytes in total, as computed by size. The
-// size of an entry must not change while it is in the map. An entry larger than half the bound is not stored.
+// NewSizedMap returns a Map that bounds the total size of its entries, in bytes, as computed by size. The size of an
+// entry must not change while it is in the map. An entry larger than half the bound is not stored.
 func NewSizedMap[K comparable, V any](bytes int64, size func(K, V) int64) *Map[K, V] {
 	return &Map[K, V]{h: halves[K, V]{bound: bytes, size: size}}
 }
@@ -78,7 +78,7 @@ func (m *Map[K, V]) Len() int {
 // halves is a bounded map without a lock. A key is in at most one half.
 type halves[K comparable, V any] struct {
 	bound      int64
-	size       func(K, V) int64 // nil: every entry counts as one
+	size       func(K, V) int64 // nil means that every entry counts as one
 	young, old map[K]V
 	used       int64 // size of the younger half
 }
@@ -108,7 +108,7 @@ func (h *halves[K, V]) put(key K, value V) {
 		return
 	}
 	if h.used+size > half || h.young == nil {
-		clear(h.old) // its memory is reused
+		clear(h.old) // reuses its memory
 		h.young, h.old, h.used = h.old, h.young, 0
 		if h.young == nil {
 			h.young = map[K]V{}

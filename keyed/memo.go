@@ -9,12 +9,13 @@ import (
 
 // Options configures a Memo.
 type Options[K comparable, V any] struct {
-	// Entries bounds the number of values, or Bytes their total size as computed by Size. If both are zero no value is
-	// kept, and only concurrent callers share a load.
+	// Entries bounds the number of values. Bytes bounds their total size as computed by Size. If both are zero, no
+	// value is kept, and only concurrent callers share a load.
 	Entries int
 	Bytes   int64
 	Size    func(K, V) int64
-	// Lifetime is how long a value is kept; if zero, until it is forgotten or displaced. It requires Now.
+	// Lifetime is how long a value is kept. If it is zero, a value is kept until it is forgotten or displaced. Lifetime
+	// requires Now.
 	Lifetime time.Duration
 	Now      func() time.Time
 	// Loads bounds the number of concurrent loads; zero means no bound.
@@ -26,9 +27,9 @@ type Options[K comparable, V any] struct {
 type Memo[K comparable, V any] struct {
 	lifetime time.Duration
 	now      func() time.Time
-	slots    chan struct{} // semaphore for concurrent loads; nil: no bound
+	slots    chan struct{} // semaphore for concurrent loads; nil means no bound
 
-	// mu guards the rest; a leaf lock.
+	// mu guards the fields below; a leaf lock.
 	mu      sync.Mutex
 	known   halves[K, memoized[V]]
 	flights map[K]*flight[V]
@@ -37,7 +38,7 @@ type Memo[K comparable, V any] struct {
 // memoized is a cached value.
 type memoized[V any] struct {
 	value V
-	until int64 // in nanoseconds since 1970; 0: for ever
+	until int64 // nanoseconds since 1970; 0 means for ever
 }
 
 // flight is a load in progress.
@@ -45,7 +46,7 @@ type flight[V any] struct {
 	done  chan struct{}
 	value V
 	err   error
-	// stale means that the key was forgotten since the load began, or that the load never began. Callers that wait for
+	// stale means that the key was forgotten after the load began, or that the load never began. Callers that wait for
 	// it must try again.
 	stale bool
 }
@@ -71,7 +72,7 @@ func (m *Memo[K, V]) Peek(key K) (V, bool) {
 	return m.peek(key)
 }
 
-// peek is Peek with mu held.
+// peek is like Peek. The caller holds mu.
 func (m *Memo[K, V]) peek(key K) (none V, ok bool) {
 	v, ok := m.known.get(key)
 	if ok && v.until != 0 && m.now().UnixNano() >= v.until {
@@ -80,9 +81,8 @@ func (m *Memo[K, V]) peek(key K) (none V, ok bool) {
 	return v.value, ok
 }
 
-// Get returns the value of a key, loading it if it is not cached. The load continues for other waiting callers when the
-// caller's context ends, so load must have its own time limit. If the key is forgotten during the load, it is loaded
-// again.
+// Get returns the value of a key, loading it if it is not cached. If ctx ends, the load continues for other waiting
+// callers, so load must have a time limit of its own. If the key is forgotten during the load, it is loaded again.
 func (m *Memo[K, V]) Get(ctx context.Context, key K, load func(context.Context) (V, error)) (none V, err error) {
 	for {
 		value, f, mine := m.join(key)
@@ -109,7 +109,7 @@ func (m *Memo[K, V]) Get(ctx context.Context, key K, load func(context.Context) 
 	}
 }
 
-// join returns the cached value of a key, or else the load in progress; mine means that the caller must start that
+// join returns the cached value of a key, or else the load in progress. If mine is true, the caller must start that
 // load.
 func (m *Memo[K, V]) join(key K) (value V, f *flight[V], mine bool) {
 	m.mu.Lock()
@@ -126,12 +126,12 @@ func (m *Memo[K, V]) join(key K) (value V, f *flight[V], mine bool) {
 	return value, f, true
 }
 
-// errAborted is the error for waiting callers if the load panics.
+// errAborted is returned to waiting callers if the load panics.
 var errAborted = errors.New("the request was aborted")
 
 func (m *Memo[K, V]) fly(ctx context.Context, key K, f *flight[V], load func(context.Context) (V, error)) {
 	f.err = errAborted
-	defer m.land(key, f)
+	defer m.finish(key, f)
 	if m.slots != nil {
 		select {
 		case m.slots <- struct{}{}:
@@ -144,8 +144,8 @@ func (m *Memo[K, V]) fly(ctx context.Context, key K, f *flight[V], load func(con
 	f.value, f.err = load(context.WithoutCancel(ctx))
 }
 
-// land stores the result of a load and wakes the callers that wait for it.
-func (m *Memo[K, V]) land(key K, f *flight[V]) {
+// finish stores the result of a load and wakes the callers that wait for it.
+func (m *Memo[K, V]) finish(key K, f *flight[V]) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	defer close(f.done)
@@ -166,11 +166,11 @@ func (m *Memo[K, V]) land(key K, f *flight[V]) {
 func (m *Memo[K, V]) detach(key K, f *flight[V]) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.disown(key, f)
+	m.discard(key, f)
 }
 
-// disown makes sure that the result of a load is not used. mu is held.
-func (m *Memo[K, V]) disown(key K, f *flight[V]) {
+// discard makes sure that the result of a load in progress is not used. The caller holds mu.
+func (m *Memo[K, V]) discard(key K, f *flight[V]) {
 	if m.flights[key] == f {
 		f.stale = true
 		delete(m.flights, key)
@@ -183,7 +183,7 @@ func (m *Memo[K, V]) Forget(key K) {
 	defer m.mu.Unlock()
 	m.known.forget(key)
 	if f := m.flights[key]; f != nil {
-		m.disown(key, f)
+		m.discard(key, f)
 	}
 }
 
@@ -194,18 +194,18 @@ func (m *Memo[K, V]) ForgetFunc(drop func(K) bool) {
 	m.known.forgetFunc(func(key K, _ memoized[V]) bool { return drop(key) })
 	for key, f := range m.flights {
 		if drop(key) {
-			m.disown(key, f)
+			m.discard(key, f)
 		}
 	}
 }
 
-// Update replaces the cached value of a key, if there is one, by the result of change, which must not modify the old
-// value, because others may use it. The result of a load in progress is discarded.
+// Update replaces the cached value of a key, if there is one, by the result of change. change must not modify the old
+// value, because others may be using it. The result of a load in progress is discarded.
 func (m *Memo[K, V]) Update(key K, change func(V) V) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if f := m.flights[key]; f != nil {
-		m.disown(key, f)
+		m.discard(key, f)
 	}
 	if v, ok := m.known.get(key); ok {
 		v.value = change(v.value)

@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// Semaphore lets a limited number of callers work on each key; with a width of one it is a mutex per key. It stores
+// Semaphore lets a limited number of callers work on each key. With a width of one it is a mutex per key. It stores
 // nothing for unused keys. It is safe for concurrent use.
 type Semaphore[K comparable] struct {
 	width, most int
@@ -16,22 +16,22 @@ type Semaphore[K comparable] struct {
 	keys map[K]*slots
 }
 
-// slots records the callers of one key.
+// slots counts the callers of one key.
 type slots struct {
 	taken chan struct{}
-	users int // callers that work or wait
+	users int // callers that hold a slot or wait for one
 }
 
 // ErrBusy is returned by Acquire if too many callers are waiting already.
 var ErrBusy = errors.New("too many callers are waiting")
 
-// NewSemaphore returns a Semaphore for width concurrent callers per key. most bounds the callers of a key that work or
+// NewSemaphore returns a Semaphore for width concurrent callers per key. most bounds the callers per key that work or
 // wait; zero means no bound.
 func NewSemaphore[K comparable](width, most int) *Semaphore[K] {
 	return &Semaphore[K]{width: width, most: most, keys: map[K]*slots{}}
 }
 
-// Acquire waits until the caller may work on a key. The caller must call release once.
+// Acquire waits until the caller may work on a key. The caller must call release exactly once.
 //
 // Errors: ErrBusy, or that of the context.
 func (s *Semaphore[K]) Acquire(ctx context.Context, key K) (release func(), err error) {

@@ -2,7 +2,7 @@ package media
 
 import "encoding/binary"
 
-// maxEXIF bounds the EXIF data that is searched for the orientation; in a JPEG it cannot be longer.
+// maxEXIF bounds the EXIF data that is searched for the orientation. In a JPEG the data cannot be longer.
 const maxEXIF = 64 << 10
 
 // orientationOf returns the orientation given in EXIF data: 1 to 8, or 1 if it is missing or invalid.

@@ -30,17 +30,17 @@ type File struct {
 // Close closes the file.
 func (f *File) Close() error { return f.file.Close() }
 
-// ETag returns the entity tag of the file. It is a file name, since files and thumbnails never change under their
-// names.
+// ETag returns the entity tag of the file, which is its name on disk: the content of a file or thumbnail never changes
+// under the same name.
 func (f *File) ETag() string {
 	sum := sha256.Sum256([]byte(f.file.Name()))
 	return hex.EncodeToString(sum[:16])
 }
 
-// errDamaged means that a file is missing, truncated or altered on disk.
+// errDamaged means that a file on disk is missing, truncated or altered.
 var errDamaged = errors.New("media: the file on disk differs from the upload")
 
-// openBlob opens a file. It returns errDamaged if the file on disk differs from what was stored.
+// openBlob opens a file. It returns errDamaged if the file on disk is not what was stored.
 func (s *Service) openBlob(m storage.Media) (*File, error) {
 	f, err := s.files.openIntact(m.Blob, m.Size)
 	if err != nil {
@@ -49,7 +49,7 @@ func (s *Service) openBlob(m storage.Media) (*File, error) {
 	return &File{Content: f, ContentType: m.ContentType, Filename: m.Filename, Size: m.Size, file: f}, nil
 }
 
-// lost returns the error for an upload that is missing or damaged on disk. The first time, it logs the damage.
+// lost returns the error for an upload that is missing or damaged on disk. It logs the damage the first time.
 func (s *Service) lost(m storage.Media, err error) error {
 	if path := s.files.path(m.Blob); s.files.checked.report(path) {
 		damaged.Inc()
@@ -87,7 +87,7 @@ func (s *store) openIntact(name string, size int64) (*os.File, error) {
 	return f, nil
 }
 
-// intact reports whether a blob on disk is the same as when it was stored.
+// intact reports whether a blob on disk is unchanged since it was stored.
 func (s *store) intact(name string, size int64) bool {
 	f, err := s.openIntact(name, size)
 	if err != nil {
@@ -97,8 +97,8 @@ func (s *store) intact(name string, size int64) bool {
 	return true
 }
 
-// openThumb opens an existing thumbnail. Its content ends with its hash: thumbnails are not synced, so a power failure
-// may truncate them.
+// openThumb opens an existing thumbnail. A thumbnail ends with its hash, because it is not synced and may therefore be
+// truncated by a power failure.
 func (s *store) openThumb(path string) (*File, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -132,30 +132,29 @@ func (s *store) openThumb(path string) (*File, error) {
 	return &File{Content: io.NewSectionReader(f, 0, size), ContentType: contentType, Filename: thumbnailNames[contentType], Size: size, file: f}, nil
 }
 
-// thumbnailNames are the file names of thumbnails for browsers.
+// thumbnailNames are the file names of thumbnails in the responses to browsers.
 var thumbnailNames = map[string]string{"image/png": "thumbnail.png", "image/jpeg": "thumbnail.jpg", "image/gif": "thumbnail.gif"}
 
-// maxChecked bounds the files that are recorded as checked: a hundred bytes each.
+// maxChecked bounds the files that are recorded as checked. An entry takes about a hundred bytes.
 const maxChecked = 20_000
 
-// checkedFiles records which files were found intact, so that each is read in full only once rather than for every
-// request.
+// checkedFiles records which files were found intact, so that each file is read in full once and not for every request.
 type checkedFiles struct {
 	seen     *keyed.Map[string, stamp]
-	reported *keyed.Map[string, bool] // damaged files
+	reported *keyed.Map[string, bool] // files already reported as damaged
 }
 
 func newCheckedFiles(entries int) checkedFiles {
 	return checkedFiles{seen: keyed.NewMap[string, stamp](entries), reported: keyed.NewMap[string, bool](entries)}
 }
 
-// stamp changes whenever a file is written to.
+// stamp identifies a version of a file; it changes whenever the file is written to.
 type stamp struct {
 	size     int64
 	modified time.Time
 }
 
-// check calls look unless the file was already found intact and has not changed since.
+// check calls look unless the file was already found intact and has not changed since then.
 func (c *checkedFiles) check(f *os.File, look func(fs.FileInfo) error) error {
 	info, err := f.Stat()
 	if err != nil {
@@ -173,7 +172,7 @@ func (c *checkedFiles) check(f *os.File, look func(fs.FileInfo) error) error {
 	return nil
 }
 
-// report records that a file is damaged and reports whether that was not known before.
+// report records that a file is damaged. It returns false if that was known before.
 func (c *checkedFiles) report(path string) (news bool) {
 	c.reported.Update(path, func(before, _ bool) bool {
 		news = !before

@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// maxFrames bounds an animation; longer ones get a still thumbnail.
+	// maxFrames bounds the frames of an animation; a longer one gets a still thumbnail.
 	maxFrames = 200
-	// maxAnimatedPixels bounds frames × size of an animation.
+	// maxAnimatedPixels bounds the pixels of all frames of an animation together.
 	maxAnimatedPixels = 60 << 20
 )
 
@@ -32,7 +32,7 @@ func inspectGIF(src io.ReadSeeker) (p picture, err error) {
 	if _, err := r.Discard(colourTable(head[10])); err != nil {
 		return p, err
 	}
-	// The frames after a defect in a broken file are ignored; the decoder decides whether there is an image at all.
+	// In a broken file, the frames after the defect are ignored. The decoder decides whether there is an image at all.
 	for p.frames <= maxFrames && p.gifBlock(r) == nil {
 	}
 	p.animated = p.frames > 1
@@ -40,7 +40,7 @@ func inspectGIF(src io.ReadSeeker) (p picture, err error) {
 	return p, nil
 }
 
-// gifBlock reads one block. It returns io.EOF at the end of the image or of the part that can be parsed.
+// gifBlock reads one block. It returns io.EOF at the end of the image, or at the end of the part that can be parsed.
 func (p *picture) gifBlock(r *bufio.Reader) error {
 	kind, err := r.ReadByte()
 	if err != nil {
@@ -68,7 +68,7 @@ func (p *picture) gifBlock(r *bufio.Reader) error {
 	}
 }
 
-// colourTable returns the length of the colour table announced by the flags.
+// colourTable returns the length of the colour table that the flags announce.
 func colourTable(flags byte) int {
 	if flags&0x80 == 0 {
 		return 0
@@ -89,8 +89,8 @@ func skipSubBlocks(r *bufio.Reader) error {
 }
 
 // animationBytes returns the memory needed for an animated thumbnail of w × h: the frames of the original, the canvas
-// and a copy of it, and the frames of the thumbnail with their encoded form. For an animation that is too long the
-// result exceeds every bound.
+// and a copy of it, and the frames of the thumbnail with their encoded form. The result for an animation that is too
+// long exceeds every bound.
 func (p *picture) animationBytes(w, h int) int64 {
 	canvas := int64(p.width) * int64(p.height)
 	if p.frames > maxFrames || canvas*int64(p.frames) > maxAnimatedPixels {
@@ -134,11 +134,11 @@ func animate(ctx context.Context, src io.Reader, p picture, from image.Rectangle
 	return out, nil
 }
 
-// quantiser chooses the colours of a GIF frame. The canvas contains colours from the colour tables of several frames
-// and from scaling, so none of the original tables fits. The quantiser uses median cut: it divides the colours until
-// there are as many boxes as palette entries.
+// quantiser chooses the colours of a GIF frame. The canvas has colours from the colour tables of several frames and
+// from scaling, so none of the original tables fits. The quantiser uses median cut: it divides the set of colours into
+// boxes until there are as many boxes as palette entries.
 type quantiser struct {
-	cells [1 << 15]cell  // all colours, with five bits per channel
+	cells [1 << 15]cell  // one for each colour, with five bits per channel
 	index [1 << 15]uint8 // palette index of each cell
 }
 
@@ -190,8 +190,8 @@ func (q *quantiser) count(img *image.RGBA) (used []uint16) {
 	return used
 }
 
-// opaque returns the colour of a pixel without its transparency, and the index of its cell. ok is false for mostly
-// transparent pixels.
+// opaque returns the colour of a pixel without its transparency, and the index of its cell. ok is false if the pixel is
+// mostly transparent.
 func opaque(pix []uint8) (at uint16, r, g, b uint64, ok bool) {
 	a := uint64(pix[3])
 	if a < 128 {
@@ -201,7 +201,7 @@ func opaque(pix []uint8) (at uint16, r, g, b uint64, ok bool) {
 	return uint16(r>>3<<10 | g>>3<<5 | b>>3), r, g, b, true
 }
 
-// cut divides cells into at most maxColours boxes of about equally many pixels.
+// cut divides cells into at most maxColours boxes with about the same number of pixels each.
 func cut(used []uint16, cells *[1 << 15]cell) (boxes [][]uint16) {
 	if len(used) == 0 {
 		return nil
@@ -225,7 +225,7 @@ func cut(used []uint16, cells *[1 << 15]cell) (boxes [][]uint16) {
 	return boxes
 }
 
-// weight returns the priority for dividing a box: the product of its pixels and the length of its longest side.
+// weight returns the priority with which a box is divided: its number of pixels times the length of its longest side.
 func weight(box []uint16, cells *[1 << 15]cell) (w uint64) {
 	for _, at := range box {
 		w += cells[at].n
@@ -234,7 +234,7 @@ func weight(box []uint16, cells *[1 << 15]cell) (w uint64) {
 	return w * uint64(width+1)
 }
 
-// longest returns the channel in which the colours of a box differ most, as a shift, and the difference.
+// longest returns the channel in which the colours of a box differ most, as a shift, and that difference.
 func longest(box []uint16) (shift, width int) {
 	width = -1
 	for _, s := range []int{10, 5, 0} {

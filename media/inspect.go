@@ -9,46 +9,46 @@ import (
 	"math"
 )
 
-// picture describes the image in a file as found in its header, without decoding any pixels.
+// picture describes an image file as declared by its header, without decoding any pixels.
 type picture struct {
 	format        string // png, jpeg, gif, webp
-	width, height int    // as stored, before orientation
-	orientation   int    // EXIF orientation: 1 to 8
+	width, height int    // as stored, before orientation is applied
+	orientation   int    // EXIF orientation, from 1 to 8
 	animated      bool
-	decoded       int64 // an upper bound of the bytes needed to decode it
-	frames        int   // of a GIF
-	framePixels   int64 // the pixels of all frames
-	firstFrame    frame // of an animated WebP
-	frameBytes    int64 // of an animated WebP: length of the first frame's data
-	frameOffset   int64 // and its offset
+	decoded       int64 // upper bound of the bytes needed to decode it
+	frames        int   // number of frames of a GIF
+	framePixels   int64 // pixels of all frames together
+	firstFrame    frame // first frame of an animated WebP
+	frameBytes    int64 // length of the data of firstFrame
+	frameOffset   int64 // offset of the data of firstFrame
 }
 
-// frame is one frame's rectangle on the canvas.
+// frame is the rectangle of one frame on the canvas.
 type frame struct{ x, y, width, height int }
 
 const (
-	// maxPixels bounds the pictures that are decoded, and thereby the CPU time of decoding: about two seconds.
+	// maxPixels bounds the pictures that are decoded, and thereby the CPU time of decoding to about two seconds.
 	maxPixels = 64 << 20
-	// maxDecoded bounds the total bytes of all pictures that are being decoded and scaled.
+	// maxDecoded bounds the memory for all pictures that are being decoded and scaled, in bytes.
 	maxDecoded = 192 << 20
 	// maxPictureHeader bounds how much of a file is read to find its dimensions. Cameras put previews and colour
-	// profiles before them.
+	// profiles in front of them.
 	maxPictureHeader = 8 << 20
-	// maxScans bounds the scans of a progressive JPEG: each scan processes all blocks, however few bytes it has.
-	// Encoders make about ten.
+	// maxScans bounds the scans of a progressive JPEG. Each scan processes all blocks, no matter how few bytes it has.
+	// Encoders make about ten scans.
 	maxScans = 64
-	// maxWebPChunks bounds the chunks of a WebP that are read.
+	// maxWebPChunks bounds the chunks that are read of a WebP.
 	maxWebPChunks = 1000
 )
 
 var (
-	// errNoPicture means that the file is not an image of a known format, or that its header is broken.
+	// errNoPicture means that a file is not an image of a known format, or that its header is broken.
 	errNoPicture = errors.New("media: not a picture")
-	// errNoThumbnail means that the file is an image of which this server cannot make a thumbnail.
+	// errNoThumbnail means that this server cannot make a thumbnail of an image.
 	errNoThumbnail = errors.New("media: no thumbnail of this picture")
 )
 
-// inspect reads the header of an image and rewinds. It returns errNoPicture for anything else.
+// inspect reads the header of an image and rewinds the file. It returns errNoPicture for anything that is not an image.
 func inspect(src io.ReadSeeker) (p picture, err error) {
 	head := make([]byte, 512)
 	n, err := io.ReadFull(src, head)
@@ -84,12 +84,12 @@ func inspect(src io.ReadSeeker) (p picture, err error) {
 	return p, errors.Join(err, seekErr)
 }
 
-// isShort reports whether a file ended too early.
+// isShort reports whether an error means that a file ended too early.
 func isShort(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// decodable reports whether the picture may be decoded at all.
+// decodable reports whether the picture is small enough to be decoded.
 func (p *picture) decodable() bool {
 	return p.width <= maxPixels/p.height && p.decoded <= maxDecoded
 }
@@ -102,10 +102,10 @@ func (p *picture) oriented() (width, height int) {
 	return p.width, p.height
 }
 
-// tooMuch exceeds every bound, but is small enough for sums not to overflow.
+// tooMuch exceeds every bound, yet is small enough that sums do not overflow.
 const tooMuch = 1 << 50
 
-// mul returns the product of non-negative factors, at most tooMuch.
+// mul returns the product of non-negative factors, but at most tooMuch.
 func mul(factors ...int64) int64 {
 	product := int64(1)
 	for _, f := range factors {
@@ -117,7 +117,7 @@ func mul(factors ...int64) int64 {
 	return product
 }
 
-// inspectPNG reads the chunks before the pixels.
+// inspectPNG reads the chunks that precede the pixels.
 func inspectPNG(src io.ReadSeeker) (p picture, err error) {
 	r := bufio.NewReader(io.LimitReader(src, maxPictureHeader))
 	var ihdr [8 + 8 + 13 + 4]byte
@@ -158,7 +158,7 @@ func inspectPNG(src io.ReadSeeker) (p picture, err error) {
 	}
 }
 
-// pngBytes returns the memory that image/png needs for an image of a bit depth and colour type.
+// pngBytes returns the memory that image/png needs for an image with the given size, bit depth and colour type.
 func pngBytes(width, height int64, depth, colour byte, interlaced bool) int64 {
 	perPixel := int64(4)
 	switch {
@@ -233,7 +233,7 @@ func nextMarker(r *bufio.Reader) (byte, error) {
 	}
 }
 
-// jpegFrame reads a frame header: the dimensions, and how much memory decoding needs.
+// jpegFrame reads a frame header. It sets the dimensions and how much memory decoding needs.
 func jpegFrame(p picture, segment io.Reader, marker byte, src io.ReadSeeker) (picture, error) {
 	head, err := io.ReadAll(segment)
 	if err != nil {
@@ -254,7 +254,7 @@ func jpegFrame(p picture, segment io.Reader, marker byte, src io.ReadSeeker) (pi
 	return p, err
 }
 
-// jpegBytes returns the memory that image/jpeg needs for the given components, three bytes each.
+// jpegBytes returns the memory that image/jpeg needs. components has three bytes for each component.
 func jpegBytes(width, height int64, components []byte, progressive bool) int64 {
 	n := len(components) / 3
 	most := func(shift int) (m int64) {
@@ -277,16 +277,16 @@ func jpegBytes(width, height int64, components []byte, progressive bool) int64 {
 		blocks += mul(units, int64(components[3*i+1]>>4), int64(components[3*i+1]&15))
 	}
 	total := mul(blocks, 64)
-	if progressive { // the coefficients of all blocks are kept, four bytes each
+	if progressive { // the coefficients of all blocks are kept in memory, four bytes each
 		total += mul(blocks, 64*4)
 	}
-	if n >= 3 { // it may be RGB or CMYK, which needs a conversion
+	if n >= 3 { // it may be RGB or CMYK, which has to be converted
 		total += mul(width, height, 4)
 	}
 	return total
 }
 
-// countScans counts the scans of a JPEG, stopping at one more than the limit.
+// countScans counts the scans of a JPEG. It stops at one more than maxScans.
 func countScans(src io.ReadSeeker) (scans int, err error) {
 	if _, err := src.Seek(0, io.SeekStart); err != nil {
 		return 0, err
@@ -306,7 +306,7 @@ func countScans(src io.ReadSeeker) (scans int, err error) {
 	return scans, nil
 }
 
-// inspectWebP reads the chunks of a WebP: the canvas, the first frame and the orientation.
+// inspectWebP reads the chunks of a WebP that describe the canvas, the first frame and the orientation.
 func inspectWebP(src io.ReadSeeker) (p picture, err error) {
 	end, err := src.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -331,12 +331,12 @@ func inspectWebP(src io.ReadSeeker) (p picture, err error) {
 		pos += 8 + length + length&1
 	}
 	if !w.complete {
-		w.decoded = tooMuch // the decoder would trust the lengths given in the file
+		w.decoded = tooMuch // the decoder would rely on lengths declared in the file
 	}
 	return w.picture, nil
 }
 
-// chunks collects what is found in the chunks of a WebP.
+// chunks collects the results of reading the chunks of a WebP.
 type chunks struct {
 	picture
 	src                io.ReadSeeker
@@ -386,8 +386,8 @@ func (w *chunks) chunk(name string, pos, length int64) error {
 	return nil
 }
 
-// still records the image of a file without animation. If there is a canvas, the decoder rejects an image of another
-// size.
+// still records the image of a file without animation. If the file has a canvas, the decoder rejects an image of
+// another size.
 func (w *chunks) still(width, height int) {
 	w.complete = true
 	if !w.extended {
@@ -404,13 +404,13 @@ func lossyBytes(width, height int, length int64) int64 {
 	return length + mul(w, h, 8)/5 + 1<<20
 }
 
-// losslessBytes returns the memory that x/image/vp8l needs: two images, since palette colours are expanded into a
-// second one, the subsampled images of its transforms, and the Huffman trees.
+// losslessBytes returns the memory that x/image/vp8l needs for two images (because palette colours are expanded into a
+// second one), for the subsampled images of its transforms, and for the Huffman trees.
 func losslessBytes(width, height int, length int64) int64 {
 	const (
 		decoderGroups = 2600     // the decoder rejects more
 		groupBytes    = 66 << 10 // five trees of maximum size, and the code lengths they are built from
-		bytesPerByte  = 400      // upper bound of the trees described by one byte of input
+		bytesPerByte  = 400      // upper bound of the size of trees described by one byte of input
 	)
 	w, h := int64(width), int64(height)
 	groups := min(decoderGroups, max(1, mul((w+3)/4, (h+3)/4)))

@@ -3,10 +3,10 @@ package media
 import "ebb/telemetry"
 
 var (
-	uploads    = telemetry.NewCounter("ebb_media_uploads_total", "Files stored, also those whose bytes were there already.")
+	uploads    = telemetry.NewCounter("ebb_media_uploads_total", "Files stored, including those whose content was already stored.")
 	uploaded   = telemetry.NewCounter("ebb_media_uploaded_bytes_total", "Bytes of the files stored.")
 	downloads  = telemetry.NewCounter("ebb_media_downloads_total", "Files opened to be served.")
 	fetches    = telemetry.NewCounter("ebb_media_fetches_total", "Files fetched from other servers.")
 	thumbnails = telemetry.NewCounter("ebb_media_thumbnails_total", "Thumbnails made; those served again do not count.")
-	damaged    = telemetry.NewCounter("ebb_media_damaged_total", "Files found to be missing, cut off or altered on the disk.")
+	damaged    = telemetry.NewCounter("ebb_media_damaged_total", "Files found to be missing, truncated or altered on disk.")
 )

@@ -17,26 +17,26 @@ import (
 
 // Remote downloads files from other servers; fedclient.Client implements it.
 type Remote interface {
-	// DownloadMedia downloads a file from the server it belongs to, which may wait up to wait for an upload that is
-	// still pending.
+	// DownloadMedia downloads a file from the server it belongs to. If its upload is still pending, that server may
+	// wait for it, for at most the given time.
 	DownloadMedia(ctx context.Context, server, mediaID string, wait time.Duration) (*fedclient.Media, error)
 }
 
 const (
 	maxFetches         = 32 // simultaneous downloads from other servers
-	maxFetchesOfServer = 8  // from a single server, so that a slow one leaves capacity for others
+	maxFetchesOfServer = 8  // from one server, so that a slow server leaves capacity for others
 	pruneBatch         = 50
 	pruneInterval      = time.Hour
-	// usedStep is the precision of the stored time of last use: otherwise every access would cause a write.
+	// usedStep is the precision of the stored time of last use. With a finer one, every access would cause a write.
 	usedStep = time.Hour
 )
 
 // remoteFiles coordinates the downloads from other servers. Simultaneous requests for a file share one download.
 type remoteFiles struct {
-	// fetches keeps no results: a downloaded file is in the database immediately.
+	// fetches keeps no results, because a downloaded file is immediately in the database.
 	fetches *keyed.Memo[remoteName, storage.RemoteMedia]
 	servers *keyed.Semaphore[string]
-	// pruning is held while files are removed; capacity one.
+	// pruning is a semaphore of capacity one that is held while files are removed.
 	pruning chan struct{}
 }
 
@@ -50,8 +50,8 @@ func newRemoteFiles() remoteFiles {
 	}
 }
 
-// OpenRemote opens a file of another server, downloading it if it is not cached. If the file has not been uploaded
-// yet, the other server is asked to wait for it, for the duration wait at most.
+// OpenRemote opens a file of another server, downloading it if it is not cached. If the file has not been uploaded yet,
+// the other server is asked to wait for it, for at most the given time.
 //
 // Errors: M_NOT_FOUND; 504 M_NOT_YET_UPLOADED; 502 M_TOO_LARGE; 502 M_UNKNOWN if the download fails.
 // Spec: client-server-api#get_matrixclientv1mediadownloadservernamemediaid
@@ -65,8 +65,8 @@ func (s *Service) OpenRemote(ctx context.Context, server, mediaID string, wait t
 
 // ThumbnailRemote is like Thumbnail for a file of another server. The thumbnail is made locally.
 //
-// Errors: those of OpenRemote; M_UNKNOWN 400 where the file is not an image; M_TOO_LARGE 502 for a still thumbnail of
-// an animation that is too large.
+// Errors: those of OpenRemote; 400 M_UNKNOWN if the file is not an image; 502 M_TOO_LARGE for a still thumbnail of an
+// animation that is too large.
 // Spec: client-server-api#get_matrixclientv1mediathumbnailservernamemediaid
 func (s *Service) ThumbnailRemote(ctx context.Context, server, mediaID string, want Size, wait time.Duration) (*File, error) {
 	f, err := s.withRemote(ctx, server, mediaID, wait, func(m storage.Media) (*File, error) { return s.thumbnailOf(ctx, m, want) })
@@ -76,8 +76,8 @@ func (s *Service) ThumbnailRemote(ctx context.Context, server, mediaID string, w
 	return f, err
 }
 
-// withRemote calls open with a file of another server, downloading it if necessary. A file that is damaged on disk is
-// downloaded again.
+// withRemote calls open with a file of another server, downloading it if necessary. If the file is damaged on disk, it
+// is downloaded again.
 func (s *Service) withRemote(ctx context.Context, server, mediaID string, wait time.Duration, open func(storage.Media) (*File, error)) (*File, error) {
 	m, found, err := s.remoteMedia(ctx, server, mediaID)
 	if err != nil {
@@ -97,7 +97,7 @@ func (s *Service) withRemote(ctx context.Context, server, mediaID string, wait t
 	}
 	f, err := open(asMedia(fetched))
 	if errors.Is(err, errDamaged) {
-		err = errGone().Because(err) // lost since it was downloaded
+		err = errGone().Because(err) // lost again since it was downloaded
 	}
 	return f, err
 }
@@ -111,12 +111,12 @@ func (s *Service) remoteMedia(ctx context.Context, server, mediaID string) (m st
 	return asMedia(row), found, err
 }
 
-// asMedia returns the row of a remote file as that of a local one.
+// asMedia converts the row of a remote file to the type for local files.
 func asMedia(m storage.RemoteMedia) storage.Media {
 	return storage.Media{ID: m.ID, Blob: m.Blob, ContentType: m.ContentType, Filename: m.Filename, Size: m.Size}
 }
 
-// fetched finds a downloaded file and records its use.
+// fetched finds a downloaded file and records that it was used.
 func (s *Service) fetched(ctx context.Context, server, mediaID string) (m storage.RemoteMedia, found bool, err error) {
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		m, found, err = tx.RemoteMedia(server, mediaID)
@@ -128,12 +128,12 @@ func (s *Service) fetched(ctx context.Context, server, mediaID string) (m storag
 	}
 	err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.UseRemoteMedia(server, mediaID, now) })
 	if errors.Is(err, storage.ErrFull) {
-		err = nil // the file can be read nevertheless
+		err = nil // the file can be served nevertheless
 	}
 	return m, true, err
 }
 
-// fetchOnce downloads a file for all simultaneous requests.
+// fetchOnce downloads a file once for all concurrent requests.
 func (s *Service) fetchOnce(ctx context.Context, server, mediaID string, wait time.Duration) (m storage.RemoteMedia, err error) {
 	if s.opts.Remote == nil {
 		return m, errGone()
@@ -146,7 +146,7 @@ func (s *Service) fetchOnce(ctx context.Context, server, mediaID string, wait ti
 	return s.remote.fetches.Get(ctx, remoteName{server, mediaID}, func(ctx context.Context) (storage.RemoteMedia, error) {
 		m, found, err := s.fetched(ctx, server, mediaID)
 		if err != nil || found && s.files.intact(m.Blob, m.Size) {
-			return m, err // it was downloaded in the meantime
+			return m, err // another request has downloaded it in the meantime
 		}
 		return s.fetch(ctx, server, mediaID, wait)
 	})
@@ -157,7 +157,7 @@ func (s *Service) fetch(ctx context.Context, server, mediaID string, wait time.D
 	if err != nil {
 		return m, notFetched(err)
 	}
-	defer func() { _ = file.Body.Close() }() // only read
+	defer func() { _ = file.Body.Close() }() // the body was only read
 	now := s.opts.Now().UnixMilli()
 	m = storage.RemoteMedia{
 		Server: server, ID: mediaID, ContentType: contentType(file.ContentType), Filename: cleanFilename(file.Filename), Fetched: now, Used: now,
@@ -182,7 +182,7 @@ func (s *Service) fetch(ctx context.Context, server, mediaID string, wait time.D
 	return m, nil
 }
 
-// watched records read errors, to distinguish network failures from disk failures.
+// watched is a reader that records its error, so that a failure of the network can be told from one of the disk.
 type watched struct {
 	io.Reader
 	err error
@@ -196,8 +196,8 @@ func (w *watched) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// notFetched returns the error for the client. It passes on only three kinds of failure, and no text from the other
-// server.
+// notFetched returns the client's error for a failed download. It distinguishes only three kinds of failure, and passes
+// on no text from the other server.
 func notFetched(err error) error {
 	var remote *fedclient.RemoteError
 	switch {
@@ -232,8 +232,8 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// PruneRemote removes files of other servers: those not used within RemoteLifetime, and then the least recently used
-// ones until the rest fits into RemoteCache.
+// PruneRemote removes cached files of other servers. It first removes those not used within RemoteLifetime, and then
+// the least recently used ones until the rest fits into RemoteCache.
 func (s *Service) PruneRemote(ctx context.Context) error {
 	return s.prune(ctx, s.opts.RemoteCache, func(tx *storage.Tx, now time.Time) (size int64, first []removable, err error) {
 		if size, err = tx.RemoteMediaSize(); err != nil {
@@ -251,17 +251,17 @@ func (s *Service) PruneRemote(ctx context.Context) error {
 	})
 }
 
-// removable is a file that may be removed to make room.
+// removable is a file that prune may remove.
 type removable struct {
-	name    string // for errors
+	name    string // for error messages
 	blob    string
 	size    int64
-	expired bool                       // it is removed even if there is room
-	forget  func(tx *storage.Tx) error // deletes its row
+	expired bool                       // whether to remove it even if there is room
+	forget  func(tx *storage.Tx) error // deletes its row in the database
 }
 
-// prune removes files in the order in which next lists them, as long as they have expired or all of them together are
-// larger than limit. next returns the size of all, and the first pruneBatch of them.
+// prune removes files in the order in which next returns them, as long as they have expired or the total size exceeds
+// limit. next returns the total size and the first pruneBatch files.
 func (s *Service) prune(ctx context.Context, limit int64, next func(tx *storage.Tx, now time.Time) (size int64, first []removable, err error)) error {
 	select {
 	case s.remote.pruning <- struct{}{}:
@@ -298,7 +298,7 @@ func (s *Service) prune(ctx context.Context, limit int64, next func(tx *storage.
 	}
 }
 
-// remove deletes the row of a file, and the file if no other row names it.
+// remove deletes the row of a file, and the file itself if no other row refers to it.
 func (s *Service) remove(ctx context.Context, m removable) error {
 	release, err := s.files.claims.Acquire(ctx, m.blob)
 	if err != nil {

@@ -5,15 +5,15 @@ import (
 	"image/draw"
 )
 
-// shrink scales a part of a picture to w × h, which may not be larger: every pixel of the result is the average of
-// those it covers. It reads the picture row by row, so that it needs little memory besides the result.
+// shrink scales a part of a picture down to w × h. Every pixel of the result is the average of the pixels that it
+// covers. shrink reads the picture row by row, so that it needs little memory besides the result.
 func shrink(img image.Image, from image.Rectangle, w, h int) *image.RGBA {
 	dst := image.NewRGBA(image.Rect(0, 0, w, h))
 	sw, sh := from.Dx(), from.Dy()
 	line := image.NewRGBA(image.Rect(from.Min.X, 0, from.Max.X, 1))
 	row, sum := make([]uint64, 4*w), make([]uint64, 4*w)
-	// the current row of the result, and the height it still lacks; a row of the source counts h, a row of the result
-	// sh
+	// y is the current row of the result, and room the height that it still lacks. A row of the source counts h, and a
+	// row of the result sh.
 	y, room := 0, sh
 	for sy := range sh {
 		draw.Draw(line, line.Bounds(), img, image.Pt(from.Min.X, from.Min.Y+sy), draw.Src)
@@ -34,7 +34,8 @@ func shrink(img image.Image, from image.Rectangle, w, h int) *image.RGBA {
 	return dst
 }
 
-// shrinkRow adds the pixels of a row, sw wide, to the sums of w pixels, each weighted by sw.
+// shrinkRow adds the pixels of a source row to the sums of w result pixels, weighting each pixel by the width that it
+// covers. The row has sw pixels.
 func shrinkRow(row []uint64, pix []uint8, sw, w int) {
 	clear(row)
 	x, room := 0, sw
@@ -80,8 +81,8 @@ func orient(img *image.RGBA, orientation int) *image.RGBA {
 	return dst
 }
 
-// turn returns where a stored pixel is displayed. The comments say at which side the first row and the first column of
-// the stored picture are displayed.
+// turn returns where a stored pixel is displayed. The comments name the sides at which the first row and the first
+// column of the stored picture are displayed.
 func turn(x, y, w, h, orientation int) (int, int) {
 	switch orientation {
 	case 2: // top, right

@@ -1,9 +1,10 @@
-// Package media stores uploaded files: it keeps blobs on disk and their metadata in the database, makes thumbnails, and
-// removes a file when the last media ID for it is removed. It knows nothing about rooms or events, and it never relies
-// on a claimed content type for more than a header.
+// Package media stores uploaded files. It keeps blobs on disk and their metadata in the database, makes thumbnails, and
+// removes a file when the last media ID that refers to it is removed. It has no knowledge of rooms or events, and it
+// uses a claimed content type only for a response header.
 //
-// An upload goes through Service.Upload or Create and Put → store.receive (to a temporary file, hashed) → claim on the
-// blob name → file moved and synced → row written. A download: Service.Open → row → file.
+// Service.Upload, or Create followed by Put, passes an upload to store.receive, which writes and hashes a temporary
+// file. After a claim on the blob name, the file is moved and synced, and then the row is written. Service.Open reads
+// the row and opens the file.
 package media
 
 import (
@@ -29,24 +30,24 @@ import (
 // Options are the dependencies and settings of a Service; all fields but Remote are required.
 type Options struct {
 	DB            *storage.DB
-	Dir           string // directory of the files; must not be used for anything else
-	Key           []byte // secret of this database: file names are keyed hashes
+	Dir           string // directory for the files, which must not be used for anything else
+	Key           []byte // secret of this database; file names are keyed hashes
 	MaxUploadSize int64  // bytes
-	QuotaPerUser  int64  // bytes; 0: unlimited
+	QuotaPerUser  int64  // bytes; 0 means unlimited
 	MaxPending    int    // pending reservations per user
 	PendingExpiry time.Duration
 	Workers       int          // thumbnails made at a time
 	Cache         keyed.Budget // bounds the caches
 	Now           func() time.Time
-	// the time up to which expired files may be deleted; nil: Now
+	// RemoveBy returns the time up to which expired files may be deleted; nil means Now.
 	RemoveBy func(context.Context) (time.Time, error)
 	Log      *slog.Logger
 
-	Remote         Remote        // nil without federation
+	Remote         Remote        // nil if federation is disabled
 	MaxRemoteSize  int64         // bytes of one file of another server
 	RemoteCache    int64         // bytes of all cached files of other servers
 	RemoteLifetime time.Duration // how long an unused file of another server is cached
-	TemporarySize  int64         // bytes of all files that AddImage stored
+	TemporarySize  int64         // bytes of all files stored by AddImage
 }
 
 // Service implements the content repository. It is safe for concurrent use.
@@ -54,18 +55,18 @@ type Service struct {
 	opts    Options
 	files   *store
 	workers chan struct{}
-	memory  *semaphore.Weighted // bytes of pictures being decoded
-	garbage atomic.Int64        // bytes decoded since memory was last returned
+	memory  *semaphore.Weighted // limits the bytes of pictures being decoded
+	garbage atomic.Int64        // bytes decoded since memory was last returned to the system
 	remote  remoteFiles
 
 	// mu guards arrivals.
 	mu sync.Mutex
-	// arrivals has a channel for each reserved ID that requests are waiting for; it is closed when the upload is
-	// complete.
+	// arrivals has a channel for each reserved ID for which requests are waiting. The channel is closed when the upload
+	// is complete.
 	arrivals map[string]chan struct{}
 }
 
-// New opens the directory and removes what a crash left behind.
+// New opens the directory and removes the remains of a crash.
 func New(ctx context.Context, o Options) (*Service, error) {
 	files, err := openStore(o.Dir, o.Key, o.Cache.Entries(maxChecked))
 	if err != nil {
@@ -76,14 +77,14 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		arrivals: map[string]chan struct{}{}, remote: newRemoteFiles(),
 	}
 	err = s.Sweep(ctx)
-	if errors.Is(err, storage.ErrFull) { // the next start does it
+	if errors.Is(err, storage.ErrFull) { // left for the next start
 		o.Log.Warn("Cannot remove unreferenced media", "err", err)
 		err = nil
 	}
 	return s, err
 }
 
-// Sweep removes files without a media ID, thumbnails of an earlier version and expired reservations.
+// Sweep removes files without a media ID, thumbnails made by an earlier version, and expired reservations.
 func (s *Service) Sweep(ctx context.Context) error {
 	now, err := s.removeBy(ctx)
 	if err == nil {
@@ -103,7 +104,7 @@ func (s *Service) Sweep(ctx context.Context) error {
 	})
 }
 
-// removeBy returns the time up to which expired files may be deleted, so that a clock that has jumped deletes nothing.
+// removeBy returns the time up to which expired files may be deleted. It protects files from a clock that has jumped.
 func (s *Service) removeBy(ctx context.Context) (time.Time, error) {
 	if s.opts.RemoveBy == nil {
 		return s.opts.Now(), nil
@@ -119,9 +120,9 @@ func (s *Service) Upload(ctx context.Context, user ident.UserNID, claimedType, f
 	return m.ID, s.take(ctx, m, body, func(tx *storage.Tx, m storage.Media) error { return tx.InsertMedia(m) })
 }
 
-// Create reserves a media ID for a later upload; the reservation expires at the returned time.
+// Create reserves a media ID for a later upload. The reservation expires at the returned time.
 //
-// Errors: M_LIMIT_EXCEEDED when the user has MaxPending reservations without upload.
+// Errors: M_LIMIT_EXCEEDED if the user has MaxPending reservations without an upload.
 // Spec: client-server-api#post_matrixmediav1create
 func (s *Service) Create(ctx context.Context, user ident.UserNID) (mediaID string, expires time.Time, err error) {
 	now := s.opts.Now()
@@ -148,8 +149,8 @@ func (s *Service) Create(ctx context.Context, user ident.UserNID) (mediaID strin
 
 // Put uploads a file to a reserved media ID.
 //
-// Errors: M_NOT_FOUND for an unknown or expired id, M_FORBIDDEN for another user's, M_CANNOT_OVERWRITE_MEDIA when the
-// upload is already there, and those of Upload.
+// Errors: M_NOT_FOUND for an unknown or expired ID, M_FORBIDDEN for another user's, M_CANNOT_OVERWRITE_MEDIA if the
+// file has already been uploaded, and those of Upload.
 // Spec: client-server-api#put_matrixmediav3uploadservernamemediaid
 func (s *Service) Put(ctx context.Context, user ident.UserNID, mediaID, claimedType, filename string, body io.Reader) error {
 	if err := s.mayPut(ctx, user, mediaID); err != nil {
@@ -189,7 +190,7 @@ func (s *Service) row(mediaID string, user ident.UserNID, claimedType, filename 
 	return storage.Media{ID: mediaID, User: user, ContentType: contentType(claimedType), Filename: cleanFilename(filename), Created: s.opts.Now().UnixMilli()}
 }
 
-// take receives the bytes and writes the row with save, in an order that is safe in a crash.
+// take receives an upload and writes its row with save, in an order that is safe in a crash.
 func (s *Service) take(ctx context.Context, m storage.Media, body io.Reader, save func(*storage.Tx, storage.Media) error) error {
 	err := s.store(ctx, body, s.opts.MaxUploadSize, func(tx *storage.Tx, in *incoming) error {
 		m.Blob, m.Size = in.Name, in.Size
@@ -209,7 +210,7 @@ func (s *Service) take(ctx context.Context, m storage.Media, body io.Reader, sav
 	return nil
 }
 
-// store receives at most limit bytes (errTooLarge beyond) and writes the row for the blob with save.
+// store receives a file of at most limit bytes and writes its row with save. It returns errTooLarge for a larger file.
 func (s *Service) store(ctx context.Context, body io.Reader, limit int64, save func(*storage.Tx, *incoming) error) error {
 	in, err := s.files.receive(body, limit)
 	if err != nil {
@@ -253,7 +254,7 @@ func (s *Service) checkQuota(tx *storage.Tx, m storage.Media) error {
 // maxWait bounds timeout_ms.
 const maxWait = time.Minute
 
-// Open opens an upload, waiting up to wait if its ID is only reserved.
+// Open opens an upload. If its ID is only reserved, Open waits for the upload for at most the given time.
 //
 // Errors: M_NOT_FOUND; 504 M_NOT_YET_UPLOADED.
 // Spec: client-server-api#get_matrixclientv1mediadownloadservernamemediaid
@@ -279,7 +280,7 @@ func (s *Service) removeUnnamed(ctx context.Context, blob string) error {
 	return s.removeUnnamedClaimed(ctx, blob)
 }
 
-// removeUnnamedClaimed removes a blob's file unless it has a media ID. The caller holds the claim.
+// removeUnnamedClaimed removes the file of a blob that has no media ID. The caller holds the claim.
 func (s *Service) removeUnnamedClaimed(ctx context.Context, blob string) error {
 	named, err := s.named(ctx, blob)
 	if err != nil || named {
@@ -299,7 +300,7 @@ func (s *Service) named(ctx context.Context, blob string) (named bool, err error
 
 func errGone() *mxerr.Error { return mxerr.NotFound("There is no such file") }
 
-// lookup reads a row. An expired reservation or file counts as missing.
+// lookup reads the row of a media ID. An expired reservation or file counts as missing.
 func (s *Service) lookup(ctx context.Context, mediaID string) (m storage.Media, err error) {
 	found := false
 	if !validID(mediaID) {
@@ -315,7 +316,7 @@ func (s *Service) lookup(ctx context.Context, mediaID string) (m storage.Media, 
 	return m, err
 }
 
-// await is like lookup, but waits for the upload of a reserved ID.
+// await is like lookup, but waits for the upload if the ID is only reserved.
 func (s *Service) await(ctx context.Context, mediaID string, wait time.Duration) (storage.Media, error) {
 	m, err := s.lookup(ctx, mediaID)
 	if err != nil || m.Blob != "" {
@@ -325,7 +326,7 @@ func (s *Service) await(ctx context.Context, mediaID string, wait time.Duration)
 	defer timeout.Stop()
 	defer s.arrived(mediaID) // wakes the other waiting requests, which check again and go on waiting
 	for {
-		arrival := s.arrival(mediaID) // taken before the look-up, so that no arrival is missed
+		arrival := s.arrival(mediaID) // before the look-up, so that no arrival is missed
 		if m, err = s.lookup(ctx, mediaID); err != nil || m.Blob != "" {
 			return m, err
 		}
@@ -339,8 +340,8 @@ func (s *Service) await(ctx context.Context, mediaID string, wait time.Duration)
 	}
 }
 
-// arrival returns a channel that is closed when the upload may be complete. There are at most as many channels as
-// waiting requests; arrived removes them.
+// arrival returns a channel that is closed when the upload may be complete. There are no more channels than waiting
+// requests, because arrived removes them.
 func (s *Service) arrival(mediaID string) <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -361,7 +362,7 @@ func (s *Service) arrived(mediaID string) {
 	}
 }
 
-// newMediaID returns 144 random bits, so that nobody can guess or choose an ID.
+// newMediaID returns an ID of 144 random bits, which nobody can guess or choose.
 func newMediaID() string {
 	var b [18]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
@@ -369,7 +370,7 @@ func newMediaID() string {
 }
 
 // validID reports whether s is a valid media ID. The specification (appendices#media-ids) does not limit the length;
-// 255 as for other IDs.
+// this server allows 255 bytes, as for other IDs.
 func validID(s string) bool {
 	if s == "" || len(s) > 255 {
 		return false

@@ -14,7 +14,7 @@ type Query interface {
 	QueryMillis(name string, byDefault, highest time.Duration) (time.Duration, error)
 }
 
-// ReadWait returns how long a request waits for an upload: 20 s by default, a minute at most.
+// ReadWait returns how long a request waits for an upload: 20 s by default, and a minute at most.
 //
 // Errors: M_INVALID_PARAM.
 // Spec: client-server-api#get_matrixclientv1mediadownloadservernamemediaid
@@ -27,7 +27,7 @@ func ReadWait(q Query) (time.Duration, error) {
 // Errors: M_MISSING_PARAM, M_INVALID_PARAM.
 // Spec: client-server-api#get_matrixclientv1mediathumbnailservernamemediaid
 func ReadSize(q Query) (size Size, err error) {
-	const largest = 1 << 20 // larger than any picture; larger requests get the largest thumbnail
+	const largest = 1 << 20 // larger than any picture; a larger request gets the largest thumbnail
 	for _, side := range []struct {
 		name string
 		to   *int

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// inlineTypes are the types that browsers may display inline; everything else is served as a download.
+// inlineTypes are the types that browsers may display inline. Everything else is served as a download.
 // Spec: client-server-api#serving-inline-content
 var inlineTypes = map[string]bool{
 	"text/css": true, "text/plain": true, "text/csv": true, "application/json": true, "application/ld+json": true,
@@ -22,7 +22,7 @@ const (
 	maxFilename    = 255
 )
 
-// contentType reduces the type claimed by an uploader to a media type that is safe in a header.
+// contentType reduces the content type claimed by an uploader to a media type that is safe in a header.
 func contentType(claimed string) string {
 	typ, params, err := mime.ParseMediaType(claimed)
 	if err != nil || !strings.Contains(typ, "/") {
@@ -35,14 +35,14 @@ func contentType(claimed string) string {
 	return full
 }
 
-// inline reports whether content of this stored type may be displayed inline.
+// inline reports whether a file of this stored type may be displayed inline.
 func inline(contentType string) bool {
 	typ, _, err := mime.ParseMediaType(contentType)
 	return err == nil && inlineTypes[typ]
 }
 
-// Disposition returns the Content-Disposition header for a file of the given type and name (either may be empty).
-// Non-ASCII names become an RFC 5987 filename* with %20 for a space.
+// Disposition returns the Content-Disposition header for a file of the given type and name, either of which may be
+// empty. A name with non-ASCII characters becomes a filename* as in RFC 5987, with %20 for a space.
 func Disposition(contentType, filename string) string {
 	kind := "attachment"
 	if inline(contentType) {
@@ -60,8 +60,8 @@ func Disposition(contentType, filename string) string {
 	return kind + "; filename*=utf-8''" + percentEncode(filename)
 }
 
-// cleanFilename makes a name safe for headers and file dialogues: without control characters or path, and bounded in
-// length.
+// cleanFilename makes a name safe for headers and file dialogues. It removes control characters and directories, and
+// bounds the length.
 func cleanFilename(name string) string {
 	name = strings.ToValidUTF8(name, "\uFFFD")
 	name = strings.Map(func(r rune) rune {
@@ -122,7 +122,8 @@ func percentEncode(s string) string {
 	return b.String()
 }
 
-// sniff says what the first bytes of a file are, whatever its uploader claimed; only these four are thumbnailed.
+// sniff returns the image format that the first bytes of a file show, whatever its uploader claimed. Thumbnails are
+// made only of these four formats.
 func sniff(head []byte) (format string, ok bool) {
 	switch sniffType(head) {
 	case "image/png":
@@ -137,8 +138,8 @@ func sniff(head []byte) (format string, ok bool) {
 	return "", false
 }
 
-// imageBrands are the brands of ISO media files that contain a single image, AVIF and HEIF, without those of image
-// sequences.
+// imageBrands are the brands of ISO media files that contain a single AVIF or HEIF image. Brands of image sequences are
+// not included.
 var imageBrands = map[string]string{"avif": "image/avif", "mif1": "image/heif", "heic": "image/heic", "heix": "image/heic"}
 
 // sniffType returns the media type indicated by the first bytes of a file.

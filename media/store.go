@@ -24,13 +24,13 @@ import (
 //	thumb/ab/cdef….SPEC  its thumbnails
 //	tmp/               uploads in progress; emptied at boot
 //
-// A blob is named in the database by its hash. The file is durable before the row that names it is written, and the row
-// is gone before the file is removed, so a crash leaves at worst a file that nothing names: sweep removes it.
+// The database refers to a blob by its hash. A file is made durable before the row that refers to it is written, and
+// the row is deleted before the file is removed. So a crash leaves at worst a file without a row, which sweep removes.
 type store struct {
 	dir string
-	key []byte // for file names
-	// claims guards a blob between the check that no row names it and the removal of its file: whoever adds or removes
-	// rows for a blob holds its claim; see docs/locks.md.
+	key []byte // for the keyed hashes
+	// claims guards a blob between the check that no row refers to it and the removal of its file. Code that adds or
+	// removes rows for a blob holds its claim; see docs/locks.md.
 	claims  *keyed.Semaphore[string]
 	checked checkedFiles
 }
@@ -51,15 +51,15 @@ func openStore(dir string, key []byte, checked int) (*store, error) {
 func (s *store) tmpDir() string   { return filepath.Join(s.dir, "tmp") }
 func (s *store) thumbDir() string { return filepath.Join(s.dir, "thumb") }
 
-// path returns the path of a blob; name is always one of our own hashes.
+// path returns the path of a blob. name is always a hash made by this server.
 func (s *store) path(name string) string { return filepath.Join(s.dir, name[:2], name[2:]) }
 
 func (s *store) thumbPath(name, spec string) string {
 	return filepath.Join(s.thumbDir(), name[:2], name[2:]+"."+thumbGeneration+spec)
 }
 
-// thumbGeneration is the prefix of thumbnail file names. It is increased when thumbnails are made differently, so that
-// old ones are not served.
+// thumbGeneration is the prefix of the file names of thumbnails. It is increased when thumbnails are made differently,
+// so that old ones are no longer served.
 const thumbGeneration = "2-"
 
 // errTooLarge means that an upload exceeds its limit.
@@ -73,7 +73,7 @@ type incoming struct {
 	Size  int64
 }
 
-// receive copies r to a temporary file, at most limit bytes.
+// receive copies at most limit bytes of r to a temporary file.
 func (s *store) receive(r io.Reader, limit int64) (in *incoming, err error) {
 	f, err := os.CreateTemp(s.tmpDir(), "upload-")
 	if err != nil {
@@ -116,7 +116,7 @@ func (in *incoming) keep() error {
 	return storage.Full(errors.Join(syncDir(filepath.Dir(dst)), syncDir(in.store.dir)))
 }
 
-// drop removes an upload unless it was kept.
+// drop removes the temporary file of an upload unless it was kept.
 func (in *incoming) drop() error {
 	err := os.Remove(in.tmp)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -149,10 +149,10 @@ func (s *store) writeThumb(name, path string, data []byte) error {
 	return os.Rename(f.Name(), path)
 }
 
-// maxThumbnails bounds the stored thumbnails of one file: crops may have any proportions.
+// maxThumbnails bounds the stored thumbnails of one file, since crops may have any proportions.
 const maxThumbnails = 24
 
-// makeThumbRoom removes the oldest thumbnail of a file that has reached the limit.
+// makeThumbRoom removes the oldest thumbnail of a file if the file has the maximum number of thumbnails.
 func (s *store) makeThumbRoom(name string) error {
 	paths, err := filepath.Glob(s.thumbPath(name, "*"))
 	if err != nil || len(paths) < maxThumbnails {
@@ -167,7 +167,7 @@ func (s *store) makeThumbRoom(name string) error {
 	return os.Remove(oldest)
 }
 
-// remove deletes a blob and its thumbnails. The caller holds the claim and has checked that no row names the blob.
+// remove deletes a blob and its thumbnails. The caller holds the claim and has checked that no row refers to the blob.
 func (s *store) remove(name string) error {
 	thumbs, err := filepath.Glob(s.thumbPath(name, "*"))
 	if err != nil {
@@ -181,7 +181,7 @@ func (s *store) remove(name string) error {
 	return nil
 }
 
-// each calls f with the name of every blob on disk, and with the blob name of every thumbnail (which may repeat).
+// each calls f with the name of every blob on disk, and with the name of the blob of every thumbnail. Names may repeat.
 func (s *store) each(f func(name string) error) error {
 	return s.walk(s.dir, func(path string) error {
 		base, _, _ := strings.Cut(filepath.Base(path), ".")
@@ -193,7 +193,7 @@ func (s *store) each(f func(name string) error) error {
 	})
 }
 
-// walk calls f for every file below dir except uploads in progress.
+// walk calls f for every file below dir except for uploads in progress.
 func (s *store) walk(dir string, f func(path string) error) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || filepath.Dir(path) == s.tmpDir() {

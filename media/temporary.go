@@ -11,7 +11,7 @@ import (
 	"ebb/storage"
 )
 
-// Image is an image that AddImage has stored.
+// Image is an image stored by AddImage.
 type Image struct {
 	ID            string
 	ContentType   string
@@ -19,13 +19,13 @@ type Image struct {
 	Width, Height int // as displayed
 }
 
-// ErrNoImage means that a file is not an image that this server stores by itself.
+// ErrNoImage means that a file is not an image that AddImage accepts.
 var ErrNoImage = errors.New("media: not a PNG, JPEG, GIF or WebP image of a bounded size")
 
-// AddImage stores an image that this server has fetched from elsewhere, until a time. Its type is the one that its
-// bytes show. The image belongs to no user.
+// AddImage stores an image that this server has fetched from elsewhere, until a given time. It determines the type from
+// the content. The image belongs to no user.
 //
-// Errors: ErrNoImage, also beyond limit bytes.
+// Errors: ErrNoImage, also for an image larger than limit bytes.
 func (s *Service) AddImage(ctx context.Context, body io.Reader, limit int64, expires time.Time) (img Image, err error) {
 	network := &watched{Reader: body}
 	in, err := s.files.receive(network, limit)
@@ -62,12 +62,12 @@ func (in *incoming) inspect() (picture, error) {
 	if err != nil {
 		return picture{}, err
 	}
-	defer func() { _ = f.Close() }() // only read
+	defer func() { _ = f.Close() }() // the file was only read
 	return inspect(f)
 }
 
-// PruneTemporary removes the files of AddImage that have expired, and then those that expire first until the rest fits
-// into TemporarySize.
+// PruneTemporary removes the files stored by AddImage that have expired. It then removes those that expire next until
+// the rest fits into TemporarySize.
 func (s *Service) PruneTemporary(ctx context.Context) error {
 	return s.prune(ctx, s.opts.TemporarySize, func(tx *storage.Tx, now time.Time) (size int64, first []removable, err error) {
 		if size, err = tx.ExpiringMediaSize(); err != nil {

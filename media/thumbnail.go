@@ -20,16 +20,17 @@ import (
 // Size is a requested thumbnail size.
 type Size struct {
 	Width, Height int
-	// the picture is cropped to the proportions of the size; otherwise it keeps its own and fits inside
+	// Crop cuts the picture to the proportions of the size. Otherwise the picture keeps its proportions and fits
+	// inside.
 	Crop     bool
-	Animated bool // an animation stays animated if possible
+	Animated bool // whether an animation should stay animated
 }
 
 var (
-	// scaledSizes and croppedSides are the available thumbnail sizes: a request gets the smallest one that covers it,
-	// so that clients cannot have a thumbnail computed and stored for every number of pixels. They are the sizes
-	// recommended by the specification, and larger ones in powers of two. Crops have the proportions of the request and
-	// one of croppedSides as their longer side.
+	// scaledSizes and croppedSides are the available thumbnail sizes. A request gets the smallest one that covers it,
+	// so that clients cannot make this server compute and store a thumbnail for every number of pixels. They are the
+	// sizes recommended by the specification, and larger ones in powers of two. Crops have the proportions of the
+	// request, and their longer side is one of croppedSides.
 	// Spec: client-server-api#thumbnails
 	scaledSizes  = []Size{{Width: 320, Height: 240}, {Width: 640, Height: 480}, {Width: 800, Height: 600}}
 	croppedSides = []int{32, 96, 320, 640, 800}
@@ -78,7 +79,7 @@ func fitCrop(want Size) Size {
 	return want
 }
 
-// spec returns the size as a part of a file name.
+// spec returns the size in the form used in file names.
 func (s Size) spec() string {
 	method, still := "scale", "still"
 	if s.Crop {
@@ -90,19 +91,19 @@ func (s Size) spec() string {
 	return fmt.Sprintf("%dx%d-%s-%s", s.Width, s.Height, method, still)
 }
 
-// plan describes the response to one thumbnail request.
+// plan describes how to answer one thumbnail request.
 type plan struct {
-	original      bool            // serve the file itself
+	original      bool            // whether to serve the file itself
 	width, height int             // the dimensions of the thumbnail as displayed
-	from          image.Rectangle // the part of the stored picture that it shows
+	from          image.Rectangle // the part of the stored picture to show
 	animated      bool
-	name          string // file name under which it is stored
+	name          string // file name of the stored thumbnail
 }
 
-// planFor plans the response to a request. bytes is the length of the file.
+// planFor plans the answer to a thumbnail request. bytes is the length of the file.
 func planFor(p picture, want Size, bytes int64) plan {
 	if p.animated && want.Animated && p.format != "gif" && bytes <= maxAnimatedOriginal {
-		return plan{original: true} // there is no encoder for these formats
+		return plan{original: true} // this server has no encoder for these formats
 	}
 	still := p.animated && !want.Animated // the file itself is animated
 	w, h := p.oriented()
@@ -116,7 +117,7 @@ func planFor(p picture, want Size, bytes int64) plan {
 	case want.Crop:
 		pl.width, pl.height = cropped(w, h, size)
 		pl.original = !still && pl.width == w && pl.height == h
-		if small { // all smaller requests of the same proportions share this thumbnail
+		if small { // all smaller requests with the same proportions share this thumbnail
 			pl.name = want.spec()
 		}
 	default:
@@ -130,7 +131,7 @@ func planFor(p picture, want Size, bytes int64) plan {
 	return pl
 }
 
-// stored returns the thumbnail's dimensions before orientation.
+// stored returns the dimensions of the thumbnail before orientation is applied.
 func (pl *plan) stored(p picture) (width, height int) {
 	if p.orientation >= 5 {
 		return pl.height, pl.width
@@ -138,21 +139,20 @@ func (pl *plan) stored(p picture) (width, height int) {
 	return pl.width, pl.height
 }
 
-// scaled returns the size of a picture of w × h scaled to fit inside size.
+// scaled returns the size to which a picture of w × h is scaled to fit inside size.
 func scaled(w, h int, size Size) (int, int) {
 	scale := min(float64(size.Width)/float64(w), float64(size.Height)/float64(h), 1)
 	return max(1, int(math.Round(float64(w)*scale))), max(1, int(math.Round(float64(h)*scale)))
 }
 
-// cropped returns the largest size with the requested proportions, but not larger than requested, that a picture of w ×
-// h covers.
+// cropped returns the largest size with the requested proportions that a picture of w × h covers, but not more than was
+// requested.
 func cropped(w, h int, size Size) (int, int) {
 	scale := min(float64(w)/float64(size.Width), float64(h)/float64(size.Height), 1)
 	return max(1, int(math.Round(float64(size.Width)*scale))), max(1, int(math.Round(float64(size.Height)*scale)))
 }
 
-// middle returns the largest part of from, around its centre, with the proportions of w × h; it is not smaller than w ×
-// h.
+// middle returns the largest part of from, around its centre, with the proportions of w × h. It is at least w × h.
 func middle(from image.Rectangle, w, h int) image.Rectangle {
 	cw, ch := from.Dx(), from.Dx()*h/w
 	if ch > from.Dy() {
@@ -165,8 +165,8 @@ func middle(from image.Rectangle, w, h int) image.Rectangle {
 
 // cost returns an upper bound of the memory needed to make the thumbnail.
 func (pl *plan) cost(p picture) int64 {
-	result := mul(int64(pl.width), int64(pl.height), 16) // scaled, rotated, and encoded in a growing buffer
-	result += mul(int64(p.width), 4)                     // one row while it is scaled
+	result := mul(int64(pl.width), int64(pl.height), 16) // scaled, rotated, and encoded into a growing buffer
+	result += mul(int64(p.width), 4)                     // one row during scaling
 	if pl.animated {
 		return p.animationBytes(pl.width, pl.height) + result
 	}
@@ -201,7 +201,7 @@ func thumbnail(ctx context.Context, src io.ReadSeeker, p picture, pl plan) ([]by
 	return buf.Bytes(), err
 }
 
-// cancellable is a reader that fails when its context ends, which stops decoders.
+// cancellable is a reader that fails when its context ends. This stops decoders.
 type cancellable struct {
 	ctx context.Context
 	src io.Reader
@@ -219,7 +219,7 @@ func (c *cancellable) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// cause returns why decoding failed: a disk error, a cancelled request, or otherwise the given error of the picture.
+// cause returns why decoding failed: an error of the disk, a cancelled request, or otherwise picture, the given error.
 func (c *cancellable) cause(picture error) error {
 	if c.err != nil {
 		return c.err
@@ -230,7 +230,7 @@ func (c *cancellable) cause(picture error) error {
 	return picture
 }
 
-// decode returns the pixels of a picture, for an animation those of its first frame.
+// decode returns the pixels of a picture, or those of the first frame of an animation.
 func decode(r io.Reader, src io.Seeker, p picture) (img image.Image, err error) {
 	switch {
 	case p.format == "png":
@@ -247,7 +247,7 @@ func decode(r io.Reader, src io.Seeker, p picture) (img image.Image, err error) 
 		img, err = webp.Decode(r)
 	}
 	if err == nil && (img.Bounds().Dx() != p.width || img.Bounds().Dy() != p.height) {
-		err = errNoThumbnail // the image differs from its header
+		err = errNoThumbnail // the image does not match its header
 	}
 	return img, err
 }
@@ -264,8 +264,8 @@ func onCanvas(frame image.Image, at image.Point, p picture) image.Image {
 	return img
 }
 
-// decodeFirstFrame decodes the first frame of an animated WebP, whose chunks are those of a still one. The header that
-// it puts before them limits the decoder to the announced dimensions.
+// decodeFirstFrame decodes the first frame of an animated WebP, which has the same chunks as a still WebP. It prepends
+// a header that limits the decoder to the announced dimensions.
 func decodeFirstFrame(r io.Reader, src io.Seeker, p picture) (image.Image, error) {
 	if p.frameBytes <= 0 {
 		return nil, errNoThumbnail

@@ -14,10 +14,10 @@ import (
 	"ebb/storage"
 )
 
-// Thumbnail finds or makes a thumbnail. An image that is small enough already, or that cannot be scaled, is returned as
-// it is; other files are refused.
+// Thumbnail finds or makes a thumbnail. If an image is already small enough or cannot be scaled, Thumbnail returns the
+// image itself. It refuses files that are not images.
 //
-// Errors: those of Open; M_UNKNOWN 400 where the file is not an image; M_TOO_LARGE 413 for a still thumbnail of an
+// Errors: those of Open; 400 M_UNKNOWN if the file is not an image; 413 M_TOO_LARGE for a still thumbnail of an
 // animation that is too large.
 // Spec: client-server-api#get_matrixclientv1mediathumbnailservernamemediaid
 func (s *Service) Thumbnail(ctx context.Context, mediaID string, want Size, wait time.Duration) (*File, error) {
@@ -88,11 +88,11 @@ func (s *Service) thumbnailFrom(ctx context.Context, m storage.Media, src *File,
 }
 
 func noThumbnail() error {
-	return mxerr.New(http.StatusBadRequest, mxerr.CodeUnknown, "A thumbnail cannot be made of this file")
+	return mxerr.New(http.StatusBadRequest, mxerr.CodeUnknown, "This server cannot make a thumbnail of this file")
 }
 
-// otherImage serves files that cannot be decoded: it returns the original if the file is an image, and an error if
-// not.
+// otherImage handles files that cannot be decoded. It returns the original if the file is an image, and an error
+// otherwise.
 func otherImage(src *File) (*File, error) {
 	head := make([]byte, 512)
 	n, err := io.ReadFull(src.Content, head)
@@ -108,7 +108,7 @@ func otherImage(src *File) (*File, error) {
 	return src, err
 }
 
-// findOrMake opens the planned thumbnail, and makes it first if it does not exist.
+// findOrMake opens the planned thumbnail, making it first if it does not exist.
 func (s *Service) findOrMake(ctx context.Context, blob string, src *File, p picture, pl plan) (*File, error) {
 	cost := pl.cost(p)
 	if !p.decodable() || cost > maxDecoded {
@@ -124,7 +124,7 @@ func (s *Service) findOrMake(ctx context.Context, blob string, src *File, p pict
 	}
 	defer leave()
 	if f, err := s.files.openThumb(path); err == nil {
-		return f, nil // another request made it in the meantime
+		return f, nil // another request has made it in the meantime
 	}
 	if _, err := src.Content.Seek(0, io.SeekStart); err != nil {
 		return nil, err
@@ -139,7 +139,7 @@ func (s *Service) findOrMake(ctx context.Context, blob string, src *File, p pict
 	}
 	defer release()
 	if named, err := s.named(ctx, blob); err != nil || !named {
-		return nil, errors.Join(err, errGone()) // deleted in the meantime: its thumbnail must not stay
+		return nil, errors.Join(err, errGone()) // deleted in the meantime, so its thumbnail must not stay
 	}
 	if err := s.files.writeThumb(blob, path, data); err != nil {
 		return nil, err
@@ -148,12 +148,12 @@ func (s *Service) findOrMake(ctx context.Context, blob string, src *File, p pict
 	return s.files.openThumb(path)
 }
 
-// maxGarbage bounds the memory that thumbnails leave to the garbage collector, which would otherwise let it grow as
-// large as everything else in memory. A collection costs much less than decoding that much.
+// maxGarbage bounds the memory that thumbnails leave to the garbage collector. The collector would otherwise let it
+// grow as large as all other data in memory. A collection costs much less than decoding that much.
 const maxGarbage = 64 << 20
 
-// enterThumbnails waits for a worker, since workers bound the CPU time that strangers can use, and for the memory that
-// a thumbnail needs.
+// enterThumbnails waits for a worker and for the memory that a thumbnail needs. Workers bound the CPU time that
+// strangers can use.
 func (s *Service) enterThumbnails(ctx context.Context, cost int64) (leave func(), err error) {
 	select {
 	case s.workers <- struct{}{}:
@@ -174,7 +174,7 @@ func (s *Service) enterThumbnails(ctx context.Context, cost int64) (leave func()
 	}, nil
 }
 
-// removeOldThumbs removes thumbnails of earlier thumbGenerations.
+// removeOldThumbs removes thumbnails with an older thumbGeneration.
 func (s *store) removeOldThumbs() error {
 	return s.walk(s.thumbDir(), func(path string) error {
 		if _, spec, _ := strings.Cut(path, "."); !strings.HasPrefix(spec, thumbGeneration) {

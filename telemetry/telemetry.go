@@ -26,8 +26,8 @@ func ParseLevel(text string) (l slog.Level, err error) {
 	return l, err
 }
 
-// NewLogger returns a logger that writes records of at least the given level, which may change at any time, to w.
-// format is text or json. Records that are logged with a request's context carry the request's ID and the peer's
+// NewLogger returns a logger that writes to w. It drops records below the given level, which may change at any time.
+// format is text or json. A record that is logged with the context of a request carries the request's ID and the peer's
 // address.
 func NewLogger(w io.Writer, level slog.Leveler, format string) (*slog.Logger, error) {
 	o := &slog.HandlerOptions{Level: level}
@@ -41,7 +41,7 @@ func NewLogger(w io.Writer, level slog.Leveler, format string) (*slog.Logger, er
 	return nil, fmt.Errorf("log format %q is neither text nor json", format)
 }
 
-// durationsWithUnit formats durations as 1.5s; JSON would have bare numbers of nanoseconds otherwise.
+// durationsWithUnit formats durations like 1.5s. JSON would otherwise show them as nanoseconds.
 func durationsWithUnit(_ []string, a slog.Attr) slog.Attr {
 	if a.Value.Kind() == slog.KindDuration {
 		a.Value = slog.StringValue(a.Value.Duration().String())
@@ -54,7 +54,7 @@ type requestKey struct{}
 // request identifies the request that a log record belongs to.
 type request struct{ id, peer string }
 
-// WithRequest returns a context that marks log records as belonging to a request from the address peer.
+// WithRequest returns a context that makes log records carry the ID of a request and the address of its peer.
 func WithRequest(ctx context.Context, id, peer string) context.Context {
 	return context.WithValue(ctx, requestKey{}, request{id, peer})
 }
@@ -80,7 +80,7 @@ func (h withRequest) WithGroup(name string) slog.Handler {
 	return withRequest{h.Handler.WithGroup(name)}
 }
 
-// The types of metrics. A Vec has labels; its With… methods return the metric for given label values.
+// These are the types of metrics. A Vec has labels; its With… methods return the metric for the given label values.
 type (
 	Counter      = prometheus.Counter
 	CounterVec   = prometheus.CounterVec
@@ -97,7 +97,7 @@ func newRegistry() *prometheus.Registry {
 	return r
 }
 
-// register registers a metric. A duplicate name is a programming error, and panics at startup.
+// register registers a metric. It panics on a duplicate name, which is a programming error and shows at startup.
 func register[C prometheus.Collector](name string, c C) C {
 	if !strings.HasPrefix(name, "ebb_") {
 		panic("metric " + name + " does not begin with ebb_")

@@ -1,4 +1,11 @@
-// wake sends a wake-up to each reader from s on that has none pending.
+// Package wake keeps track of readers that wait for news, and wakes them.
+//
+// A reader parks, then looks for news, and waits on its Sub if it found none. Because it parks before it looks, it
+// never misses a change that is committed while it looks. A wake-up carries neither a position nor data; it only makes
+// the reader look again. Several wake-ups before the reader looks count as one. The reader finds out what is new by
+// comparing positions.
+//
+// The methods that wake readers run in commit hooks. They take one lock, do no I/O and never wait for a reader.
 package wake
 
 import (
@@ -7,7 +14,7 @@ import (
 	"ebb/ident"
 )
 
-// Members is a set of users, such as the local members of a room. The hub reads it during the call only.
+// Members is a set of users, such as the local members of a room. The hub reads it only during the call.
 type Members interface {
 	Len() int
 	Has(user ident.UserNID) bool
@@ -15,28 +22,28 @@ type Members interface {
 	Each(f func(user ident.UserNID) bool)
 }
 
-// Hub is the set of parked readers. Its zero value is not usable; see New.
+// Hub is the set of parked readers. Use New to create one.
 type Hub struct {
-	observer func(users ...ident.UserNID) // nil: none
+	observer func(users ...ident.UserNID) // called with users who have news; may be nil
 
-	// mu guards users, visitors and every Sub's links. A leaf in docs/locks.md: nothing else is locked under it.
+	// mu guards users, visitors and the links of every Sub; a leaf lock.
 	mu       sync.Mutex
 	users    map[ident.UserNID]*Sub // heads of the lists of readers by user
-	visitors map[ident.RoomNID]*Sub // heads of the lists of readers that visit a room
+	visitors map[ident.RoomNID]*Sub // heads of the lists of readers by visited room
 	count    int
 }
 
-// Sub is one parked reader: a device's long poll, or a worker acting for a user.
+// Sub is one parked reader, such as the long poll of a device or a worker that acts for a user.
 type Sub struct {
 	hub        *Hub
-	user       ident.UserNID // the user whose news it waits for; 0: it visits a room
+	user       ident.UserNID // the user whose news it waits for; 0 if it visits a room
 	room       ident.RoomNID // the room that it visits; 0 if none
 	device     ident.DeviceNID
 	next, prev *Sub // links in the list of the user or room
 	closed     bool
-	news       uint64 // guarded by hub.mu, like rooms
+	news       uint64 // counts wake-ups; guarded by hub.mu, like rooms
 	rooms      uint64
-	c          chan struct{} // nil: the reader only counts news
+	c          chan struct{} // nil if the reader only counts news
 }
 
 // New returns a hub without readers.
@@ -47,13 +54,13 @@ func (h *Hub) Park(user ident.UserNID, device ident.DeviceNID) *Sub {
 	return h.add(&Sub{hub: h, user: user, device: device, c: make(chan struct{}, 1)})
 }
 
-// Watch registers a reader that never waits and only calls News. The caller must Close it.
+// Watch registers a reader that never waits but only calls News. The caller must Close it.
 func (h *Hub) Watch(user ident.UserNID, device ident.DeviceNID) *Sub {
 	return h.add(&Sub{hub: h, user: user, device: device})
 }
 
-// Visit registers a reader for the news of a room whose user need not be a member. Room wakes it. The caller must Close
-// it.
+// Visit registers a reader for the news of a room, whose user need not be a member. Room wakes the reader. The caller
+// must Close it.
 func (h *Hub) Visit(room ident.RoomNID) *Sub {
 	return h.add(&Sub{hub: h, room: room, c: make(chan struct{}, 1)})
 }
@@ -88,10 +95,10 @@ func (h *Hub) setHead(s *Sub) {
 	h.users[s.user] = s
 }
 
-// C returns a channel that receives when there may be news since the last receive.
+// C returns a channel that receives a value when there may be news since the last receive.
 func (s *Sub) C() <-chan struct{} { return s.c }
 
-// Close removes the reader, which then gets no more wake-ups. Closing twice is allowed.
+// Close removes the reader, which then receives no more wake-ups. It may be called twice.
 func (s *Sub) Close() {
 	h := s.hub
 	h.mu.Lock()
@@ -118,15 +125,16 @@ func (s *Sub) Close() {
 	}
 }
 
-// News returns the numbers of wake-ups since the Sub was created: own counts those of the user or device itself (Users,
-// Device, All, EachOf), rooms those of sets that contain the user (Members, All).
+// News returns how many wake-ups there were since the Sub was created: own counts those for the user or device (Users,
+// Device, All, EachOf), and rooms counts those for sets that contain the user (Members, All).
 func (s *Sub) News() (own, rooms uint64) {
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()
 	return s.news, s.rooms
 }
 
-// wake adds to the counts of s and all later readers in its list, and leaves a wake-up for each that has none pending.
+// wake increases the counts of s and of all readers after it in its list, and sends a wake-up to those that have none
+// pending.
 func (s *Sub) wake(own, rooms uint64) {
 	for ; s != nil; s = s.next {
 		s.signal(own, rooms)
@@ -156,8 +164,8 @@ func (h *Hub) wakeUsers(nids []ident.UserNID) {
 	}
 }
 
-// Observe makes f be called with all users who have news of their own, whether they have readers or not. For EachOf, it
-// is called without users. It must be called before the hub is used.
+// Observe sets a function that is called with all users who have news of their own, whether or not they have readers.
+// EachOf calls it without users. Observe must be called before the hub is used.
 func (h *Hub) Observe(f func(users ...ident.UserNID)) { h.observer = f }
 
 func (h *Hub) observed(users ...ident.UserNID) {
@@ -166,7 +174,7 @@ func (h *Hub) observed(users ...ident.UserNID) {
 	}
 }
 
-// Nudge wakes the waiting readers of these users for news that News does not count.
+// Nudge wakes the waiting readers of these users because of news that News does not count.
 func (h *Hub) Nudge(nids ...ident.UserNID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -182,7 +190,7 @@ func (h *Hub) Room(nid ident.RoomNID) {
 	h.visitors[nid].wake(0, 1)
 }
 
-// Device wakes the readers of one device of a user, for instance for a to-device message.
+// Device wakes the readers of one device of a user, for example because of a to-device message.
 func (h *Hub) Device(user ident.UserNID, device ident.DeviceNID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -193,12 +201,12 @@ func (h *Hub) Device(user ident.UserNID, device ident.DeviceNID) {
 	}
 }
 
-// Members wakes all readers whose user is in m. It iterates over either the set or the parked users, whichever are
-// fewer: a room of 50,000 members with three readers online costs three lookups.
+// Members wakes all readers whose user is in m. It iterates over the set or over the parked users, whichever are fewer.
+// For a room of 50,000 members with three readers online it does three look-ups.
 func (h *Hub) Members(m Members) { h.each(m, 0, 1) }
 
-// EachOf is like Users for a set: it wakes all readers whose user is in m, for news of their own. It costs the same as
-// Members.
+// EachOf is like Users for a set: it wakes all readers whose user is in m because of news of their own. Its cost is
+// that of Members.
 func (h *Hub) EachOf(m Members) {
 	h.each(m, 1, 0)
 	h.observed()
