@@ -1,10 +1,9 @@
 // Package canonjson encodes Matrix canonical JSON and reads members of JSON objects without decoding them into maps.
 //
 // Canonical JSON is the form that is hashed and signed: keys are sorted, there is no insignificant whitespace, strings
-// use the shortest escapes, and numbers are integers. [Canonical] accepts untrusted text; what it returns is
-// well-formed and has a bounded depth. [Get], [Each] and [Without] find where values begin and end but do not validate
-// them, so they are meant for text that Canonical has returned. The package does not know about events; hashes and
-// signatures are in rooms/pdu.
+// use the shortest escapes, and numbers are integers. [Canonical] accepts untrusted text. Its result is well-formed and
+// has a bounded depth. [Get], [Each] and [Without] find where values begin and end but do not validate them, so they
+// are meant for results of Canonical. The package has no knowledge of events; hashes and signatures are in rooms/pdu.
 //
 // Spec: appendices#canonical-json
 package canonjson
@@ -15,16 +14,16 @@ import (
 )
 
 const (
-	// MaxDepth is how deep arrays and objects may nest. No event or key object in use comes near 100, and the recursion
-	// for a hostile body of that depth costs nothing.
+	// MaxDepth is how deeply arrays and objects may be nested. No event or key object in use comes near 100, and the
+	// recursion for a hostile body of that depth costs nothing.
 	MaxDepth = 100
 
 	// maxEnvelopeDepth is the maximum depth of encoding/json.
 	maxEnvelopeDepth = 10_000
 
-	// maxMembers bounds how many members the encoder holds at one time: those of all objects of an envelope that have
-	// begun and not ended. A list of the devices of 100,000 users has fewer than 250,000, and sorting these takes 12
-	// MB.
+	// maxMembers bounds the members that the encoder holds at a time, which are those of all objects of an envelope
+	// that have begun and not ended. A list of the devices of 100,000 users has fewer than 250,000, and sorting these
+	// takes 12 MB.
 	maxMembers = 250_000
 
 	// MaxInt is the largest integer of canonical JSON, 2^53-1; the smallest is -MaxInt.
@@ -32,7 +31,7 @@ const (
 )
 
 var (
-	// ErrSyntax is wrapped by errors about text that is not JSON or that nests too deep.
+	// ErrSyntax is wrapped by errors about text that is not JSON or that is nested too deeply.
 	ErrSyntax = errors.New("not valid JSON")
 
 	// ErrNotCanonical is wrapped by errors about JSON that has no strict canonical form.
@@ -67,7 +66,7 @@ func AppendCanonical(dst, raw []byte, strict bool) ([]byte, error) {
 }
 
 // AppendEnvelope is like AppendCanonical in lenient mode, for JSON that contains other JSON, such as a request that
-// contains events. It allows the nesting depth of encoding/json, so that one event that nests too deep does not
+// contains events. It allows the nesting depth of encoding/json, so that one event that is nested too deeply does not
 // invalidate the whole request. It needs memory of a few times the length of raw. If check is not nil, it is called at
 // intervals, and encoding stops with the error that it returns.
 func AppendEnvelope(dst, raw []byte, check func() error) ([]byte, error) {

@@ -9,17 +9,17 @@ import (
 
 // encoder reads src once and writes its canonical form to dst with members in the order of the text, so that sorted
 // input takes one pass. A small object whose members are out of order is rewritten when it ends. A larger one is
-// recorded in unsorted, and a second pass at the end sorts all of these: rewriting them one by one would copy the
-// innermost object once for each object around it.
+// recorded in unsorted, and all of these are sorted in a second pass at the end, because rewriting them one by one
+// would copy the innermost object once for each object around it.
 type encoder struct {
 	src      []byte
 	pos      int
 	strict   bool
-	lenient  bool         // allows maxEnvelopeDepth
-	check    func() error // nil, or called at intervals: an error stops the encoding
+	lenient  bool         // whether to allow maxEnvelopeDepth
+	check    func() error // called at intervals; an error stops the encoding; may be nil
 	checked  int          // the offset in src at which check was last called
 	dst      []byte
-	members  []member // stack: the members read so far of all objects that have not ended
+	members  []member // stack of the members read so far of all objects that have not ended
 	unsorted []object
 	order    []span // members of the objects in unsorted, in the order of their keys
 	scratch  []byte
@@ -56,7 +56,7 @@ func (e *encoder) document() error {
 	return nil
 }
 
-// value reads one value that is nested in depth arrays and objects.
+// value reads one value, which is nested in depth arrays and objects.
 func (e *encoder) value(depth int) error {
 	e.space()
 	switch c := e.peek(); {
@@ -158,7 +158,7 @@ func (e *encoder) array(depth int) error {
 	return nil
 }
 
-// separator reads the comma before every item but the first. notFirst reports whether there was an item before.
+// separator reads the comma before every item but the first. notFirst says whether there was an item before.
 func (e *encoder) separator(notFirst bool) error {
 	if !notFirst {
 		return nil

@@ -21,7 +21,7 @@ func Each(obj []byte, f func(key string, raw []byte) error) error {
 }
 
 // Get returns the value of a member of the object obj, sharing its memory. It returns false if there is no such member
-// or obj is not an object. Of duplicate keys it finds the first.
+// or obj is not an object. If a key occurs more than once, Get returns the first value.
 func Get(obj []byte, key string) (raw json.RawMessage, ok bool) {
 	s := scanner{src: obj}
 	for s.next() {
@@ -59,7 +59,7 @@ func AppendWith(dst, obj []byte, key string, value []byte) []byte {
 				dst, written = appendMember(dst, quoted, value), true
 			}
 			if order == 0 {
-				continue // replaced
+				continue // value replaces it
 			}
 		}
 		dst = appendMember(dst, s.key, s.value)
@@ -106,8 +106,8 @@ func IsObject(raw []byte) bool {
 	return pos < len(raw) && raw[pos] == '{'
 }
 
-// String returns the value of a JSON string, or "" for any other value. The result may share memory with raw, as that
-// of Unquote.
+// String returns the value of a JSON string, or "" for any other value. Like that of Unquote, the result may share
+// memory with raw.
 func String(raw []byte) string {
 	if s, ok := Unquote(raw); ok {
 		return s
@@ -129,8 +129,8 @@ type scanner struct {
 	src        []byte
 	pos        int
 	key, value []byte // the current member; the key includes its quotes
-	bad        bool   // src is not an object
-	begun      bool   // the opening brace has been read
+	bad        bool   // whether src is not an object
+	begun      bool   // whether the opening brace has been read
 }
 
 // next advances to the next member and reports whether there is one.
@@ -207,7 +207,7 @@ func skipSpace(src []byte, pos int) int {
 	return pos
 }
 
-// valueEnd returns the offset after the value at pos, -1 if there is no complete value.
+// valueEnd returns the offset after the value at pos, or -1 if there is no complete value.
 func valueEnd(src []byte, pos int) int {
 	if pos >= len(src) {
 		return -1
@@ -236,7 +236,7 @@ func endsScalar(c byte) bool {
 	return false
 }
 
-// nestedEnd returns the offset after the object or array at pos, -1 if it does not end.
+// nestedEnd returns the offset after the object or array at pos, or -1 if it does not end.
 func nestedEnd(src []byte, pos int) int {
 	for depth := 0; pos < len(src); pos++ {
 		switch src[pos] {
@@ -257,7 +257,7 @@ func nestedEnd(src []byte, pos int) int {
 	return -1
 }
 
-// stringEnd returns the offset after the closing quote of the string at pos, -1 if there is no complete string.
+// stringEnd returns the offset after the closing quote of the string at pos, or -1 if there is no complete string.
 func stringEnd(src []byte, pos int) int {
 	if pos >= len(src) || src[pos] != '"' {
 		return -1

@@ -51,7 +51,7 @@ func (e *encoder) sort(start int, ms []member) error {
 	return nil
 }
 
-// manyMembers is the number of members from which a radix sort by the first bytes of the keys is worth its memory.
+// manyMembers is the number of members above which a radix sort by the first bytes of the keys is worth its memory.
 const manyMembers = 256
 
 // sortMembers sorts members by their keys. Members with equal keys keep the order of the text.
@@ -82,8 +82,8 @@ type ranked struct {
 	member
 }
 
-// sortRanked sorts a list by prefix and returns the result, which may be list itself. It is a radix sort, which takes a
-// third of the time of a comparison sort.
+// sortRanked sorts a list by prefix and returns the result, which may be list itself. It uses a radix sort, which takes
+// a third of the time of a comparison sort.
 func sortRanked(list []ranked) []ranked {
 	other := make([]ranked, len(list))
 	for shift := 0; shift < 64; shift += 8 {
@@ -128,8 +128,8 @@ func (e *encoder) sortObjects(from int) {
 	e.dst = append(e.dst[:from], e.scratch...)
 }
 
-// copySorted appends a part of dst to scratch with the members of the unsorted objects in it sorted. It copies each
-// byte once.
+// copySorted appends a part of dst to scratch, sorting the members of the unsorted objects in it. It copies each byte
+// once.
 func (e *encoder) copySorted(s span) {
 	at := s.start
 	for i := e.firstObject(s.start); i < len(e.unsorted) && e.unsorted[i].start < s.end; i = e.firstObject(at) {
@@ -159,8 +159,8 @@ func compareKeys(a, b []byte) int {
 	if n == len(a) || n == len(b) {
 		return cmp.Compare(len(a), len(b))
 	}
-	// If the keys differ within a \u escape, both have a hexadecimal digit there, and these compare like the
-	// characters.
+	// If the keys differ within a \u escape, both have a hexadecimal digit there, and comparing these digits gives the
+	// order of the characters.
 	if backslashes(a[:n])%2 == 1 {
 		n--
 	}

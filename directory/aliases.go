@@ -17,10 +17,10 @@ import (
 	"ebb/storage"
 )
 
-// localAlias returns an error unless alias is a valid alias of this server.
+// localAlias returns an error if alias is not a valid alias of this server.
 func (s *Service) localAlias(alias id.RoomAlias) error {
 	if !pdu.ValidRoomAlias(alias) {
-		return mxerr.InvalidParam("That is not a room alias")
+		return mxerr.InvalidParam("The alias is not valid; aliases have the form #name:server")
 	}
 	if ident.ServerOf(alias) != s.server {
 		return mxerr.InvalidParam("The alias must end in :%s", s.server)
@@ -28,7 +28,7 @@ func (s *Service) localAlias(alias id.RoomAlias) error {
 	return nil
 }
 
-// CreateAlias makes an alias of a room in which the sender is joined.
+// CreateAlias creates an alias for a room that the sender has joined.
 // Spec: client-server-api#put_matrixclientv3directoryroomroomalias
 func (s *Service) CreateAlias(ctx context.Context, sender ident.Requester, alias id.RoomAlias, room id.RoomID) error {
 	if err := s.localAlias(alias); err != nil {
@@ -62,7 +62,7 @@ func (s *Service) CreateAlias(ctx context.Context, sender ident.Requester, alias
 	})
 }
 
-// DeleteAlias removes an alias. The sender must have created it, be an administrator of the server or an application
+// DeleteAlias deletes an alias. The sender must have created it, be an administrator of the server or an application
 // service with the alias in its namespaces, or have the power level to change the room's canonical alias. In the last
 // case the alias is also removed from the room's m.room.canonical_alias.
 // Spec: client-server-api#delete_matrixclientv3directoryroomroomalias
@@ -85,7 +85,7 @@ func (s *Service) DeleteAlias(ctx context.Context, sender ident.Requester, alias
 	return s.rooms.RemoveCanonicalAlias(ctx, sender, r.ID(), alias)
 }
 
-// mayDeleteAlias returns an error unless the sender may delete an alias. mayCanonical reports whether the sender may
+// mayDeleteAlias returns an error if the sender may not delete an alias. mayCanonical says whether the sender may
 // change the room's canonical alias.
 func (s *Service) mayDeleteAlias(sender ident.Requester, row storage.Alias, mayCanonical bool) error {
 	alias := id.RoomAlias(row.Alias)
@@ -103,15 +103,15 @@ func (s *Service) mayDeleteAlias(sender ident.Requester, row storage.Alias, mayC
 	return nil
 }
 
-// errNoAlias is the error for an alias that does not exist on this server.
+// errNoAlias returns the error for an alias that does not exist on this server.
 func errNoAlias(alias id.RoomAlias) error {
 	return mxerr.NotFound("The alias %s does not exist", alias)
 }
 
-// findAlias reads an alias of this server.
+// findAlias reads an alias of this server from the database.
 func (s *Service) findAlias(ctx context.Context, alias id.RoomAlias) (row storage.Alias, err error) {
 	if !pdu.ValidRoomAlias(alias) {
-		return row, mxerr.InvalidParam("That is not a room alias")
+		return row, mxerr.InvalidParam("The alias is not valid; aliases have the form #name:server")
 	}
 	found := false
 	if ident.ServerOf(alias) == s.server {
@@ -129,8 +129,8 @@ func (s *Service) findAlias(ctx context.Context, alias id.RoomAlias) (row storag
 // maxAliasServers bounds the servers that are returned with an alias.
 const maxAliasServers = 50
 
-// ResolveAlias returns the room that an alias points to, and servers through which it can be joined. It asks another
-// server for an alias of that server.
+// ResolveAlias returns the room that an alias points to, and servers through which the room can be joined. It sends a
+// request to another server if the alias belongs to that server.
 // Spec: client-server-api#get_matrixclientv3directoryroomroomalias
 func (s *Service) ResolveAlias(ctx context.Context, alias id.RoomAlias) (room id.RoomID, servers []string, err error) {
 	if pdu.ValidRoomAlias(alias) && ident.ServerOf(alias) != s.server && s.remote != nil {
@@ -147,8 +147,8 @@ func (s *Service) ResolveAlias(ctx context.Context, alias id.RoomAlias) (room id
 	return s.ResolveLocalAlias(ctx, alias)
 }
 
-// ResolveLocalAlias is like ResolveAlias but knows only the aliases of this server. The application service with an
-// unknown alias in its namespaces is asked to create it.
+// ResolveLocalAlias is like ResolveAlias, but finds only aliases of this server. If an application service has an
+// unknown alias in its namespaces, it is asked to create the alias.
 func (s *Service) ResolveLocalAlias(ctx context.Context, alias id.RoomAlias) (room id.RoomID, servers []string, err error) {
 	row, err := s.findAlias(ctx, alias)
 	if mxerr.Code(err) == mxerr.CodeNotFound && ident.ServerOf(alias) == s.server && s.apps != nil && s.apps.QueryAlias(ctx, alias) {
@@ -177,18 +177,18 @@ func (s *Service) ResolveRoom(ctx context.Context, idOrAlias string) (room id.Ro
 		return s.ResolveAlias(ctx, id.RoomAlias(idOrAlias))
 	}
 	if !strings.HasPrefix(idOrAlias, "!") || len(idOrAlias) > 255 {
-		return "", nil, mxerr.InvalidParam("That is neither a room ID nor an alias")
+		return "", nil, mxerr.InvalidParam("The path must contain a room ID or a room alias")
 	}
 	return id.RoomID(idOrAlias), nil, nil
 }
 
-// LocalAliases returns the aliases of a room on this server. The sender must be joined, unless everybody may read the
-// room.
+// LocalAliases returns the aliases of a room on this server. The sender must have joined the room unless everybody may
+// read it.
 // Spec: client-server-api#get_matrixclientv3roomsroomidaliases
 func (s *Service) LocalAliases(ctx context.Context, sender ident.Requester, room id.RoomID) ([]id.RoomAlias, error) {
 	r, err := s.rooms.Room(ctx, room)
 	if err != nil {
-		if errors.Is(err, rooms.ErrNoRoom) { // strangers do not learn whether there is such a room
+		if errors.Is(err, rooms.ErrNoRoom) { // does not reveal whether the room exists
 			err = errNotInRoom().Because(err)
 		}
 		return nil, err

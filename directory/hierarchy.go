@@ -21,30 +21,31 @@ import (
 	"ebb/storage"
 )
 
-// Bounds of a walk through spaces.
+// These constants bound a walk through spaces.
 const (
-	defaultHierarchy    = 50 // rooms of a page
+	defaultHierarchy    = 50 // rooms in a page
 	maxHierarchy        = 100
 	maxHierarchyDepth   = 20
-	maxHierarchyRooms   = 1000 // rooms considered for all pages of a walk
-	maxChildren         = 500  // of one space
-	maxChildrenAnswer   = 100  // in an answer to another server
-	maxHierarchyServers = 3    // asked for one room
-	maxVia              = 10   // servers listed with a child
+	maxHierarchyRooms   = 1000 // rooms considered for all pages of a walk together
+	maxChildren         = 500  // children of one space
+	maxChildrenAnswer   = 100  // children in a response to another server
+	maxHierarchyServers = 3    // servers asked about one room
+	maxVia              = 10   // servers listed for a child
 	hierarchyTime       = 10 * time.Second
-	// Answers of other servers are remembered for a while: a client walks in pages, and many walk the same space.
+	// Responses of other servers are cached for a while, since a client requests the pages of a walk one after the
+	// other, and many clients walk through the same space.
 	hierarchyLifetime    = 5 * time.Minute
-	maxRemoteSpaces      = 100 // remembered, of at most 1 MiB each
-	maxHierarchyRequests = 32  // under way
+	maxRemoteSpaces      = 100 // cached responses, of at most 1 MiB each
+	maxHierarchyRequests = 32  // requests to other servers in progress
 )
 
-// SpaceRoom is one room of a walk through a space.
+// SpaceRoom is one room in the hierarchy of a space.
 type SpaceRoom struct {
 	RoomSummary
 	ChildrenState []ChildState `json:"children_state"`
 }
 
-// ChildState is the event that makes a room the child of a space, as a stripped event.
+// ChildState is an m.space.child event, as a stripped event.
 type ChildState struct {
 	Type           string          `json:"type"`
 	StateKey       id.RoomID       `json:"state_key"`
@@ -53,14 +54,15 @@ type ChildState struct {
 	OriginServerTS int64           `json:"origin_server_ts"`
 }
 
-// childContent is the content of m.space.child. Members of another type count as absent.
+// childContent is the content of m.space.child. A member of the wrong type counts as absent.
 type childContent struct {
 	via       []string
 	order     string
 	suggested bool
 }
 
-// read parses a child, and reports whether it is one: without a list of servers the child was removed from the space.
+// read parses the content of a child event. It returns false for a child without a list of servers, which has been
+// removed from the space.
 // Spec: client-server-api#mspacechild
 func (c *ChildState) read() (content childContent, ok bool) {
 	if c.Type != typeSpaceChild || !pdu.LooksLikeRoomID(c.StateKey) || !canonjson.IsObject(c.Content) {
@@ -80,7 +82,7 @@ func (c *ChildState) read() (content childContent, ok bool) {
 	return content, true
 }
 
-// validOrder reports whether s is valid as the order of a child.
+// validOrder reports whether s is a valid order of a child.
 func validOrder(s string) bool {
 	return len(s) <= 50 && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
 }
@@ -111,7 +113,7 @@ func inOrder(states []ChildState, suggestedOnly bool) (children []child) {
 	return children[:min(len(children), maxChildren)]
 }
 
-// states returns the events of children.
+// states returns the m.space.child events of the children.
 func states(children []child) []ChildState {
 	out := make([]ChildState, len(children))
 	for i, c := range children {
@@ -120,7 +122,8 @@ func states(children []child) []ChildState {
 	return out
 }
 
-// childrenOf returns the children of a space in which this server takes part, nil for a room that is not a space.
+// childrenOf returns the children of a space that this server participates in. It returns nil for a room that is not a
+// space.
 func childrenOf(r *rooms.Room, suggestedOnly bool) []child {
 	if e := r.State(typeCreate, ""); e == nil || e.ContentString("type") != roomTypeSpace {
 		return nil
@@ -137,7 +140,7 @@ func childrenOf(r *rooms.Room, suggestedOnly bool) []child {
 	return inOrder(found, suggestedOnly)
 }
 
-// remoteSpace is what another server answers about a room and its children.
+// remoteSpace is the response of another server about a room and its children.
 type remoteSpace struct {
 	room         SpaceRoom
 	children     map[id.RoomID]RoomSummary
@@ -154,7 +157,7 @@ func newSpaces(entries int, now func() time.Time) *keyed.Memo[spaceKey, *remoteS
 	return keyed.NewMemo(keyed.Options[spaceKey, *remoteSpace]{Entries: entries, Lifetime: hierarchyLifetime, Loads: maxHierarchyRequests, Now: now})
 }
 
-// readSpace parses what another server answers about a room. It leaves malformed children out.
+// readSpace parses another server's response about a room. It leaves out malformed children.
 func readSpace(raw json.RawMessage, room id.RoomID) (*remoteSpace, error) {
 	var answer struct {
 		Room         json.RawMessage   `json:"room"`
@@ -187,25 +190,25 @@ func readSpace(raw json.RawMessage, room id.RoomID) (*remoteSpace, error) {
 	return space, nil
 }
 
-// HierarchyQuery selects a page of a walk through a space.
+// HierarchyQuery selects a page of the hierarchy of a space.
 type HierarchyQuery struct {
 	User          id.UserID
 	Root          id.RoomID
 	SuggestedOnly bool
-	MaxDepth      int // 1: only the children of the root
-	Limit         int // 0: a default
+	MaxDepth      int // 1 means only the children of the root
+	Limit         int // 0 means defaultHierarchy
 	From          string
 }
 
-// Hierarchy is a page of a walk.
+// Hierarchy is a page of the hierarchy of a space.
 type Hierarchy struct {
 	Rooms     []SpaceRoom `json:"rooms"`
 	NextBatch string      `json:"next_batch,omitempty"`
 }
 
-// Hierarchy walks through a space, each room before its children, and returns the rooms that the user may see. About
-// children in which this server does not take part, it asks the servers that the space lists with them. A token holds
-// the number of rooms of earlier pages; each page starts the walk again, mostly from memory.
+// Hierarchy walks through a space, each room before its children, and returns the rooms that the user may see. If this
+// server does not participate in a child, it asks the servers that the space lists for the child. A token holds the
+// number of rooms in earlier pages. Each page starts the walk again, mostly from memory.
 //
 // Errors: M_FORBIDDEN for a root that the user may not see; M_INVALID_PARAM.
 // Spec: client-server-api#get_matrixclientv1roomsroomidhierarchy
@@ -233,18 +236,18 @@ func (s *Service) Hierarchy(ctx context.Context, q HierarchyQuery) (page Hierarc
 			page.Rooms = append(page.Rooms, *room)
 		}
 	}
-	page.Rooms = page.Rooms[:len(page.Rooms)-1] // the last room only showed that there is another page
+	page.Rooms = page.Rooms[:len(page.Rooms)-1] // it was only needed to know that there is another page
 	page.NextBatch = q.token(skip + len(page.Rooms))
 	return page, nil
 }
 
-// token is the token with which a walk continues: "h", the number of rooms of earlier pages, and the parameters that
-// must stay the same.
+// token returns the token for the next page. It consists of "h", the number of rooms in the pages so far, and the
+// parameters that must stay the same.
 func (q *HierarchyQuery) token(given int) string {
 	return "h" + strconv.Itoa(given) + "_" + strconv.Itoa(q.MaxDepth) + "_" + strconv.FormatBool(q.SuggestedOnly)
 }
 
-// begin parses the token and limits the depth. It returns the number of rooms of earlier pages.
+// begin parses the token and limits the depth. It returns the number of rooms in earlier pages.
 func (q *HierarchyQuery) begin() (skip int, err error) {
 	q.MaxDepth = min(q.MaxDepth, maxHierarchyDepth)
 	if q.From == "" {
@@ -258,26 +261,27 @@ func (q *HierarchyQuery) begin() (skip int, err error) {
 	return skip, nil
 }
 
-// walk is a walk through spaces.
+// walk is the state of a walk through a space.
 type walk struct {
-	svc     *Service
-	q       HierarchyQuery
-	who     viewer
-	network context.Context // when it ends, no other server is asked any more, and the rest of the walk is what this server knows
+	svc *Service
+	q   HierarchyQuery
+	who viewer
+	// When network ends, no further server is asked, and the walk continues with what this server has.
+	network context.Context
 	seen    map[id.RoomID]bool
-	next    []step // the last one first
+	next    []step // in reverse order
 	looked  int
 }
 
-// step is a room that the walk will come to.
+// step is a room that the walk has yet to visit.
 type step struct {
 	room   id.RoomID
 	depth  int
 	via    []string
-	parent *remoteSpace // the space that the room was found in, if another server answered about it
+	parent *remoteSpace // the space that has the room as its child, if another server described that space
 }
 
-// advance returns the next room that the viewer may see, nil at the end of the walk.
+// advance returns the next room that the viewer may see, or nil at the end of the walk.
 func (w *walk) advance(ctx context.Context) (*SpaceRoom, error) {
 	for len(w.next) > 0 && w.looked < maxHierarchyRooms {
 		at := w.next[len(w.next)-1]
@@ -302,14 +306,14 @@ func (w *walk) advance(ctx context.Context) (*SpaceRoom, error) {
 		room.ChildrenState = states(children)
 		if at.depth < w.q.MaxDepth {
 			w.push(children, at.depth+1, space)
-			err = w.svc.rooms.Preload(ctx, w.ahead())
+			err = w.svc.rooms.Preload(ctx, w.upcoming())
 		}
 		return room, err
 	}
 	return nil, nil
 }
 
-// push adds children that the walk has not seen yet.
+// push adds children that the walk has not seen before.
 func (w *walk) push(children []child, depth int, space *remoteSpace) {
 	for _, c := range slices.Backward(children) {
 		if !w.seen[c.StateKey] {
@@ -321,8 +325,8 @@ func (w *walk) push(children []child, depth int, space *remoteSpace) {
 	}
 }
 
-// ahead returns the rooms that the walk will come to next.
-func (w *walk) ahead() []id.RoomID {
+// upcoming returns the rooms that the walk will visit next.
+func (w *walk) upcoming() []id.RoomID {
 	var next []id.RoomID
 	for _, at := range slices.Backward(w.next[max(0, len(w.next)-rooms.MaxLoad):]) {
 		next = append(next, at.room)
@@ -330,7 +334,7 @@ func (w *walk) ahead() []id.RoomID {
 	return next
 }
 
-// look returns a room and its children, from memory or from another server; nil if no server answers.
+// look returns a room and its children, from memory or from another server. It returns nil if no server answers.
 func (w *walk) look(ctx context.Context, at *step) (*SpaceRoom, []child, *remoteSpace, error) {
 	r, err := w.svc.rooms.Room(ctx, at.room)
 	if err == nil && r.Resident() {
@@ -354,15 +358,15 @@ func (w *walk) look(ctx context.Context, at *step) (*SpaceRoom, []child, *remote
 	return &SpaceRoom{RoomSummary: space.room.RoomSummary}, inOrder(space.room.ChildrenState, w.q.SuggestedOnly), space, nil
 }
 
-// SpaceForServer is the answer to another server about a room and its children.
+// SpaceForServer is the response to another server about a room and its children.
 type SpaceForServer struct {
 	Room         SpaceRoom     `json:"room"`
 	Children     []RoomSummary `json:"children"`
 	Inaccessible []id.RoomID   `json:"inaccessible_children"`
 }
 
-// HierarchyForServer returns a room and its children, as far as users of another server may see them, without children
-// in which this server does not take part.
+// HierarchyForServer returns a room and its children as far as users of another server may see them. It leaves out
+// children that this server does not participate in.
 //
 // Errors: M_NOT_FOUND.
 // Spec: server-server-api#get_matrixfederationv1hierarchyroomid
@@ -394,8 +398,8 @@ func (s *Service) HierarchyForServer(ctx context.Context, origin string, room id
 	return out, nil
 }
 
-// shownTo returns the summary of a room, nil if this server does not take part in it, and reports whether another
-// server may see it.
+// shownTo returns the summary of a room and reports whether another server may see it. The summary is nil if this
+// server does not participate in the room.
 func (s *Service) shownTo(ctx context.Context, origin string, room id.RoomID) (*RoomSummary, bool, error) {
 	r, err := s.rooms.Room(ctx, room)
 	if errors.Is(err, rooms.ErrNoRoom) || err == nil && !r.Resident() {

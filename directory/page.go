@@ -11,8 +11,8 @@ import (
 	"ebb/mxerr"
 )
 
-// directoryKey is where a room stands in the directory: rooms with more members come first, and of rooms with equally
-// many the one that this server has known for longer.
+// directoryKey is the position of a room in the directory. Rooms with more members come first. Of rooms with the same
+// number of members, the one that this server has known for longer comes first.
 type directoryKey struct {
 	joined int
 	nid    ident.RoomNID
@@ -22,28 +22,28 @@ func (k directoryKey) compare(other directoryKey) int {
 	return cmp.Or(cmp.Compare(other.joined, k.joined), cmp.Compare(k.nid, other.nid))
 }
 
-// listedRoom is a room of the directory with its key.
+// listedRoom is a room of the directory together with its key.
 type listedRoom struct {
 	key  directoryKey
 	room PublicRoom
 }
 
-// directoryPage collects a page of the directory: the limit rooms next to a key. A page begins after a room rather than
-// after a number of rooms, so that a room that is published or removed between two pages neither repeats nor hides
-// another one.
+// directoryPage collects a page of the directory, which consists of the limit rooms next to a key. A page begins after
+// a given room and not after a given number of rooms, so that no room is repeated or skipped when another one is
+// published or removed between two pages.
 type directoryPage struct {
 	limit     int
-	since     *directoryKey // nil: the first page
-	backwards bool          // the page ends before since; otherwise it begins after since
-	rooms     []listedRoom  // in the directory's order, at most limit
-	total     int           // matching rooms on any page
-	earlier   bool          // there are matching rooms before the page
-	later     bool          // there are matching rooms after the page
+	since     *directoryKey // nil for the first page
+	backwards bool          // whether the page ends before since instead of beginning after it
+	rooms     []listedRoom  // at most limit rooms, in the order of the directory
+	total     int           // number of matching rooms on all pages
+	earlier   bool          // whether there are matching rooms before the page
+	later     bool          // whether there are matching rooms after the page
 }
 
-// newDirectoryPage returns the empty page that a query asks for.
+// newDirectoryPage returns an empty page for a query.
 //
-// Errors: M_INVALID_PARAM if the token is not one of the directory.
+// Errors: M_INVALID_PARAM if the token was not issued for the directory.
 func newDirectoryPage(q *PublicRoomsQuery) (*directoryPage, error) {
 	p := &directoryPage{limit: min(q.Limit, maxPublicRooms)}
 	if q.Limit <= 0 {
@@ -62,12 +62,12 @@ func newDirectoryPage(q *PublicRoomsQuery) (*directoryPage, error) {
 	return p, nil
 }
 
-// token returns the token of the page after or before the room with a key, where direction is n or p.
+// token returns the token of the page after the room with this key (direction n) or before it (direction p).
 func (k directoryKey) token(direction byte) string {
 	return fmt.Sprintf("%c%d.%d", direction, k.joined, k.nid)
 }
 
-// add puts a matching room on the page if it belongs there.
+// add adds a matching room to the page if it belongs there.
 func (p *directoryPage) add(r listedRoom) {
 	p.total++
 	if p.since != nil {
@@ -91,7 +91,7 @@ func (p *directoryPage) add(r listedRoom) {
 	}
 }
 
-// answer returns the page as clients get it.
+// answer returns the page in the form for clients.
 func (p *directoryPage) answer() PublicRooms {
 	out := PublicRooms{Chunk: make([]PublicRoom, len(p.rooms)), Total: p.total}
 	for i := range p.rooms {
@@ -108,7 +108,7 @@ func (p *directoryPage) answer() PublicRooms {
 }
 
 // ends returns the keys of the first and the last room of the page. An empty page lies between the room of its token
-// and a room next to it, which may no longer be listed.
+// and an adjacent room, which need not be listed any more.
 func (p *directoryPage) ends() (first, last directoryKey) {
 	switch {
 	case len(p.rooms) > 0:

@@ -13,8 +13,8 @@ import (
 	"ebb/storage"
 )
 
-// SetPublished adds a room to the room directory or removes it from there. The sender must be an administrator of the
-// server, or have the power level to change the room's canonical alias.
+// SetPublished adds a room to the room directory or removes it. The sender must be an administrator of the server, or
+// have the power level to change the room's canonical alias.
 // Spec: client-server-api#put_matrixclientv3directorylistroomroomid
 func (s *Service) SetPublished(ctx context.Context, sender ident.Requester, room id.RoomID, published bool) error {
 	r, err := s.rooms.Room(ctx, room)
@@ -43,22 +43,22 @@ func (s *Service) IsPublished(ctx context.Context, room id.RoomID) (bool, error)
 	return r.Published(), nil
 }
 
-// PublicRoomsQuery selects rooms of the room directory.
+// PublicRoomsQuery selects rooms from the room directory.
 type PublicRoomsQuery struct {
-	Limit  int       // 0: a default
-	Since  string    // a token from an earlier page
-	Search string    // in name, topic and canonical alias, ignoring case
-	Types  []*string // only rooms of these types, nil for rooms without a type; empty: all
+	Limit  int       // 0 means the default
+	Since  string    // token of an earlier page
+	Search string    // text in the name, topic or canonical alias, ignoring case
+	Types  []*string // room types; nil stands for rooms without a type; empty selects all
 
-	Federated bool // only rooms that users of other servers may join
+	Federated bool // selects only rooms that users of other servers may join
 
-	// Network is a third-party network whose own directory is listed, as APP|NETWORK; AllNetworks lists all of them and
-	// the room directory.
+	// Network selects the directory of a third-party network, as APP|NETWORK. AllNetworks selects all these directories
+	// and the room directory.
 	Network     string
 	AllNetworks bool
 }
 
-// PublicRoomsRequest is a query as clients and other servers send it.
+// PublicRoomsRequest is the request body that clients and other servers send.
 type PublicRoomsRequest struct {
 	Limit  int    `json:"limit,omitempty"`
 	Since  string `json:"since,omitempty"`
@@ -73,7 +73,7 @@ type PublicRoomsRequest struct {
 // maxSearchTerm bounds the search term, in bytes, and the number of room types in a query.
 const maxSearchTerm = 512
 
-// Query returns the query, and reports whether it is within bounds.
+// Query converts the request to a query, and reports whether it is within bounds.
 func (r *PublicRoomsRequest) Query() (PublicRoomsQuery, bool) {
 	return PublicRoomsQuery{Limit: r.Limit, Since: r.Since, Search: r.Filter.Term, Types: r.Filter.Types, Network: r.Network, AllNetworks: r.AllNetworks},
 		r.Limit >= 0 && len(r.Filter.Term) <= maxSearchTerm && len(r.Filter.Types) <= maxSearchTerm
@@ -101,17 +101,17 @@ type PublicRooms struct {
 	Total     int          `json:"total_room_count_estimate"`
 }
 
-// Bounds of a page of the room directory.
+// These constants bound a page of the room directory.
 const (
 	defaultPublicRooms = 100
 	maxPublicRooms     = 500
 )
 
-// directoryBatch is how many rooms of the directory are read at a time.
+// directoryBatch is the number of rooms of the directory that are read at a time.
 const directoryBatch = 100
 
-// PublicRooms returns a page of the room directory, the rooms with the most members first. It considers every published
-// room, since any of them may have the most members, but keeps only those of the page.
+// PublicRooms returns a page of the room directory, the rooms with the most members first. It examines every published
+// room, because any of them may have the most members, but keeps only those of the page.
 // Spec: client-server-api#post_matrixclientv3publicrooms
 func (s *Service) PublicRooms(ctx context.Context, q PublicRoomsQuery) (PublicRooms, error) {
 	page, err := newDirectoryPage(&q)
@@ -146,7 +146,7 @@ func (s *Service) PublicRooms(ctx context.Context, q PublicRoomsQuery) (PublicRo
 	return page.answer(), nil
 }
 
-// rooms returns the next rooms of the directory that the query selects.
+// rooms returns the next batch of rooms from the directory that the query selects.
 func (q *PublicRoomsQuery) rooms(tx *storage.Tx, after ident.RoomNID) ([]ident.RoomNID, error) {
 	switch {
 	case q.AllNetworks:
@@ -161,7 +161,7 @@ func (q *PublicRoomsQuery) rooms(tx *storage.Tx, after ident.RoomNID) ([]ident.R
 // maxNetwork bounds the name of a third-party network, in bytes.
 const maxNetwork = 255
 
-// ListInNetwork adds a room to the directory of a third-party network of an application service, or removes it.
+// ListInNetwork adds a room to the directory of an application service's third-party network, or removes it.
 // Spec: application-service-api#put_matrixclientv3directorylistappservicenetworkidroomid
 func (s *Service) ListInNetwork(ctx context.Context, app, network string, room id.RoomID, listed bool) error {
 	if len(network) > maxNetwork {
@@ -174,7 +174,7 @@ func (s *Service) ListInNetwork(ctx context.Context, app, network string, room i
 	return s.db.Write(ctx, func(tx *storage.Tx) error { return tx.ListRoom(app, network, r.NID(), listed) })
 }
 
-// publicRoom returns what the room directory shows of a room.
+// publicRoom returns the description of a room in the room directory.
 func publicRoom(r *rooms.Room) PublicRoom {
 	text := func(typ, key string) string {
 		e := r.State(typ, "")

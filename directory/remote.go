@@ -12,19 +12,19 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// Remote asks other servers about rooms that this server may not know. fedclient.Client implements it.
+// Remote asks other servers about rooms that this server may not know; fedclient.Client implements it.
 type Remote interface {
 	QueryDirectory(ctx context.Context, server string, alias id.RoomAlias) (room id.RoomID, servers []string, err error)
 	PublicRooms(ctx context.Context, server string, query json.RawMessage) (answer json.RawMessage, err error)
 	Hierarchy(ctx context.Context, server string, room id.RoomID, suggestedOnly bool) (answer json.RawMessage, err error)
 }
 
-// lookTime bounds how long a client waits for what other servers answer about a room or their directory.
+// lookTime bounds how long a client waits for other servers to answer about a room or about their directory.
 const lookTime = 15 * time.Second
 
-// RemotePublicRooms returns a page of another server's room directory. It leaves malformed rooms out.
+// RemotePublicRooms returns a page of another server's room directory. It leaves out malformed rooms.
 //
-// Errors: those of the other server that are meant for clients; 502 M_UNKNOWN if its answer is missing or malformed.
+// Errors: those of the other server that are meant for clients; 502 M_UNKNOWN if its response is missing or malformed.
 // Spec: client-server-api#post_matrixclientv3publicrooms
 func (s *Service) RemotePublicRooms(ctx context.Context, server string, query PublicRoomsRequest) (page PublicRooms, err error) {
 	if !pdu.ValidServerName(server) {
@@ -50,7 +50,7 @@ func (s *Service) RemotePublicRooms(ctx context.Context, server string, query Pu
 	return readPublicRooms(raw)
 }
 
-// readPublicRooms parses what another server answers.
+// readPublicRooms parses the response of another server.
 func readPublicRooms(raw json.RawMessage) (page PublicRooms, err error) {
 	var answer struct {
 		Chunk     []json.RawMessage `json:"chunk"`

@@ -1,6 +1,6 @@
-// Package directory is what people see of rooms before they are in them: the room directory, aliases, room summaries
-// and the hierarchy of spaces, for clients and for other servers. It is built on package rooms, from whose memory most
-// of it is answered; what this server does not know it asks of other servers, whose answers are remembered for a while.
+// Package directory provides what people can see of rooms before they join: the room directory, aliases, room summaries
+// and the hierarchy of spaces, for clients and for other servers. It answers mostly from the memory of package rooms.
+// About rooms that this server does not know, it asks other servers and caches their responses for a while.
 //
 // It writes only aliases. Whether a room is published, and its m.room.canonical_alias, are changed by methods of
 // rooms.Service, because rooms is the only writer of rooms.
@@ -19,7 +19,7 @@ import (
 	"ebb/storage"
 )
 
-// The types of events that summaries are made from, and the type of a room that is a space.
+// These are the types of events from which summaries are made, and the room type of a space.
 const (
 	typeCreate            = "m.room.create"
 	typeName              = "m.room.name"
@@ -35,29 +35,30 @@ const (
 	roomTypeSpace = "m.space"
 )
 
-// AppServices are the application services, which create the aliases in their namespaces when somebody asks for them.
-// It is implemented by appservice.Registry.
+// AppServices are the application services, which may create aliases in their namespaces on demand. appservice.Registry
+// implements it.
 type AppServices interface {
 	rooms.Namespaces
-	// ManagesAlias reports whether the requester is an application service with the alias in its namespaces.
+	// ManagesAlias reports whether the requester is an application service that has the alias in its namespaces.
 	ManagesAlias(who ident.Requester, alias id.RoomAlias) bool
-	// QueryAlias has an alias created that does not exist, and reports whether it may exist now.
+	// QueryAlias asks application services to create an alias that does not exist, and reports whether it may exist
+	// now.
 	QueryAlias(ctx context.Context, alias id.RoomAlias) bool
 }
 
-// Options is what a Service is made of.
+// Options are the dependencies and settings of a Service.
 type Options struct {
 	DB     *storage.DB
 	Server string // this server's name
 	Rooms  *rooms.Service
-	Remote Remote           // nil: no other server is asked
-	Apps   AppServices      // nil: there are no application services
-	Cache  keyed.Budget     // bounds the answers of other servers that are remembered
-	Now    func() time.Time // nil: the real time
+	Remote Remote           // nil means that no other server is asked
+	Apps   AppServices      // nil means that there are no application services
+	Cache  keyed.Budget     // bounds the cached responses of other servers
+	Now    func() time.Time // nil means time.Now
 	Log    *slog.Logger
 }
 
-// Service is safe for concurrent use.
+// Service manages aliases and provides the room directory, summaries and hierarchies. It is safe for concurrent use.
 type Service struct {
 	db     *storage.DB
 	server string
@@ -66,10 +67,10 @@ type Service struct {
 	apps   AppServices
 	log    *slog.Logger
 
-	spaces *keyed.Memo[spaceKey, *remoteSpace] // what other servers answer
+	spaces *keyed.Memo[spaceKey, *remoteSpace] // responses of other servers
 }
 
-// New returns a Service for the rooms of another one.
+// New returns a Service.
 func New(o Options) *Service {
 	if o.Now == nil {
 		o.Now = time.Now

@@ -13,15 +13,15 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// RoomSummary is what users who may join or read a room see of it beforehand.
+// RoomSummary is the description of a room for users who may join or read it.
 type RoomSummary struct {
 	PublicRoom
-	AllowedRoomIDs []id.RoomID    `json:"allowed_room_ids,omitempty"` // whose members may join
+	AllowedRoomIDs []id.RoomID    `json:"allowed_room_ids,omitempty"` // rooms whose members may join
 	Encryption     string         `json:"encryption,omitempty"`
 	RoomVersion    id.RoomVersion `json:"room_version,omitempty"`
 }
 
-// summaryOf returns the summary of a room in which this server takes part.
+// summaryOf returns the summary of a room that this server participates in.
 func summaryOf(r *rooms.Room) RoomSummary {
 	s := RoomSummary{PublicRoom: publicRoom(r), RoomVersion: r.Version().ID, AllowedRoomIDs: r.AllowedRooms()}
 	if s.JoinRule == "" {
@@ -36,20 +36,20 @@ func summaryOf(r *rooms.Room) RoomSummary {
 // open reports whether everybody may join the room, knock or read its history.
 func (s *RoomSummary) open() bool {
 	switch s.JoinRule {
-	case "public", "knock", "knock_restricted", "": // other servers may leave the join rule of a public room out
+	case "public", "knock", "knock_restricted", "": // other servers may omit the join rule of a public room
 		return true
 	}
 	return s.WorldReadable
 }
 
-// viewer is who asks for a summary: a user of this server, another server on behalf of its users, or, if both are
-// empty, somebody without an access token.
+// viewer is the requester of a summary: a local user, another server on behalf of its users, or, if both fields are
+// empty, a client without an access token.
 type viewer struct {
 	user   id.UserID
 	server string
 }
 
-// maySee reports whether somebody may see the summary of a room. The summary may come from another server.
+// maySee reports whether the viewer may see the summary of a room. The summary may come from another server.
 // Spec: client-server-api#get_matrixclientv1roomsroomidhierarchy
 func (s *Service) maySee(ctx context.Context, who viewer, room *RoomSummary) (bool, error) {
 	in, banned, err := s.standing(ctx, who, room.RoomID)
@@ -77,7 +77,7 @@ func (s *Service) maySee(ctx context.Context, who viewer, room *RoomSummary) (bo
 	return false, nil
 }
 
-// standing reports whether the viewer is joined or invited (in), or banned, as far as this server knows.
+// standing reports whether the viewer has joined or been invited (in) or is banned, as far as this server knows.
 func (s *Service) standing(ctx context.Context, who viewer, room id.RoomID) (in, banned bool, err error) {
 	r, err := s.rooms.Room(ctx, room)
 	if errors.Is(err, rooms.ErrNoRoom) {
@@ -93,7 +93,7 @@ func (s *Service) standing(ctx context.Context, who viewer, room id.RoomID) (in,
 	return m == rooms.Join || m == rooms.Invite, m == rooms.Ban, nil
 }
 
-// hasInvited reports whether a user of a server is invited.
+// hasInvited reports whether a user of a server is invited to the room.
 func hasInvited(r *rooms.Room, server string) bool {
 	for _, m := range r.Members(rooms.Invite) {
 		if ident.ServerOf(m.User) == server {
@@ -103,14 +103,15 @@ func hasInvited(r *rooms.Room, server string) bool {
 	return false
 }
 
-// Summary returns the summary of a room and the user's membership in it; user "" is somebody without an access token.
-// If this server does not take part in the room, other servers are asked for the summary, among them those in via.
+// Summary returns the summary of a room and the user's membership in it. An empty user stands for a client without an
+// access token. If this server does not participate in the room, other servers are asked for the summary, including
+// those in via.
 //
 // Errors: M_NOT_FOUND, also if the user may not see the summary; M_INVALID_PARAM.
 // Spec: client-server-api#get_matrixclientv1room_summaryroomidoralias
 func (s *Service) Summary(ctx context.Context, user id.UserID, idOrAlias string, via []string) (*RoomSummary, rooms.Membership, error) {
 	if user == "" && strings.HasPrefix(idOrAlias, "#") && ident.ServerOf(idOrAlias) != s.server {
-		return nil, "", errNoSummary() // people without access token do not make this server send requests
+		return nil, "", errNoSummary() // clients without an access token cannot make this server send requests
 	}
 	roomID, servers, err := s.ResolveRoom(ctx, idOrAlias)
 	if err != nil {
@@ -172,7 +173,7 @@ func (s *Service) spaceElsewhere(ctx context.Context, user id.UserID, roomID id.
 	if s.remote == nil {
 		return nil, nil
 	}
-	reading := context.WithoutCancel(ctx) // ctx is for the network
+	reading := context.WithoutCancel(ctx) // ctx has the deadline for other servers
 	nid, err := s.rooms.UserNID(reading, user)
 	if err != nil {
 		return nil, err
@@ -197,7 +198,7 @@ func (s *Service) spaceElsewhere(ctx context.Context, user id.UserID, roomID id.
 		if err == nil {
 			return space, nil
 		}
-		s.log.Debug("a server does not show a room", "server", server, "room", roomID, "err", err)
+		s.log.Debug("a server does not describe a room", "server", server, "room", roomID, "err", err)
 	}
-	return nil, nil //nolint:nilerr // the failures of single servers are logged
+	return nil, nil //nolint:nilerr // the failures of the servers have been logged
 }

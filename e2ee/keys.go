@@ -97,7 +97,7 @@ func setFallbackKeys(tx *storage.Tx, device ident.DeviceNID, keys []storage.KeyJ
 			return err
 		}
 	}
-	n, err := tx.CountFallbackKeys(device) // a key replaces the stored one of its algorithm, so they cannot be counted before
+	n, err := tx.CountFallbackKeys(device) // a key replaces that of its algorithm, so they are counted last
 	if err != nil {
 		return err
 	}

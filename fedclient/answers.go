@@ -10,31 +10,31 @@ import (
 	"time"
 )
 
-// Answers of other servers are held in memory while they are processed. Their total size is bounded, and counted as
-// they are read. The first freeAnswer bytes of each are not counted, so that small answers can always be read; beyond
-// that, at most maxAnswers bytes are held in total, and maxAnswersServer per server. Only a join may need more, one
-// room at a time: see HoldAnswers.
+// Responses of other servers are held in memory while they are processed. Their total size is bounded, and they are
+// counted as they are read. The first freeAnswer bytes of each are not counted, so that small responses can always be
+// read. Beyond that, at most maxAnswers bytes are held in total, and maxAnswersServer per server. Only a join may need
+// more, for one room at a time; see HoldAnswers.
 const (
 	freeAnswer       = 64 << 10
 	maxAnswers       = 96 << 20
 	maxAnswersServer = 32 << 20
 	maxLargeAnswers  = 192 << 20
-	// heldItem is the overhead counted for each event or ID in a list, besides its own bytes.
+	// heldItem is the overhead counted for each event or ID in a list, in addition to its length.
 	heldItem = 64
-	// maxItem bounds each event, ID or other member of an answer that is read piece by piece.
+	// maxItem bounds each event, ID or other member of a response that is read piece by piece.
 	maxItem = 1<<20 + 64<<10
-	// maxLists bounds the events and IDs in such an answer, maxSkipped its unknown members.
+	// maxLists bounds the events and IDs in such a response, and maxSkipped its unknown members.
 	maxLists   = 600_000
 	maxSkipped = 32
 )
 
-// ErrBusy means that an answer was not read because this server already holds too many answers of others.
-var ErrBusy = errors.New("too many answers of other servers are in memory")
+// ErrBusy means that a response was not read because this server already holds too many responses of other servers.
+var ErrBusy = errors.New("too many responses of other servers are in memory")
 
-// answers counts the bytes of the answers that are held.
+// answers counts the bytes of the responses that are held.
 type answers struct {
-	large chan struct{} // a semaphore for one large answer
-	// mu guards the rest; a leaf.
+	large chan struct{} // semaphore for the one large response
+	// mu guards the fields below; a leaf lock.
 	mu      sync.Mutex
 	bytes   int64
 	servers map[string]int64
@@ -44,22 +44,22 @@ func newAnswers() *answers {
 	return &answers{large: make(chan struct{}, 1), servers: map[string]int64{}}
 }
 
-// hold records the answers that one piece of work holds. mu allows several goroutines to use it.
+// hold records the responses that one piece of work holds. mu allows several goroutines to use it.
 type hold struct {
 	mayBeLarge bool
 
-	mu      sync.Mutex // before answers.mu
-	of      *answers   // nil: nothing is held
+	mu      sync.Mutex // taken before answers.mu
+	of      *answers   // nil means that nothing is held
 	servers map[string]int64
-	isLarge bool  // it has the slot in answers.large, and servers is empty
+	isLarge bool  // whether it has the slot in answers.large; servers is empty then
 	bytes   int64 // counted while isLarge
 }
 
 type holdKey struct{}
 
-// HoldAnswers makes the answers to requests with the returned context count as held until release is called; otherwise
-// answers count only while they are being read. If large is set, as for a join, they may exceed maxAnswersServer, as
-// soon as no other large answers are held.
+// HoldAnswers makes the responses to requests with the returned context count as held until release is called. Without
+// it, a response counts only while it is being read. If large is set, as for a join, the responses may exceed
+// maxAnswersServer as soon as no other large responses are held.
 func HoldAnswers(ctx context.Context, large bool) (holding context.Context, release func()) {
 	if _, held := ctx.Value(holdKey{}).(*hold); held {
 		return ctx, func() {}
@@ -100,8 +100,8 @@ func (a *answers) release(servers map[string]int64) {
 	}
 }
 
-// hold counts n more bytes of a server's answer for h. If there is no room and h may be large, it waits for its turn to
-// hold a large answer. The error wraps ErrBusy or errTooLarge, or is that of ctx.
+// hold counts n more bytes of a server's response for h. If there is no room and h may be large, it waits for its turn
+// to hold a large response. Its error wraps ErrBusy or errTooLarge, or is the error of ctx.
 func (a *answers) hold(ctx context.Context, h *hold, server string, n int64) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -147,10 +147,10 @@ func (a *answers) count(server string, n int64) bool {
 	return true
 }
 
-// counted is the body of an answer whose bytes are counted as they are read.
+// counted is the body of a response. It counts the bytes as they are read.
 type counted struct {
 	io.Reader
-	free int64 // bytes left that are not counted
+	free int64 // number of bytes that need not be counted
 	hold func(n int64) error
 }
 
@@ -165,25 +165,25 @@ func (c *counted) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// doneReading returns the error for an answer that could not be read completely. It counts as a failure of the other
-// server, unless this server holds too many answers.
+// doneReading returns the error for a response that could not be read completely. The error counts as a failure of the
+// other server, unless the reason is that this server holds too many responses.
 func (c *Client) doneReading(ctx context.Context, server string, began time.Time, err error) error {
-	err = fmt.Errorf("read the answer of %s: %w", server, err)
+	err = fmt.Errorf("read the response of %s: %w", server, err)
 	if errors.Is(err, ErrBusy) {
 		return err
 	}
 	return c.failed(ctx, server, began, err)
 }
 
-// pieces describes how to decode the members of an answer: the elements of lists are passed on one by one, other
+// pieces describes how to decode the members of a response. The elements of lists are passed on one by one, and other
 // members are decoded into the given values.
 type pieces struct {
 	lists map[string]func(element json.RawMessage) error
 	other map[string]any
 }
 
-// doPieces sends a request and decodes the answer as a stream. It passes the elements of each list to the function
-// for that list in p.lists, and only what this function keeps stays in memory. Members that p does not name are
+// doPieces sends a request and decodes the response as a stream. It passes the elements of each list to the function
+// for that list in p.lists. Nothing stays in memory except what this function keeps. Members that p does not name are
 // skipped.
 func (c *Client) doPieces(ctx context.Context, r request, p pieces) error {
 	ctx, cancel := context.WithTimeout(ctx, r.time)
@@ -206,7 +206,7 @@ func (c *Client) doPieces(ctx context.Context, r request, p pieces) error {
 	return c.doneReading(ctx, r.server, began, err)
 }
 
-// pieceReader limits how far a decoder reads ahead of what it has decoded, to maxItem bytes.
+// pieceReader limits to maxItem bytes how far a decoder reads ahead of what it has decoded.
 type pieceReader struct {
 	io.Reader
 	read, allowed int64
@@ -277,7 +277,7 @@ func (p *pieces) read(body io.Reader) error {
 	return errTooLarge
 }
 
-// list passes each element of a list to each; null counts as an empty list.
+// list passes each element of a list to each. It treats null as an empty list.
 func (d *pieceDecoder) list(each func(json.RawMessage) error, left *int) error {
 	t, err := d.token()
 	if err != nil || t == nil {

@@ -1,10 +1,10 @@
-// Package fedclient sends requests to other servers and proves this server's identity to them: it resolves server
+// Package fedclient sends requests to other servers and proves this server's identity to them. It resolves server
 // names, connects with TLS, signs requests, and keeps the signing keys of servers (KeyRing). It treats events as opaque
-// bytes and knows no rooms.
+// bytes and has no knowledge of rooms.
 //
-// A request travels: a method of Client → the Gate, which fails requests to unreachable servers at once → the resolver
-// (mostly from memory) → a pooled connection, whose address was checked when it was dialled → the answer, bounded in
-// size and time.
+// A method of Client first asks the Gate, which makes requests to unreachable servers fail at once. The resolver then
+// resolves the server name, mostly from memory. The request is sent over a pooled connection whose address was checked
+// when it was dialled. The response is bounded in size and time.
 package fedclient
 
 import (
@@ -36,19 +36,19 @@ type Options struct {
 	Cache  keyed.Budget // bounds the caches
 	Log    *slog.Logger
 
-	Roots        *x509.CertPool // certificate authorities for other servers; nil: the system's
+	Roots        *x509.CertPool // certificate authorities for other servers; nil means those of the system
 	AllowPrivate bool           // allows loopback and private addresses
 	Allowed      func(server string) bool
-	Resolver     Resolver          // nil: the system's resolver
-	Dial         netguard.DialFunc // dials IP addresses that were checked; nil: the network
+	Resolver     Resolver          // nil means the resolver of the system
+	Dial         netguard.DialFunc // dials IP addresses that were checked; nil means the network
 	UserAgent    string
 }
 
-// Gate keeps requests from waiting for servers that do not answer.
+// Gate refuses requests to servers that do not respond, so that callers need not wait for them.
 type Gate interface {
-	Allowed(server string) error // nil: the server may be tried
+	Allowed(server string) error // returns nil if the server may be tried
 	Succeeded(server string)
-	Failed(server string, err error) // the server was unreachable or answered with a 5xx
+	Failed(server string, err error) // records that the server was unreachable or responded with a 5xx
 }
 
 // Client sends requests to other servers. It is safe for concurrent use.
@@ -59,7 +59,7 @@ type Client struct {
 	transport *http.Transport
 	elsewhere *http.Client // for files that are not on a Matrix server
 	answers   *answers
-	gate      Gate // nil: every request is tried
+	gate      Gate // nil means that every request is tried
 }
 
 // New returns a Client.
@@ -81,22 +81,22 @@ func New(o Options) *Client {
 	return c
 }
 
-// SetGate makes the client ask g before each request. It must be called once, before the first request; the gate cannot
-// be an option of New, because it is the outbox, which is built on the client.
+// SetGate makes the client ask g before each request. It must be called once, before the first request. The gate cannot
+// be an option of New, because the gate is the outbox, which itself needs the client.
 func (c *Client) SetGate(g Gate) { c.gate = g }
 
-// Close ends idle connections.
+// Close closes idle connections.
 func (c *Client) Close() { c.transport.CloseIdleConnections() }
 
 const (
-	// usualTime and usualSize bound a request by default.
+	// usualTime and usualSize bound the duration and the response of a request by default.
 	usualTime = 30 * time.Second
 	usualSize = 16 << 20
-	// longTime and longSize bound requests for the state of a room, which is read piece by piece: that of a room with
-	// 100,000 members has some 150 MB.
+	// longTime and longSize bound requests for the state of a room, which is read piece by piece. The state of a room
+	// with 100,000 members has about 150 MB.
 	longTime = 5 * time.Minute
 	longSize = 512 << 20
-	// maxErrorBody bounds how much of an error's body is read.
+	// maxErrorBody bounds how much is read of the body of an error.
 	maxErrorBody = 64 << 10
 )
 
@@ -106,13 +106,13 @@ type request struct {
 	method   string
 	path     string // escaped
 	query    url.Values
-	body     any // nil: no body; json.RawMessage is sent unchanged
+	body     any // nil for no body; json.RawMessage is sent unchanged
 	unsigned bool
-	time     time.Duration // 0: usualTime
-	size     int64         // 0: usualSize
+	time     time.Duration // 0 means usualTime
+	size     int64         // 0 means usualSize
 }
 
-// path joins a prefix and escaped segments.
+// path joins a prefix and path segments, which it escapes.
 func path(prefix string, segments ...string) string {
 	out := prefix
 	for _, s := range segments {
@@ -121,7 +121,7 @@ func path(prefix string, segments ...string) string {
 	return out
 }
 
-// do sends a request and decodes its answer into answer, or discards it if answer is nil.
+// do sends a request and decodes the response into answer. It discards the response if answer is nil.
 func (c *Client) do(ctx context.Context, r request, answer any) error {
 	if r.time == 0 {
 		r.time = usualTime
@@ -152,11 +152,11 @@ func (c *Client) do(ctx context.Context, r request, answer any) error {
 	return nil
 }
 
-// open sends a request and returns the answer if its status is 200. Otherwise the error is a *RemoteError or explains
-// why there is no answer.
+// open sends a request and returns the response if its status is 200. Otherwise it returns a *RemoteError, or an error
+// that explains why there is no response.
 func (c *Client) open(ctx context.Context, r request) (*http.Response, error) {
 	if err := c.mayAsk(r.server); err != nil {
-		// Otherwise a caller that waits for the gate would retry at once, over and over.
+		// Without this, a caller that waits for the gate would retry at once, over and over.
 		if errors.Is(err, ErrKeptOut) && c.gate != nil {
 			c.gate.Failed(r.server, err)
 		}
@@ -205,11 +205,11 @@ func (c *Client) reached(server string) {
 	}
 }
 
-// leastPatience is how long a request must have waited before a server counts as unreachable, because a request for a
-// client may have a shorter deadline.
+// leastPatience is how long a request must have waited for the server to count as unreachable, since a request on
+// behalf of a client may have a shorter deadline.
 const leastPatience = 5 * time.Second
 
-// failed reports the failure to the gate, unless this server gave up early.
+// failed reports the failure of a request to the gate, unless this server gave up too early.
 func (c *Client) failed(ctx context.Context, server string, began time.Time, err error) error {
 	hurried := errors.Is(ctx.Err(), context.DeadlineExceeded) && time.Since(began) < leastPatience
 	if c.gate != nil && !hurried && !errors.Is(ctx.Err(), context.Canceled) {
@@ -265,8 +265,8 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 	return hr, nil
 }
 
-// SignRequest returns the Authorization header with which this server signs a request to a service that is not a
-// homeserver. uri is the path with the query.
+// SignRequest returns the Authorization header for a signed request to a service that is not a homeserver. uri is the
+// path with the query.
 func (c *Client) SignRequest(method, uri, destination string, body []byte) (string, error) {
 	return c.sign(method, uri, destination, body)
 }
@@ -283,7 +283,7 @@ func (c *Client) sign(method, uri, destination string, body []byte) (string, err
 	return XMatrix{Origin: c.opts.Server, Destination: destination, Key: string(signer.KeyID), Signature: signature}.String(), nil
 }
 
-var errTooLarge = errors.New("the answer is too large")
+var errTooLarge = errors.New("the response is too large")
 
 func readAtMost(r io.Reader, size int64) ([]byte, error) {
 	body, err := io.ReadAll(io.LimitReader(r, size+1))

@@ -26,7 +26,8 @@ const (
 // serverKey is the context key for the server name of a request.
 type serverKey struct{}
 
-// poolHost returns a URL host that is unique to a server name, so that connections are pooled by server.
+// poolHost returns a host name, for URLs, that is unique to a server name. It makes net/http pool connections by
+// server.
 func poolHost(server string) string {
 	return url.PathEscape(strings.NewReplacer("[", "", "]", "-", ":", "_").Replace(server))
 }
@@ -42,7 +43,7 @@ func newTransport(o Options, r *resolver, dialer *netguard.Dialer) *http.Transpo
 	}
 }
 
-// dialServer tries the addresses that a server name resolves to, in order.
+// dialServer tries the addresses of a server name in order.
 func dialServer(ctx context.Context, o Options, r *resolver, dialer *netguard.Dialer, network, server string) (net.Conn, error) {
 	t, err := r.resolve(ctx, server)
 	if err != nil {
@@ -63,21 +64,21 @@ func dialTLS(ctx context.Context, o Options, dialer *netguard.Dialer, network, a
 	defer cancel()
 	raw, err := dialer.DialContext(ctx, network, address)
 	if errors.Is(err, netguard.ErrPrivateAddress) {
-		return nil, fmt.Errorf("%w, and federation.allow_private_addresses is off", err)
+		return nil, fmt.Errorf("%w; federation.allow_private_addresses would allow it", err)
 	}
 	if err != nil {
 		return nil, err
 	}
 	conn := tls.Client(raw, tlsConfig(o, name))
 	if err := conn.HandshakeContext(ctx); err != nil {
-		_ = raw.Close() // the handshake's error is returned
+		_ = raw.Close() // the error of the handshake is returned
 		return nil, err
 	}
 	return conn, nil
 }
 
-// tlsConfig returns the configuration for a server that must present a certificate for name, which may be an IP
-// address.
+// tlsConfig returns the configuration for connecting to a server that must present a certificate for name, which may be
+// an IP address.
 func tlsConfig(o Options, name string) *tls.Config {
 	c := &tls.Config{RootCAs: o.Roots, ServerName: name, MinVersion: tls.VersionTLS12, Time: o.Now}
 	if name != "" {

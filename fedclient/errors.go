@@ -12,21 +12,21 @@ import (
 	"ebb/mxerr"
 )
 
-// The reasons why a request has no valid answer.
+// These errors say why a request has no valid response.
 var (
 	ErrUnreachable = errors.New("the server cannot be reached")
-	ErrBadAnswer   = errors.New("the server's answer cannot be understood")
-	// ErrNoServer means that a name cannot be that of a server. Errors that wrap it wrap ErrUnreachable too.
+	ErrBadAnswer   = errors.New("the response of the server is not valid")
+	// ErrNoServer means that no server can have a name. Errors that wrap it wrap ErrUnreachable too.
 	ErrNoServer = fmt.Errorf("%w: no server can have that name", ErrUnreachable)
 )
 
-// RemoteError is an answer of another server with a status other than 200.
+// RemoteError is a response of another server with a status other than 200.
 type RemoteError struct {
 	Server     string
 	Status     int
-	Code       string // "" if it was not a standard Matrix error
+	Code       string // errcode; empty if the response was not a standard Matrix error
 	Msg        string
-	RetryAfter time.Duration // 0: not given
+	RetryAfter time.Duration // 0 if not given
 	Extra      map[string]json.RawMessage
 }
 
@@ -34,7 +34,7 @@ func (e *RemoteError) Error() string {
 	return fmt.Sprintf("%s answered %d %s: %.200s", e.Server, e.Status, e.Code, e.Msg)
 }
 
-const maxRetryAfter = time.Hour // caps what a server can ask for
+const maxRetryAfter = time.Hour // bounds the delay that a server can ask for
 
 func readError(server string, status int, body []byte, header http.Header) *RemoteError {
 	e := &RemoteError{Server: server, Status: status}
@@ -44,13 +44,13 @@ func readError(server string, status int, body []byte, header http.Header) *Remo
 	if json.Unmarshal(body, &e.Extra) != nil {
 		return e
 	}
-	_ = json.Unmarshal(e.Extra["errcode"], &e.Code) // stays "" if the member is not a string
+	_ = json.Unmarshal(e.Extra["errcode"], &e.Code) // stays empty if the member is not a string
 	_ = json.Unmarshal(e.Extra["error"], &e.Msg)
 	return e
 }
 
-// relayedStatus maps error codes of other servers to the status that clients of this server receive. Other errors keep
-// their status.
+// relayedStatus maps error codes of other servers to the status that this server's clients receive. Errors with other
+// codes keep their status.
 var relayedStatus = map[string]int{
 	mxerr.CodeForbidden: http.StatusForbidden, mxerr.CodeNotFound: http.StatusNotFound, mxerr.CodeIncompatibleRoomVersion: http.StatusBadRequest,
 	mxerr.CodeUnsupportedRoomVersion: http.StatusBadRequest, mxerr.CodeTooLarge: http.StatusRequestEntityTooLarge, mxerr.CodeInvalidParam: http.StatusBadRequest,
@@ -58,17 +58,17 @@ var relayedStatus = map[string]int{
 	mxerr.CodeUnableToAuthoriseJoin: http.StatusBadRequest, mxerr.CodeUnableToGrantJoin: http.StatusBadRequest, mxerr.CodeInviteBlocked: http.StatusForbidden,
 }
 
-// notRelayed lists the codes that a client would take to refer to its own session, its account or this server.
+// notRelayed lists codes that a client would take to refer to its own session, to its account or to this server.
 var notRelayed = map[string]bool{
 	mxerr.CodeUnknownToken: true, mxerr.CodeMissingToken: true, mxerr.CodeUnauthorized: true, mxerr.CodeUnrecognized: true,
 	mxerr.CodeUserDeactivated: true, mxerr.CodeGuestAccessForbidden: true, mxerr.CodeNotJSON: true, "M_USER_LOCKED": true, "M_USER_SUSPENDED": true,
 	"M_CONSENT_NOT_GIVEN": true, "M_RESOURCE_LIMIT_EXCEEDED": true, "M_USER_LIMIT_EXCEEDED": true, "M_SERVER_NOT_TRUSTED": true,
 }
 
-// maxRelayedCode bounds an error code of another server that is passed on to clients, in bytes.
+// maxRelayedCode bounds the length of another server's error code that is passed on to clients, in bytes.
 const maxRelayedCode = 100
 
-// relayable reports whether the error may be passed on to clients as it is, and returns the status to use.
+// relayable reports whether the error may be passed on to clients unchanged, and returns the status to use.
 func (e *RemoteError) relayable() (status int, ok bool) {
 	status = relayedStatus[e.Code]
 	if status == 0 {
@@ -85,14 +85,14 @@ func isErrorCode(text string) bool {
 	return text != "" && len(text) <= maxRelayedCode && strings.Trim(text, allowed) == "" && text[0] >= 'A'
 }
 
-// maxRelayed bounds an error message of another server that is passed on to clients, in bytes.
+// maxRelayed bounds another server's error message that is passed on to clients, in bytes.
 const maxRelayed = 500
 
-// busyPause is the Retry-After sent when too many answers are in memory.
+// busyPause is the Retry-After that is sent when too many responses are in memory.
 const busyPause = 5 * time.Second
 
-// Relay converts an error of another server into one for a client. A refusal is passed on. Anything else becomes a 502,
-// unless no such server can exist or this server refused the request itself.
+// Relay converts an error of another server into an error for a client. It passes on a refusal. It returns a 502 for
+// anything else, unless no such server can exist or this server refused the request itself.
 func Relay(err error) error {
 	var remote *RemoteError
 	if errors.As(err, &remote) {
@@ -109,7 +109,7 @@ func Relay(err error) error {
 	case errors.Is(err, ErrBusy):
 		return mxerr.LimitExceeded(busyPause).Because(err)
 	}
-	return mxerr.New(http.StatusBadGateway, mxerr.CodeUnknown, "The other server gave no valid answer").Because(err)
+	return mxerr.New(http.StatusBadGateway, mxerr.CodeUnknown, "The other server sent no valid response; try again later").Because(err)
 }
 
 func (e *RemoteError) relay(status int) *mxerr.Error {

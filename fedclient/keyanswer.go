@@ -15,25 +15,25 @@ import (
 	"ebb/storage"
 )
 
-// keyAnswer is a server's answer to a request for its keys.
+// keyAnswer is the response of a server with its keys.
 // Spec: server-server-api#get_matrixkeyv2server
 type keyAnswer struct {
 	ServerName    string               `json:"server_name"`
-	ValidUntil    int64                `json:"valid_until_ts"` // ms
+	ValidUntil    int64                `json:"valid_until_ts"` // milliseconds
 	VerifyKeys    map[id.KeyID]saidKey `json:"verify_keys"`
 	OldVerifyKeys map[id.KeyID]saidKey `json:"old_verify_keys"`
 }
 
 type saidKey struct {
 	Key     string `json:"key"`
-	Expired int64  `json:"expired_ts,omitempty"` // ms; only for old keys
+	Expired int64  `json:"expired_ts,omitempty"` // milliseconds; only for old keys
 }
 
 // maxKeyID bounds a key ID, in bytes.
 const maxKeyID = 255
 
-// keep verifies an answer and stores its keys. It refuses an answer for a server other than the one that was asked
-// about, and one that is not signed by the keys in it. direct says that the server itself sent the answer.
+// keep verifies a response with keys and stores the keys. It refuses a response about another server than the one asked
+// about, and a response that is not signed with the keys in it. direct says that the server itself sent the response.
 func (k *KeyRing) keep(ctx context.Context, server string, raw json.RawMessage, direct bool) error {
 	var a keyAnswer
 	if err := json.Unmarshal(raw, &a); err != nil {
@@ -64,7 +64,7 @@ func (k *KeyRing) keep(ctx context.Context, server string, raw json.RawMessage, 
 	return k.store(ctx, server, found, storage.ServerKeyAnswer{JSON: string(raw), GoodUntil: until, FetchedTS: k.now().UnixMilli()}, direct)
 }
 
-// usableKey decodes a key of another server and reports whether it is usable; a key for which anybody can sign is not.
+// usableKey decodes a key of another server and reports whether it is usable. A key with which anybody can sign is not.
 func usableKey(keyID id.KeyID, said saidKey) (ed25519.PublicKey, bool) {
 	if !strings.HasPrefix(string(keyID), "ed25519:") || len(keyID) > maxKeyID {
 		return nil, false
@@ -79,7 +79,7 @@ func decodeKey(text string) (ed25519.PublicKey, bool) {
 	return key, err == nil && len(key) == ed25519.PublicKeySize
 }
 
-// signedBy checks that an object has a valid signature of a server, whose keys it looks up.
+// signedBy returns an error if an object has no valid signature of a server. It looks up the server's keys.
 func (k *KeyRing) signedBy(ctx context.Context, server string, raw json.RawMessage) error {
 	err := fmt.Errorf("no signature of %s", server)
 	canonical, cerr := canonjson.Canonical(raw, false)
@@ -102,7 +102,7 @@ func (k *KeyRing) signedBy(ctx context.Context, server string, raw json.RawMessa
 	return err
 }
 
-// Own returns this server's signed answer to requests for its keys.
+// Own returns the signed response with this server's keys.
 // Spec: server-server-api#get_matrixkeyv2server
 func (k *KeyRing) Own() (json.RawMessage, error) {
 	signer := k.client.opts.Signer.Current()
@@ -121,9 +121,9 @@ func (k *KeyRing) Own() (json.RawMessage, error) {
 	return pdu.SignJSON(raw, signer)
 }
 
-// Vouch returns the key answers of servers, with this server's signature added. Each should be valid until the given
-// time (ms; 0: now); if such an answer cannot be fetched, an older one is returned. Servers without an answer are left
-// out.
+// Vouch returns the key responses of servers with this server's signature added. Each should be valid at the given time
+// (in milliseconds; 0 means now). If no such response can be fetched, an older one is returned. Servers without any
+// response are left out.
 // Spec: server-server-api#querying-keys-through-another-server
 func (k *KeyRing) Vouch(ctx context.Context, wanted map[string]int64) ([]json.RawMessage, error) {
 	answers := []json.RawMessage{}
@@ -153,7 +153,7 @@ func (k *KeyRing) Vouch(ctx context.Context, wanted map[string]int64) ([]json.Ra
 	return answers, nil
 }
 
-// vouch signs the stored key answer of a server, or returns nil if there is none.
+// vouch signs the stored key response of a server. It returns nil if there is none.
 func (k *KeyRing) vouch(ctx context.Context, server string) (json.RawMessage, error) {
 	if server == k.client.opts.Server {
 		return k.Own()
@@ -165,7 +165,7 @@ func (k *KeyRing) vouch(ctx context.Context, server string) (json.RawMessage, er
 	signed, err := pdu.SignJSON([]byte(a.JSON), k.client.opts.Signer.Current())
 	if err != nil {
 		k.log().DebugContext(ctx, "could not sign the key answer of a server", "server", server, "err", err)
-		return nil, nil // treated as missing: it may contain, for example, a fraction
+		return nil, nil // treated as missing, because it may contain a fraction, for example
 	}
 	return signed, nil
 }

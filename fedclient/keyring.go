@@ -20,40 +20,41 @@ import (
 )
 
 const (
-	// KeyLife is how far ahead this server's answer declares its own keys valid, and maxKeyLife caps what other servers
-	// declare.
+	// KeyLife is how far in the future this server's own keys are declared to be valid. maxKeyLife bounds what other
+	// servers declare.
 	// Spec: server-server-api#get_matrixkeyv2server
 	KeyLife    = 24 * time.Hour
 	maxKeyLife = 7 * 24 * time.Hour
-	// keyAgain is how long after an answer a server may be asked for its keys again. A server that does not answer is
-	// tried again after 10 s, then after twice as long each time, up to maxKeyRetry. Requests that name nonexistent
-	// keys therefore cost no more than that.
+	// keyAgain is the time after which a server that has responded may be asked for its keys again. A server that does
+	// not respond is asked again after 10 s, and then after twice as long each time, up to maxKeyRetry. Requests that
+	// name nonexistent keys therefore cost no more than that.
 	keyAgain    = 30 * time.Second
 	maxKeyRetry = 10 * time.Minute
-	// keyTime is how long a server may take to answer.
+	// keyTime is how long a server may take to respond.
 	keyTime = 10 * time.Second
 	// maxKeysPerServer bounds the stored keys of one server.
 	maxKeysPerServer = 50
 	// maxKeyServers bounds the servers whose keys are in memory.
 	maxKeyServers = 20_000
-	// maxKeyFetches bounds how many servers are asked at the same time.
+	// maxKeyFetches bounds the servers that are asked for keys at the same time.
 	maxKeyFetches = 200
-	// maxKeyAnswer bounds the answer of one server, in bytes: fifty keys and their signatures have 10 KiB.
+	// maxKeyAnswer bounds the response of one server, in bytes. Fifty keys and their signatures have 10 KiB.
 	maxKeyAnswer = 16 << 10
-	// maxKeyAnswers bounds the answers that are stored for others who ask for them, one per server. After every
-	// pruneKeysEvery stored answers the oldest are removed: anybody with a domain can make this server ask any number
-	// of names below it.
+	// maxKeyAnswers bounds the responses that are stored in order to pass them on, one per server. After every
+	// pruneKeysEvery stored responses the oldest are removed, because anybody with a domain can make this server ask
+	// for the keys of any number of names below it.
 	maxKeyAnswers  = 10_000
 	pruneKeysEvery = 100
-	// maxNotaryServers is how many servers a notary is asked about in one request.
+	// maxNotaryServers bounds the servers about which a notary is asked in one request.
 	maxNotaryServers = 100
 )
 
 var keyBackoff = keyed.Backoff{First: 10 * time.Second, Max: maxKeyRetry}
 
-// KeyRing holds the signing keys of this server and of others. It is safe for concurrent use.
+// KeyRing holds the signing keys of this server and of other servers. It is safe for concurrent use.
 //
-// A key is looked up in memory, then in the database, then at its server, and finally at the notaries.
+// A key is looked up in memory, then in the database, then at the server that it belongs to, and finally at the
+// notaries.
 type KeyRing struct {
 	client   *Client
 	db       *storage.DB
@@ -61,13 +62,13 @@ type KeyRing struct {
 	old      func() []OldKey
 
 	flight    singleflight.Group
-	fetches   chan struct{}       // a semaphore of maxKeyFetches
-	verifying *semaphore.Weighted // bytes of bodies being verified
+	fetches   chan struct{}       // semaphore for maxKeyFetches
+	verifying *semaphore.Weighted // limits the bytes of bodies being verified
 	servers   *keyed.Memo[string, *serverKeys]
 
-	// mu guards stored and the contents of servers; a leaf.
+	// mu guards stored and the contents of servers; a leaf lock.
 	mu     sync.Mutex
-	stored int // answers stored since the start
+	stored int // number of responses stored since the start
 }
 
 // serverKeys holds the known keys of one server.
@@ -76,8 +77,8 @@ type serverKeys struct {
 	ask  keyed.Retry
 }
 
-// NewKeyRing returns a KeyRing. Notaries are asked for the keys of servers that do not answer. old returns the former
-// keys of this server; nil means that there are none.
+// NewKeyRing returns a KeyRing. It asks notaries for the keys of servers that do not respond. old returns the former
+// keys of this server; it may be nil.
 func NewKeyRing(c *Client, db *storage.DB, notaries []string, old func() []OldKey) *KeyRing {
 	if old == nil {
 		old = func() []OldKey { return nil }
@@ -91,8 +92,8 @@ func NewKeyRing(c *Client, db *storage.DB, notaries []string, old func() []OldKe
 func (k *KeyRing) log() *slog.Logger { return k.client.opts.Log }
 func (k *KeyRing) now() time.Time    { return k.client.opts.Now() }
 
-// Keys returns the keys that are valid at the wanted times, without those that cannot be found. Servers are asked in
-// parallel, once each.
+// Keys returns those of the wanted keys that can be found and are valid at the wanted times. Servers are asked in
+// parallel, each once.
 func (k *KeyRing) Keys(ctx context.Context, wants []KeyWant) map[KeyWant]ed25519.PublicKey {
 	found := make(map[KeyWant]ed25519.PublicKey, len(wants))
 	lacking := k.fill(ctx, found, wants)
@@ -109,7 +110,7 @@ func (k *KeyRing) Keys(ctx context.Context, wants []KeyWant) map[KeyWant]ed25519
 	return found
 }
 
-// fill adds the keys that are known to found, and returns the missing ones by server.
+// fill adds the known keys to found, and returns the missing ones by server.
 func (k *KeyRing) fill(ctx context.Context, found map[KeyWant]ed25519.PublicKey, wants []KeyWant) (lacking map[string][]KeyWant) {
 	lacking = map[string][]KeyWant{}
 	for _, want := range wants {
@@ -163,7 +164,7 @@ func (k *KeyRing) own(want KeyWant) (ed25519.PublicKey, bool) {
 	return nil, false
 }
 
-// server returns the known keys of a server, which are read from the database on first use.
+// server returns the known keys of a server. They are read from the database on first use.
 func (k *KeyRing) server(ctx context.Context, name string) (*serverKeys, error) {
 	return k.servers.Get(ctx, name, func(ctx context.Context) (*serverKeys, error) {
 		var rows []storage.ServerKey
@@ -179,8 +180,8 @@ func (k *KeyRing) server(ctx context.Context, name string) (*serverKeys, error) 
 	})
 }
 
-// askServers asks servers for their keys in parallel, and returns the servers that were asked. A server that was asked
-// recently is not asked again.
+// askServers asks servers for their keys in parallel and returns the servers that it asked. It does not ask a server
+// that was asked recently.
 func (k *KeyRing) askServers(ctx context.Context, servers []string) (asked map[string]bool) {
 	asked = map[string]bool{}
 	var mu sync.Mutex
@@ -205,7 +206,7 @@ func (k *KeyRing) askServers(ctx context.Context, servers []string) (asked map[s
 	return asked
 }
 
-// refresh asks a server for its keys, unless it was asked recently. Concurrent calls share one request.
+// refresh asks a server for its keys unless the server was asked recently. Concurrent calls share one request.
 func (k *KeyRing) refresh(ctx context.Context, server string) (asked bool) {
 	flight := k.flight.DoChan(server, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keyTime)
@@ -266,7 +267,7 @@ func (k *KeyRing) askNotaries(ctx context.Context, servers []string) {
 	all.Wait()
 }
 
-// askNotary asks a notary about servers. It accepts only answers that the notary has signed and that concern those
+// askNotary asks a notary about servers. It accepts only responses that are signed by the notary and concern those
 // servers.
 func (k *KeyRing) askNotary(ctx context.Context, notary string, about []string) error {
 	about = slices.DeleteFunc(slices.Clone(about), func(server string) bool { return server == notary })
@@ -277,7 +278,7 @@ func (k *KeyRing) askNotary(ctx context.Context, notary string, about []string) 
 	defer cancel()
 	wanted := map[string]map[id.KeyID]int64{}
 	for _, server := range about {
-		wanted[server] = nil // all keys
+		wanted[server] = nil // means all keys of the server
 	}
 	answers, err := k.client.QueryKeys(ctx, notary, wanted)
 	if err != nil {
@@ -303,12 +304,12 @@ func serverNameOf(raw json.RawMessage) string {
 	var answer struct {
 		ServerName string `json:"server_name"`
 	}
-	_ = json.Unmarshal(raw, &answer) // leaves "", which no server is called
+	_ = json.Unmarshal(raw, &answer) // on failure leaves ServerName empty, which no server has as its name
 	return answer.ServerName
 }
 
-// store stores keys of a server. Keys that the server itself sent replace the stored ones; keys from a notary are only
-// added, since they may be long out of date.
+// store stores keys of a server. Keys from the server itself replace the stored keys. Keys from a notary are only
+// added, because they may be long out of date.
 func (k *KeyRing) store(ctx context.Context, server string, found map[id.KeyID]storage.ServerKey, answer storage.ServerKeyAnswer, direct bool) error {
 	s, err := k.server(ctx, server)
 	if err != nil {

@@ -15,24 +15,24 @@ import (
 	"ebb/mxerr"
 )
 
-// Media is a file that is being downloaded from another server; its size is not known in advance. The caller must close
-// Body and bound how much it reads.
+// Media is a file that is being downloaded from another server. Its size is not known in advance. The caller must close
+// Body and limit how much it reads.
 type Media struct {
-	ContentType string // as the other server declared it
+	ContentType string // as declared by the other server
 	Filename    string
 	Body        io.ReadCloser
 }
 
 const (
-	// fetchTime is how long a download may take.
+	// fetchTime bounds the time of a download.
 	fetchTime = 5 * time.Minute
-	// maxPartHeader bounds the first part of an answer, which describes the file and is empty so far.
+	// maxPartHeader bounds the first part of a response, which holds metadata and is empty in current versions.
 	maxPartHeader = 64 << 10
 )
 
-// DownloadMedia downloads a file from the server that owns it. wait is how long that server may wait for a file that
-// has not been uploaded yet. If the server does not support the authenticated endpoint, the deprecated unauthenticated
-// one is used.
+// DownloadMedia downloads a file from the server that owns it. If the file has not been uploaded yet, that server may
+// wait for it, for at most the given time. If the server does not support the authenticated endpoint, the deprecated
+// unauthenticated one is used.
 // Spec: server-server-api#get_matrixfederationv1mediadownloadmediaid
 func (c *Client) DownloadMedia(ctx context.Context, server, mediaID string, wait time.Duration) (*Media, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
@@ -64,7 +64,7 @@ func (b *body) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// bare requests a file through an endpoint whose answer is the file itself.
+// bare requests a file from an endpoint that returns the file itself.
 func (c *Client) bare(ctx context.Context, r request) (*Media, error) {
 	resp, err := c.open(ctx, r) //nolint:bodyclose // the caller closes it
 	if err != nil {
@@ -73,7 +73,7 @@ func (c *Client) bare(ctx context.Context, r request) (*Media, error) {
 	return &Media{ContentType: resp.Header.Get("Content-Type"), Filename: filename(resp.Header), Body: resp.Body}, nil
 }
 
-// multipart requests a file through the endpoint whose answer has two parts: metadata, and the file or its location.
+// multipart requests a file from the endpoint that returns two parts: metadata, and either the file or its location.
 func (c *Client) multipart(ctx context.Context, r request) (*Media, error) {
 	resp, err := c.open(ctx, r)
 	if err != nil {
@@ -90,7 +90,7 @@ func (c *Client) multipart(ctx context.Context, r request) (*Media, error) {
 func (c *Client) secondPart(ctx context.Context, resp *http.Response) (*Media, error) {
 	kind, params, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	if err != nil || kind != "multipart/mixed" || params["boundary"] == "" {
-		return nil, fmt.Errorf("%w: a file has the content type %.100q", ErrBadAnswer, kind)
+		return nil, fmt.Errorf("%w: unexpected content type %.100q of a file", ErrBadAnswer, kind)
 	}
 	parts := multipart.NewReader(resp.Body, params["boundary"])
 	about, err := parts.NextRawPart()
@@ -107,7 +107,7 @@ func (c *Client) secondPart(ctx context.Context, resp *http.Response) (*Media, e
 	if place := file.Header.Get("Location"); place != "" {
 		m, err := c.fetch(ctx, place)
 		if err == nil {
-			_ = resp.Body.Close() // the answer has no more content
+			_ = resp.Body.Close() // the rest of the response is not needed
 		}
 		return m, err
 	}
@@ -115,13 +115,14 @@ func (c *Client) secondPart(ctx context.Context, resp *http.Response) (*Media, e
 	return &Media{ContentType: header.Get("Content-Type"), Filename: filename(header), Body: &part{file, resp.Body}}, nil
 }
 
-// part is one part of an answer; closing it closes the answer.
+// part is one part of a response. Closing it closes the response.
 type part struct {
 	io.Reader
 	io.Closer
 }
 
-// fetch downloads a file from a location that a server named, on the public internet and without a signature.
+// fetch downloads a file from a location named by another server. It accepts only addresses on the public internet, and
+// does not sign the request.
 func (c *Client) fetch(ctx context.Context, place string) (*Media, error) {
 	u, err := url.Parse(place)
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil {
@@ -137,7 +138,7 @@ func (c *Client) fetch(ctx context.Context, place string) (*Media, error) {
 		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		_ = resp.Body.Close() // the body of an error is of no use
+		_ = resp.Body.Close() // the body of an error is not needed
 		return nil, fmt.Errorf("%w: the location of a file answered with status %d", ErrBadAnswer, resp.StatusCode)
 	}
 	return &Media{ContentType: resp.Header.Get("Content-Type"), Filename: filename(resp.Header), Body: resp.Body}, nil

@@ -8,14 +8,14 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// Bounds of DNS names, in bytes.
+// These constants bound DNS names, in bytes.
 const (
 	maxDNSName  = 253
 	maxDNSLabel = 63
 )
 
-// possibleServer reports whether a server with this name can exist. The grammar of server names allows many that
-// cannot, such as a..b, 1.2.3.999 or a:99999; those are not looked up.
+// possibleServer reports whether a server with this name can exist. The grammar of server names allows many names that
+// no server can have, such as a..b, 1.2.3.999 or a:99999; those are not looked up.
 // Spec: appendices#server-name
 func possibleServer(name string) bool {
 	if !pdu.ValidServerName(name) {
@@ -36,7 +36,7 @@ func possibleServer(name string) bool {
 	return possibleHost(host)
 }
 
-// isNumeric reports whether the last label of a host name is a number, as in an IPv4 address and in no domain.
+// isNumeric reports whether the last label of a host name is a number. It is in an IPv4 address, but never in a domain.
 func isNumeric(host string) bool {
 	last := host[strings.LastIndexByte(host, '.')+1:]
 	return last != "" && strings.Trim(last, "0123456789") == ""

@@ -20,15 +20,16 @@ const (
 	v2 = "/_matrix/federation/v2"
 )
 
-// ServerKeys requests a server's signing keys. It does not verify the answer.
+// ServerKeys requests a server's signing keys. It does not verify the response.
 // Spec: server-server-api#get_matrixkeyv2server
 func (c *Client) ServerKeys(ctx context.Context, server string) (answer json.RawMessage, err error) {
 	err = c.do(ctx, request{server: server, method: http.MethodGet, path: "/_matrix/key/v2/server", unsigned: true, size: maxKeyAnswer}, &answer)
 	return answer, err
 }
 
-// QueryKeys requests keys of servers from a notary. wanted gives, for each server and key ID, the time (ms) at which
-// the key must still be valid; a server without key IDs asks for all its keys. QueryKeys does not verify the answers.
+// QueryKeys requests keys of servers from a notary. For each server and key ID, wanted has the time in milliseconds at
+// which the key must still be valid. A server without key IDs stands for all its keys. QueryKeys does not verify the
+// responses.
 // Spec: server-server-api#post_matrixkeyv2query
 func (c *Client) QueryKeys(ctx context.Context, notary string, wanted map[string]map[id.KeyID]int64) ([]json.RawMessage, error) {
 	type criteria struct {
@@ -59,10 +60,10 @@ func (c *Client) Version(ctx context.Context, server string) (name, version stri
 	return answer.Server.Name, answer.Server.Version, err
 }
 
-// sendTime is how long a server may take to process a transaction.
+// sendTime bounds the time that a server may take to process a transaction.
 const sendTime = time.Minute
 
-// SendTransaction sends PDUs and EDUs. It returns the errors for the events that the server did not accept.
+// SendTransaction sends PDUs and EDUs. It returns the errors of those events that the server did not accept.
 // Spec: server-server-api#put_matrixfederationv1sendtxnid
 func (c *Client) SendTransaction(ctx context.Context, server, txnID string, pdus, edus []json.RawMessage) (map[id.EventID]string, error) {
 	if pdus == nil {
@@ -87,13 +88,12 @@ func (c *Client) SendTransaction(ctx context.Context, server, txnID string, pdus
 	return refused, err
 }
 
-// transaction is an object with the members of a transaction, in which some answers, such as that of /backfill,
-// contain events.
+// transaction has the members of a transaction. Some responses, such as that of /backfill, also have this form.
 type transaction struct {
 	PDUs []json.RawMessage `json:"pdus"`
 }
 
-var errNoEvent = errors.New("the answer has no event")
+var errNoEvent = errors.New("the response has no event")
 
 // GetEvent requests an event.
 // Spec: server-server-api#get_matrixfederationv1eventeventid
@@ -124,8 +124,8 @@ func (c *Client) GetMissingEvents(ctx context.Context, server string, room id.Ro
 
 func atEvent(event id.EventID) url.Values { return url.Values{"event_id": {string(event)}} }
 
-// keep returns a function for the elements of a list. It appends the elements that decode accepts to out, and counts
-// them towards the bound on answers in memory.
+// keep returns a function that handles the elements of a list. The function appends to out each element that decode
+// accepts, and counts it towards the bound on responses in memory.
 func keep[T any](ctx context.Context, c *Client, h *hold, server string, out *[]T, decode func(json.RawMessage) (T, bool)) func(json.RawMessage) error {
 	return func(raw json.RawMessage) error {
 		item, ok := decode(raw)
@@ -180,7 +180,7 @@ func (c *Client) EventAuth(ctx context.Context, server string, room id.RoomID, e
 	return authChain, err
 }
 
-// Backfill requests up to limit events, from the given ones backwards.
+// Backfill requests up to limit events, going backwards from the given ones.
 // Spec: server-server-api#get_matrixfederationv1backfillroomid
 func (c *Client) Backfill(ctx context.Context, server string, room id.RoomID, from []id.EventID, limit int) ([]json.RawMessage, error) {
 	query := url.Values{"limit": {strconv.Itoa(limit)}}
@@ -192,7 +192,7 @@ func (c *Client) Backfill(ctx context.Context, server string, room id.RoomID, fr
 	return answer.PDUs, err
 }
 
-// TimestampToEvent requests the event closest to a time (ms).
+// TimestampToEvent requests the event closest to a time, which is in milliseconds.
 // Spec: server-server-api#get_matrixfederationv1timestamp_to_eventroomid
 func (c *Client) TimestampToEvent(ctx context.Context, server string, room id.RoomID, ts int64, dir string) (id.EventID, int64, error) {
 	query := url.Values{"ts": {strconv.FormatInt(ts, 10)}, "dir": {dir}}
@@ -231,7 +231,8 @@ func (c *Client) MakeKnock(ctx context.Context, server string, room id.RoomID, u
 	return c.template(ctx, "/make_knock", server, room, user, versions)
 }
 
-// SendJoin sends a signed join. omitMembers asks for a state without the membership events that the join does not need.
+// SendJoin sends a signed join. omitMembers asks the server to leave out membership events that the join does not need
+// from the state.
 // Spec: server-server-api#put_matrixfederationv2send_joinroomideventid
 func (c *Client) SendJoin(ctx context.Context, server string, room id.RoomID, event id.EventID, join json.RawMessage, omitMembers bool) (*JoinAnswer, error) {
 	query := url.Values{}
@@ -272,8 +273,8 @@ func (c *Client) SendKnock(ctx context.Context, server string, room id.RoomID, e
 	return answer.State, err
 }
 
-// Invite sends an invite of one of the server's users, and returns it with that server's signature. If the server does
-// not support the v2 endpoint, v1 is used for rooms of versions 1 and 2.
+// Invite sends an invite for one of the server's users, and returns it with that server's signature. If the server does
+// not support v2 of the endpoint, v1 is used for room versions 1 and 2.
 // Spec: server-server-api#put_matrixfederationv2inviteroomideventid
 func (c *Client) Invite(ctx context.Context, server string, version id.RoomVersion, room id.RoomID, event id.EventID, invite json.RawMessage, stripped []json.RawMessage) (json.RawMessage, error) {
 	body := map[string]any{"event": invite, "room_version": version, "invite_room_state": stripped}
@@ -314,7 +315,7 @@ func (c *Client) QueryProfile(ctx context.Context, server string, user id.UserID
 	return answer, err
 }
 
-// maxSmallAnswer bounds answers about a single user or name, in bytes.
+// maxSmallAnswer bounds responses about a single user or name, in bytes.
 const maxSmallAnswer = 1 << 20
 
 // QueryDirectory resolves a room alias to its room ID and the servers in the room.
@@ -358,8 +359,8 @@ func (c *Client) QueryDeviceKeys(ctx context.Context, server string, users map[i
 	return answer, err
 }
 
-// SignByPolicyServer asks a policy server to sign an event. It returns the signatures by server name and key ID; there
-// are none if the policy server refuses the event.
+// SignByPolicyServer asks a policy server to sign an event. It returns the signatures by server name and key ID. It
+// returns none if the policy server refuses the event.
 // Spec: server-server-api#post_matrixpolicyv1sign
 func (c *Client) SignByPolicyServer(ctx context.Context, server string, event json.RawMessage) (map[string]map[string]string, error) {
 	var answer map[string]map[string]string

@@ -24,12 +24,12 @@ type Resolver interface {
 
 // target is the result of resolving a server name.
 type target struct {
-	host      string   // for the Host header
+	host      string   // value of the Host header
 	tlsName   string   // the name or IP address that the certificate must be valid for
-	addresses []string // HOST:PORT, to be tried in this order
+	addresses []string // HOST:PORT, in the order in which they are tried
 }
 
-// Bounds on the size, redirects and lifetime of .well-known answers.
+// These constants bound the size, redirects and lifetime of .well-known responses.
 const (
 	wellKnownTime      = 10 * time.Second
 	maxWellKnown       = 50 << 10 // bytes
@@ -38,14 +38,14 @@ const (
 	usualWellKnownLife = 24 * time.Hour
 	maxWellKnownLife   = 48 * time.Hour
 	maxWellKnownRetry  = time.Hour
-	// targetLife is how long DNS results are cached. Servers move rarely, and a name whose addresses fail is resolved
-	// again.
+	// targetLife is how long DNS results are cached. Servers move rarely, and a name is resolved again if its addresses
+	// fail.
 	targetLife = 5 * time.Minute
-	// maxTargets bounds the names that are cached.
+	// maxTargets bounds the cached names.
 	maxTargets = 20_000
 )
 
-// wellKnownBackoff determines when a name without a .well-known answer is asked again.
+// wellKnownBackoff determines when .well-known is requested again for a name that had no valid response.
 var wellKnownBackoff = keyed.Backoff{First: time.Minute, Max: maxWellKnownRetry}
 
 // resolver resolves server names and caches the results.
@@ -53,15 +53,15 @@ var wellKnownBackoff = keyed.Backoff{First: time.Minute, Max: maxWellKnownRetry}
 type resolver struct {
 	lookup Resolver
 	now    func() time.Time
-	http   *http.Client // for .well-known
+	http   *http.Client // for requesting .well-known
 
 	targets   *keyed.Memo[string, target]
 	wellKnown *keyed.Map[string, delegation]
 }
 
-// delegation is the .well-known answer of a name, and the time at which it is requested again.
+// delegation is the .well-known response of a name, and the time at which it is requested again.
 type delegation struct {
-	server string // "": none
+	server string // empty if there is none
 	retry  keyed.Retry
 }
 
@@ -85,7 +85,7 @@ func (r *resolver) resolve(ctx context.Context, server string) (target, error) {
 	})
 }
 
-// forget drops the cached target of a name, because none of its addresses answered.
+// forget drops the cached target of a name because none of its addresses responded.
 func (r *resolver) forget(server string) { r.targets.Forget(server) }
 
 func (r *resolver) find(ctx context.Context, server string) (target, error) {
@@ -115,7 +115,7 @@ func (r *resolver) find(ctx context.Context, server string) (target, error) {
 	return r.byDNS(ctx, host), nil // 4. to 6.
 }
 
-// splitName splits a server name into host and port. An IPv6 address loses its brackets.
+// splitName splits a server name into host and port. It removes the brackets of an IPv6 address.
 func splitName(server string) (host, port string) {
 	if strings.HasPrefix(server, "[") {
 		address, rest, _ := strings.Cut(server[1:], "]")
@@ -125,7 +125,7 @@ func splitName(server string) (host, port string) {
 	return host, port
 }
 
-// HostOf returns a server name without its port. An IPv6 address keeps its brackets.
+// HostOf returns a server name without its port. It keeps the brackets of an IPv6 address.
 func HostOf(server string) string {
 	if end := strings.LastIndexByte(server, ':'); end >= 0 && end > strings.LastIndexByte(server, ']') {
 		return server[:end]
@@ -147,8 +147,8 @@ func literal(server, host, port string) (target, bool) {
 	return target{host: server, tlsName: addr.String(), addresses: []string{net.JoinHostPort(addr.String(), port)}}, true
 }
 
-// byDNS returns the targets of the SRV records in their order, those of the deprecated service only if the other has
-// none; without SRV records it returns the host with port 8448.
+// byDNS returns the targets of the SRV records in their order. It uses the deprecated service only if the current one
+// has no records. If there are no SRV records, it returns the host with port 8448.
 func (r *resolver) byDNS(ctx context.Context, host string) target {
 	t := target{host: host, tlsName: host}
 	for _, service := range []string{"matrix-fed", "matrix"} {
@@ -170,7 +170,7 @@ func (r *resolver) byDNS(ctx context.Context, host string) target {
 	return t
 }
 
-// maxSRV bounds the SRV records of one name that are tried.
+// maxSRV bounds the SRV records that are tried for one name.
 const maxSRV = 8
 
 // delegation returns the server that a name's .well-known delegates to, or "" if there is none.
@@ -185,7 +185,7 @@ func (r *resolver) delegation(ctx context.Context, host string) string {
 	case err == nil:
 		d.server = server
 		d.retry.Succeeded(r.now(), life)
-	case d.retry.Failures > 0: // the last success is too old
+	case d.retry.Failures > 0: // the last success is too long ago
 		d.server = ""
 		fallthrough
 	default:
@@ -224,7 +224,7 @@ func (r *resolver) fetchWellKnown(ctx context.Context, host string) (server stri
 	return said.Server, lifeOf(resp.Header, r.now()), nil
 }
 
-// lifeOf returns how long an answer may be cached, by its headers and within bounds.
+// lifeOf returns how long a response may be cached according to its headers, within bounds.
 func lifeOf(h http.Header, now time.Time) time.Duration {
 	life := usualWellKnownLife
 	if expires, err := http.ParseTime(h.Get("Expires")); err == nil {

@@ -11,14 +11,14 @@ import (
 	"net/netip"
 )
 
-// Route describes the result of resolving a server name, for operators who want to know why it fails.
+// Route is the result of resolving a server name. It shows operators why a name cannot be resolved.
 type Route struct {
-	Host      string   // for the Host header
+	Host      string   // value of the Host header
 	TLSName   string   // the name or IP address that the certificate must be valid for
-	Addresses []string // HOST:PORT, to be tried in this order
-	// WellKnown is the server that /.well-known/matrix/server delegates to, or "" if there is none; WellKnownErr says
-	// why an answer is not used. Names with a port and IP addresses have neither, because .well-known is not requested
-	// for them.
+	Addresses []string // HOST:PORT, in the order in which they are tried
+	// WellKnown is the server that /.well-known/matrix/server delegates to, or "" if there is none. WellKnownErr says
+	// why the response was not used. Both are empty for IP addresses and for names with a port, for which .well-known
+	// is not requested.
 	WellKnown    string
 	WellKnownErr error
 }
@@ -45,8 +45,8 @@ func (c *Client) LookUp(ctx context.Context, address string) ([]netip.Addr, erro
 	return c.dialer.LookUp(ctx, name)
 }
 
-// Certificate performs a TLS handshake with HOST:PORT and returns the certificate presented, which must be valid for
-// name.
+// Certificate performs a TLS handshake with HOST:PORT and returns the certificate that the server presents. The
+// certificate must be valid for name.
 func (c *Client) Certificate(ctx context.Context, address, name string) (*x509.Certificate, error) {
 	conn, err := dialTLS(ctx, c.opts, c.dialer, "tcp", address, name)
 	if err != nil {
@@ -60,7 +60,7 @@ func (c *Client) Certificate(ctx context.Context, address, name string) (*x509.C
 	return secure.ConnectionState().PeerCertificates[0], nil
 }
 
-// Date returns the Date header of an answer from a server.
+// Date returns the Date header of a response of the server.
 func (c *Client) Date(ctx context.Context, server string) (date string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, usualTime)
 	defer cancel()
@@ -69,7 +69,7 @@ func (c *Client) Date(ctx context.Context, server string) (date string, err erro
 		return "", err
 	}
 	if date = resp.Header.Get("Date"); date == "" {
-		err = fmt.Errorf("%w: the answer of %s has no Date header", ErrBadAnswer, server)
+		err = fmt.Errorf("%w: the response of %s has no Date header", ErrBadAnswer, server)
 	}
 	return date, errors.Join(err, resp.Body.Close())
 }

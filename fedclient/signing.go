@@ -22,16 +22,16 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// The signing key file has one line, "ed25519 VERSION SEED", with the seed in unpadded base64: the form that other
-// servers use. After a key change, a file of the same name with the suffix .old has a line for each former key,
-// "ed25519 VERSION PUBLIC_KEY EXPIRED", with the expiry in ms since 1970. Former private keys are not kept.
+// The signing key file has one line, "ed25519 VERSION SEED", with the seed in unpadded base64. Other servers use the
+// same form. After a key change, a second file with the suffix .old has a line for each former key, "ed25519 VERSION
+// PUBLIC_KEY EXPIRED", with the expiry in milliseconds since 1970. Former private keys are not kept.
 
 // SigningKeys holds this server's current signing key and its former ones. It is safe for concurrent use.
 type SigningKeys struct {
 	file   string
 	server string
 
-	// mu guards the fields below; a leaf.
+	// mu guards the fields below; a leaf lock.
 	mu      sync.RWMutex
 	current pdu.Signer
 	old     []OldKey
@@ -41,10 +41,10 @@ type SigningKeys struct {
 type OldKey struct {
 	KeyID   id.KeyID
 	Key     ed25519.PublicKey
-	Expired int64 // ms; when it was replaced
+	Expired int64 // milliseconds; when it was replaced
 }
 
-// CreateKey writes a new signing key; it never overwrites one.
+// CreateKey writes a new signing key. It never overwrites an existing one.
 func CreateKey(file string) error {
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -58,8 +58,8 @@ func CreateKey(file string) error {
 }
 
 // CreateKeyAfter writes a new signing key to replace a lost one. lost is the PublicLine of the lost key, or "" if it is
-// unknown; the key is added to the former keys, so that its signatures stay valid. CreateKeyAfter never overwrites a
-// key.
+// not known. The lost key is added to the former keys, so that its signatures stay valid. CreateKeyAfter never
+// overwrites a key.
 func CreateKeyAfter(file, lost string, now time.Time) error {
 	if _, err := os.Lstat(file); err == nil {
 		return fmt.Errorf("write the signing key: %w", &fs.PathError{Op: "create", Path: file, Err: fs.ErrExist})
@@ -128,7 +128,7 @@ func (k *SigningKeys) load() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", k.oldFile(), err)
 	}
-	// A key change that was interrupted between the two files has left the key in both.
+	// A key change that was interrupted between writing the two files has left the key in both.
 	old = slices.DeleteFunc(old, func(o OldKey) bool { return o.KeyID == current.KeyID })
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -184,14 +184,14 @@ func (k *SigningKeys) Current() pdu.Signer {
 	return k.current
 }
 
-// Old returns the former keys, the oldest first.
+// Old returns the former keys, oldest first.
 func (k *SigningKeys) Old() []OldKey {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	return slices.Clone(k.old)
 }
 
-// EncodeKey returns the public key of a signer in the form in which it is published.
+// EncodeKey returns the public key of a signer in the published form.
 func EncodeKey(s pdu.Signer) string {
 	return base64.RawStdEncoding.EncodeToString(s.Key.Public().(ed25519.PublicKey))
 }
@@ -199,8 +199,8 @@ func EncodeKey(s pdu.Signer) string {
 // inFlight is the maximum time between assigning an event's timestamp and signing it.
 const inFlight = time.Second
 
-// Rotate replaces the signing key by a new one. Earlier signatures stay valid: the former public key is published among
-// the old ones.
+// Rotate replaces the signing key by a new one. Earlier signatures stay valid, because the former public key is
+// published among the old ones.
 func (k *SigningKeys) Rotate(now time.Time) error {
 	was := k.Current()
 	former := OldKey{KeyID: was.KeyID, Key: was.Key.Public().(ed25519.PublicKey), Expired: now.Add(inFlight).UnixMilli()}
@@ -241,7 +241,7 @@ func addOldKey(file string, key OldKey) error {
 	return writeOldKeys(file, append(old, key))
 }
 
-// replaceFile replaces a file atomically: after a crash it has either the old or the new content.
+// replaceFile replaces a file atomically. After a crash the file has either the old or the new content.
 func replaceFile(name, text string) error {
 	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*.tmp") // readable only by its owner
 	if err != nil {
@@ -257,7 +257,7 @@ func replaceFile(name, text string) error {
 	return syncDir(filepath.Dir(name))
 }
 
-// syncDir makes a rename durable.
+// syncDir makes a rename in a directory durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -266,14 +266,14 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// knownKeys lists public keys whose private keys are published, so that anybody can sign with them.
+// knownKeys lists public keys whose private keys are public knowledge, so that anybody can sign with them.
 var knownKeys = []string{
 	"XGX0JRS2Af3be3knz2fBiRbApjm2Dh61gXDJA8kcJNI", // from the specification's examples
 	"O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik", // from an all-zero seed
 }
 
-// weak reports whether anybody could make signatures for key: its private key is published, or it is a point of small
-// order, for which signatures can be made without a private key.
+// weak reports whether anybody could make signatures for key, because its private key is public knowledge, or because
+// it is a point of small order, for which signatures can be made without a private key.
 func weak(key ed25519.PublicKey) bool {
 	return slices.Contains(knownKeys, base64.RawStdEncoding.EncodeToString(key)) || smallOrder(key)
 }

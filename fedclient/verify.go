@@ -16,24 +16,24 @@ import (
 )
 
 // ErrUnauthorized means that a request has no valid signature.
-var ErrUnauthorized = errors.New("the request is not signed by the server that it says it is from")
+var ErrUnauthorized = errors.New("the request is not signed by the server that it claims to come from")
 
-// ErrNoKey means that the key that signed the request could not be fetched. Errors that wrap it wrap ErrUnauthorized
-// too.
+// ErrNoKey means that the key with which a request was signed could not be fetched. Errors that wrap it wrap
+// ErrUnauthorized too.
 var ErrNoKey = errors.New("the key could not be fetched")
 
 // ErrKeptOut means that the configuration forbids all communication with the server.
-var ErrKeptOut = errors.New("the configuration keeps this server out")
+var ErrKeptOut = errors.New("the configuration forbids communication with this server")
 
-// maxSignatures bounds the headers of one request, and the signatures of one object, that are checked.
+// maxSignatures bounds the headers of one request, and the signatures of one object, that are verified.
 const maxSignatures = 3
 
-// maxVerified bounds the total size of the bodies that are canonicalised at the same time, which takes a few times
-// their size.
+// maxVerified bounds the total size of the bodies that are canonicalised at the same time. Canonicalising takes a few
+// times their size.
 const maxVerified = 32 << 20
 
-// Claim is the content of the Authorization headers of a request, checked as far as possible without its body: it names
-// the server that signed the request, with signatures by known keys of that server.
+// Claim holds the Authorization headers of a request, checked as far as possible without its body. It names the server
+// that claims to have signed the request, and has only signatures whose keys are known.
 type Claim struct {
 	Origin     string
 	ring       *KeyRing
@@ -46,9 +46,9 @@ type claimed struct {
 	key       ed25519.PublicKey
 }
 
-// Claim checks everything about the signatures of a request that does not need its body, so that an invalid header
-// cannot make this server read and canonicalise one. If there are several headers, each has one signature; those of
-// servers other than the first one's are ignored. Errors wrap ErrUnauthorized or ErrKeptOut.
+// Claim checks everything about the signatures of a request for which the body is not needed, so that an invalid header
+// cannot make this server read and canonicalise a body. Each header has one signature. If headers name several servers,
+// all but those of the first server are ignored. Errors wrap ErrUnauthorized or ErrKeptOut.
 // Spec: server-server-api#request-authentication
 func (k *KeyRing) Claim(ctx context.Context, headers http.Header) (*Claim, error) {
 	err := fmt.Errorf("%w: no Authorization header", ErrUnauthorized)
@@ -70,7 +70,7 @@ func (k *KeyRing) Claim(ctx context.Context, headers http.Header) (*Claim, error
 	return c, c.findKeys(ctx)
 }
 
-// parseSignature parses a header and checks what needs neither key nor body.
+// parseSignature parses a header. It checks everything for which neither key nor body is needed.
 func (k *KeyRing) parseSignature(header string) (s claimed, err error) {
 	if s.XMatrix, err = ParseXMatrix(header); err != nil {
 		return s, fmt.Errorf("%w: %w", ErrUnauthorized, err)
@@ -90,7 +90,7 @@ func (k *KeyRing) parseSignature(header string) (s claimed, err error) {
 	return s, nil
 }
 
-// findKeys keeps the signatures whose keys can be found.
+// findKeys looks up the keys of the signatures, and drops signatures whose keys cannot be found.
 func (c *Claim) findKeys(ctx context.Context) error {
 	now := c.ring.now().UnixMilli()
 	want := func(s claimed) KeyWant { return KeyWant{Server: s.Origin, KeyID: id.KeyID(s.Key), At: now} }
@@ -109,8 +109,9 @@ func (c *Claim) findKeys(ctx context.Context) error {
 	return nil
 }
 
-// Verify checks that one of the signatures is valid for the request; uri is the path and query as they were sent. The
-// body is canonicalised once, and that stops when ctx ends. Errors wrap ErrUnauthorized unless ctx has ended.
+// Verify returns an error unless one of the signatures is valid for the request. uri is the path and query as they were
+// sent. The body is canonicalised only once; this stops when ctx ends. Errors wrap ErrUnauthorized unless ctx has
+// ended.
 func (c *Claim) Verify(ctx context.Context, method, uri string, body []byte) error {
 	weight := int64(min(len(body), maxVerified))
 	if err := c.ring.verifying.Acquire(ctx, weight); err != nil {
@@ -129,5 +130,5 @@ func (c *Claim) Verify(ctx context.Context, method, uri string, body []byte) err
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: wrong signature of %s", ErrUnauthorized, c.Origin)
+	return fmt.Errorf("%w: invalid signature of %s", ErrUnauthorized, c.Origin)
 }

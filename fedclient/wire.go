@@ -10,20 +10,21 @@ import (
 type KeyWant struct {
 	Server string
 	KeyID  id.KeyID // ed25519:…
-	At     int64    // ms; 0: at any time, as in room versions 1 to 4
+	At     int64    // milliseconds; 0 means any time, as in room versions 1 to 4
 }
 
-// Template is the answer to make_join, make_leave and make_knock: an event to be completed, signed and sent back.
+// Template is the response to make_join, make_leave and make_knock. It is an event that the requesting server
+// completes, signs and sends back.
 type Template struct {
 	RoomVersion id.RoomVersion  `json:"room_version"`
 	Event       json.RawMessage `json:"event"`
 }
 
-// JoinAnswer is the answer to send_join.
+// JoinAnswer is the response to send_join.
 type JoinAnswer struct {
 	Origin         string            `json:"origin"`
-	Event          json.RawMessage   `json:"event,omitempty"` // signed by the resident server, in restricted rooms
-	State          []json.RawMessage `json:"state"`           // before the join
+	Event          json.RawMessage   `json:"event,omitempty"` // in restricted rooms, as signed by the resident
+	State          []json.RawMessage `json:"state"`           // state before the join
 	AuthChain      []json.RawMessage `json:"auth_chain"`
 	MembersOmitted bool              `json:"members_omitted"`
 	ServersInRoom  []string          `json:"servers_in_room,omitempty"`

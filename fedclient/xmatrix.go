@@ -10,7 +10,7 @@ import (
 // XMatrix is the content of a federation Authorization header.
 // Spec: server-server-api#request-authentication
 type XMatrix struct {
-	Origin, Destination string // Destination is "" if the header has none; the signed text contains it regardless
+	Origin, Destination string // Destination is empty if the header has none; the signed text always contains it
 	Key                 string // ed25519:…
 	Signature           string
 }
@@ -27,7 +27,7 @@ func (x XMatrix) String() string {
 		}
 		b.WriteString([]string{" ", ",", ",", ","}[i])
 		b.WriteString(p.name + `="`)
-		_, _ = quoter.WriteString(&b, *p.value) // a Builder does not fail
+		_, _ = quoter.WriteString(&b, *p.value) // writing to a Builder does not fail
 		b.WriteByte('"')
 	}
 	return b.String()
@@ -40,18 +40,19 @@ type parameter struct {
 	value *string
 }
 
-// parameters returns the known parameters, origin first. Others are ignored, as later versions of the specification may
-// add some.
+// parameters returns the known parameters, origin first. ParseXMatrix ignores others, since later versions of the
+// specification may add some.
 func (x *XMatrix) parameters() [4]parameter {
 	return [4]parameter{{"origin", &x.Origin}, {"destination", &x.Destination}, {"key", &x.Key}, {"sig", &x.Signature}}
 }
 
-// maxAuthHeader bounds a header that is parsed, in bytes; names have up to 255, signatures 86.
+// maxAuthHeader bounds a header that is parsed, in bytes. Names have up to 255 bytes, and signatures 86.
 const maxAuthHeader = 2048
 
 var errNoXMatrix = errors.New("the Authorization header is not X-Matrix with origin, key and sig")
 
-// ParseXMatrix parses an Authorization header: comma-separated parameters in any order, with values quoted or not.
+// ParseXMatrix parses an Authorization header. Its parameters are separated by commas, may come in any order, and may
+// have quoted values.
 func ParseXMatrix(header string) (x XMatrix, err error) {
 	name, rest, found := strings.Cut(header, " ")
 	if !found || !strings.EqualFold(name, scheme) || len(header) > maxAuthHeader {
@@ -66,7 +67,7 @@ func ParseXMatrix(header string) (x XMatrix, err error) {
 			switch {
 			case !strings.EqualFold(key, p.name):
 			case *p.value != "":
-				return x, errNoXMatrix // a repeated parameter would be ambiguous
+				return x, errNoXMatrix // a repeated parameter is ambiguous
 			default:
 				*p.value = value
 			}
@@ -113,8 +114,8 @@ func unquote(text string) (value, rest string, found bool) {
 	return "", "", false
 }
 
-// signedText returns the JSON that a request's signature covers. If check is not nil, an error of check aborts the
-// work.
+// signedText returns the JSON that a request's signature covers. If check is not nil, it is called at intervals, and
+// its error aborts the work.
 func signedText(method, uri, origin, destination string, body []byte, check func() error) ([]byte, error) {
 	b := append(make([]byte, 0, len(body)+512), '{')
 	if len(body) > 0 {

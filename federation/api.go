@@ -1,7 +1,7 @@
-// Package federation implements the server-server API for requests from other servers: one file per OpenAPI file of the
-// specification, one method per operation. A handler parses the request, calls one service and builds the response. The
-// requesting server is known from the signature, which httpapi has verified. Requests to other servers are made by
-// package fedclient, transactions are sent by package outbox.
+// Package federation implements the server-server API for requests from other servers. There is one file for each
+// OpenAPI file of the specification, and one method for each operation. A handler parses the request, calls one service
+// and builds the response. httpapi has verified the request's signature, which identifies the requesting server.
+// Requests to other servers are made by package fedclient, and transactions are sent by package outbox.
 package federation
 
 import (
@@ -24,7 +24,7 @@ import (
 	"ebb/rooms"
 )
 
-// EDU processes ephemeral data of one type. An error is logged and not reported to the sender.
+// EDU processes an EDU of one type. Its error is logged but not reported to the sender.
 type EDU func(ctx context.Context, origin string, content json.RawMessage) error
 
 // API holds the services behind the server-server API.

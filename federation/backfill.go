@@ -36,7 +36,8 @@ func (a *API) backfillRoom(r *httpapi.Request) (any, error) {
 	return a.transaction(pdus), err
 }
 
-// getMissingPreviousEvents returns the events between those that a server has and those that it was sent.
+// getMissingPreviousEvents returns the events between those that the other server already has and those that it
+// received without their predecessors.
 // Spec: server-server-api#post_matrixfederationv1get_missing_eventsroomid
 func (a *API) getMissingPreviousEvents(r *httpapi.Request) (any, error) {
 	var body struct {

@@ -50,14 +50,14 @@ func (a *API) getContentThumbnail(r *httpapi.Request) (any, error) {
 	return twoParts(f), nil
 }
 
-// twoParts streams a file after empty metadata, and closes it. The parts are written by hand because mime/multipart
-// sorts the headers of a part, and Synapse finds the file name only if Content-Type comes first.
+// twoParts streams a file after a part with empty metadata, and closes the file. The parts are written by hand because
+// mime/multipart sorts the headers of a part, and Synapse finds the file name only if Content-Type comes first.
 func twoParts(f *media.File) httpapi.Stream {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		defer func() { _ = f.Close() }() // opened for reading only
 		boundary := multipart.NewWriter(w).Boundary()
 		w.Header().Set("Content-Type", "multipart/mixed; boundary="+boundary)
-		// From here on, the missing end shows the other server that something failed.
+		// An error after this point is visible to the other server as a missing end of the body.
 		_, err := fmt.Fprintf(w, "--%[1]s\r\nContent-Type: application/json\r\n\r\n{}\r\n--%[1]s\r\nContent-Type: %[2]s\r\nContent-Disposition: %[3]s\r\n\r\n",
 			boundary, f.ContentType, media.Disposition(f.ContentType, f.Filename))
 		if err != nil {

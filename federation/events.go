@@ -21,7 +21,7 @@ func (a *API) eventsRoutes() []httpapi.Route {
 	}
 }
 
-// transaction returns the form in which responses contain events.
+// transaction returns events in the form that responses contain.
 func (a *API) transaction(pdus []json.RawMessage) map[string]any {
 	if pdus == nil {
 		pdus = []json.RawMessage{}

@@ -70,8 +70,8 @@ func (a *API) sendInviteV2(r *httpapi.Request) (any, error) {
 	return map[string]any{"event": signed}, err
 }
 
-// invite counts an invite against the limits of its sender and of its receiver. The limit of the receiver is separate
-// for each server, so that a server that floods a user does not block invites from others.
+// invite receives an invite. It counts towards the rate limits of its sender and of its receiver. The limit of the
+// receiver is separate for each server, so that a server that floods a user does not block invites from other servers.
 func (a *API) invite(r *httpapi.Request, version id.RoomVersion, event json.RawMessage, stripped []json.RawMessage) (json.RawMessage, error) {
 	key, _ := canonjson.Get(event, "state_key")
 	user, _ := canonjson.Unquote(key)

@@ -21,7 +21,7 @@ func (a *API) makeJoin(r *httpapi.Request) (any, error) {
 	return a.template(r, rooms.Join, versions(r))
 }
 
-// versions returns the room versions that the other server supports, by default version 1.
+// versions returns the room versions that the other server supports. The default is version 1.
 func versions(r *httpapi.Request) []id.RoomVersion {
 	var out []id.RoomVersion
 	for _, v := range r.QueryAll("ver") {
@@ -37,7 +37,7 @@ func (a *API) template(r *httpapi.Request, membership rooms.Membership, versions
 	return answer(a.Rooms.Template(r.Context(), r.Server, roomID(r), id.UserID(r.Var("userId")), membership, versions))
 }
 
-// answer returns a nil response if there is an error, so that handlers need not check it.
+// answer returns v, or a nil response if there is an error, so that handlers need not check for one.
 func answer[T any](v T, err error) (any, error) {
 	if err != nil {
 		return nil, err
@@ -45,7 +45,7 @@ func answer[T any](v T, err error) (any, error) {
 	return v, nil
 }
 
-// handshake returns the membership event in a request.
+// handshake parses the membership event in a request.
 func handshake(r *httpapi.Request) (h rooms.Handshake, err error) {
 	h = rooms.Handshake{Origin: r.Server, Room: roomID(r), Event: eventID(r)}
 	if err := r.DecodeEvents(&h.PDU); err != nil {
@@ -72,11 +72,11 @@ func (a *API) sendJoinV2(r *httpapi.Request) (any, error) {
 	return answer(a.History.JoinAnswer(r.Context(), join))
 }
 
-// joinAnswer is the number of bytes reserved for the response to a join before its size is known: more than a room with
-// 5,000 members needs.
+// joinAnswer is the number of bytes reserved for the response to a join before its size is known. It is more than a
+// room with 5,000 members needs.
 const joinAnswer = 8 << 20
 
-// sendJoinV1 is the earlier form of sendJoinV2; some servers still try it first.
+// sendJoinV1 is the earlier form of sendJoinV2, which some servers still try first.
 func (a *API) sendJoinV1(r *httpapi.Request) (any, error) {
 	joined, err := a.sendJoinV2(r)
 	return []any{200, joined}, err

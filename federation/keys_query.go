@@ -9,7 +9,7 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// maxNotarised bounds the servers whose keys are requested at once.
+// maxNotarised bounds the servers whose keys may be requested at once.
 const maxNotarised = 200
 
 func (a *API) keysQueryRoutes() []httpapi.Route {
@@ -57,8 +57,8 @@ func (a *API) bulkPerspectivesKeyQuery(r *httpapi.Request) (any, error) {
 	return a.vouch(r, wanted)
 }
 
-// vouch returns the key responses of other servers with this server's signature. Servers whose keys cannot be fetched
-// are left out.
+// vouch returns the key responses of other servers with this server's signature. It leaves out servers whose keys
+// cannot be fetched.
 func (a *API) vouch(r *httpapi.Request, wanted map[string]int64) (any, error) {
 	maps.DeleteFunc(wanted, func(server string, _ int64) bool { return !pdu.ValidServerName(server) })
 	found, err := a.Keys.Vouch(r.Context(), wanted)

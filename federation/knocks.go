@@ -32,5 +32,5 @@ func (a *API) sendKnock(r *httpapi.Request) (any, error) {
 	return map[string]any{"knock_room_state": stripped}, r.ReserveAnswer(knockAnswer)
 }
 
-// knockAnswer is the number of bytes reserved for the response to a knock: seven state events.
+// knockAnswer is the number of bytes reserved for the response to a knock, which has seven state events.
 const knockAnswer = 512 << 10

@@ -14,32 +14,33 @@ import (
 )
 
 const (
-	// maxLater bounds the rooms, per server, with events waiting for another try; maxLaterRooms bounds those of one
-	// server, maxLaterEvents the events of one room.
+	// maxLater bounds the rooms that have events waiting for another attempt; a room counts once for each server.
+	// maxLaterRooms bounds those of one server, and maxLaterEvents the events of one room.
 	maxLater       = 500
 	maxLaterRooms  = 50
 	maxLaterEvents = 100
-	// maxLaterBytes bounds the bytes of all waiting events, maxLaterServer those of one server. 2 MiB are thirty events
-	// of maximum size, or a thousand usual ones.
+	// maxLaterBytes bounds the bytes of all waiting events, and maxLaterServer those of one server. 2 MiB hold thirty
+	// events of maximum size, or a thousand usual ones.
 	maxLaterBytes  = 32 << 20
 	maxLaterServer = 2 << 20
-	// maxLaterTries is the number of times they are tried.
+	// maxLaterTries bounds the attempts for the same events.
 	maxLaterTries = 6
 	laterEvery    = time.Second
 )
 
-// laterBackoff determines when events are tried again; the last try is after half an hour.
+// laterBackoff determines when events are tried again. The last attempt is after half an hour.
 var laterBackoff = keyed.Backoff{First: 2 * time.Second, Factor: 4, Max: time.Hour}
 
 // later keeps events that could not be checked because a server did not return what was requested, or because this
 // server failed. Their sender considers them delivered, and nothing else may ever refer to them. They are kept in
-// memory only: after a restart the next event of the room leads to them. Only events from servers in the room are kept.
+// memory only; after a restart, the next event of the room causes them to be requested. Only events from servers in the
+// room are kept.
 //
 // A server that intentionally withholds the predecessors of an event cannot be distinguished from one that is still
-// catching up, so its events are tried again as well. It gains nothing by that: a try costs as much as sending the same
-// transaction again, and there are few tries.
+// catching up, so its events are tried again as well. It gains nothing by that, because an attempt costs as much as
+// sending the same transaction again, and there are few attempts.
 type later struct {
-	// mu guards the rest; a leaf.
+	// mu guards the fields below; a leaf lock.
 	mu      sync.Mutex
 	waiting map[laterKey]*laterEvents
 	bytes   int
@@ -64,7 +65,7 @@ func newLater() *later {
 	return &later{waiting: map[laterKey]*laterEvents{}, servers: map[string]*laterServer{}}
 }
 
-// add keeps events for another try. Events beyond the bounds are lost.
+// add keeps events for another attempt. It drops events that exceed the bounds.
 func (l *later) add(now time.Time, key laterKey, pdus []json.RawMessage) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -79,7 +80,7 @@ func (l *later) add(now time.Time, key laterKey, pdus []json.RawMessage) {
 	l.put(key, w)
 }
 
-// put keeps the newest of a room's events that fit. The caller holds mu, and no events of the room are waiting.
+// put keeps those of a room's newest events that fit. The caller holds mu, and no events of the room are waiting.
 func (l *later) put(key laterKey, w *laterEvents) {
 	s := l.servers[key.origin]
 	if s == nil {
@@ -103,7 +104,7 @@ func (l *later) put(key laterKey, w *laterEvents) {
 	l.servers[key.origin], l.waiting[key] = s, w
 }
 
-// remove removes and returns the events of a room; nil if there are none. The caller holds mu.
+// remove removes the events of a room and returns them, or nil if there are none. The caller holds mu.
 func (l *later) remove(key laterKey) *laterEvents {
 	w := l.waiting[key]
 	if w == nil {
@@ -121,7 +122,7 @@ func (l *later) remove(key laterKey) *laterEvents {
 	return w
 }
 
-// due removes and returns the events to be tried now.
+// due removes the events whose next attempt is due and returns them.
 func (l *later) due(now time.Time) map[laterKey]*laterEvents {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -142,14 +143,14 @@ func (l *later) again(now time.Time, key laterKey, w *laterEvents) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if newer := l.remove(key); newer != nil { // these arrived in the meantime
+	if newer := l.remove(key); newer != nil { // events that arrived in the meantime
 		w.pdus = append(w.pdus, newer.pdus...)
 	}
 	w.due = now.Add(laterBackoff.Delay(int64(w.tries)))
 	l.put(key, w)
 }
 
-// Run retries, until ctx ends, events that could not be checked when they arrived, and those that were parked.
+// Run retries events that could not be checked when they arrived, and events that were parked, until ctx ends.
 func (a *API) Run(ctx context.Context) error {
 	tick := time.NewTicker(laterEvery)
 	defer tick.Stop()
@@ -185,7 +186,7 @@ func (a *API) Run(ctx context.Context) error {
 	}
 }
 
-// tryAgain receives events again and reports whether they are finished: false means that they may be tried once more.
+// tryAgain receives events again. It returns false if they should be tried once more.
 func (a *API) tryAgain(ctx context.Context, key laterKey, pdus []json.RawMessage) bool {
 	ctx, cancel := context.WithTimeout(ctx, transactionTime)
 	defer cancel()

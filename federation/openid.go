@@ -12,7 +12,7 @@ func (a *API) openidRoutes() []httpapi.Route {
 	}}
 }
 
-// exchangeOpenIDToken returns the owner of an OpenID token. Any service may ask, not only homeservers.
+// exchangeOpenIDToken returns the owner of an OpenID token. Any service may ask for it, not only homeservers.
 // Spec: server-server-api#get_matrixfederationv1openiduserinfo
 func (a *API) exchangeOpenIDToken(r *httpapi.Request) (any, error) {
 	token, err := required(r, "access_token")

@@ -15,7 +15,7 @@ func (a *API) publicRoomsRoutes() []httpapi.Route {
 	}
 }
 
-// getPublicRooms lists the rooms in the directory.
+// getPublicRooms returns a page of the room directory.
 // Spec: server-server-api#get_matrixfederationv1publicrooms
 func (a *API) getPublicRooms(r *httpapi.Request) (any, error) {
 	limit, err := r.QueryInt("limit", 0, 0, history.MaxPage)
@@ -31,7 +31,7 @@ func (a *API) getPublicRooms(r *httpapi.Request) (any, error) {
 	})
 }
 
-// queryPublicRooms searches the rooms in the directory.
+// queryPublicRooms searches the room directory.
 // Spec: server-server-api#post_matrixfederationv1publicrooms
 func (a *API) queryPublicRooms(r *httpapi.Request) (any, error) {
 	var body directory.PublicRoomsRequest

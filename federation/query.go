@@ -18,7 +18,7 @@ func (a *API) queryRoutes() []httpapi.Route {
 	}
 }
 
-// queryRoomDirectory returns the room for a local alias.
+// queryRoomDirectory returns the room to which a local alias points.
 // Spec: server-server-api#get_matrixfederationv1querydirectory
 func (a *API) queryRoomDirectory(r *httpapi.Request) (any, error) {
 	alias, err := required(r, "room_alias")
@@ -37,7 +37,7 @@ func (a *API) queryProfile(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	if _, server, err := id.UserID(user).Parse(); err != nil || server != a.Server {
-		return nil, mxerr.InvalidParam("That user does not belong to this server")
+		return nil, mxerr.InvalidParam("The user does not belong to this server")
 	}
 	fields, err := a.Accounts.LocalProfile(r.Context(), id.UserID(user))
 	profile := make(map[string]json.RawMessage, len(fields))
@@ -49,6 +49,6 @@ func (a *API) queryProfile(r *httpapi.Request) (any, error) {
 	return profile, err
 }
 
-// queryInfo refuses unknown query types: the two defined ones have their own routes.
+// queryInfo refuses unknown query types. The two types that the specification defines have their own routes.
 // Spec: server-server-api#get_matrixfederationv1queryquerytype
 func (a *API) queryInfo(*httpapi.Request) (any, error) { return nil, mxerr.Unrecognized() }

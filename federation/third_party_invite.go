@@ -21,7 +21,7 @@ func (a *API) thirdPartyInviteRoutes() []httpapi.Route {
 	}
 }
 
-// exchangeThirdPartyInvite invites the user who owns the address of a third-party invite from this server.
+// exchangeThirdPartyInvite invites a user who has accepted a third-party invite from this server and owns its address.
 // Spec: server-server-api#put_matrixfederationv1exchange_third_party_inviteroomid
 func (a *API) exchangeThirdPartyInvite(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -40,7 +40,7 @@ func (a *API) exchangeThirdPartyInvite(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	if body.Type != "m.room.member" || body.RoomID != roomID(r) || body.Content.Membership != rooms.Invite {
-		return nil, mxerr.InvalidParam("Event is not an invite to this room")
+		return nil, mxerr.InvalidParam("The event is not an invite to this room")
 	}
 	return nil, a.Rooms.ExchangeThirdPartyInvite(r.Context(), r.Server, rooms.ThirdPartyInvite{
 		Room: body.RoomID, Sender: body.Sender, Invitee: body.StateKey, Signed: body.Content.Invite.Signed,
@@ -50,8 +50,8 @@ func (a *API) exchangeThirdPartyInvite(r *httpapi.Request) (any, error) {
 // maxBoundInvites bounds the third-party invites in one request of an identity server.
 const maxBoundInvites = 20
 
-// onBindThirdPartyIdentifier completes the invites that were waiting for a third-party identifier, which now belongs to
-// a user.
+// onBindThirdPartyIdentifier completes the invites that were waiting for a third-party identifier, which has now been
+// bound to a user.
 // Spec: server-server-api#put_matrixfederationv13pidonbind
 func (a *API) onBindThirdPartyIdentifier(r *httpapi.Request) (any, error) {
 	var body struct {

@@ -22,21 +22,21 @@ import (
 	"ebb/telemetry"
 )
 
-// Bounds of a transaction.
+// These constants bound a transaction.
 // Spec: server-server-api#transactions
 const (
 	maxPDUs = 50
 	maxEDUs = 100
-	// maxTransaction bounds the body, in bytes: 50 events of 64 KiB in which every byte is escaped, and 100 EDUs of the
-	// same size.
+	// maxTransaction bounds the body in bytes. It has room for 50 events of 64 KiB in which every byte is escaped, and
+	// for 100 EDUs of the same size.
 	maxTransaction = 32 << 20
-	// maxAnswers bounds the responses cached for one server, so that a repeated transaction is not processed again; a
-	// server sends one transaction after the other. maxSenders bounds the servers with cached responses.
+	// maxAnswers bounds the responses cached for one server, which prevent a repeated transaction from being processed
+	// again. A server sends one transaction after the other. maxSenders bounds the servers with cached responses.
 	maxAnswers = 20
 	maxSenders = 2000
-	// maxRooms bounds the rooms that process events of one transaction at the same time.
+	// maxRooms bounds the rooms whose events from one transaction are processed at the same time.
 	maxRooms = 8
-	// transactionTime bounds the processing of one transaction; a sender gives up after about a minute and repeats it.
+	// transactionTime bounds the processing of one transaction. A sender gives up after about a minute and repeats it.
 	transactionTime = 3 * time.Minute
 	// maxUnderWay bounds the transactions of one server that are being processed or waiting.
 	maxUnderWay = 10
@@ -63,7 +63,7 @@ type transactionAnswer struct {
 	PDUs map[id.EventID]pduResult `json:"pdus"`
 }
 
-// sendTransaction receives events and ephemeral data from another server. An invalid one does not affect the others.
+// sendTransaction receives events and ephemeral data from another server. An invalid item does not affect the others.
 // Spec: server-server-api#put_matrixfederationv1sendtxnid
 func (a *API) sendTransaction(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -87,15 +87,15 @@ func (a *API) sendTransaction(r *httpapi.Request) (any, error) {
 		ctx, cancel := context.WithTimeout(ctx, transactionTime)
 		defer cancel()
 		receipts, others := a.sortEDUs(body.EDUs)
-		a.receiveEDUs(ctx, r.Server, others) // to-device messages do not wait for events
+		a.receiveEDUs(ctx, r.Server, others) // to-device messages need not wait for events
 		answer, err := a.receivePDUs(ctx, r.Server, body.PDUs)
-		a.receiveEDUs(ctx, r.Server, receipts) // for events that may be in the same transaction
+		a.receiveEDUs(ctx, r.Server, receipts) // receipts may refer to events of the same transaction
 		return answer, err
 	})
 }
 
-// receivePDUs passes the events to their rooms, several rooms at a time. An error means that this server could not
-// store them, so that the other one has to send them again.
+// receivePDUs passes the events to their rooms, several rooms at a time. It returns an error if this server could not
+// store events, in which case the other server has to send them again.
 func (a *API) receivePDUs(ctx context.Context, origin string, pdus []json.RawMessage) (transactionAnswer, error) {
 	byRoom := map[id.RoomID][]json.RawMessage{}
 	for _, raw := range pdus {
@@ -129,14 +129,15 @@ func (a *API) receivePDUs(ctx context.Context, origin string, pdus []json.RawMes
 	return answer, errors.Join(err, failed)
 }
 
-// mayTryAgain reports whether events were not checked for a reason that may pass. A panic would only happen again.
+// mayTryAgain reports whether events were not checked for a temporary reason. A panic is not temporary, since it would
+// happen again.
 func mayTryAgain(err error) bool {
 	return err != nil && mxerr.Code(err) == "" && !errors.Is(err, errPanic)
 }
 
 var errPanic = errors.New("panic")
 
-// receive passes events to their room. If that panics, the events are lost, but the server goes on.
+// receive passes events to their room. If that panics, the events are lost, but the server keeps running.
 func (a *API) receive(ctx context.Context, origin string, room id.RoomID, raws []json.RawMessage) (results map[id.EventID]error, err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -154,8 +155,8 @@ func (a *API) receive(ctx context.Context, origin string, room id.RoomID, raws [
 
 var errInternal = errors.New("internal server error")
 
-// resultOf returns the result reported to the sender: never more than the kind of the fault. An event rejected by the
-// auth rules is reported as a success, since it was processed.
+// resultOf returns the result for one event that is reported to the sender. It reveals no more than the kind of the
+// fault. An event rejected by the auth rules is reported as a success, because it was processed.
 func resultOf(err error) pduResult {
 	var known *mxerr.Error
 	switch {
@@ -167,8 +168,8 @@ func resultOf(err error) pduResult {
 	return pduResult{"The event was rejected: " + err.Error()}
 }
 
-// roomOf returns the room of an event that may be invalid. The create event of a version 12 room has no room ID, and is
-// never sent by itself.
+// roomOf returns the room of an event, which may be invalid. The create event of a version 12 room has no room ID, but
+// is never sent in a transaction by itself.
 func (a *API) roomOf(raw json.RawMessage) id.RoomID {
 	if len(raw) == 0 || raw[0] != '{' {
 		return ""
@@ -220,7 +221,8 @@ func (a *API) receiveEDUs(ctx context.Context, origin string, edus []ephemeral) 
 
 type transactionKey struct{ server, txn string }
 
-// transactions caches the responses to transactions, and processes the transactions of one server one after the other.
+// transactions caches the responses to transactions, and makes sure that the transactions of one server are processed
+// one after the other.
 type transactions struct {
 	servers *keyed.Semaphore[string]
 	answers *keyed.Map[string, []answered] // by server, oldest first; a stored list is never modified
@@ -235,7 +237,7 @@ func newTransactions() *transactions {
 	return &transactions{servers: keyed.NewSemaphore[string](1, maxUnderWay), answers: keyed.NewMap[string, []answered](maxSenders)}
 }
 
-// once processes a transaction unless a response is cached. A repetition waits until the first request is finished.
+// once processes a transaction unless its response is cached. A repeated request waits until the first one is finished.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (t *transactions) once(ctx context.Context, key transactionKey, work func() (transactionAnswer, error)) (any, error) {

@@ -10,7 +10,7 @@ import (
 func (a *API) userKeysRoutes() []httpapi.Route {
 	const file = "user_keys.yaml"
 	claim := route("POST", v1+"/user/keys/claim", "claimUserEncryptionKeys", file, a.claimUserEncryptionKeys)
-	claim.Rate = httpapi.KeyClaim // otherwise one server could use up everybody's keys
+	claim.Rate = httpapi.KeyClaim // without it, one server could use up everybody's keys
 	return []httpapi.Route{
 		claim,
 		route("POST", v1+"/user/keys/query", "queryUserEncryptionKeys", file, a.queryUserEncryptionKeys),

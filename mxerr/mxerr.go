@@ -1,5 +1,5 @@
-// Package mxerr defines the errors that services return to the HTTP APIs: each has an error code of the specification,
-// an HTTP status, a message for the client, and a cause for the log only. Only httpapi turns them into answers.
+// Package mxerr defines the errors that services return to the HTTP APIs. Each has an error code of the specification,
+// an HTTP status, a message for the client, and a cause for the log only. Only httpapi turns them into responses.
 package mxerr
 
 import (
@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// The error codes that Ebb uses. Spec: client-server-api#standard-error-response
+// These are the error codes that Ebb uses. Spec: client-server-api#standard-error-response
 const (
 	CodeAppserviceLogin         = "M_APPSERVICE_LOGIN_UNSUPPORTED"
 	CodeBadAlias                = "M_BAD_ALIAS"
@@ -63,12 +63,12 @@ const (
 	CodeWrongRoomKeysVersion    = "M_WRONG_ROOM_KEYS_VERSION"
 )
 
-// Error is an error that is sent to a client or another server. Values are immutable; With and Because return copies.
+// Error is an error that is sent to a client or another server. It is immutable; With and Because return copies.
 type Error struct {
 	Code   string
-	Status int            // HTTP
+	Status int            // HTTP status
 	Msg    string         // for the client, without internal details
-	Extra  map[string]any // additional members of the JSON answer
+	Extra  map[string]any // additional members of the JSON response
 	cause  error
 }
 
@@ -77,7 +77,7 @@ func New(status int, code, format string, args ...any) *Error {
 	return &Error{Code: code, Status: status, Msg: fmt.Sprintf(format, args...)}
 }
 
-// Error returns a text for the log, which includes the cause.
+// Error returns the text for the log, which includes the cause.
 func (e *Error) Error() string {
 	if e.cause != nil {
 		return fmt.Sprintf("%s: %s: %v", e.Code, e.Msg, e.cause)
@@ -88,7 +88,7 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.cause }
 
-// With returns a copy with an additional member of the JSON answer.
+// With returns a copy with an additional member in the JSON response.
 func (e *Error) With(key string, value any) *Error {
 	c := *e
 	c.Extra = maps.Clone(e.Extra)
@@ -130,7 +130,7 @@ func Unrecognized() *Error {
 	return New(http.StatusNotFound, CodeUnrecognized, "Unrecognized request")
 }
 
-// BadJSON returns a 400 M_BAD_JSON, for valid JSON that does not have the documented form.
+// BadJSON returns a 400 M_BAD_JSON, for JSON that is valid but malformed by the specification.
 func BadJSON(format string, args ...any) *Error {
 	return New(http.StatusBadRequest, CodeBadJSON, format, args...)
 }
@@ -140,7 +140,7 @@ func NotJSON(format string, args ...any) *Error {
 	return New(http.StatusBadRequest, CodeNotJSON, format, args...)
 }
 
-// BadRequest returns a 400 with an error code.
+// BadRequest returns a 400 with the given error code.
 func BadRequest(code, format string, args ...any) *Error {
 	return New(http.StatusBadRequest, code, format, args...)
 }
@@ -165,7 +165,7 @@ func LimitExceeded(retryAfter time.Duration) *Error {
 	return New(http.StatusTooManyRequests, CodeLimitExceeded, "Too many requests").With("retry_after_ms", max(retryAfter.Milliseconds(), 1))
 }
 
-// UnknownToken returns a 401 M_UNKNOWN_TOKEN; soft means that the client can refresh its token or log in again without
+// UnknownToken returns a 401 M_UNKNOWN_TOKEN. soft means that the client can refresh its token or log in again without
 // losing its keys.
 func UnknownToken(soft bool) *Error {
 	e := New(http.StatusUnauthorized, CodeUnknownToken, "Unknown access token")

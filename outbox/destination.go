@@ -11,28 +11,28 @@ import (
 // destination is the delivery state of another server. It is guarded by Service.mu.
 type destination struct {
 	server string
-	queue  []queued // in ascending positions
-	// missed counts the events after the queue, which are only in the table. They belong to missedRooms and have
-	// positions above seen, up to which the table has been read.
+	queue  []queued // by ascending position
+	// missed counts the events after the queue, which are only in the table. They belong to missedRooms, and their
+	// positions are above seen, the position up to which the table has been read.
 	missed      int64
 	missedRooms map[ident.RoomNID]bool
 	seen        storage.Pos
 
-	// rooms of which the server gets only the newest events → stamp of the last addition
+	// behind maps each room whose newest events alone are sent to the server to the stamp of the last addition.
 	behind   map[ident.RoomNID]uint64
-	newly    map[ident.RoomNID]bool // those that are not stored yet
+	newly    map[ident.RoomNID]bool // rooms in behind that are not stored yet
 	volatile []volatile
-	// if they differ, edu_outbox may have something to send
+	// kicked and drained differ if edu_outbox may have something to send.
 	kicked, drained uint64
-	unanswered      *transaction // is sent again before anything else
+	unanswered      *transaction // sent again before anything else
 
 	delivered storage.Pos
 	backoff
-	reached time.Time // when it last responded
-	dirty   bool      // the row has to be stored
+	reached time.Time // when the server last responded
+	dirty   bool      // whether the row has to be stored
 
 	running bool
-	wake    chan struct{} // wakes the worker that waits for the next try
+	wake    chan struct{} // wakes the worker while it waits for the next attempt
 }
 
 // queued is an event in the queue.
@@ -47,7 +47,7 @@ type volatile struct {
 	json json.RawMessage
 }
 
-// destination returns the state of a server, which it creates if necessary. The caller holds mu.
+// destination returns the state of a server, creating it if necessary. The caller holds mu.
 func (s *Service) destination(server string) *destination {
 	d := s.known[server]
 	if d == nil {
@@ -59,16 +59,16 @@ func (s *Service) destination(server string) *destination {
 	return d
 }
 
-// waits reports whether there is something to deliver.
-func (d *destination) waits() bool {
+// hasWork reports whether there is something to deliver.
+func (d *destination) hasWork() bool {
 	return len(d.queue) > 0 || d.missed > 0 || len(d.behind) > 0 || len(d.volatile) > 0 || d.kicked != d.drained || d.unanswered != nil
 }
 
-// enqueue adds an event to the queue, to the missed events after it, or to the rooms of which the server gets only the
-// newest events. The caller holds mu.
+// enqueue adds an event to the queue, to the missed events, or to the rooms whose newest events alone are sent. The
+// caller holds mu.
 func (s *Service) enqueue(d *destination, q queued) {
 	switch {
-	case q.pos <= d.seen && d.missed == 0: // refill has read it from the table before
+	case q.pos <= d.seen && d.missed == 0: // refill has already read it from the table
 	case d.behind[q.room] != 0:
 		s.fallBehind(d, q.room)
 	case d.missed == 0 && len(d.queue) < maxQueue:
@@ -84,7 +84,7 @@ func (s *Service) enqueue(d *destination, q queued) {
 	}
 }
 
-// skip drops the queue of a server, which then gets only the newest events of each room. The caller holds mu.
+// skip drops the queue of a server. The server will then get only the newest events of each room. The caller holds mu.
 func (s *Service) skip(d *destination) {
 	for _, q := range d.queue {
 		s.fallBehind(d, q.room)
@@ -96,7 +96,7 @@ func (s *Service) skip(d *destination) {
 	clear(d.missedRooms)
 }
 
-// fallBehind records that a server is to get the newest events of a room. The caller holds mu.
+// fallBehind records that only the newest events of a room will be sent to a server. The caller holds mu.
 func (s *Service) fallBehind(d *destination, room ident.RoomNID) {
 	if d.behind[room] == 0 {
 		d.newly[room], d.dirty = true, true
@@ -106,10 +106,10 @@ func (s *Service) fallBehind(d *destination, room ident.RoomNID) {
 	delete(s.gone[d.server], room)
 }
 
-// caughtUp records that a server got the newest events of a room, as of stamp. The caller holds mu.
+// caughtUp records that the newest events of a room, as of stamp, have been sent to a server. The caller holds mu.
 func (s *Service) caughtUp(d *destination, room ident.RoomNID, stamp uint64) {
 	if d.behind[room] != stamp {
-		return // there are newer events
+		return // there are newer events by now
 	}
 	delete(d.behind, room)
 	delete(d.newly, room)
@@ -120,7 +120,7 @@ func (s *Service) caughtUp(d *destination, room ident.RoomNID, stamp uint64) {
 	d.dirty = true
 }
 
-// oldest returns the position before the first undelivered event; false if there is none.
+// oldest returns the position before the first undelivered event. It returns false if there is no such event.
 func (d *destination) oldest() (storage.Pos, bool) {
 	switch {
 	case len(d.queue) > 0:

@@ -10,30 +10,30 @@ import (
 )
 
 const (
-	// maxRetry is the longest delay between tries to reach a server.
+	// maxRetry is the longest delay between attempts to reach a server.
 	maxRetry = time.Hour
 	// failFast is the number of consecutive failures after which other requests fail immediately instead of waiting for
 	// the server.
 	failFast = 4
-	// heardEvery bounds how often requests from a server that cannot be reached cause a new try.
+	// heardEvery is the minimum time between attempts that are made because an unreachable server has sent a request.
 	heardEvery = 10 * time.Second
 )
 
-// retries doubles the delay with each failure, starting with a second.
+// retries doubles the delay with each failure, starting at one second.
 var retries = keyed.Backoff{First: time.Second, Max: maxRetry}
 
-// backoff is the delay before a failing server is tried again.
+// backoff determines when to contact a failing server again.
 type backoff struct {
-	failures int64 // consecutive
-	// refuses is set if the server can be reached but rejects transactions. Then only an accepted transaction ends the
+	failures int64 // number of consecutive failures
+	// refuses means that the server can be reached but rejects transactions. Only an accepted transaction then ends the
 	// backoff.
 	refuses bool
-	since   time.Time // of the first failure
-	retry   time.Time // zero: now
+	since   time.Time // time of the first failure
+	retry   time.Time // time of the next attempt; zero means now
 	heard   time.Time // when a request from the server last ended a delay
 }
 
-// failed counts a failure, unless it belongs to a request that began before the previous failure was counted.
+// failed counts a failure. It ignores the failure of a request that began before the previous failure was counted.
 func (b *backoff) failed(now time.Time, asked time.Duration, refuses bool, spread uint64) {
 	if b.failures > 0 && now.Before(b.retry) {
 		return
@@ -49,7 +49,8 @@ func (b *backoff) failed(now time.Time, asked time.Duration, refuses bool, sprea
 
 func (b *backoff) succeeded() { *b = backoff{} }
 
-// Heard is called for each request from a server: the server is up, so pending transactions are sent at once.
+// Heard is called for each request from a server. It shows that the server is up, so pending transactions are sent at
+// once.
 func (s *Service) Heard(server string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -58,11 +59,11 @@ func (s *Service) Heard(server string) {
 		return
 	}
 	d.heard = s.opts.Now()
-	s.hurry(d)
+	s.retryNow(d)
 }
 
-// hurry ends the delay of a server. The caller holds mu.
-func (s *Service) hurry(d *destination) {
+// retryNow ends the delay of a server. The caller holds mu.
+func (s *Service) retryNow(d *destination) {
 	d.retry = time.Time{}
 	select {
 	case d.wake <- struct{}{}:
@@ -71,7 +72,7 @@ func (s *Service) hurry(d *destination) {
 	s.start(d)
 }
 
-// Allowed makes a Service a fedclient.Gate: it refuses requests to a server that has failed several times in a row.
+// Allowed implements fedclient.Gate. It returns an error for a server that has failed several times in a row.
 func (s *Service) Allowed(server string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,7 +80,7 @@ func (s *Service) Allowed(server string) error {
 	if d == nil || d.failures < failFast || d.refuses || !s.opts.Now().Before(d.retry) {
 		return nil
 	}
-	return fmt.Errorf("%w: %s has failed %d times in a row and is tried again later", fedclient.ErrUnreachable, server, d.failures)
+	return fmt.Errorf("%w: %s has failed %d times in a row and will be tried again later", fedclient.ErrUnreachable, server, d.failures)
 }
 
 // Succeeded records that a server responds.
@@ -89,7 +90,7 @@ func (s *Service) Succeeded(server string) {
 	if d := s.known[server]; d != nil && d.failures > 0 && !d.refuses {
 		d.succeeded()
 		d.reached, d.dirty = s.opts.Now(), true
-		s.hurry(d)
+		s.retryNow(d)
 	}
 }
 

@@ -1,15 +1,15 @@
-// Package outbox delivers events of local users and ephemeral data to other servers. An event is one row, whatever the
-// number of servers; its destinations are determined in the commit that stored it. Each server has its own worker while
-// something is pending for it, so that a slow one delays nobody.
+// Package outbox delivers events of local users and ephemeral data to other servers. An event is stored as one row, no
+// matter how many servers there are; its destinations are determined in the commit that stored it. While something is
+// pending for a server, the server has a worker of its own, so that a slow server does not delay the others.
 //
-// The write that stores an event adds a row for it → its rooms.Commit reaches the outbox (committed), which adds its
-// position to the queues of the servers in the room → the worker of each server reads the current form of the event
-// from the database and sends it with others in one transaction → every second the progress of all servers is stored,
-// and rows that are no longer needed are removed.
+// The write that stores an event adds a row for it. The listener (committed) receives the rooms.Commit and adds the
+// event's position to the queues of the servers in the room. The worker of each server reads the current form of the
+// event from the database and sends it with others in one transaction. Every second, the progress of all servers is
+// stored, and rows that are no longer needed are deleted.
 //
 // A server that does not respond is retried with growing delays until it responds or sends a request itself. Meanwhile
-// its events stay in the table. A server that has missed too much gets only the newest events of its rooms, and
-// requests the events between from there.
+// its events stay in the table. To a server that has missed too much, only the newest events of its rooms are sent; it
+// can request the events before them.
 package outbox
 
 import (
@@ -38,12 +38,13 @@ type Sender interface {
 
 // History provides the events; history.Service implements it.
 type History interface {
-	// OutgoingEvents returns the events at these positions in the form sent to other servers; it leaves out deleted
-	// ones.
+	// OutgoingEvents returns the events at the given positions in the form for other servers. It leaves out deleted
+	// events.
 	OutgoingEvents(ctx context.Context, positions []storage.Pos) ([]history.OutgoingEvent, error)
 	// NewestEvents returns the positions of a room's newest events.
 	NewestEvents(ctx context.Context, room ident.RoomNID) ([]storage.Pos, error)
-	// ServersSince returns when other servers were in a room, without those that left before the position.
+	// ServersSince returns the periods in which other servers were in a room, except for servers that left before the
+	// given position.
 	ServersSince(ctx context.Context, room ident.RoomNID, after storage.Pos) ([]history.ServerPeriod, error)
 }
 
@@ -53,64 +54,65 @@ type Options struct {
 	Server  string // this server's name
 	History History
 	Sender  Sender
-	// Commits reports the events to deliver; nil if there are none.
+	// Commits reports the events to deliver; may be nil.
 	Commits *rooms.Commits
 	Now     func() time.Time
 	Log     *slog.Logger
 }
 
 const (
-	// Bounds of a transaction.
+	// maxPDUs and maxEDUs bound a transaction.
 	// Spec: server-server-api#transactions
 	maxPDUs = 50
 	maxEDUs = 100
 	// maxQueue bounds the positions of events that are kept in memory for one server; later ones are read from the
 	// table.
 	maxQueue = 1000
-	// maxMissed and maxPatience are how many events and how long a server may miss before it gets only the newest
-	// events of its rooms. 10,000 events are 200 transactions, which take some seconds.
+	// maxMissed and maxPatience bound how many events, and for how long, a server may miss. Beyond that, only the
+	// newest events of its rooms are sent to it. 10,000 events are 200 transactions, which take some seconds.
 	maxMissed   = 10_000
 	maxPatience = 24 * time.Hour
-	// maxRows bounds the table: beyond it, servers that do not respond get only the newest events.
+	// maxRows bounds the table. Beyond it, only the newest events are sent to servers that do not respond.
 	maxRows = 100_000
 	// maxVolatile bounds the pending receipts, typing notifications and presence for one server.
 	maxVolatile = 500
 	// maxDurable bounds the pending to-device messages for one server.
 	maxDurable = 20_000
-	// maxSending bounds the servers with a request in progress; maxTrying bounds those among them that failed the last
-	// time, each of which may take half a minute, so that they do not delay others.
+	// maxSending bounds the servers with a request in progress. maxTrying bounds those among them whose last request
+	// failed; each such request may take half a minute and would otherwise delay the other servers.
 	maxSending = 200
 	maxTrying  = 50
-	// storeEvery bounds the period whose deliveries may be repeated after a crash.
+	// storeEvery is how often the progress is stored. At most the deliveries of such an interval are repeated after a
+	// crash.
 	storeEvery = time.Second
 )
 
-// Service implements the package. It is safe for concurrent use.
+// Service delivers events and EDUs to other servers. It is safe for concurrent use.
 type Service struct {
 	opts    Options
-	boot    string // prefix of the transaction IDs of this run
+	boot    string // prefix of the transaction IDs of this process
 	count   atomic.Uint64
-	sending chan struct{} // slots
+	sending chan struct{} // semaphores for maxSending and maxTrying
 	trying  chan struct{}
 	workers sync.WaitGroup
 	senders senders
 
-	receipts chan *rooms.Commit // commits with receipts to queue
+	receipts chan *rooms.Commit // commits whose receipts have to be queued
 
 	// mu guards the fields below; a leaf lock.
 	mu        sync.Mutex
-	loading   bool            // events from before the start are being loaded
-	loaded    bool            // they have been loaded
+	loading   bool            // whether events from before the start are being loaded
+	loaded    bool            // whether they have been loaded
 	ctx       context.Context // the context of Run; nil while Run is not running
 	known     map[string]*destination
-	gone      map[string]map[ident.RoomNID]bool // destination_rooms to delete
-	announced storage.Pos                       // newest event that was committed
-	top       storage.Pos                       // newest event that was queued
+	gone      map[string]map[ident.RoomNID]bool // rows of destination_rooms to delete
+	announced storage.Pos                       // the newest committed event
+	top       storage.Pos                       // the newest queued event
 	rows      int64                             // approximate number of rows in the table
 	stamp     uint64                            // last stamp used in destination.behind
 }
 
-// New makes a Service; Run starts it.
+// New returns a Service. Run starts it.
 func New(o Options) *Service {
 	s := &Service{
 		opts: o, boot: rand.Text()[:10], sending: make(chan struct{}, maxSending), trying: make(chan struct{}, maxTrying),
@@ -130,12 +132,12 @@ func (s *Service) committed(c *rooms.Commit) {
 	s.noteReceipts(c)
 }
 
-// sent queues an event for servers. It must be called in the order of positions.
+// sent queues an event for servers. It must be called in the order of the events' positions.
 func (s *Service) sent(room ident.RoomNID, pos storage.Pos, servers []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.announced = pos
-	if !s.loaded || pos <= s.top { // load reads it from the table, or has done so
+	if !s.loaded || pos <= s.top { // load will read it from the table, or has done so
 		return
 	}
 	s.top = pos
@@ -147,8 +149,8 @@ func (s *Service) sent(room ident.RoomNID, pos storage.Pos, servers []string) {
 	}
 }
 
-// AddEDU stores an EDU for a server in the caller's write. It counts against sender; the empty ID is this server
-// itself. Call Kick once the write is committed.
+// AddEDU stores an EDU for a server in the caller's write. It counts towards the bounds of sender; an empty sender
+// means this server itself. The caller must call Kick once the write has been committed.
 func (s *Service) AddEDU(tx *storage.Tx, server string, sender id.UserID, edu json.RawMessage) error {
 	hash := int64(0)
 	if sender != "" {
@@ -169,11 +171,11 @@ func (s *Service) AddEDU(tx *storage.Tx, server string, sender id.UserID, edu js
 	return tx.TrimEDUs(server, maxDurable)
 }
 
-// trimEvery is the average number of EDUs between checks of a backlog: a check reads the whole backlog, so only one EDU
-// in 64, at random, causes one.
+// trimEvery is the average number of EDUs between two checks of a backlog. A check reads the whole backlog, so it is
+// made at random for one EDU in 64.
 const trimEvery = 64
 
-// Kick starts the delivery of what was stored for a server.
+// Kick starts the delivery of EDUs that were stored for a server.
 func (s *Service) Kick(server string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -182,13 +184,13 @@ func (s *Service) Kick(server string) {
 	s.start(d)
 }
 
-// Queue queues an EDU that may be lost. It replaces a pending one with the same key.
+// Queue queues an EDU that may be lost. The EDU replaces a pending one with the same key.
 func (s *Service) Queue(server, key string, edu json.RawMessage) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.destination(server)
 	if d.failures >= failFast {
-		return // it would be outdated once the server responds
+		return // the EDU would be outdated by the time the server responds
 	}
 	i := slices.IndexFunc(d.volatile, func(v volatile) bool { return v.key == key })
 	switch {
@@ -203,7 +205,7 @@ func (s *Service) Queue(server, key string, edu json.RawMessage) {
 	s.start(d)
 }
 
-// Run delivers until ctx ends. What is still pending then is delivered after the next start.
+// Run delivers until ctx ends. Anything still pending is delivered after the next start.
 func (s *Service) Run(ctx context.Context) error {
 	if err := s.load(ctx); err != nil {
 		return err
@@ -232,7 +234,7 @@ func (s *Service) Run(ctx context.Context) error {
 	return err
 }
 
-// begin starts a worker for every server with something pending.
+// begin starts a worker for every server for which something is pending.
 func (s *Service) begin(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

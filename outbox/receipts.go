@@ -7,11 +7,11 @@ import (
 	"ebb/rooms"
 )
 
-// maxReceipts bounds the commits whose receipts are not queued yet. There are more only while receipts are sent in
-// several rooms with thousands of servers.
+// maxReceipts bounds the commits whose receipts have not been queued yet. It is exceeded only when receipts are sent in
+// several rooms with thousands of servers each.
 const maxReceipts = 1000
 
-// noteReceipts schedules the receipts of a commit for the servers in the room. Receipts may get lost.
+// noteReceipts schedules the receipts of a commit for the servers in the room. Receipts may be lost.
 func (s *Service) noteReceipts(c *rooms.Commit) {
 	for i := range c.Receipts {
 		if !c.Receipts[i].Public() || !c.Room.Shared() {
@@ -26,8 +26,8 @@ func (s *Service) noteReceipts(c *rooms.Commit) {
 	}
 }
 
-// queueReceipts queues receipts until ctx ends. This does not happen in noteReceipts because a room may have thousands
-// of servers, and the server waits for a Listener.
+// queueReceipts queues scheduled receipts until ctx ends. noteReceipts does not do this itself because a room may have
+// thousands of servers, and the committer waits for a rooms.Listener.
 func (s *Service) queueReceipts(ctx context.Context) {
 	for {
 		select {

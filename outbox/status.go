@@ -10,16 +10,16 @@ import (
 	"ebb/storage"
 )
 
-// Status describes the delivery to a server.
+// Status describes the state of the delivery to a server.
 type Status struct {
 	Server       string     `json:"server"`
-	Events       int64      `json:"events"` // pending
-	Rooms        int        `json:"rooms"`  // of which it will get only the newest events
-	EDUs         int64      `json:"edus"`   // pending, including those in memory
+	Events       int64      `json:"events"` // pending events
+	Rooms        int        `json:"rooms"`  // rooms whose newest events alone will be sent
+	EDUs         int64      `json:"edus"`   // pending EDUs, including those in memory
 	Failures     int64      `json:"failures"`
-	FailingSince *time.Time `json:"failing_since"` // nil: it responds
-	Retry        *time.Time `json:"retry"`         // next try; nil: it responds, or is being tried now
-	Reached      *time.Time `json:"reached"`       // when it last responded; nil: never
+	FailingSince *time.Time `json:"failing_since"` // nil if the server responds
+	Retry        *time.Time `json:"retry"`         // time of the next attempt; nil while the server responds
+	Reached      *time.Time `json:"reached"`       // when the server last responded; nil if never
 }
 
 // Status returns the delivery status of one server, or of all if server is empty, failing ones first.
@@ -42,7 +42,7 @@ func (s *Service) Status(ctx context.Context, server string) ([]Status, error) {
 	out := []Status{}
 	s.mu.Lock()
 	for name, d := range s.known {
-		if server == "" && !d.reached.IsZero() || server == name || d.waits() && server == "" {
+		if server == "" && !d.reached.IsZero() || server == name || d.hasWork() && server == "" {
 			st := d.status()
 			st.EDUs += edus[name]
 			out = append(out, st)
@@ -61,7 +61,7 @@ func (s *Service) Status(ctx context.Context, server string) ([]Status, error) {
 	return out, nil
 }
 
-func errUnknown() error { return mxerr.NotFound("Nothing has been sent to that server") }
+func errUnknown() error { return mxerr.NotFound("Nothing has been sent to this server yet") }
 
 func (d *destination) status() Status {
 	st := Status{
@@ -81,7 +81,7 @@ func timeOf(t time.Time) *time.Time {
 	return &t
 }
 
-// Retry ends the delay of a server, so that it is tried again at once.
+// Retry ends the delay of a server, so that the next attempt is made at once.
 func (s *Service) Retry(ctx context.Context, server string) error {
 	if err := s.load(ctx); err != nil {
 		return err
@@ -93,7 +93,7 @@ func (s *Service) Retry(ctx context.Context, server string) error {
 		return errUnknown()
 	}
 	d.dirty = true
-	s.hurry(d)
+	s.retryNow(d)
 	s.mu.Unlock()
 	return s.store(ctx)
 }

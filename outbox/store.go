@@ -12,7 +12,7 @@ import (
 	"ebb/storage"
 )
 
-// load reads what is pending from before the start.
+// load reads what was pending before the start.
 func (s *Service) load(ctx context.Context) error {
 	s.mu.Lock()
 	begun := s.loading
@@ -62,10 +62,10 @@ func (d *destination) read(row storage.Destination) {
 	}
 }
 
-// outboxPage is how many rows are read at a time.
+// outboxPage is the number of rows that are read at a time.
 const outboxPage = 1000
 
-// requeue adds the events from before the start to the queues, and those committed since.
+// requeue adds the events from before the start, and those committed since then, to the queues.
 func (s *Service) requeue(ctx context.Context) error {
 	in := residents{s, map[ident.RoomNID][]history.ServerPeriod{}}
 	for after, more := storage.Pos(0), true; more; {
@@ -74,7 +74,7 @@ func (s *Service) requeue(ctx context.Context) error {
 			return err
 		}
 		for _, row := range rows {
-			servers, err := in.of(ctx, row)
+			servers, err := in.serversOf(ctx, row)
 			if err != nil {
 				return err
 			}
@@ -86,7 +86,7 @@ func (s *Service) requeue(ctx context.Context) error {
 	return nil
 }
 
-// hasAll ends the loading if the table has been read up to the newest event, so that sent queues events from then on.
+// hasAll ends the loading if the table has been read up to the newest event. From then on, sent queues events.
 func (s *Service) hasAll(after storage.Pos) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -120,14 +120,15 @@ func (s *Service) page(ctx context.Context, after storage.Pos) (rows []storage.O
 	return rows, err
 }
 
-// residents caches which servers were in which room, for one pass over the table.
+// residents caches which servers were in which room when. It is used for one pass over the table.
 type residents struct {
 	s     *Service
 	rooms map[ident.RoomNID][]history.ServerPeriod
 }
 
-// of lists the servers that a row is for: those that were in the room, and that of the user whom the event is about.
-func (r *residents) of(ctx context.Context, row storage.OutboxRow) ([]string, error) {
+// serversOf returns the destinations of a row: the servers that were in the room, and the server of the user whom the
+// event is about.
+func (r *residents) serversOf(ctx context.Context, row storage.OutboxRow) ([]string, error) {
 	stays, known := r.rooms[row.Room]
 	if !known {
 		var err error
@@ -148,7 +149,7 @@ func (r *residents) of(ctx context.Context, row storage.OutboxRow) ([]string, er
 	return servers, nil
 }
 
-// refill reads further missed events of a server from the table, once its queue is empty.
+// refill reads further missed events of a server from the table if its queue is empty.
 func (s *Service) refill(ctx context.Context, d *destination) error {
 	s.mu.Lock()
 	needed, after := d.missed > 0 && len(d.queue) == 0 && d.unanswered == nil, d.seen
@@ -159,7 +160,7 @@ func (s *Service) refill(ctx context.Context, d *destination) error {
 	in := residents{s, map[ident.RoomNID][]history.ServerPeriod{}}
 	for more := true; more; {
 		s.mu.Lock()
-		top := s.top // everything up to here is committed, so it is in the page
+		top := s.top // everything up to here has been committed, so the page contains it
 		s.mu.Unlock()
 		rows, err := s.page(ctx, after)
 		if err != nil {
@@ -167,7 +168,7 @@ func (s *Service) refill(ctx context.Context, d *destination) error {
 		}
 		var found []queued
 		for _, row := range rows {
-			servers, err := in.of(ctx, row)
+			servers, err := in.serversOf(ctx, row)
 			if err != nil {
 				return err
 			}
@@ -183,7 +184,7 @@ func (s *Service) refill(ctx context.Context, d *destination) error {
 	return nil
 }
 
-// refilled adds a page of the table to a queue; more reports whether the next page fits and is needed.
+// refilled adds a page of the table to the queue of a server. more reports whether another page fits and is needed.
 func (s *Service) refilled(d *destination, seen storage.Pos, found []queued) (more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -192,7 +193,7 @@ func (s *Service) refilled(d *destination, seen storage.Pos, found []queued) (mo
 	}
 	d.queue = append(d.queue, slices.DeleteFunc(found, func(q queued) bool { return d.behind[q.room] != 0 })...)
 	d.seen = seen
-	if seen >= s.top { // the table has been read to its end: new events go into the queue
+	if seen >= s.top { // the table has been read to its end, so new events go into the queue
 		d.missed = 0
 		clear(d.missedRooms)
 		return false
@@ -201,7 +202,7 @@ func (s *Service) refilled(d *destination, seen storage.Pos, found []queued) (mo
 	return len(d.queue) < maxQueue
 }
 
-// store writes the progress of all servers, and deletes rows that are no longer needed.
+// store stores the progress of all servers, and deletes rows that are no longer needed.
 func (s *Service) store(ctx context.Context) error {
 	c := s.changes()
 	if len(c.rows) == 0 && len(c.removed) == 0 {
@@ -220,7 +221,7 @@ func (s *Service) store(ctx context.Context) error {
 	if s.rows -= pruned; err == nil {
 		return nil
 	}
-	for _, row := range c.rows { // they are deleted the next time
+	for _, row := range c.rows { // they are deleted next time
 		d := s.destination(row.Server)
 		d.dirty = true
 		for _, room := range c.added[row.Server] {
@@ -233,7 +234,7 @@ func (s *Service) store(ctx context.Context) error {
 // changes collects what has to be stored.
 type changes struct {
 	rows           []storage.Destination
-	added, removed map[string][]ident.RoomNID // destination_rooms
+	added, removed map[string][]ident.RoomNID // rows of destination_rooms
 	prune          storage.Pos
 }
 
@@ -244,7 +245,7 @@ func (s *Service) changes() *changes {
 	now := s.opts.Now()
 	failing := 0
 	for server, d := range s.known {
-		if d.failures > 0 && d.waits() {
+		if d.failures > 0 && d.hasWork() {
 			failing++
 		}
 		if d.failures > 0 && (s.rows > maxRows || now.Sub(d.since) > maxPatience) && (len(d.queue) > 0 || d.missed > 0) {
@@ -255,8 +256,8 @@ func (s *Service) changes() *changes {
 		} else if d.dirty {
 			d.delivered = max(d.delivered, s.top)
 		}
-		// nothing is stored for a server that never responded and gets nothing
-		if !d.dirty || !d.waits() && d.reached.IsZero() {
+		// Nothing is stored for a server that never responded and has nothing pending.
+		if !d.dirty || !d.hasWork() && d.reached.IsZero() {
 			continue
 		}
 		d.dirty = false
@@ -311,17 +312,17 @@ func (c *changes) write(tx *storage.Tx) error {
 	return nil
 }
 
-// maxIdle bounds the servers in memory for which nothing is pending.
+// maxIdle bounds the servers in memory that have nothing pending.
 const maxIdle = 10_000
 
-// forgetIdle drops the state of servers with nothing pending; failing ones start without delay the next time. The
-// caller holds mu.
+// forgetIdle drops the state of servers that have nothing pending. A failing server then starts without a delay the
+// next time. The caller holds mu.
 func (s *Service) forgetIdle(now time.Time) {
 	if len(s.known) < maxIdle {
 		return
 	}
 	for server, d := range s.known {
-		if !d.waits() && !d.running && (!d.dirty || d.reached.IsZero()) && !now.Before(d.retry) {
+		if !d.hasWork() && !d.running && (!d.dirty || d.reached.IsZero()) && !now.Before(d.retry) {
 			delete(s.known, server)
 		}
 	}

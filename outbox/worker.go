@@ -19,13 +19,13 @@ import (
 
 var (
 	sentTransactions = telemetry.NewCounterVec("ebb_federation_sent_transactions_total", "Transactions to other servers, by result (taken, refused, unreachable).", "result")
-	sentItems        = telemetry.NewCounterVec("ebb_federation_sent_items_total", "Events and ephemeral data that other servers were sent, by kind (pdu, edu) and result (taken, refused, dropped).", "kind", "result")
-	failingServers   = telemetry.NewGauge("ebb_federation_failing_servers", "Servers that something waits for and that do not answer.")
+	sentItems        = telemetry.NewCounterVec("ebb_federation_sent_items_total", "Events and ephemeral data sent to other servers, by kind (pdu, edu) and result (taken, refused, dropped).", "kind", "result")
+	failingServers   = telemetry.NewGauge("ebb_federation_failing_servers", "Servers that do not respond and for which something is pending.")
 )
 
-// start starts a worker for a server with something pending. The caller holds mu.
+// start starts a worker for a server that has something pending. The caller holds mu.
 func (s *Service) start(d *destination) {
-	if d.running || s.ctx == nil || s.ctx.Err() != nil || !d.waits() {
+	if d.running || s.ctx == nil || s.ctx.Err() != nil || !d.hasWork() {
 		return
 	}
 	d.running = true
@@ -33,7 +33,7 @@ func (s *Service) start(d *destination) {
 	s.workers.Go(func() { s.work(ctx, d) })
 }
 
-// work sends transactions until nothing is pending or the service ends.
+// work sends transactions until nothing is pending or the service stops.
 func (s *Service) work(ctx context.Context, d *destination) {
 	for s.waitForRetry(ctx, d) {
 		slots := s.slots(d)
@@ -47,7 +47,7 @@ func (s *Service) work(ctx context.Context, d *destination) {
 		<-slots
 		if err != nil && ctx.Err() == nil {
 			s.opts.Log.ErrorContext(ctx, "Cannot send to another server", "server", d.server, "err", err)
-			s.fail(d.server, err, true) // the same delay as for a server that rejects transactions
+			s.fail(d.server, err, true) // with the delay for a server that rejects transactions
 		}
 		if s.finished(d) {
 			return
@@ -56,7 +56,7 @@ func (s *Service) work(ctx context.Context, d *destination) {
 	s.stopped(d)
 }
 
-// slots returns the slots that bound how many servers are sent to at a time.
+// slots returns the semaphore that bounds the requests to servers of this kind.
 func (s *Service) slots(d *destination) chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,11 +66,11 @@ func (s *Service) slots(d *destination) chan struct{} {
 	return s.sending
 }
 
-// finished ends the worker, unless something is pending.
+// finished ends the worker and returns true, unless something is pending.
 func (s *Service) finished(d *destination) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if d.waits() {
+	if d.hasWork() {
 		return false
 	}
 	d.running = false
@@ -83,8 +83,7 @@ func (s *Service) stopped(d *destination) {
 	d.running = false
 }
 
-// waitForRetry waits until a failing server may be tried again. It returns false if the service is stopped before
-// that.
+// waitForRetry waits until a failing server may be tried again. It returns false if the service stops before that.
 func (s *Service) waitForRetry(ctx context.Context, d *destination) bool {
 	for {
 		s.mu.Lock()
@@ -110,24 +109,24 @@ func (s *Service) waitForRetry(ctx context.Context, d *destination) bool {
 }
 
 // transaction is a transaction for a server. It keeps its ID and its set of events until the server has responded. The
-// events are read again for each try, since they may be redacted or expire in between.
+// events are read again for each attempt, because they may be redacted or expire in the meantime.
 // Spec: server-server-api#put_matrixfederationv1sendtxnid
 type transaction struct {
 	id       string
 	queue    []queued                 // events from the queue
 	behind   map[ident.RoomNID]uint64 // rooms whose newest events it contains
-	newest   []storage.Pos            // the positions of these
-	durable  []storage.OutgoingEDU    // from the table
+	newest   []storage.Pos            // positions of these newest events
+	durable  []storage.OutgoingEDU    // EDUs from the table
 	kicked   uint64                   // destination.kicked when the table was read
-	more     bool                     // the table has more EDUs
+	more     bool                     // whether the table has more EDUs
 	volatile []volatile
-	dropped  int // events of the queue that are not sent
+	dropped  int // number of queued events that are not sent
 }
 
 // maxBehindRooms bounds the rooms in one transaction to a server that has missed too much.
 const maxBehindRooms = 2 // each has up to 20 newest events
 
-// sendSome sends one transaction. If the server rejects it, that is not an error: the failure is counted.
+// sendSome sends one transaction. If the server rejects it, sendSome counts the failure and returns no error.
 func (s *Service) sendSome(ctx context.Context, d *destination) error {
 	t, err := s.next(ctx, d)
 	if err != nil {
@@ -141,14 +140,15 @@ func (s *Service) sendSome(ctx context.Context, d *destination) error {
 	asked := len(pdus)+len(edus) > 0
 	if asked {
 		if err := s.transact(ctx, d.server, t.id, pdus, edus); err != nil {
-			s.unanswered(ctx, d, t, err)
+			s.keep(ctx, d, t, err)
 			return nil
 		}
 	}
 	return s.delivered(ctx, d, t, asked)
 }
 
-// next returns the transaction that is still unanswered, or a new one with as much of the pending data as it can hold.
+// next returns the unanswered transaction, if there is one. Otherwise it returns a new one with as much of the pending
+// data as fits.
 func (s *Service) next(ctx context.Context, d *destination) (*transaction, error) {
 	if err := s.refill(ctx, d); err != nil {
 		return nil, err
@@ -198,7 +198,7 @@ func (s *Service) takeDurable(ctx context.Context, server string, t *transaction
 	})
 }
 
-// takeQueued fills a transaction with queued events and volatile EDUs.
+// takeQueued adds queued events and volatile EDUs to a transaction.
 func (s *Service) takeQueued(d *destination, t *transaction) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -207,9 +207,9 @@ func (s *Service) takeQueued(d *destination, t *transaction) {
 	t.volatile, d.volatile = slices.Clone(d.volatile[:n]), d.volatile[n:]
 }
 
-// events reads the current form of a transaction's events. Expired messages are left out, unless a later event of the
-// room is sent to the server: that event builds on the message, so the server would request it. The newest events of a
-// room of which the server has missed too much are always sent: they lead it to the rest.
+// events reads the current form of a transaction's events. It leaves out an expired message, unless a later event of
+// the room will be sent to the server: that event refers to the message, so the server would request it. The newest
+// events of a room in behind are always sent, because the server needs them to find the events that it missed.
 func (s *Service) events(ctx context.Context, d *destination, t *transaction) (pdus []json.RawMessage, err error) {
 	newest, err := s.opts.History.OutgoingEvents(ctx, t.newest)
 	if err != nil {
@@ -220,7 +220,7 @@ func (s *Service) events(ctx context.Context, d *destination, t *transaction) (p
 		return nil, err
 	}
 	t.dropped = 0
-	followed := map[ident.RoomNID]bool{} // results of follows by room
+	followed := map[ident.RoomNID]bool{} // result of follows for each room
 	for _, e := range slices.Backward(queue) {
 		if _, known := followed[e.Room]; e.Expired && !known {
 			if followed[e.Room], err = s.follows(ctx, d, t, e.Room); err != nil {
@@ -249,15 +249,15 @@ func positions(queue []queued) []storage.Pos {
 	return out
 }
 
-// follows reports whether an event of a room that has not expired is pending for a server after a transaction. Events
-// that are only in the table always count.
+// follows reports whether an unexpired event of a room will be sent to a server after a transaction. Events that are
+// only in the table always count as unexpired.
 func (s *Service) follows(ctx context.Context, d *destination, t *transaction, room ident.RoomNID) (bool, error) {
 	s.mu.Lock()
 	waits := d.missed > 0 && d.missedRooms[room] || d.behind[room] != 0
 	last := t.queue[len(t.queue)-1].pos
 	rest := slices.DeleteFunc(slices.Clone(d.queue), func(q queued) bool { return q.room != room || q.pos <= last })
 	s.mu.Unlock()
-	for !waits && len(rest) > 0 { // from the end, where events have not expired
+	for !waits && len(rest) > 0 { // from the end, where unexpired events are most likely
 		n := max(len(rest)-maxPDUs, 0)
 		events, err := s.opts.History.OutgoingEvents(ctx, positions(rest[n:]))
 		if err != nil {
@@ -279,8 +279,8 @@ func (t *transaction) edus() (edus []json.RawMessage) {
 	return edus
 }
 
-// unanswered keeps a transaction for the next try.
-func (s *Service) unanswered(ctx context.Context, d *destination, t *transaction, err error) {
+// keep keeps a transaction for the next attempt.
+func (s *Service) keep(ctx context.Context, d *destination, t *transaction, err error) {
 	if ctx.Err() != nil {
 		return
 	}
@@ -288,7 +288,7 @@ func (s *Service) unanswered(ctx context.Context, d *destination, t *transaction
 	refuses := errors.As(err, &remote)
 	sentTransactions.WithLabelValues(map[bool]string{true: "refused", false: "unreachable"}[refuses]).Inc()
 	s.opts.Log.DebugContext(ctx, "A server rejected a transaction or cannot be reached", "server", d.server, "err", err)
-	s.fail(d.server, err, refuses) // does nothing if the gate has already counted the failure
+	s.fail(d.server, err, refuses) // has no effect if the gate has already counted the failure
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d.unanswered = t
@@ -297,8 +297,8 @@ func (s *Service) unanswered(ctx context.Context, d *destination, t *transaction
 	}
 }
 
-// transact sends one transaction. If a server rejects it because of its content, transact sends it in halves, and so
-// on: an item that is rejected by itself is skipped, so that it never blocks the rest.
+// transact sends one transaction. If a server rejects it because of its content, transact divides it into halves and
+// sends each half in the same way. An item that is rejected on its own is skipped, so that it cannot block the others.
 func (s *Service) transact(ctx context.Context, server, txn string, pdus, edus []json.RawMessage) error {
 	refused, err := s.opts.Sender.SendTransaction(ctx, server, txn, pdus, edus)
 	if err == nil {
@@ -315,7 +315,7 @@ func (s *Service) transact(ctx context.Context, server, txn string, pdus, edus [
 		return err
 	}
 	if len(pdus)+len(edus) == 1 {
-		s.opts.Log.WarnContext(ctx, "A server rejects an item, which is skipped", "server", server, "err", err)
+		s.opts.Log.WarnContext(ctx, "A server rejected an item, which will be skipped", "server", server, "err", err)
 		sentItems.WithLabelValues(map[bool]string{true: "pdu", false: "edu"}[len(pdus) == 1], "refused").Inc()
 		return nil
 	}
@@ -329,8 +329,8 @@ func (s *Service) transact(ctx context.Context, server, txn string, pdus, edus [
 	return s.transact(ctx, server, txn+".2", pdus[p:], edus[e:])
 }
 
-// rejectsContent reports whether an error means that the server rejects the content of a transaction. Other errors are
-// about the server or the sender.
+// rejectsContent reports whether an error means that the server rejects the content of a transaction, as opposed to an
+// error that concerns the server or the sender.
 func rejectsContent(err error) bool {
 	var remote *fedclient.RemoteError
 	if !errors.As(err, &remote) {
@@ -343,7 +343,7 @@ func rejectsContent(err error) bool {
 	return false
 }
 
-// delivered removes delivered and dropped items; answered reports whether the server received a request.
+// delivered removes delivered and dropped items from the queues. answered says whether the server received a request.
 func (s *Service) delivered(ctx context.Context, d *destination, t *transaction, answered bool) error {
 	if len(t.durable) > 0 {
 		nids := make([]int64, len(t.durable))
@@ -351,7 +351,7 @@ func (s *Service) delivered(ctx context.Context, d *destination, t *transaction,
 			nids[i] = e.NID
 		}
 		if err := s.opts.DB.Write(context.WithoutCancel(ctx), func(tx *storage.Tx) error { return tx.DeleteEDUs(nids) }); err != nil {
-			return fmt.Errorf("forget what was delivered: %w", err)
+			return fmt.Errorf("delete what was delivered: %w", err)
 		}
 	}
 	s.mu.Lock()

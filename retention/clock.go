@@ -9,26 +9,26 @@ import (
 )
 
 const (
-	// recordInterval is how often the time is recorded, so that the next start knows when the server last ran.
+	// recordInterval is how often the current time is recorded, so that the next start knows when the server last ran.
 	recordInterval = 10 * time.Minute
-	// maxUnseen is the longest time between two checks of the clock that does not count as a jump.
+	// maxUnseen is the longest time between two checks of the clock that is not considered a jump.
 	maxUnseen = time.Hour
 	// jumpWait is how long messages that expired only because the clock jumped are hidden before they are purged.
 	jumpWait = 24 * time.Hour
 )
 
-// clock determines the time by which messages are purged. A wrong clock hides messages, and shows them again once it is
-// right; a purge would remove them for good. Messages that expired only because the clock jumped therefore wait a day,
-// so that an administrator can notice.
+// clock determines the time by which messages are purged. If the clock is wrong, messages are hidden only until it is
+// right again, but a purge would remove them permanently. Therefore messages that expired only because the clock jumped
+// are not purged for a day, so that an administrator can notice.
 type clock struct {
-	mu      sync.Mutex    // guards the fields below; held during a read and a write of the database, under Job.running
+	mu      sync.Mutex    // guards the fields below; held during a read and a write; taken after Job.running
 	known   storage.Clock // as recorded in the database
 	started bool          // whether this process has checked the clock
-	wall    time.Time     // the time at the last check
-	elapsed time.Duration // the time of the steady clock at the last check
+	wall    time.Time     // wall-clock time at the last check
+	elapsed time.Duration // time of the steady clock at the last check
 }
 
-// Time returns the time by which expired messages are removed for good.
+// Time returns the time by which expired messages are removed permanently.
 func (j *Job) Time(ctx context.Context) (time.Time, error) {
 	j.clock.mu.Lock()
 	defer j.clock.mu.Unlock()
@@ -38,13 +38,13 @@ func (j *Job) Time(ctx context.Context) (time.Time, error) {
 	}
 	now := j.opts.Now()
 	if known := j.clock.known; known.JumpedTo != 0 && now.Sub(time.UnixMilli(known.JumpedTo)) < jumpWait {
-		return without(known, now), nil
+		return withoutJump(known, now), nil
 	}
 	return now, nil
 }
 
-// read returns the time by which to purge, records that the clock was checked, and returns when messages that expired
-// through a jump may be purged.
+// read returns the time by which to purge, and the time at which messages that expired through a jump may be purged. It
+// records that the clock was checked.
 func (j *Job) read(ctx context.Context) (by, keptUntil time.Time, err error) {
 	j.clock.mu.Lock()
 	defer j.clock.mu.Unlock()
@@ -62,36 +62,36 @@ func (j *Job) readLocked(ctx context.Context) (by, keptUntil time.Time, err erro
 	}
 	now := j.opts.Now()
 	first := !j.clock.started
-	next, jumped := j.clock.look(known, now, j.opts.Elapsed)
+	next, jumped := j.clock.compare(known, now, j.opts.Elapsed)
 	if next != known {
 		err = j.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.SetClock(next) })
 	}
 	if err != nil {
-		j.clock.started = !first // as if it had not been checked
+		j.clock.started = !first // as if this check had not taken place
 		return by, keptUntil, err
 	}
 	j.clock.known = next
 	by = now
 	if next.JumpedTo != 0 {
-		by, keptUntil = without(next, now), time.UnixMilli(next.JumpedTo).Add(jumpWait)
+		by, keptUntil = withoutJump(next, now), time.UnixMilli(next.JumpedTo).Add(jumpWait)
 	}
 	if jumped || first && next.JumpedTo != 0 {
-		j.opts.Log.Warn("the clock is far ahead of when this server last ran: messages that expired in between are hidden now and will be purged for good in a day; if the clock is wrong, correct it before then",
+		j.opts.Log.Warn("The clock is far ahead of the time when this server last ran. Messages that expired in between are hidden now and will be purged permanently in a day; if the clock is wrong, correct it before then",
 			"last_seen", time.UnixMilli(next.JumpedFrom).UTC(), "now", now.UTC(), "kept_until", keptUntil.UTC())
 	}
 	return by, keptUntil, nil
 }
 
-// without returns the time as it would be without the jump.
-func without(c storage.Clock, now time.Time) time.Time {
+// withoutJump returns what the time would be if the clock had not jumped.
+func withoutJump(c storage.Clock, now time.Time) time.Time {
 	return time.UnixMilli(c.JumpedFrom + now.UnixMilli() - c.JumpedTo)
 }
 
-// look compares the clock with what is recorded about it.
-func (c *clock) look(known storage.Clock, now time.Time, elapsed func() time.Duration) (next storage.Clock, jumped bool) {
+// compare compares the clock with its recorded state and returns the new state. It sets jumped if the clock has jumped.
+func (c *clock) compare(known storage.Clock, now time.Time, elapsed func() time.Duration) (next storage.Clock, jumped bool) {
 	next, last := known, known.Seen
 	if c.started {
-		last = now.UnixMilli() // without a steady clock to compare it with, the clock counts as right
+		last = now.UnixMilli() // without a steady clock, the clock is considered right
 		if elapsed != nil {
 			last = c.wall.Add(elapsed() - c.elapsed).UnixMilli()
 		}
@@ -106,13 +106,13 @@ func (c *clock) look(known storage.Clock, now time.Time, elapsed func() time.Dur
 		last = now.UnixMilli()
 	}
 	if over := last - known.JumpedTo; over < 0 || over >= jumpWait.Milliseconds() {
-		next.JumpedFrom, next.JumpedTo = 0, 0 // the clock was set back, or the day is over
+		next.JumpedFrom, next.JumpedTo = 0, 0 // the clock was set back, or the waiting time is over
 	}
 	switch {
 	case !jumped:
 	case next.JumpedTo == 0:
 		next.JumpedFrom, next.JumpedTo = last, next.Seen
-	default: // a second jump: messages that expired through the first one are kept too
+	default: // on a second jump, messages that expired through the first one wait too
 		next.JumpedFrom, next.JumpedTo = next.JumpedFrom+last-next.JumpedTo, next.Seen
 	}
 	return next, jumped

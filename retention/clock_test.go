@@ -42,7 +42,7 @@ func TestWhatOnlyAJumpOfTheClockExpiredIsKeptForADay(t *testing.T) {
 		if r := f.runs[len(f.runs)-1]; r.KeptUntil == nil || !r.KeptUntil.Equal(f.now.Add(24*time.Hour)) {
 			t.Errorf("kept until %v", r.KeptUntil)
 		}
-		if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "the clock is far ahead") {
+		if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "The clock is far ahead") {
 			t.Errorf("the log says %q", log)
 		}
 		f.now = f.now.Add(31 * time.Minute)
@@ -127,7 +127,7 @@ func TestWhatElseIsRemovedGoesByTheSameTime(t *testing.T) {
 	f.now = right.Add(30 * 24 * time.Hour)
 	log := f.restart()
 	want(right, "after a jump")
-	if !strings.Contains(log.String(), "the clock is far ahead") {
+	if !strings.Contains(log.String(), "The clock is far ahead") {
 		t.Errorf("the log says %q", log)
 	}
 	f.purged()

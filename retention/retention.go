@@ -1,8 +1,8 @@
-// Package retention removes expired messages from disk. Expired messages are hidden from readers immediately, by the
-// clock (package rooms); this package removes them from the database soon afterwards.
+// Package retention removes expired messages from disk. Expired messages are hidden from readers immediately, based on
+// the clock (package rooms). This package removes them from the database soon afterwards.
 //
-// A run goes room by room in small transactions and can stop anywhere; the next run continues. The first run is at
-// startup.
+// A run purges one room after the other in small transactions. It may be interrupted at any point; the next run
+// continues. The first run takes place at startup.
 package retention
 
 import (
@@ -22,27 +22,27 @@ import (
 type Options struct {
 	DB       *storage.DB
 	Rooms    *rooms.Service
-	Policy   rooms.Retention // the server's default and limits
+	Policy   rooms.Retention // default policy and limits of the server
 	Interval time.Duration
 	Observe  func(Report) // called after every run, for metrics; may be nil
 	Now      func() time.Time
-	Elapsed  func() time.Duration // a steady clock to compare Now with; if nil, Now counts as right
+	Elapsed  func() time.Duration // a steady clock with which Now is compared; if nil, Now is considered right
 	Log      *slog.Logger
 }
 
-// Job purges on a schedule and on demand.
+// Job purges expired messages on a schedule and on demand.
 type Job struct {
 	opts Options
-	// running prevents concurrent runs and guards the fields below. It is held during database work, under no other
-	// lock.
+	// running prevents concurrent runs and guards the fields below. It is held during database work, and taken before
+	// any other lock.
 	running sync.Mutex
 	clock   clock
-	// owed means that the files may still contain purged bytes, because the last run, perhaps of another process, was
-	// interrupted.
+	// owed means that the files may still contain purged bytes, because the last run was interrupted, possibly in an
+	// earlier process.
 	owed bool
 }
 
-// New returns a Job, which Run starts.
+// New returns a Job. Run starts it.
 func New(o Options) *Job { return &Job{opts: o, owed: true} }
 
 // Report is the result of one run.
@@ -51,18 +51,18 @@ type Report struct {
 	Events int // number of purged events
 	Took   time.Duration
 
-	// KeptUntil is when messages that expired only because the clock jumped are purged; nil if it has not jumped.
+	// KeptUntil is when messages that expired only because the clock jumped will be purged; nil if it has not jumped.
 	KeptUntil *time.Time
 }
 
-// Run purges at once and then at every interval, until ctx ends.
+// Run purges immediately and then at every interval, until ctx ends.
 func (j *Job) Run(ctx context.Context) error {
 	tick, record := time.NewTicker(j.opts.Interval), time.NewTicker(recordInterval)
 	defer tick.Stop()
 	defer record.Stop()
 	for {
 		if _, err := j.Purge(ctx); err != nil && ctx.Err() == nil {
-			j.opts.Log.Error("the purge of expired messages failed and will be tried again", "err", err)
+			j.opts.Log.Error("Cannot purge expired messages; trying again", "err", err)
 		}
 		for purge := false; !purge; {
 			select {
@@ -77,16 +77,16 @@ func (j *Job) Run(ctx context.Context) error {
 	}
 }
 
-// record records that the server is running at this time.
+// record records the current time as one at which the server was running.
 func (j *Job) record(ctx context.Context) {
 	j.running.Lock()
 	defer j.running.Unlock()
 	if _, _, err := j.read(ctx); err != nil && ctx.Err() == nil {
-		j.opts.Log.Warn("cannot record the time", "err", err)
+		j.opts.Log.Warn("Cannot record the current time", "err", err)
 	}
 }
 
-// Purge removes all messages that have expired and returns the space to the file system.
+// Purge removes all messages that have expired, and returns the freed space to the file system.
 func (j *Job) Purge(ctx context.Context) (Report, error) {
 	j.running.Lock()
 	defer j.running.Unlock()
@@ -119,11 +119,11 @@ func (j *Job) Purge(ctx context.Context) (Report, error) {
 	return report, errors.Join(errs...)
 }
 
-// roomsPerPage is how many rooms are listed at a time.
+// roomsPerPage is the number of rooms that are listed at a time.
 const roomsPerPage = 100
 
-// purgeRooms purges what has expired by the given time in all rooms, page by page. If a room fails, it goes on with the
-// others.
+// purgeRooms purges the messages in all rooms that have expired by the given time, page by page. An error in one room
+// does not stop it.
 func (j *Job) purgeRooms(ctx context.Context, by time.Time, report *Report) error {
 	var errs []error
 	for after, more := ident.RoomNID(0), true; more; {
@@ -152,7 +152,7 @@ func (j *Job) purgeRooms(ctx context.Context, by time.Time, report *Report) erro
 	return errors.Join(errs...)
 }
 
-// rooms lists the rooms that may have expired messages.
+// rooms returns the next page of rooms that may have expired messages.
 func (j *Job) rooms(ctx context.Context, after ident.RoomNID) (page []ident.RoomNID, err error) {
 	err = j.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		if j.opts.Policy.Default.Max != nil || j.opts.Policy.Limits.MaxLifetime.Max != nil {
