@@ -1,8 +1,8 @@
-// Package archtest defines the import rules of the program as a table and finds violations. Imports go down only: a
-// package may import packages of lower ranks, and packages of its own rank only if the table names them. Pure packages
-// use no clock, files, network or context. Each library may be imported only by the packages listed for it.
+// Package archtest defines the import rules of the program as a table and finds violations. A package may import
+// packages of lower ranks; it may import packages of its own rank only if the table names them. Pure packages use no
+// clock, files, network or context. Each library may be imported only by the packages listed for it.
 //
-// The rules apply to the program; tests may import anything.
+// The rules apply to the program. Tests may import anything.
 package archtest
 
 import (
@@ -14,18 +14,19 @@ import (
 // module is the module path, the prefix of all import paths in this module.
 const module = "ebb/"
 
-// rule says which packages of its own rank a package may import. Lower ranks are always allowed unless only is set.
+// rule defines the rank of a package and which packages it may import. It may import all lower ranks unless only is
+// set.
 type rule struct {
 	rank     int
-	sideways []string // packages of the same rank
-	only     []string // if not nil: the only packages of lower ranks
-	pure     bool     // no I/O, clock or context
+	sideways []string // packages of the same rank that may be imported
+	only     []string // if not nil, the only packages of lower ranks that may be imported
+	pure     bool     // whether I/O, clocks and contexts are forbidden
 }
 
 // leaf is the value of rule.only for packages that import no other package of this module.
 var leaf = []string{}
 
-// rules is the table. A name that ends in / applies to all packages below it.
+// rules is the table of packages. The rule of a package also applies to packages in folders below it that have none.
 var rules = map[string]rule{
 	"mxerr":     {rank: 0},
 	"canonjson": {rank: 0, pure: true},
@@ -39,7 +40,7 @@ var rules = map[string]rule{
 	"rooms/pdu":       {rank: 1, only: []string{"canonjson"}, pure: true},
 	"rooms/eventauth": {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
 	"rooms/stateres":  {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu", "rooms/eventauth"}, pure: true},
-	// A reference implementation that tests compare with.
+	// A reference implementation with which tests compare the results.
 	"rooms/stateres/reference": {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu", "rooms/eventauth", "rooms/stateres"}, pure: true},
 	"rooms/visibility":         {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
 	"rooms/expiry":             {rank: 1, only: []string{"canonjson"}, pure: true},
@@ -70,13 +71,13 @@ var rules = map[string]rule{
 	"rooms/signatures": {rank: 3, only: []string{"canonjson", "mxerr", "rooms/pdu"}, sideways: []string{"fedclient"}},
 
 	"rooms": {rank: 4},
-	// Account data of users. history leaves out what ignored users send.
+	// history leaves out events of users that the reader ignores, which are account data.
 	"accountdata": {rank: 5},
 	"receipts":    {rank: 5},
 	"sharing":     {rank: 5},
-	// The readers; rooms, the only writer, does not import them.
+	// Reading rooms. rooms, which is the only writer, does not import history.
 	"history": {rank: 5, sideways: []string{"accountdata"}},
-	// What is seen of rooms from outside.
+	// The room directory and other information about rooms for users who are not members.
 	"directory": {rank: 5},
 
 	"accounts":       {rank: 6},
@@ -93,7 +94,7 @@ var rules = map[string]rule{
 	"preview":        {rank: 6, sideways: []string{"media"}},
 	"push":           {rank: 6},
 	"retention":      {rank: 6},
-	// httpapi receives functions and imports no service.
+	// httpapi is given functions and imports no service.
 	"httpapi": {rank: 6, only: []string{"mxerr", "canonjson", "telemetry", "config", "ident", "keyed"}},
 
 	"clientapi":  {rank: 7},
@@ -111,7 +112,8 @@ var rules = map[string]rule{
 	"test/":               {rank: 10},
 }
 
-// libraries lists the packages that may import a library. Keys are prefixes of import paths; the longest match applies.
+// libraries lists the packages that may import each library. Keys are prefixes of import paths; the longest match
+// applies.
 var libraries = map[string][]string{
 	"maunium.net/go/mautrix":            {"clientapi", "federation", "adminapi", "rooms", "accounts", "e2ee", "feed", "pushrules", "push", "appservice", "test/", "internal/"},
 	"maunium.net/go/mautrix/id":         {"*"},
@@ -128,10 +130,10 @@ var libraries = map[string][]string{
 	"github.com/emersion/":              {"mail", "internal/"},
 }
 
-// impure lists packages that pure code must not import: I/O, clocks, contexts.
+// impure lists the packages that pure code must not import: I/O, clocks and contexts.
 var impure = []string{"context", "os", "net", "net/http", "database/sql", "log", "log/slog", "io/fs", "os/exec", "syscall"}
 
-// violation explains why pkg must not import path, or returns "" if it may. Both are import paths.
+// violation returns why pkg must not import path, or "" if it may. Both are import paths.
 func violation(pkg, path string) string {
 	own, known := ruleOf(strings.TrimPrefix(pkg, module))
 	name := strings.TrimPrefix(pkg, module)
@@ -145,12 +147,13 @@ func violation(pkg, path string) string {
 		return fmt.Sprintf("is pure: bytes and values in, verdicts out; %s brings I/O, a clock or a context", path)
 	}
 	if !strings.Contains(strings.SplitN(path, "/", 2)[0], ".") {
-		return "" // the standard library
+		return "" // path is in the standard library
 	}
 	return outside(name, path)
 }
 
-// inside explains why a package with rule r must not import other, a package of this module, or returns "".
+// inside returns why a package with rule r must not import other, which is a package of this module. It returns "" if
+// it may.
 func (r rule) inside(other string) string {
 	target, known := ruleOf(other)
 	switch {
@@ -166,7 +169,7 @@ func (r rule) inside(other string) string {
 	return ""
 }
 
-// outside explains why a package must not import a library, or returns "".
+// outside returns why a package must not import a library, or "" if it may.
 func outside(name, path string) string {
 	best := ""
 	for prefix := range libraries {
@@ -186,7 +189,7 @@ func outside(name, path string) string {
 	return fmt.Sprintf("uses %s, which belongs to %v", path, users)
 }
 
-// ruleOf returns the rule for a package: its own, or that of the nearest folder above it.
+// ruleOf returns the rule of a package, or that of the nearest folder above it.
 func ruleOf(name string) (rule, bool) {
 	if r, ok := rules[name]; ok {
 		return r, true
@@ -201,7 +204,7 @@ func ruleOf(name string) (rule, bool) {
 	return rule{}, false
 }
 
-// covers reports whether an import path is prefix or below it.
+// covers reports whether an import path is equal to prefix or below it.
 func covers(prefix, path string) bool {
 	rest, ok := strings.CutPrefix(path, prefix)
 	return ok && (rest == "" || rest[0] == '/' || strings.HasSuffix(prefix, "/"))

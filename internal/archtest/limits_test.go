@@ -41,8 +41,8 @@ func TestLimitsPageListsEveryBound(t *testing.T) {
 	}
 }
 
-// configKey reports whether a name is a configuration key, such as media.max_upload_size, and not a constant, such as
-// media.maxWait.
+// configKey reports whether a name is a configuration key, such as media.max_upload_size, rather than a constant, such
+// as media.maxWait.
 func configKey(name string) bool { return strings.Contains(name, "_") }
 
 func dirExists(dir string) bool {

@@ -19,7 +19,7 @@ func page(t *testing.T, name string) string {
 	return string(raw)
 }
 
-// program calls f for every Go file of the program, without tests and development tools.
+// program calls f for every Go file of the program except tests and development tools.
 func program(t *testing.T, f func(path string, text []byte)) {
 	t.Helper()
 	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {

@@ -8,10 +8,10 @@ import (
 	"testing"
 )
 
-// testName matches `package.TestName` in a page; a package below another folder is written with slashes.
+// testName matches `package.TestName` in a page. The package's path may contain slashes.
 var testName = regexp.MustCompile("`([a-z0-9/]+)\\.(Test[A-Za-z0-9]+)`")
 
-// provedPages lists the pages whose table rows name the tests that prove them, with the minimum number of tests named.
+// provedPages lists the pages whose tables name the tests that prove each row, with the minimum number of tests.
 var provedPages = map[string]int{"clients.md": 40, "security.md": 50}
 
 func TestPagesNameTestsThatExist(t *testing.T) {

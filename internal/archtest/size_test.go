@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// maxPackageLines bounds the lines of a package's own files, without tests. A package that outgrows it has a family of
-// files that needs little of the rest: move that into a package of its own.
+// maxPackageLines is the maximum number of lines in a package, without tests. A package that outgrows it usually has
+// some files that need little of the rest; move these to a package of their own.
 const maxPackageLines = 13_000
 
 func TestNoPackageIsTooLarge(t *testing.T) {

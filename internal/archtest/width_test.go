@@ -9,10 +9,10 @@ import (
 	"unicode/utf8"
 )
 
-// maxWidth is how many columns a comment or a line of prose may take; a tab counts as four.
+// maxWidth is the maximum width of a comment or a line of prose in columns. A tab counts as four.
 const maxWidth = 120
 
-// Two files of this width fit beside each other on a screen. Code may be wider.
+// Two files of this width fit on a screen side by side. Code may be wider.
 func TestCommentsAndPagesHaveOneWidth(t *testing.T) {
 	seen := 0
 	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
@@ -54,13 +54,13 @@ func TestCommentsAndPagesHaveOneWidth(t *testing.T) {
 	}
 }
 
-// commentLine reports whether a line of code is a comment of running text, and no directive or example.
+// commentLine reports whether a line of code is prose in a comment, rather than a directive or an example.
 func commentLine(line string) bool {
 	text, ok := strings.CutPrefix(strings.TrimLeft(line, "\t"), "// ")
 	return ok && !strings.HasPrefix(text, " ") && !strings.HasPrefix(text, "\t") && !strings.HasPrefix(text, "Spec: ")
 }
 
-// pageLine reports whether a line of a page is running text, and no table, heading or example.
+// pageLine reports whether a line of a page is prose, rather than a table, a heading or an example.
 func pageLine(line string) bool {
 	return line != "" && !strings.HasPrefix(line, "|") && !strings.HasPrefix(line, "#") && !strings.HasPrefix(line, "    ")
 }

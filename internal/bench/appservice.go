@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// bridge is an application service that counts the events it gets.
+// bridge is an application service that counts the events that it receives.
 type bridge struct {
 	*httptest.Server
 	events atomic.Int64
-	held   atomic.Pointer[chan struct{}] // while it is set, transactions are not answered
+	held   atomic.Pointer[chan struct{}] // if not nil, transactions get no response until the channel is closed
 }
 
 func newBridge() *bridge {
@@ -34,11 +34,11 @@ func (b *bridge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err == nil {
 		b.events.Add(int64(bytes.Count(raw, []byte(`"event_id":`))))
-		_, _ = io.WriteString(w, "{}") // a server that does not read the answer sends the transaction again
+		_, _ = io.WriteString(w, "{}") // a server that does not read the response sends the transaction again
 	}
 }
 
-// await waits until the bridge has got a number of events.
+// await waits until the bridge has received the given number of events.
 func (b *bridge) await(events int64) error {
 	for deadline := time.Now().Add(2 * time.Minute); b.events.Load() < events; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -48,7 +48,7 @@ func (b *bridge) await(events int64) error {
 	return nil
 }
 
-// startBridged starts a server with an application service, whose users have a prefix.
+// startBridged starts a server with an application service, whose namespace consists of the users with a prefix.
 func (b *bench) startBridged(name, prefix string, to *bridge) (*process, error) {
 	p, err := b.startEbb(name, 0)
 	if err != nil {
@@ -67,8 +67,8 @@ func (b *bench) startBridged(name, prefix string, to *bridge) (*process, error) 
 	return p, err
 }
 
-// appservice measures what an application service costs a send, in its rooms and in others, and how fast it gets the
-// events of its rooms.
+// appservice measures what an application service adds to the cost of a send, in its rooms and in others, and how fast
+// it receives the events of its rooms.
 func (b *bench) appservice() error {
 	to := newBridge()
 	defer to.Close()
@@ -116,7 +116,7 @@ func (b *bench) appservice() error {
 	return nil
 }
 
-// deliver sends for a while, and waits until the bridge has got everything.
+// deliver sends for a while, and waits until the bridge has received everything.
 func (b *bench) deliver(h *house, to *bridge) (spent, error) {
 	return h.measure(func() (int, error) {
 		before := to.events.Load()
@@ -125,7 +125,7 @@ func (b *bench) deliver(h *house, to *bridge) (spent, error) {
 	})
 }
 
-// drain measures the delivery of what was sent while the bridge did not answer.
+// drain measures the delivery of events that were sent while the bridge did not respond.
 func (b *bench) drain(h *house, to *bridge) (spent, error) {
 	held := make(chan struct{})
 	to.held.Store(&held)

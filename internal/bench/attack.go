@@ -17,13 +17,13 @@ import (
 	"time"
 )
 
-// Attackers of three kinds (a stranger, another server, and a user of the server) attack a server with its default
-// limits while an innocent user sends messages. The results are the server's memory and the time that the innocent user
-// waits.
+// Attackers of three kinds (an unauthenticated client, another server, and a user of the server) attack a server with
+// its default limits while an innocent user sends messages. The results are the memory of the server and how long the
+// innocent user waits.
 const (
 	attackAim      = "RSS < 400 MB, p99 < 100 ms"
-	hiddenEvents   = 8000 // relations that the attacker may not see
-	largeMessages  = 120  // in the room whose history the attacker reads slowly
+	hiddenEvents   = 8000 // relations that are hidden from the attacker
+	largeMessages  = 120  // messages in the room whose history the attacker reads slowly
 	innocentPause  = 100 * time.Millisecond
 	samplingPause  = 50 * time.Millisecond
 	attackedConfig = `server_name: %[1]q
@@ -41,13 +41,13 @@ log: {level: error}
 // target is a server under attack, with its users and rooms.
 type target struct {
 	*process
-	name     string // the server name, which is also its federation address
+	name     string // the server name, which is also the address for federation
 	innocent *account
 	room     string // the room in which the innocent user sends
 	attacker *account
 	large    string // a room with large messages
-	hidden   string // a room with an event that has many relations invisible to the attacker
-	root     string // that event
+	hidden   string // a room with an event that has many relations that are hidden from the attacker
+	root     string // ID of that event
 	evil     *evilServer
 }
 
@@ -109,8 +109,8 @@ func (b *bench) play(t *target, a attack) error {
 	return err
 }
 
-// watch sends messages as the innocent user until ctx ends. It returns how long each message took, in ms, how many
-// failed, and the server's peak memory.
+// watch sends messages as the innocent user until ctx ends. It returns how long each message took in ms, how many
+// failed, and the peak memory of the server.
 func (t *target) watch(ctx context.Context) (waits []float64, failed int, peak int64) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -168,7 +168,7 @@ func (b *bench) startTarget() (*target, error) {
 	return t, t.restart(true)
 }
 
-// restart restarts the server with or without its limits.
+// restart restarts the server, with or without its limits.
 func (t *target) restart(limits bool) error {
 	if err := os.WriteFile(t.config(), fmt.Appendf(nil, attackedConfig, t.name, t.addr, limits), 0o600); err != nil {
 		return err
@@ -212,7 +212,7 @@ func (t *target) fill() error {
 	return err
 }
 
-// repeat calls f from n goroutines until ctx ends. Refused requests are expected and ignored.
+// repeat calls f from n goroutines until ctx ends. It ignores refused requests, which are expected.
 func repeat(ctx context.Context, n int, f func(i int) error) error {
 	var wg sync.WaitGroup
 	for i := range n {
@@ -233,7 +233,7 @@ func (t *target) nothing(ctx context.Context) error {
 	return nil
 }
 
-// raw opens a connection, to the client address or with TLS to the federation address, and sends text.
+// raw opens a connection to the client address, or with TLS to the federation address, and sends text.
 func (t *target) raw(ctx context.Context, federation bool, text []byte) (net.Conn, error) {
 	address := t.addr
 	if federation {
@@ -250,7 +250,7 @@ func (t *target) raw(ctx context.Context, federation bool, text []byte) (net.Con
 	return c, err
 }
 
-// hold opens n connections that each send text and then nothing, until ctx ends.
+// hold opens n connections, each of which sends text and then nothing until ctx ends.
 func (t *target) hold(ctx context.Context, n int, federation bool, text []byte) error {
 	var mu sync.Mutex
 	var open []net.Conn
@@ -258,7 +258,7 @@ func (t *target) hold(ctx context.Context, n int, federation bool, text []byte) 
 		if ctx.Err() != nil {
 			return nil
 		}
-		if c, err := t.raw(ctx, federation, text); err == nil { // a refusal is fine
+		if c, err := t.raw(ctx, federation, text); err == nil { // the server may refuse the connection
 			mu.Lock()
 			defer mu.Unlock()
 			open = append(open, c)

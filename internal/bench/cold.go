@@ -9,20 +9,20 @@ import (
 const (
 	// coldMembers is the number of members in the large room whose first reads are measured.
 	coldMembers = 10_000
-	// coldGap is the number of messages per room that a client has missed when it syncs after a restart.
+	// coldGap is the number of messages in each room that a client has missed when it syncs after a restart.
 	coldGap = 30
-	// coldNewMembers is the number of joins in the large room that it has missed.
+	// coldNewMembers is the number of joins to the large room that the client has missed.
 	coldNewMembers = 1000
-	// coldPeople is the number of members in each of the many rooms; all of them send.
+	// coldPeople is the number of members in each of the small rooms. All of them send messages.
 	coldPeople = 4
 )
 
-// coldRead is a request that is measured as the first of its kind after a restart.
+// coldRead is a request that is measured when it is the first of its kind after a restart.
 type coldRead struct {
 	name  string
 	aim   string
 	path  string
-	holds string // part of a correct answer
+	holds string // text that a correct response contains
 	took  samples
 }
 
@@ -78,7 +78,7 @@ func (b *bench) cold() error {
 	return nil
 }
 
-// coldReads fills the rooms and returns the requests to measure.
+// coldReads creates the content of the rooms and returns the requests to measure.
 func coldReads(people []*account) ([]*coldRead, error) {
 	a := people[0]
 	large, err := a.createRoom()
@@ -121,7 +121,7 @@ func coldReads(people []*account) ([]*coldRead, error) {
 	}, nil
 }
 
-// coldNews sends more events to the rooms than a timeline shows.
+// coldNews sends more events to the rooms than fit in a timeline.
 func coldNews(people []*account, rooms []string) error {
 	return parallel(len(people), len(people), func(i int) error {
 		for _, room := range rooms {

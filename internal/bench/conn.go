@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// requestTimeout exceeds the time of any answer, including long polls.
+// requestTimeout exceeds the duration of any request, including long polls.
 const requestTimeout = 2 * time.Minute
 
 // conn is a client with one connection. It does as little as possible, because the CPU time that it uses is not
-// available to the server. It must be used by one goroutine.
+// available to the server. Only one goroutine may use it at a time.
 type conn struct {
 	addr  string
 	token string
@@ -36,8 +36,8 @@ func (c *conn) close() {
 	}
 }
 
-// do sends a request and returns its answer, which is valid until the next call. Any status but 200 is an error. If the
-// server has closed the idle connection, the request is sent again.
+// do sends a request and returns the response, which is valid until the next call. Any status but 200 is an error. If
+// the server has closed the idle connection, do sends the request again on a new one.
 func (c *conn) do(method, path string, body []byte) ([]byte, error) {
 	idle := c.tcp != nil
 	c.compose(method, path, body)
@@ -100,7 +100,7 @@ func (c *conn) compose(method, path string, body []byte) {
 	c.out = append(b, body...)
 }
 
-// read reads an answer into body.
+// read reads a response into body.
 func (c *conn) read() (status int, err error) {
 	line, err := c.in.ReadSlice('\n')
 	if err == io.EOF && len(line) == 0 || errors.Is(err, syscall.ECONNRESET) { //nolint:errorlint // never wrapped

@@ -25,7 +25,7 @@ func (b *bench) encryption() error {
 		return err
 	}
 	var claims, toDevice, bare samples
-	const claimed = 8000 // keys per round
+	const claimed = 8000 // number of keys per round
 	for round := range b.rounds {
 		if err := bare.add(measureLimit(limit, "/stored/", len(people)/2, b.duration)); err != nil {
 			return err
@@ -55,7 +55,7 @@ func (b *bench) encryption() error {
 	return nil
 }
 
-// uploadKeys uploads, for the second half of the people, as many keys as the first half will claim.
+// uploadKeys uploads as many keys for the second half of the users as the first half will claim.
 func uploadKeys(people []*account, round, claimed int) error {
 	half := len(people) / 2
 	const batch = 50
@@ -77,7 +77,7 @@ func uploadKeys(people []*account, round, claimed int) error {
 	})
 }
 
-// claimKeys claims all of them, one per request.
+// claimKeys claims all these keys, one per request.
 func claimKeys(people []*account, claimed int) (int, error) {
 	half := len(people) / 2
 	err := parallel(half, half, func(i int) error {

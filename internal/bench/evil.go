@@ -24,12 +24,12 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// evilServer is another server, which is in no room. It serves only its keys.
+// evilServer is another server, which is not in any room. It serves only its keys.
 type evilServer struct {
 	name   string
 	signer pdu.Signer
 	roots  *x509.CertPool
-	client *fedclient.Client // signs requests correctly
+	client *fedclient.Client // sends correctly signed requests
 	http   *http.Client
 	server *http.Server
 }
@@ -53,7 +53,7 @@ func newEvilServer(cert, key []byte) (*evilServer, error) {
 	e.client = fedclient.New(fedclient.Options{Server: e.name, Signer: e.signer, Roots: e.roots, AllowPrivate: true})
 	e.http = &http.Client{Timeout: requestTimeout, Transport: &http.Transport{TLSClientConfig: e.tls(), MaxIdleConnsPerHost: 64}}
 	e.server = &http.Server{Handler: http.HandlerFunc(e.answer), ReadHeaderTimeout: requestTimeout}
-	go func() { _ = e.server.Serve(l) }() // ends with close
+	go func() { _ = e.server.Serve(l) }() // ends when the server is closed
 	return e, nil
 }
 
@@ -148,7 +148,7 @@ func (t *target) deviceMessages(ctx context.Context) error {
 	})
 }
 
-// nested returns JSON of the given size, with unsorted objects nested in each other.
+// nested returns JSON of the given size that consists of nested objects with unsorted keys.
 func nested(size int) []byte {
 	var b bytes.Buffer
 	depth := size / 16
@@ -159,7 +159,7 @@ func nested(size int) []byte {
 	return b.Bytes()
 }
 
-// unsigned sends a body with headers that name the evil server and its key, but have the signature of another text.
+// unsigned sends a body with headers that name the evil server and its key, but with the signature of another text.
 func (t *target) unsigned(ctx context.Context, body []byte) (int, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "https://"+t.name+"/_matrix/federation/v1/send/"+rand.Text(), bytes.NewReader(body))
 	if err != nil {
@@ -174,7 +174,7 @@ func (t *target) unsigned(ctx context.Context, body []byte) (int, error) {
 	return resp.StatusCode, resp.Body.Close()
 }
 
-// wide returns JSON that is as deep as a body may be, and otherwise wide.
+// wide returns JSON of the given size that is nested as deeply as a body may be.
 func wide(size int) []byte {
 	part := nested(800)
 	var b bytes.Buffer
@@ -198,7 +198,7 @@ func (t *target) costlyBodies(ctx context.Context) error {
 
 // unsignedCost prints the cost of a body of 1 MB with an invalid signature.
 func (b *bench) unsignedCost(t *target) error {
-	time.Sleep(time.Second) // until earlier work is done
+	time.Sleep(time.Second) // lets the server finish its earlier work
 	const n = 16
 	body := nested(1 << 20)
 	var mu sync.Mutex
@@ -221,13 +221,13 @@ func (b *bench) unsignedCost(t *target) error {
 	return nil
 }
 
-// hugePicture returns a PNG of less than a megabyte with 36 megapixels.
+// hugePicture returns a PNG with 36 megapixels in less than a megabyte.
 func hugePicture() ([]byte, error) {
 	const side = 6000
 	var out bytes.Buffer
 	out.WriteString("\x89PNG\r\n\x1a\n")
 	chunk := func(kind string, data []byte) {
-		_ = binary.Write(&out, binary.BigEndian, uint32(len(data))) // a bytes.Buffer does not fail
+		_ = binary.Write(&out, binary.BigEndian, uint32(len(data))) // writing to a bytes.Buffer cannot fail
 		sum := crc32.NewIEEE()
 		_, _ = sum.Write(append([]byte(kind), data...))
 		out.WriteString(kind)

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// listeners is the number of clients that wait for each message; rate is the number of messages per second.
+// listeners is the number of clients that wait for each message, and rate the number of messages per second.
 const (
 	listeners = 200
 	rate      = 20
@@ -29,7 +29,7 @@ func syncPath(since string, timeout int) string {
 	return path
 }
 
-// sync sends a /sync request and returns the next token and the answer.
+// sync sends a /sync request, and returns the next token and the response.
 func (a *account) sync(since string, timeout int) (next string, answer []byte, err error) {
 	answer, err = a.do("GET", syncPath(since, timeout), nil)
 	if err != nil {
@@ -42,7 +42,7 @@ func (a *account) sync(since string, timeout int) (next string, answer []byte, e
 	return next, answer, nil
 }
 
-// nextBatch returns the token in an answer.
+// nextBatch returns the token in a response.
 func nextBatch(json []byte) (string, bool) {
 	_, rest, found := bytes.Cut(json, []byte(`"next_batch":"`))
 	if !found {
@@ -64,23 +64,23 @@ func (a *account) settled(since string) (string, error) {
 		}
 		since = next
 	}
-	return since, nil // other goroutines are still sending
+	return since, nil // other goroutines are still sending events
 }
 
 // fanOutResult is the result of one measurement.
 type fanOutResult struct {
 	spent
-	latencies []float64 // ms
+	latencies []float64 // in ms
 }
 
-// waiter syncs in a loop, and reports each answer.
+// waiter syncs in a loop and reports each response.
 type waiter struct {
 	ask func() (numbers []int, err error)
 	end func()
 }
 
-// fanOutOf sends n messages, rate per second, that wake all waiters, and returns the latencies and cost. send sends
-// message i.
+// fanOutOf sends n messages, rate per second, each of which wakes all waiters. It returns the latencies and the cost.
+// send sends message i.
 func fanOutOf(p *process, waiters []*waiter, n int, send func(i int) error) (fanOutResult, error) {
 	sent := make([]time.Time, n)
 	latencies := make([][]float64, len(waiters))
@@ -109,7 +109,7 @@ func fanOutOf(p *process, waiters []*waiter, n int, send func(i int) error) (fan
 			}
 		})
 	}
-	time.Sleep(500 * time.Millisecond) // until all are waiting
+	time.Sleep(500 * time.Millisecond) // until all clients are waiting
 	s, err := p.measure(func() (int, error) {
 		start := time.Now()
 		for i := range n {
@@ -140,7 +140,7 @@ func fanOutOf(p *process, waiters []*waiter, n int, send func(i int) error) (fan
 	return r, errors.Join(errors.Join(errs...), err)
 }
 
-// fanOut measures how soon, and at what cost, 200 waiting clients receive a message.
+// fanOut measures how soon 200 waiting clients receive a message, and at what cost.
 func (b *bench) fanOut() error {
 	p, err := b.startEbb("fanout", 0)
 	if err != nil {
@@ -202,7 +202,7 @@ func (b *bench) fanOut() error {
 	return nil
 }
 
-// numberMark precedes the number of a message in its text.
+// numberMark precedes the number of a message in its body.
 const numberMark = "number "
 
 func ebbFanOut(p *process, host *account, guests []*account, since []string, room string, n int) (fanOutResult, error) {
@@ -227,7 +227,7 @@ func ebbFanOut(p *process, host *account, guests []*account, since []string, roo
 	return r, err
 }
 
-// numbersIn returns the numbers of the messages in an answer of /sync.
+// numbersIn returns the numbers of the messages in a /sync response.
 func numbersIn(answer []byte) (numbers []int) {
 	for {
 		_, rest, found := bytes.Cut(answer, []byte(numberMark))
@@ -269,7 +269,7 @@ func limitFanOut(p *process, n int, at *int) (fanOutResult, error) {
 	})
 }
 
-// interrupt makes a waiting request fail; it may be called from another goroutine.
+// interrupt makes a waiting request fail. It may be called from another goroutine.
 func (c *conn) interrupt() {
 	if c.tcp != nil {
 		_ = c.tcp.Close() // the request returns the error

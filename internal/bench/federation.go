@@ -20,11 +20,11 @@ import (
 )
 
 const (
-	missedEvents = 5000 // sent while the other server is down
+	missedEvents = 5000 // messages sent while the other server is down
 	federatedFor = 200  // messages whose latency to a client of the other server is measured
 )
 
-// federatedConfiguration is the configuration of a server that federates over TLS, with its address as server name.
+// federatedConfiguration is the configuration of a server that federates over TLS. Its server name is its address.
 const federatedConfiguration = `server_name: %[1]q
 data_dir: .
 listen:
@@ -39,9 +39,9 @@ log: {level: error}
 // pair is two servers that share a room.
 type pair struct {
 	here, there *process
-	name        string // of the first
+	name        string // the name of the first server
 	senders     []*account
-	reader      *account // of the second
+	reader      *account // a user of the second server
 }
 
 // federation measures the latency and throughput between two servers.
@@ -134,7 +134,7 @@ func certificate() (cert, key []byte, err error) {
 	return block("CERTIFICATE", raw), block("PRIVATE KEY", encoded), err
 }
 
-// share creates a room and joins everybody.
+// share creates a room and joins all users to it.
 func (w *pair) share() (string, error) {
 	room, err := w.senders[0].createRoom()
 	if err != nil {
@@ -152,7 +152,8 @@ func (w *pair) joinThere(room string) error {
 	return w.reader.post("/_matrix/client/v3/join/"+url.PathEscape(room)+"?via="+url.QueryEscape(w.name), nil, nil)
 }
 
-// mark sends one more message and waits until the other server has received it, and therefore all earlier ones.
+// mark sends one more message and waits until the other server has received it. All earlier messages have arrived by
+// then.
 func (w *pair) mark(room string) error {
 	answer, err := w.senders[0].do("PUT", sendPath(room), message)
 	if err != nil {
@@ -203,7 +204,7 @@ func (b *bench) federatedSends(w *pair, room string) error {
 	return nil
 }
 
-// federatedWay measures the time from a client of one server to a waiting client of the other.
+// federatedWay measures how long a message takes from a client of one server to a waiting client of the other.
 func (b *bench) federatedWay(w *pair, room string) error {
 	since, err := w.reader.settled("")
 	if err != nil {
@@ -232,7 +233,7 @@ func (b *bench) federatedWay(w *pair, room string) error {
 	return nil
 }
 
-// catchUp measures how long a server that was down takes to receive the messages it missed.
+// catchUp measures how long a server that was down takes to receive the messages that it missed.
 func (b *bench) catchUp(w *pair, room string) error {
 	w.there.stop()
 	if err := shared(missedEvents, func(worker, _ int) error { return w.senders[worker].send(room) }); err != nil {
@@ -252,10 +253,10 @@ func (b *bench) catchUp(w *pair, room string) error {
 	return nil
 }
 
-// workers is the number of goroutines that send when much is to be sent.
+// workers is the number of goroutines that send large numbers of messages.
 const workers = 16
 
-// shared calls f for 0 to n-1, divided among that many workers.
+// shared calls f for 0 to n-1, divided among the workers.
 func shared(n int, f func(worker, i int) error) error {
 	return parallel(workers, workers, func(worker int) error {
 		for i := worker; i < n; i += workers {
@@ -267,9 +268,9 @@ func shared(n int, f func(worker, i int) error) error {
 	})
 }
 
-// joins measures the time to join rooms with many members, up to the first /sync that contains the room: for a client
-// that loads members lazily, and for one that wants all of them. The members are banned users, which need no accounts
-// but as many events.
+// joins measures how long it takes to join rooms with many members, until the first /sync response that contains the
+// room. It does so for a client that lazy-loads members and for one that wants all of them. Most members are banned
+// users, who need no accounts but as many events.
 func (b *bench) joins(w *pair) error {
 	for _, n := range []int{1000, 10_000} {
 		room, err := w.crowded(n)
@@ -310,7 +311,8 @@ func (w *pair) crowded(n int) (room string, err error) {
 	return room, crowd(w.senders[0], room, w.name, 0, n)
 }
 
-// crowd bans the users numbered from (inclusive) to (exclusive) from the account's room: members that need no accounts.
+// crowd bans the users with numbers from from up to, but not including, to from the account's room. Their membership
+// events need no accounts.
 func crowd(a *account, room, server string, from, to int) error {
 	conns := make([]*conn, workers)
 	for i := range conns {
@@ -324,7 +326,7 @@ func crowd(a *account, room, server string, from, to int) error {
 	})
 }
 
-// untilThere syncs with a filter until an answer contains the room.
+// untilThere syncs with a filter until a response contains the room.
 func (w *pair) untilThere(room, since, filter string) error {
 	for {
 		query := url.Values{"since": {since}, "filter": {filter}, "timeout": {"10000"}}

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// grown measures servers with databases of different sizes: sends and syncs, in turn, so that other load on the machine
-// affects all of them; then, on the last one, restarts, bytes on disk and a purge.
+// grown measures servers with databases of different sizes. Sends and syncs are measured in turn, so that other load on
+// the machine affects all servers alike. On the last server it then measures restarts, bytes on disk and a purge.
 func (b *bench) grown() error {
 	limit, err := b.startLimit(0)
 	if err != nil {
@@ -69,7 +69,7 @@ func (b *bench) grownFigures(houses []*house, limit *process) error {
 			}
 		}
 	}
-	for range b.rounds { // separate from the sends, whose garbage would be collected here
+	for range b.rounds { // separate from the sends, whose garbage would otherwise be collected during the syncs
 		if err := bare.add(measureLimit(limit, "/bare/x/", 4, b.duration/4)); err != nil {
 			return err
 		}
@@ -95,7 +95,8 @@ func (b *bench) grownFigures(houses []*house, limit *process) error {
 	return nil
 }
 
-// restarts stops and kills the server, and measures the database while no process has it open.
+// restarts measures starting after a clean stop and after a kill, and the size of the database while no process has it
+// open.
 func (b *bench) restarts(h *house, events int) error {
 	var orderly, crashed []float64
 	for range b.rounds {
@@ -136,7 +137,7 @@ func (b *bench) restarts(h *house, events int) error {
 
 const eventBytes = `SELECT sum(length(CAST(json AS BLOB))) FROM events`
 
-// bytesPerEvent returns the ratio of the size of the database file to that of the events' JSON.
+// bytesPerEvent returns the ratio of the size of the database file to the size of the events' JSON.
 func bytesPerEvent(path string) (float64, error) {
 	size, err := sizeOf(path)
 	if err != nil {
@@ -151,7 +152,7 @@ func bytesPerEvent(path string) (float64, error) {
 	return float64(size) / float64(sum), errors.Join(err, db.Close())
 }
 
-// purge lets all messages expire and removes them, as `ebb purge now` does.
+// purge makes all messages expire and removes them, as `ebb purge now` does.
 func (b *bench) purge(h *house) error {
 	rooms := map[string]bool{}
 	for _, list := range h.rooms {
@@ -164,7 +165,7 @@ func (b *bench) purge(h *house) error {
 			return err
 		}
 	}
-	time.Sleep(1500 * time.Millisecond) // until the last messages have expired too
+	time.Sleep(1500 * time.Millisecond) // until the last messages have expired, too
 	var report struct {
 		Events int   `json:"events"`
 		TookMS int64 `json:"took_ms"`

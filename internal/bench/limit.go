@@ -19,18 +19,18 @@ import (
 	"sync"
 	"time"
 
-	_ "github.com/mattn/go-sqlite3" // the driver
+	_ "github.com/mattn/go-sqlite3" // registers the SQLite driver
 )
 
-// limitCommand is the argument with which this program runs itself as the limit; limitDelay is the delay added to each
-// of its commits.
+// limitCommand is the argument that makes this program run as the limit. limitDelay is the flag for the delay added to
+// each of its commits.
 const (
 	limitCommand = "be-the-limit"
 	limitDelay   = "BENCH_LIMIT_DELAY"
 )
 
-// limit is a server that does only what accepting an event requires, and nothing else that a homeserver does: it has no
-// users, permissions, state or transaction IDs.
+// limit is a server that does only what accepting an event requires. Unlike a homeserver it has no users, permissions,
+// state or transaction IDs.
 type limit struct {
 	key     ed25519.PrivateKey
 	mu      sync.Mutex // guards the fields below, which describe one room
@@ -40,14 +40,14 @@ type limit struct {
 	poll    poll
 }
 
-// insert is an event waiting to be written.
+// insert is an event that waits to be written.
 type insert struct {
 	id   string
 	json []byte
 	done chan error
 }
 
-// serveLimit prints its address and serves until it is killed.
+// serveLimit prints its address and serves requests until it is killed.
 func serveLimit(dir string) error {
 	delay, err := time.ParseDuration(os.Getenv(limitDelay))
 	if err != nil {
@@ -78,7 +78,7 @@ func serveLimit(dir string) error {
 	return http.Serve(listener, mux)
 }
 
-// bare answers a PUT.
+// bare responds to a PUT and does nothing else.
 func (l *limit) bare(w http.ResponseWriter, r *http.Request) {
 	if body, err := io.ReadAll(r.Body); err == nil {
 		answer(w, body[:min(len(body), 60)])
@@ -94,7 +94,7 @@ func (l *limit) built(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// stored writes the body to the database, as an event built elsewhere.
+// stored writes the body to the database as if it were a complete event.
 func (l *limit) stored(w http.ResponseWriter, r *http.Request) {
 	if body, err := io.ReadAll(r.Body); err == nil {
 		l.mu.Lock()
@@ -105,7 +105,7 @@ func (l *limit) stored(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// all builds an event and answers when it is on disk.
+// all builds an event, and responds when it is on disk.
 func (l *limit) all(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -131,24 +131,24 @@ func (l *limit) store(w http.ResponseWriter, id string, event []byte) {
 
 func answer(w http.ResponseWriter, body []byte) {
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(body) // the client notices
+	_, _ = w.Write(body) // the client notices an error
 }
 
-// event builds and signs an event as for other servers: content hash, reference hash, signature.
+// event builds and signs an event as for other servers, with content hash, reference hash and signature.
 func (l *limit) event(body []byte) (id string, event []byte, err error) {
 	var content map[string]any
 	if err := json.Unmarshal(body, &content); err != nil {
 		return "", nil, err
 	}
-	canonical, err := json.Marshal(content) // keys are sorted; the texts used here need no escapes
+	canonical, err := json.Marshal(content) // keys are sorted, and the texts used here need no escaping
 	if err != nil {
 		return "", nil, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.depth++
-	// Keys in order: auth_events, content, depth, hashes, origin_server_ts, prev_events, room_id, sender, signatures,
-	// type.
+	// The keys are in canonical order: auth_events, content, depth, hashes, origin_server_ts, prev_events, room_id,
+	// sender, signatures, type.
 	const auth = `{"auth_events":["$aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","$bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"],"content":`
 	depth := strconv.AppendInt([]byte(`,"depth":`), l.depth, 10)
 	rest := []byte(`,"origin_server_ts":1700000000000,"prev_events":["` + l.prev + `"],"room_id":"!roomroomroomroomroom:localhost","sender":"@sender:localhost"`)
@@ -200,7 +200,7 @@ func openLimitWriter(path string, delay time.Duration) (*limitWriter, error) {
 	return &limitWriter{db: db, insert: stmt, delay: delay}, err
 }
 
-// run commits the inserts that arrived during the last commit, at most 64 at a time.
+// run commits the inserts that arrived during the previous commit, at most 64 at a time.
 func (w *limitWriter) run(in <-chan insert) {
 	for first := range in {
 		batch := []insert{first}
@@ -236,7 +236,7 @@ func (w *limitWriter) commit(batch []insert) error {
 	return tx.Commit()
 }
 
-// poll wakes waiting requests.
+// poll serves long polls and wakes them.
 type poll struct {
 	mu   sync.Mutex // guards at and news
 	at   int
@@ -244,7 +244,7 @@ type poll struct {
 }
 
 func (p *poll) wake(w http.ResponseWriter, r *http.Request) {
-	_, _ = io.Copy(io.Discard, r.Body) // the client notices
+	_, _ = io.Copy(io.Discard, r.Body) // the client notices an error
 	p.mu.Lock()
 	p.at++
 	close(p.news)
@@ -253,11 +253,11 @@ func (p *poll) wake(w http.ResponseWriter, r *http.Request) {
 	answer(w, []byte("{}"))
 }
 
-// pollBody is as long as an answer of /sync with one message.
+// pollBody is as long as a /sync response with one message.
 var pollBody = strings.Repeat("x", 1000)
 
 func (p *poll) wait(w http.ResponseWriter, r *http.Request) {
-	since, _ := strconv.Atoi(r.URL.Query().Get("since")) // 0 at the start
+	since, _ := strconv.Atoi(r.URL.Query().Get("since")) // an empty value is 0
 	p.mu.Lock()
 	at, news := p.at, p.news
 	p.mu.Unlock()

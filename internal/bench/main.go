@@ -1,10 +1,10 @@
 // Command bench starts the real binary on loopback and measures its performance. Beside each figure it prints the limit
 // of the same machine, measured in the same run with a small program that does only the indispensable work: HTTP,
-// building and signing an event, a group-committed insert, waking waiting requests.
+// building and signing an event, a group-committed insert, and waking waiting requests.
 //
-// The main figure is CPU time per operation, read from /proc: on a machine with other load, operations per second mean
-// little. Every figure is the median of -rounds measurements (with grown databases: all of them together), and limit
-// and server take turns.
+// The main figure is CPU time per operation, read from /proc, because operations per second mean little on a machine
+// with other load. Every figure is the median of -rounds measurements (with grown databases it is computed from all of
+// them together), and measurements of the limit and the server take turns.
 //
 //	make bench
 //	go run ./internal/bench -rounds 1 -only sends,sync
@@ -20,19 +20,19 @@ import (
 	"time"
 )
 
-// options holds the command line options.
+// options holds the command line flags.
 type options struct {
 	binary   string
 	dir      string
 	rounds   int
-	duration time.Duration // of one measurement
+	duration time.Duration // duration of one measurement
 	only     []string
 	profile  string
 	events   []int
 	clients  int
 }
 
-// suite is a group of figures that share a server.
+// suite is a group of figures that are measured on one server.
 type suite struct {
 	name string
 	run  func(*bench) error
@@ -44,10 +44,10 @@ var suites = []suite{
 	{"search", (*bench).search}, {"appservice", (*bench).appservice}, {"federation", (*bench).federation}, {"push", (*bench).push}, {attackSuite, (*bench).attackAll},
 }
 
-// attackSuite runs attacks instead of measurements; it runs only if it is named.
+// attackSuite is the suite that runs attacks instead of measurements. It runs only if it is named.
 const attackSuite = "attack"
 
-// bench is one run.
+// bench is one run of the benchmark.
 type bench struct {
 	options
 	report
@@ -111,7 +111,7 @@ func (b *bench) parse(args []string) error {
 	return nil
 }
 
-// run measures each group of figures in its own folder.
+// run measures each suite in a folder of its own.
 func (b *bench) run() error {
 	root, err := os.MkdirTemp(b.dir, "ebb-bench-")
 	if err != nil {

@@ -18,17 +18,17 @@ import (
 	"time"
 )
 
-// process is a server under test: Ebb, or the limit of the machine.
+// process is a server under test: Ebb or the limit.
 type process struct {
 	cmd    *exec.Cmd
 	addr   string
 	dir    string
 	binary string
 	errors bytes.Buffer
-	admin  string // access token of an administrator, once there is one
+	admin  string // access token of an administrator, if there is one already
 }
 
-// configuration is that of a usual server, but without rate limits, and with profiles enabled.
+// configuration is a typical configuration, but without rate limits and with profiling enabled.
 const configuration = `server_name: localhost
 data_dir: .
 listen: [{address: "%s", serve: [client, admin, metrics]}]
@@ -65,7 +65,7 @@ func (p *process) initialise(name string) error {
 
 func (p *process) config() string { return filepath.Join(p.dir, "ebb.yaml") }
 
-// serve starts the program and returns the time until its first answer.
+// serve starts the program and returns the time until its first response.
 func (p *process) serve(delay time.Duration) (time.Duration, error) {
 	p.cmd = exec.Command(p.binary, "serve", "--config", p.config())
 	p.cmd.Env = append(os.Environ(), "EBB_BENCH_COMMIT_DELAY="+delay.String())
@@ -104,7 +104,7 @@ func (p *process) stop() {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
 	done := make(chan struct{})
 	go func() {
-		_ = p.cmd.Wait() // how it ended shows in its output, printed below
+		_ = p.cmd.Wait() // the output, printed below, shows how it ended
 		close(done)
 	}()
 	select {
@@ -122,7 +122,7 @@ func (p *process) stop() {
 // kill kills the process, as a power cut would.
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill() // it may have ended already
-	_ = p.cmd.Wait()         // the error is that it was killed
+	_ = p.cmd.Wait()         // the error is the kill
 }
 
 // startLimit starts this program as the limit.
@@ -155,7 +155,7 @@ func (b *bench) startLimit(delay time.Duration) (*process, error) {
 	return p, nil
 }
 
-// usage is the CPU time and memory that a process has used.
+// usage is the CPU time and the memory that a process has used.
 type usage struct {
 	cpu time.Duration
 	rss int64 // bytes
@@ -168,13 +168,13 @@ func (p *process) used() (usage, error) {
 	if err != nil {
 		return usage{}, err
 	}
-	_, rest, found := strings.Cut(string(raw), ") ") // after the name of the program, which may contain anything
+	_, rest, found := strings.Cut(string(raw), ") ") // the fields follow the name of the program, which may contain anything
 	fields := strings.Fields(rest)
 	if !found || len(fields) < 22 {
 		return usage{}, errors.New("/proc/PID/stat is not as expected")
 	}
 	numbers := [3]int64{}
-	for i, field := range []int{11, 12, 21} { // utime, stime, rss: proc(5), counted after the name
+	for i, field := range []int{11, 12, 21} { // utime, stime and rss in proc(5), counted from the field after the name
 		if numbers[i], err = strconv.ParseInt(fields[field], 10, 64); err != nil {
 			return usage{}, err
 		}
@@ -183,7 +183,7 @@ func (p *process) used() (usage, error) {
 	return usage{cpu: time.Duration(numbers[0]+numbers[1]) * tick, rss: numbers[2] * int64(os.Getpagesize()), at: time.Now()}, nil
 }
 
-// spent is a measurement: the number of operations, the time they took, and the server's CPU time.
+// spent is a measurement: the number of operations, the time they took, and the CPU time of the server.
 type spent struct {
 	ops  int
 	wall time.Duration
@@ -195,7 +195,7 @@ func (s spent) per1000() float64   { return s.cpu.Seconds() / float64(s.ops) * 1
 func (s spent) millis() float64    { return s.micros() / 1000 }
 func (s spent) micros() float64    { return float64(s.cpu.Microseconds()) / float64(s.ops) }
 
-// measure runs f and returns the time and CPU time that it took.
+// measure runs f, and returns the time and the CPU time that it took.
 func (p *process) measure(f func() (ops int, err error)) (spent, error) {
 	before, err := p.used()
 	if err != nil {
@@ -228,7 +228,7 @@ func (b *bench) profiled(p *process, name string, f func() error) error {
 	return errors.Join(f(), <-taken)
 }
 
-// fetch saves a profile of the server, which requires an administrator.
+// fetch saves a profile of the server, for which it needs an administrator.
 func (p *process) fetch(profile, file string) error {
 	token, err := p.administrator()
 	if err != nil {
@@ -247,8 +247,8 @@ func (p *process) fetch(profile, file string) error {
 	return errors.Join(err, resp.Body.Close(), os.WriteFile(file, raw, 0o600))
 }
 
-// administrator returns the access token of an administrator, whom it creates if necessary, or "" for the limit, which
-// has none.
+// administrator returns the access token of an administrator, whom it creates if necessary. For the limit, which has no
+// users, it returns "".
 func (p *process) administrator() (string, error) {
 	if p.admin != "" || p.binary == "" {
 		return p.admin, nil

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// pushed is the number of users with a pusher in the room; pushRate is the number of messages per second. Together they
-// make 1,000 notifications per second.
+// pushed is the number of users in the room who have a pusher, and pushRate the number of messages per second. Together
+// they make 1,000 notifications per second.
 const (
 	pushed   = 200
 	pushRate = 5
@@ -31,11 +31,11 @@ func startGateway() (*fastGateway, error) {
 	}
 	g := &fastGateway{url: "http://" + l.Addr().String() + "/_matrix/push/v1/notify"}
 	g.server = &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // whatever it is
+		_, _ = io.Copy(io.Discard, r.Body) // the content does not matter
 		g.received.Add(1)
 		answer(w, []byte(`{"rejected":[]}`))
 	})}
-	go func() { _ = g.server.Serve(l) }() // until it is closed
+	go func() { _ = g.server.Serve(l) }() // ends with an error when the server is closed
 	return g, nil
 }
 
@@ -65,7 +65,7 @@ func (b *bench) push() (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := g.notify(sender, room, 5, time.Second/pushRate); err != nil { // until the gateway has proven to be quick
+	if _, err := g.notify(sender, room, 5, time.Second/pushRate); err != nil { // the server sends more at a time once the gateway has proved to be fast
 		return err
 	}
 	var paced, flat samples
@@ -114,7 +114,7 @@ func (p *process) pushedRoom(g *fastGateway) (*account, string, error) {
 	})
 }
 
-// notify sends messages at a pace, and waits until all members were notified of all of them.
+// notify sends messages at a pace and waits until all members have been notified of all of them.
 func (g *fastGateway) notify(sender *account, room string, messages int, pace time.Duration) (int, error) {
 	before := g.received.Load()
 	for range messages {

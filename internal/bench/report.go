@@ -12,12 +12,12 @@ import (
 // report prints figures as they become known.
 type report struct{ header bool }
 
-// figure is one line: the measurement, the limit of the machine if there is one, and the target.
+// figure is one line of the report: the measurement, the limit of the machine if there is one, and the target.
 type figure struct {
 	name   string
 	unit   string
 	values []float64
-	limit  []float64 // nil: none
+	limit  []float64 // nil if there is no limit
 	aim    string
 }
 
@@ -50,7 +50,7 @@ func median(values []float64) float64 {
 	return (sorted[mid-1] + sorted[mid]) / 2
 }
 
-// percentile returns the percentile p, between 0 and 1.
+// percentile returns the percentile p, which is between 0 and 1.
 func percentile(values []float64, p float64) float64 {
 	if len(values) == 0 {
 		return 0
@@ -59,7 +59,7 @@ func percentile(values []float64, p float64) float64 {
 	return sorted[min(len(sorted)-1, int(p*float64(len(sorted))))]
 }
 
-// number formats a value with three digits or more.
+// number formats a value with at least three digits.
 func number(v float64) string {
 	switch {
 	case v >= 100:

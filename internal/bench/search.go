@@ -14,13 +14,14 @@ import (
 	"time"
 )
 
-// searchMessages is the number of messages that are searched, in searchRooms rooms of one user.
+// searchMessages is the number of messages in the index. They are spread over searchRooms rooms of one user.
 const (
 	searchMessages = 200_000
 	searchRooms    = 50
 )
 
-// search measures what the search index costs a send, how large it becomes, and how long a search takes.
+// search measures what the search index adds to the cost of a send, how large the index becomes, and how long a search
+// takes.
 func (b *bench) search() error {
 	if err := b.indexingCost(); err != nil {
 		return err
@@ -33,7 +34,7 @@ func (b *bench) search() error {
 	return nil
 }
 
-// indexingCost compares sends of a server with search and of one without, in turn.
+// indexingCost compares sends to a server with search and to one without, in turn.
 func (b *bench) indexingCost() error {
 	var houses [2][2]*house
 	for i, name := range [2]string{"search-on", "search-off"} {
@@ -80,7 +81,7 @@ func (b *bench) indexingCost() error {
 	return nil
 }
 
-// write lets all senders send prose for a while.
+// write makes all senders send prose for a duration.
 func (h *house) write(text *prose, d time.Duration) (int, error) {
 	messages := make([][]byte, 1024)
 	r := rand.New(rand.NewPCG(1, 2))
@@ -93,7 +94,7 @@ func (h *house) write(text *prose, d time.Duration) (int, error) {
 	})
 }
 
-// searchText fills a server with messages, and measures the size of the index and the searches.
+// searchText fills a server with messages and measures the size of the index and the duration of searches.
 func (b *bench) searchText(text *prose) error {
 	p, err := b.startEbb("search-"+text.name, 0)
 	if err != nil {
@@ -151,7 +152,7 @@ func (b *bench) searchText(text *prose) error {
 	return err
 }
 
-// fill sends the messages, more of them to the first rooms.
+// fill sends the messages; the first rooms get more of them.
 func (t *prose) fill(users []*account, rooms []string) error {
 	return parallel(len(users), len(users), func(i int) error {
 		r := rand.New(rand.NewPCG(uint64(i), 7))
@@ -165,7 +166,7 @@ func (t *prose) fill(users []*account, rooms []string) error {
 	})
 }
 
-// searches returns how long searches of one kind take, in ms.
+// searches returns the durations of searches of one kind in ms.
 func searches(user *account, room string, text *prose, kind int) (took []float64, err error) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for i := range 300 {
@@ -192,7 +193,7 @@ func searches(user *account, room string, text *prose, kind int) (took []float64
 	return took, nil
 }
 
-// indexRatio returns the size of the index by that of the texts that are in it.
+// indexRatio returns the ratio of the size of the index to the size of the indexed texts.
 func indexRatio(path string) (float64, error) {
 	db, err := sql.Open("sqlite3", "file:"+path+"?mode=ro")
 	if err != nil {
@@ -205,7 +206,7 @@ func indexRatio(path string) (float64, error) {
 		if err := row.Scan(&index, &upTo); err != nil {
 			return 0, errors.Join(err, db.Close())
 		}
-		index *= 4096.0 / 3500 // for what a page has besides; without the module dbstat
+		index *= 4096.0 / 3500 // estimates the overhead of pages if SQLite lacks the module dbstat
 	}
 	var bytes float64
 	rows, err := db.QueryContext(context.Background(), `SELECT json FROM events WHERE type = 'm.room.message' AND position <= ?`, upTo)
@@ -224,14 +225,15 @@ func indexRatio(path string) (float64, error) {
 	return index / bytes, errors.Join(rows.Err(), db.Close())
 }
 
-// prose writes messages of words that are as common as in a language: the nth has a frequency of about 1/n.
+// prose generates messages whose words are distributed as in a natural language: the nth word has a frequency of about
+// 1/n.
 type prose struct {
 	name  string
 	words []string
 	sep   string
 }
 
-// latin and chinese make a word of a number.
+// latin and chinese return the nth word of a language.
 func latin(n int) string {
 	r := rand.New(rand.NewPCG(uint64(n), 11))
 	var w strings.Builder
@@ -274,7 +276,7 @@ func (t *prose) message(r *rand.Rand) []byte {
 	return fmt.Appendf(nil, `{"msgtype":"m.text","body":"%s"}`, strings.Join(body, t.sep))
 }
 
-// query returns one or two words, of the most common ones.
+// query returns one or two of the most common words.
 func (t *prose) query(r *rand.Rand, most int) string {
 	term := t.words[r.IntN(most)]
 	if r.IntN(2) == 0 {

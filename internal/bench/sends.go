@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// message is a message of typical length, with its formatted form, as clients send it.
+// message is a message of typical length with a formatted body, as clients send it.
 var message = []byte(`{"msgtype":"m.text","body":"` + text + ` ` + text + ` ` + text + `","format":"org.matrix.custom.html","formatted_body":"<p>` + text + `</p><p>` + text + `</p>"}`)
 
 const text = "We could meet at the station at nine and walk from there, if the rain stops."
@@ -25,7 +25,7 @@ type account struct {
 	device string
 }
 
-// register creates n accounts, in parallel because hashing passwords takes long.
+// register creates n accounts. It does so in parallel, because hashing passwords takes long.
 func (p *process) register(prefix string, n int) ([]*account, error) {
 	accounts := make([]*account, n)
 	err := parallel(8, n, func(i int) error {
@@ -46,7 +46,7 @@ func (p *process) register(prefix string, n int) ([]*account, error) {
 	return accounts, err
 }
 
-// parallel calls f for 0 to n-1 from width goroutines.
+// parallel calls f for 0 to n-1, from width goroutines.
 func parallel(width, n int, f func(i int) error) error {
 	var next atomic.Int64
 	errs := make([]error, width)
@@ -84,15 +84,15 @@ func sendPath(room string) string {
 	return "/_matrix/client/v3/rooms/" + url.PathEscape(room) + "/send/m.room.message/" + strconv.FormatInt(txns.Add(1), 10)
 }
 
-// house is a server with rooms: sender i of n sends to rooms[i].
+// house is a server with rooms; senders[i] sends to the rooms in rooms[i].
 type house struct {
 	*process
 	senders []*account
 	rooms   [][]string
 }
 
-// newHouse creates the rooms and senders of a measurement: rooms with four senders each, or one room with all
-// senders.
+// newHouse creates the rooms and senders of a measurement, with four senders in each room, or with all senders in one
+// room.
 func newHouse(p *process, senders, rooms int) (*house, error) {
 	h := &house{process: p, rooms: make([][]string, senders)}
 	var err error
@@ -120,14 +120,14 @@ func newHouse(p *process, senders, rooms int) (*house, error) {
 	return h, nil
 }
 
-// talk lets all senders send for a while.
+// talk makes all senders send messages for a duration, and returns how many they sent.
 func (h *house) talk(d time.Duration) (int, error) {
 	return concurrently(len(h.senders), d, func(i, n int) error {
 		return h.senders[i].send(h.rooms[i][n%len(h.rooms[i])])
 	})
 }
 
-// concurrently calls f from n goroutines until the time is over, and returns the number of calls.
+// concurrently calls f from n goroutines for a duration, and returns the number of calls.
 func concurrently(n int, d time.Duration, f func(i, n int) error) (int, error) {
 	end := time.Now().Add(d)
 	counts, errs := make([]int, n), make([]error, n)
@@ -148,8 +148,7 @@ func concurrently(n int, d time.Duration, f func(i, n int) error) (int, error) {
 	return total, errors.Join(errs...)
 }
 
-// measureLimit sends PUT requests to the reference server as fast as it answers, over one connection for each
-// sender.
+// measureLimit sends PUT requests to the reference server as fast as it responds, with one connection for each sender.
 func measureLimit(p *process, path string, width int, d time.Duration) (spent, error) {
 	conns := make([]*conn, width)
 	for i := range conns {
@@ -164,10 +163,10 @@ func measureLimit(p *process, path string, width int, d time.Duration) (spent, e
 	})
 }
 
-// sends measures how fast messages are accepted.
+// sends measures how fast the server accepts messages.
 func (b *bench) sends() error { return b.sendFigures(0, "") }
 
-// delayedSends is sends on a slow disk.
+// delayedSends is sends with a simulated slow disk.
 func (b *bench) delayedSends() error { return b.sendFigures(5*time.Millisecond, ", +5 ms a commit") }
 
 func (b *bench) sendFigures(delay time.Duration, suffix string) error {
@@ -195,7 +194,7 @@ func (b *bench) sendFigures(delay time.Duration, suffix string) error {
 	for round := range b.rounds {
 		for i, path := range paths {
 			if delay > 0 && i > 0 {
-				continue // for which the parts are known
+				continue // the parts are measured separately
 			}
 			if err := parts[i].add(measureLimit(limit, path, 16, b.duration)); err != nil {
 				return err
@@ -224,7 +223,7 @@ func (b *bench) sendFigures(delay time.Duration, suffix string) error {
 	return nil
 }
 
-// samples are the measurements of one figure.
+// samples holds the measurements of one figure.
 type samples []spent
 
 func (s *samples) add(one spent, err error) error {
@@ -240,8 +239,8 @@ func (s samples) of(value func(spent) float64) []float64 {
 	return out
 }
 
-// pooled combines all measurements into one, for events rarer than one per measurement, such as garbage collections of
-// a large heap, which a median includes either completely or not at all.
+// pooled combines all measurements into one. It is used if some costs occur less than once in a measurement, such as
+// garbage collections of a large heap; a median would include them completely or not at all.
 func (s samples) pooled() samples {
 	var all spent
 	for _, one := range s {
@@ -263,7 +262,7 @@ func (b *bench) printSends(suffix string, one, many, limit, wide samples) {
 	)
 }
 
-// printParts shows how the limit divides into its parts.
+// printParts prints the parts of which the limit consists.
 func (b *bench) printParts(parts [4]samples) {
 	for i, name := range [4]string{"", "PUT alone", "PUT, build and sign", "PUT, group-committed insert"} {
 		if i > 0 {

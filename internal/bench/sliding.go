@@ -11,23 +11,24 @@ import (
 )
 
 const (
-	// slidingRooms is the number of rooms of the user whose answers are measured.
+	// slidingRooms is the number of rooms of the measured user.
 	slidingRooms = 1000
-	// slidingClients is the number of its devices that wait when memory is measured. Each has been sent all rooms.
+	// slidingClients is the number of the user's devices that wait for events while memory is measured. Each has
+	// received all rooms.
 	slidingClients = 200
 )
 
-// slidingState is the required_state of Element X.
+// slidingState is the required_state that Element X requests.
 const slidingState = `[["m.room.name",""],["m.room.encryption",""],["m.room.member","$LAZY"],["m.room.member","$ME"],["m.room.topic",""],["m.room.avatar",""],` +
 	`["m.room.canonical_alias",""],["m.room.power_levels",""],["m.room.create",""],["m.room.join_rules",""],["m.room.tombstone",""],["m.room.history_visibility",""]]`
 
-// slidingBody returns a request for the rooms up to an index.
+// slidingBody returns the body of a request for the rooms from 0 to the given index.
 func slidingBody(to, limit int) []byte {
 	return fmt.Appendf(nil, `{"conn_id":"room-list","lists":{"all_rooms":{"ranges":[[0,%d]],"timeline_limit":%d,"required_state":%s,"filters":{"not_room_types":["m.space"]}}},`+
 		`"extensions":{"account_data":{"enabled":true},"receipts":{"enabled":true,"rooms":["*"]},"typing":{"enabled":true}}}`, to, limit, slidingState)
 }
 
-// slide sends a request of sliding sync and returns the next pos and the answer. timeout is in ms.
+// slide sends a sliding sync request, and returns the next pos and the response. timeout is in ms.
 func (a *account) slide(pos string, timeout int, body []byte) (next string, answer []byte, err error) {
 	path := fmt.Sprintf("/_matrix/client/unstable/org.matrix.simplified_msc3575/sync?timeout=%d", timeout)
 	if pos != "" {
@@ -44,8 +45,8 @@ func (a *account) slide(pos string, timeout int, body []byte) (next string, answ
 	return string(value), answer, nil
 }
 
-// sliding measures sliding sync: first answers, answers without news, messages to waiting clients and what those take
-// of memory.
+// sliding measures sliding sync: first responses, responses without changes, messages to waiting clients, and the
+// memory that waiting clients use.
 func (b *bench) sliding() error {
 	p, err := b.startEbb("sliding", 0)
 	if err != nil {
@@ -94,7 +95,7 @@ func (b *bench) sliding() error {
 	return nil
 }
 
-// slidingFirst measures first answers. The first of all is not measured, because it fills the caches.
+// slidingFirst measures first responses. It does not measure the very first one, which fills the caches.
 func slidingFirst(p *process, a *account, d time.Duration) (spent, error) {
 	body := slidingBody(19, 1)
 	if _, _, err := a.slide("", 0, body); err != nil {
@@ -108,7 +109,7 @@ func slidingFirst(p *process, a *account, d time.Duration) (spent, error) {
 	})
 }
 
-// slidingNothing measures answers without news to a client that has all rooms.
+// slidingNothing measures responses without changes, to a client that has received all rooms.
 func slidingNothing(p *process, a *account, d time.Duration) (spent, error) {
 	body := slidingBody(slidingRooms-1, 1)
 	pos, _, err := a.slide("", 0, body)
@@ -126,7 +127,7 @@ func slidingNothing(p *process, a *account, d time.Duration) (spent, error) {
 	})
 }
 
-// slidingFanOut compares what a message costs for each waiting client of sliding sync and of /sync.
+// slidingFanOut compares the cost of a message for each waiting client of sliding sync and of /sync.
 func (b *bench) slidingFanOut(p *process) error {
 	host, err := p.register("host", 1)
 	if err != nil {
@@ -207,8 +208,9 @@ func slidingFanOutOf(p *process, host *account, guests []*account, pos []string,
 	return r, err
 }
 
-// slidingWaiting returns by how many KB what the server uses grows for each waiting device that has all rooms of a
-// user. Garbage does not count: the answers that brought the devices up to date leave more of it than 200 clients use.
+// slidingWaiting returns how much memory, in KB, the server uses for each waiting device that has received all rooms of
+// a user. Garbage does not count, because the responses that brought the devices up to date leave more garbage than 200
+// clients use.
 func (b *bench) slidingWaiting(p *process, a *account) (float64, error) {
 	body := slidingBody(slidingRooms-1, 1)
 	devices, pos := make([]*account, slidingClients), make([]string, slidingClients)
@@ -233,7 +235,7 @@ func (b *bench) slidingWaiting(p *process, a *account) (float64, error) {
 	if _, err := p.serve(0); err != nil {
 		return 0, err
 	}
-	if _, _, err := a.slide("", 0, body); err != nil { // the rooms are loaded
+	if _, _, err := a.slide("", 0, body); err != nil { // loads the rooms
 		return 0, err
 	}
 	before, err := p.inUse()
@@ -253,10 +255,10 @@ func (b *bench) slidingWaiting(p *process, a *account) (float64, error) {
 	return float64(after-before) / 1000 / float64(len(devices)), err
 }
 
-// inUse returns the bytes of heap and stacks that the server uses, after a garbage collection.
+// inUse returns the size in bytes of the heap and the stacks that the server uses after a garbage collection.
 func (p *process) inUse() (int64, error) {
 	file := filepath.Join(p.dir, "heap.txt")
-	if err := errors.Join(p.fetch("heap?gc=1&debug=1", file), p.fetch("heap?gc=1&debug=1", file)); err != nil { // twice, for what pools hold
+	if err := errors.Join(p.fetch("heap?gc=1&debug=1", file), p.fetch("heap?gc=1&debug=1", file)); err != nil { // twice, because pools release their memory only at the second collection
 		return 0, err
 	}
 	raw, err := os.ReadFile(file)

@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// manyRooms is the number of rooms of the user whose first sync is measured, with perRoom messages each.
+// manyRooms is the number of rooms of the user whose first sync is measured. Each has perRoom messages.
 const (
 	manyRooms = 500
 	perRoom   = 20
 )
 
-// syncs measures syncs that find nothing new, and first syncs.
+// syncs measures first syncs and syncs that find nothing new.
 func (b *bench) syncs() error {
 	p, err := b.startEbb("sync", 0)
 	if err != nil {
@@ -68,7 +68,7 @@ func (b *bench) syncs() error {
 	return nil
 }
 
-// fillRoom creates a room of some people, in which all of them send.
+// fillRoom creates a room whose members all send messages.
 func fillRoom(people ...*account) (string, error) {
 	room, err := people[0].createRoom()
 	if err != nil {
@@ -87,7 +87,7 @@ func fillRoom(people ...*account) (string, error) {
 	return room, nil
 }
 
-// nothingNew measures syncs without news, four at a time.
+// nothingNew measures syncs that find nothing new, four at a time.
 func nothingNew(p *process, a *account, d time.Duration) (spent, error) {
 	since, err := a.settled("")
 	if err != nil {
@@ -109,7 +109,7 @@ func nothingNew(p *process, a *account, d time.Duration) (spent, error) {
 	})
 }
 
-// newsElsewhere is nothingNew with a token that is older than events in other rooms.
+// newsElsewhere is nothingNew with a token that is older than some events in rooms of other users.
 func newsElsewhere(p *process, a, other *account, d time.Duration) (spent, error) {
 	since, err := a.settled("")
 	if err != nil {
@@ -130,7 +130,7 @@ func newsElsewhere(p *process, a, other *account, d time.Duration) (spent, error
 	})
 }
 
-// firstSyncs measures the first sync of a new device. The first answer is not measured, because it fills the caches.
+// firstSyncs measures the first sync of a new device. It does not measure the very first one, which fills the caches.
 func firstSyncs(p *process, a *account, d time.Duration) (spent, error) {
 	if _, _, err := a.sync("", 0); err != nil {
 		return spent{}, err
@@ -146,14 +146,14 @@ func firstSyncs(p *process, a *account, d time.Duration) (spent, error) {
 	})
 }
 
-// idle measures the memory of an idle server, and what each waiting client adds.
+// idle measures the memory of an idle server, and how much each waiting client adds.
 func (b *bench) idle() error {
 	p, err := b.startEbb("idle", 0)
 	if err != nil {
 		return err
 	}
 	defer func() { p.stop() }()
-	time.Sleep(2 * time.Second) // until the memory used at startup is returned
+	time.Sleep(2 * time.Second) // until the memory used at startup has been released
 	empty, err := p.used()
 	if err != nil {
 		return err
@@ -181,8 +181,8 @@ func (b *bench) idle() error {
 	if err != nil {
 		return err
 	}
-	// The process must be a new one, because the old one would reuse memory from creating the accounts. At first, all
-	// its users are new to it.
+	// This needs a new process, because the old one would reuse the memory from creating the accounts. A new process
+	// has no user in its caches.
 	wait := func(suffix string) (float64, error) {
 		p.stop()
 		if _, err := p.serve(0); err != nil {
@@ -217,7 +217,7 @@ func (b *bench) idle() error {
 	return nil
 }
 
-// settleAll brings all clients up to date, without waking the others by a change of presence.
+// settleAll brings all clients up to date without changing their presence, which would wake the others.
 func settleAll(members []*account, since []string) error {
 	return parallel(4, len(members), func(i int) error {
 		defer members[i].close()
@@ -229,7 +229,7 @@ func settleAll(members []*account, since []string) error {
 	})
 }
 
-// gather joins all users to rooms of 200.
+// gather joins all users to rooms with 200 members each.
 func gather(members []*account) error {
 	var rooms []string
 	for i := 0; i < len(members); i += 200 {
@@ -247,13 +247,13 @@ func gather(members []*account) error {
 	})
 }
 
-// waiting lets n clients wait, and sync again whenever they are answered. It returns by how many KB per client the
-// server's memory has grown.
+// waiting makes n clients wait for events, and sync again after each response. It returns by how many KB per client the
+// memory of the server has grown.
 func (b *bench) waiting(p *process, n int, client func(i int) (c *conn, ask func() error)) (float64, error) {
 	return b.waitingUntil(p, n, client, func() error { return nil })
 }
 
-// waitingUntil is waiting and calls look while the clients wait.
+// waitingUntil is like waiting, and calls look while the clients are waiting.
 func (b *bench) waitingUntil(p *process, n int, client func(i int) (c *conn, ask func() error), look func() error) (float64, error) {
 	time.Sleep(3 * time.Second)
 	before, err := p.used()
@@ -269,11 +269,11 @@ func (b *bench) waitingUntil(p *process, n int, client func(i int) (c *conn, ask
 			return 0, err
 		}
 		wg.Go(func() {
-			for ask() == nil { // fails when the connection is closed
+			for ask() == nil { // returns an error when the connection is closed
 			}
 		})
 		if i%100 == 99 {
-			time.Sleep(20 * time.Millisecond) // so that the server's backlog does not overflow
+			time.Sleep(20 * time.Millisecond) // keeps the server's backlog of connections from overflowing
 		}
 	}
 	time.Sleep(5 * time.Second)
@@ -294,7 +294,7 @@ func (b *bench) waitingUntil(p *process, n int, client func(i int) (c *conn, ask
 	return float64(after.rss-before.rss) / 1000 / float64(n), err
 }
 
-// sizeOf returns the size of a file, or 0 if there is none.
+// sizeOf returns the size of a file, or 0 if it does not exist.
 func sizeOf(path string) (int64, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {

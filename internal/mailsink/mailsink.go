@@ -1,4 +1,5 @@
-// Package mailsink is an SMTP server for tests. It accepts every message and keeps it, unless the test makes it refuse.
+// Package mailsink is an SMTP server for tests. It accepts and keeps every message, unless the test makes it refuse
+// some.
 package mailsink
 
 import (
@@ -21,23 +22,23 @@ import (
 	"github.com/emersion/go-smtp"
 )
 
-// Message is a message that the sink has accepted.
+// Message is a message that a sink has accepted.
 type Message struct {
-	From, To      string // of the envelope
+	From, To      string // in the envelope
 	Header        netmail.Header
 	Subject       string
 	Text, HTML    string
-	Authenticated string // the user name with which the client signed in
+	Authenticated string // the user name with which the client authenticated
 	Encrypted     bool
 	Raw           string
 }
 
-// Options are the settings of a Sink.
+// Options configures a Sink.
 type Options struct {
 	TLS      *tls.Config
 	Implicit bool   // TLS from the first byte; otherwise STARTTLS is offered if TLS is set
-	Password string // if not "", clients must authenticate with it
-	// Refuse returns the error for a recipient, or nil.
+	Password string // if not empty, clients must authenticate with it
+	// Refuse returns an error for recipients that the sink refuses.
 	Refuse func(to string) error
 }
 
@@ -51,7 +52,7 @@ type Sink struct {
 	arrived chan Message
 }
 
-// New starts a sink on a loopback address; it ends with the test.
+// New starts a sink on a loopback address. The sink is closed when the test ends.
 func New(t testing.TB, o Options) *Sink {
 	t.Helper()
 	var listen net.ListenConfig
@@ -70,9 +71,9 @@ func New(t testing.TB, o Options) *Sink {
 		server.TLSConfig = o.TLS
 	}
 	var serving sync.WaitGroup
-	serving.Go(func() { _ = server.Serve(l) }) // until Close
+	serving.Go(func() { _ = server.Serve(l) }) // ends with an error when the server is closed
 	t.Cleanup(func() {
-		_ = server.Close() // the test is over
+		_ = server.Close() // the test is over, so errors do not matter
 		serving.Wait()
 	})
 	return s
@@ -184,7 +185,7 @@ func (m *Message) parse() error {
 	}
 	parts := multipart.NewReader(parsed.Body, params["boundary"])
 	for {
-		p, err := parts.NextPart() // decodes quoted-printable
+		p, err := parts.NextPart() // NextPart decodes quoted-printable
 		if errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
@@ -205,7 +206,7 @@ func (m *Message) parse() error {
 // Certificate returns a certificate for 127.0.0.1, and a pool that trusts it.
 func Certificate(t testing.TB) (*tls.Config, *x509.CertPool) {
 	t.Helper()
-	s := httptest.NewTLSServer(nil) // it has one built in
+	s := httptest.NewTLSServer(nil) // the test server comes with a certificate
 	defer s.Close()
 	roots := x509.NewCertPool()
 	roots.AddCert(s.Certificate())

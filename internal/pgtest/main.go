@@ -1,8 +1,8 @@
 // Pgtest runs a command with a temporary PostgreSQL server: go run ./internal/pgtest -- go test ./storage/...
 //
-// The server has a temporary folder and listens on a Unix socket there; the command finds its address in
-// EBB_TEST_POSTGRES. The server ends with the command. If PostgreSQL is not installed, the command runs without it, and
-// tests that need it skip themselves and say so.
+// The server has a temporary folder and listens on a Unix socket there. The command finds its address in
+// EBB_TEST_POSTGRES, and the server ends with the command. If PostgreSQL is not installed, the command runs without it;
+// tests that need it are skipped and say so.
 package main
 
 import (
@@ -23,7 +23,7 @@ import (
 	"time"
 )
 
-const variable = "EBB_TEST_POSTGRES" // storagetest.Variable
+const variable = "EBB_TEST_POSTGRES" // same as storagetest.Variable
 
 func main() {
 	args := os.Args[1:]
@@ -42,7 +42,7 @@ func main() {
 	os.Exit(code)
 }
 
-// run returns the exit code of the command.
+// run runs the command with a server and returns the command's exit code.
 func run(args []string) (code int, err error) {
 	if os.Getenv(variable) != "" {
 		return command(args) // a server is already provided
@@ -65,7 +65,7 @@ func run(args []string) (code int, err error) {
 	return command(args)
 }
 
-// command runs the command until it exits; signals are forwarded to it.
+// command runs the command until it exits, and forwards signals to it.
 func command(args []string) (int, error) {
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -80,7 +80,7 @@ func command(args []string) (int, error) {
 	for {
 		select {
 		case s := <-signals:
-			_ = cmd.Process.Signal(s) // it may just have ended
+			_ = cmd.Process.Signal(s) // the command may have ended already
 		case err := <-ended:
 			if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 				return max(exit.ExitCode(), 1), nil
@@ -97,7 +97,7 @@ var errMissing = errors.New("SKIP PostgreSQL: apt-get install postgresql")
 type server struct {
 	bin     string // folder of the PostgreSQL programs
 	dir     string
-	as      *syscall.Credential // nil: the current user
+	as      *syscall.Credential // nil for the current user
 	process *exec.Cmd
 	log     tail
 }
@@ -118,7 +118,7 @@ func newServer() (*server, error) {
 	if s.as, err = unprivileged(); err != nil {
 		return nil, err
 	}
-	// The path of a socket has at most 107 bytes, so the folder's path must be short.
+	// The path of a socket has at most 107 bytes, so the path of the folder must be short.
 	if s.dir, err = os.MkdirTemp("/tmp", "ebb-pg-"); err != nil {
 		return nil, err
 	}
@@ -128,7 +128,7 @@ func newServer() (*server, error) {
 	return s, err
 }
 
-// version returns 15 for /usr/lib/postgresql/15/bin/initdb.
+// version returns the major version of PostgreSQL in the path of initdb: 15 for /usr/lib/postgresql/15/bin/initdb.
 func version(initdb string) int {
 	n, err := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(initdb))))
 	if err != nil {
@@ -137,7 +137,8 @@ func version(initdb string) int {
 	return n
 }
 
-// unprivileged returns the user to run PostgreSQL as, because it refuses to run as root.
+// unprivileged returns the user as whom to run PostgreSQL, which refuses to run as root. It returns nil if the current
+// user is not root.
 func unprivileged() (*syscall.Credential, error) {
 	if os.Getuid() != 0 {
 		return nil, nil
@@ -164,8 +165,8 @@ func (s *server) command(ctx context.Context, program string, args ...string) *e
 	return cmd
 }
 
-// start creates the cluster and waits until it answers. Durability is switched off: it would slow tests down, and none
-// of them needs the data after a crash of the machine.
+// start creates the cluster and waits until it accepts connections. Durability is switched off: it would slow the tests
+// down, and no test needs the data after a crash of the machine.
 func (s *server) start() error {
 	runtime.LockOSThread() // Pdeathsig is sent when this thread ends
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -190,14 +191,14 @@ func (s *server) start() error {
 	return nil
 }
 
-// tail keeps the end of PostgreSQL's output, which is shown only if the server fails: early connections and those that
-// a test closes are logged as FATAL, but are harmless here.
+// tail keeps the end of PostgreSQL's output. The output is shown only if the server fails, because PostgreSQL logs
+// harmless events as FATAL here: connections that come too early and connections that a test closes.
 type tail struct {
 	mu   sync.Mutex // guards text
 	text []byte
 }
 
-// maxTail bounds the output that is kept, in bytes.
+// maxTail is how much of the output is kept, in bytes.
 const maxTail = 8 << 10
 
 // Write implements io.Writer.
@@ -227,7 +228,7 @@ func (s *server) stop() error {
 			died = fmt.Errorf("PostgreSQL ended before the tests did:\n%s", s.log.String())
 		}
 		_ = s.process.Process.Signal(syscall.SIGQUIT) // immediate shutdown
-		_ = s.process.Wait()                          // reports only the signal
+		_ = s.process.Wait()                          // the only error is the signal
 	}
 	return errors.Join(died, os.RemoveAll(s.dir))
 }

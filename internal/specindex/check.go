@@ -10,8 +10,8 @@ import (
 )
 
 // Check compares the page with the route tables and, if openapi is not nil, with the operations of the specification.
-// It checks both directions: every served operation must be listed; every operation listed as working must be served,
-// and none listed as No.
+// Every served operation must be listed, every operation listed as working must be served, and no operation listed as
+// No may be served.
 func Check(index *Index, routes []httpapi.Route, openapi []Operation) []error {
 	problems := checkRoutes(index, routes)
 	if openapi != nil {
@@ -46,16 +46,16 @@ func checkRoutes(index *Index, routes []httpapi.Route) (problems []error) {
 	return problems
 }
 
-// mustBeListed reports whether the page must list an alias. Older versions of a listed operation need not be listed;
-// unstable and vendor-specific names must be.
+// mustBeListed reports whether the page must list an alias. It must list unstable and vendor-specific names, but not
+// older versions of a listed operation.
 func mustBeListed(alias string) bool {
 	return strings.Contains(alias, "/unstable/") || !strings.HasPrefix(alias, "/_matrix/")
 }
 
-// listed returns the errors in the page about one path of a route.
+// listed returns the errors in the page that concern one path of a route.
 func listed(index *Index, r httpapi.Route, path string) []error {
 	key := Operation{Method: r.Method, Path: path}.key()
-	var others []error // two operations of the specification share a path
+	var others []error // two operations of the specification may share a path
 	for _, e := range index.Entries {
 		if e.key() == key && e.ID == r.OperationID {
 			return nil
@@ -96,7 +96,7 @@ func CheckSpec(index *Index, openapi []Operation) (problems []error) {
 	return problems
 }
 
-// CheckTests returns the entries whose test does not exist. tests is the result of Tests.
+// CheckTests returns an error for each entry whose test does not exist. tests is the result of Tests.
 func CheckTests(index *Index, tests map[string]bool, root string) (problems []error) {
 	for _, e := range index.Entries {
 		if e.Test == "" {

@@ -14,8 +14,8 @@ import (
 func TestPageAgreesWithTheRoutesOfTheServer(t *testing.T) {
 	cfg := config.Default()
 	cfg.DataDir = t.TempDir()
-	cfg.Federation.Enabled = true              // otherwise there are no federation routes
-	cfg.Registration.SharedSecret = "a secret" // otherwise its route is missing
+	cfg.Federation.Enabled = true              // federation routes exist only if federation is enabled
+	cfg.Registration.SharedSecret = "a secret" // the route exists only if there is a secret
 	if err := fedclient.CreateKey(filepath.Join(cfg.DataDir, "signing.key")); err != nil {
 		t.Fatal(err)
 	}

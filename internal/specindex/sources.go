@@ -15,7 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// apis lists the folders of the specification that the page covers, in the page's order.
+// apis lists the folders of the specification that the page covers, in the order of the page.
 var apis = []string{"client-server", "server-server", "application-service", "push-gateway"}
 
 // OpenAPI returns the operations below specDir/api, ordered by API, file, path and method.
@@ -40,7 +40,7 @@ func OpenAPI(specDir string) ([]Operation, error) {
 	return all, nil
 }
 
-// document is the part of an OpenAPI file that is used.
+// document is the part of an OpenAPI file that this package reads.
 type document struct {
 	Servers []struct {
 		Variables struct {

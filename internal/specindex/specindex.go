@@ -1,8 +1,9 @@
-// Package specindex reads docs/spec-index.txt, which says of every operation whether Ebb serves it and which test
-// proves that, and finds where the page disagrees with the route tables, the OpenAPI files or the existing tests.
+// Package specindex reads docs/spec-index.txt, which lists for every operation whether Ebb serves it and which test
+// proves that. It finds disagreements between the page and the route tables, the OpenAPI files and the existing tests.
 //
-// A line of the page is: operationId METHOD PATH Yes|Partial|No TEST NOTE…, separated by blanks; TEST is - if there is
-// none. The first section lists the operations of the OpenAPI files, the second those that Ebb serves in addition.
+// A line of the page has the form operationId METHOD PATH Yes|Partial|No TEST NOTE…, separated by blanks; TEST is - if
+// there is none. The first section lists the operations of the OpenAPI files, the second those that Ebb serves in
+// addition.
 package specindex
 
 import (
@@ -18,7 +19,7 @@ const (
 	beyondSection = "[beyond]"
 )
 
-// Status says how far an operation is supported.
+// Status is the degree to which an operation is supported.
 type Status string
 
 // The possible statuses.
@@ -33,35 +34,35 @@ type Operation struct {
 	ID     string // operationId
 	Method string
 	Path   string // the complete template: /_matrix/client/v3/rooms/{roomId}/…
-	File   string // client-server/room_send.yaml, "" if not in the specification
+	File   string // for example client-server/room_send.yaml; "" if the operation is not in the specification
 }
 
 // Entry is one line of the page.
 type Entry struct {
 	Operation
 	Status Status
-	Test   string // DIRECTORY.TestName or test/sdk/FILE.mjs, "" for none
+	Test   string // DIRECTORY.TestName or test/sdk/FILE.mjs, or "" for none
 	Note   string
-	Beyond bool // belongs to the second section
+	Beyond bool // whether the entry belongs to the second section
 	Line   int
 }
 
 // Index is the complete page.
 type Index struct{ Entries []Entry }
 
-// key returns the method and path of an operation, without the names of the path's variables.
+// key returns the method and the path of an operation, without the names of the path's variables.
 func (o Operation) key() string { return o.Method + " " + unnamed(o.Path) }
 
 func (e Entry) String() string {
 	return fmt.Sprintf("line %d (%s %s %s)", e.Line, e.ID, e.Method, e.Path)
 }
 
-// outgoing reports whether the operation belongs to an API that Ebb calls but does not serve.
+// outgoing reports whether the operation belongs to an API that Ebb uses but does not serve.
 func (e Entry) outgoing() bool {
 	return strings.HasPrefix(e.Path, "/_matrix/app/") || strings.HasPrefix(e.Path, "/_matrix/push/")
 }
 
-// unnamed removes the names of the variables from a template.
+// unnamed removes the names of the variables from a path template.
 func unnamed(path string) string {
 	segments := strings.Split(path, "/")
 	for i, s := range segments {
@@ -72,7 +73,7 @@ func unnamed(path string) string {
 	return strings.Join(segments, "/")
 }
 
-// Parse parses the page. Errors include the line number.
+// Parse parses the page. Its errors include the line number.
 func Parse(r io.Reader) (*Index, error) {
 	index, section, file, seen := &Index{}, "", "", map[string]int{}
 	lines := bufio.NewScanner(r)
@@ -139,7 +140,7 @@ const header = `# Which operations of Matrix v1.19 Ebb serves. Identity service 
 # go test ./internal/specindex -update puts the page into order.
 `
 
-// Write writes the page, with columns aligned within the group of each file, and the entries in their order.
+// Write writes the page with the entries in their order. Columns are aligned within the group of each file.
 func (x *Index) Write(w io.Writer) error {
 	var b strings.Builder
 	b.WriteString(header)
@@ -175,7 +176,7 @@ func (x *Index) writeSection(b *strings.Builder, beyond bool) {
 	}
 }
 
-// widths returns the lengths of the longest operationId and path in the group of entry i.
+// widths returns the lengths of the longest operationId and the longest path in the group of entry i.
 func (x *Index) widths(i int) (id, path int) {
 	for _, e := range x.Entries {
 		if e.File == x.Entries[i].File && e.Beyond == x.Entries[i].Beyond {

@@ -64,7 +64,8 @@ func TestPageListsEveryOperationOfTheSpecification(t *testing.T) {
 	}
 }
 
-// rewrite sorts the page in the order of the specification and adds missing operations; the second section stays.
+// rewrite sorts the first section in the order of the specification and adds missing operations. It does not change the
+// second section.
 func rewrite(t *testing.T, ops []Operation) {
 	t.Helper()
 	old := readPage(t)

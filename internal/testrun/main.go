@@ -1,9 +1,9 @@
 // Testrun runs go test and shows its progress: go run ./internal/testrun -timeout 15m ./...
 //
-// go test prints nothing while it builds, and holds back the results of finished packages until those listed before
-// them are finished, so that for minutes it looks as if it hangs. Testrun prints a line for each package when it ends,
-// reports regularly which tests are running, shows the output of failed ones, and at the end lists the skipped tests
-// with their reasons.
+// go test prints nothing while it builds, and holds back the results of finished packages until all packages listed
+// before them are finished, so for minutes it seems to hang. Testrun prints a line for each package when it ends,
+// regularly lists the tests that are running, shows the output of failed tests, and at the end lists the reasons for
+// skipped tests.
 package main
 
 import (
@@ -23,7 +23,7 @@ import (
 	"time"
 )
 
-// silence is the maximum time without output.
+// silence is how long Testrun prints nothing at most.
 const silence = 20 * time.Second
 
 func main() {
@@ -35,11 +35,11 @@ func main() {
 	os.Exit(code)
 }
 
-// run returns the exit code of go test.
+// run runs go test and returns its exit code.
 func run(args []string) (int, error) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	// The terminal interrupts go test too, whose last output is shown.
+	// The terminal also interrupts go test. Testrun continues, to show its last output.
 	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
 	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json"}, args...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
@@ -65,14 +65,14 @@ func run(args []string) (int, error) {
 type event struct {
 	Action     string
 	Package    string
-	ImportPath string // of build-output
+	ImportPath string // the package whose build failed, in events of build output
 	Test       string
 	Output     string
 	Elapsed    float64
 }
 
-// report prints the progress until the events end. It prints the running tests at every tick, and calls printed when an
-// event made it print something.
+// report prints the progress until the events end. At every tick it prints the running tests. It calls printed whenever
+// an event made it print something.
 func report(in io.Reader, w io.Writer, now func() time.Time, tick <-chan time.Time, printed func()) {
 	events := make(chan event)
 	go func() {
@@ -105,7 +105,7 @@ func report(in io.Reader, w io.Writer, now func() time.Time, tick <-chan time.Ti
 	}
 }
 
-// parse parses an event. A line that is not an event is returned as output.
+// parse parses an event. If the line is not an event, parse returns it as output.
 func parse(line []byte) (e event) {
 	if json.Unmarshal(line, &e) != nil {
 		return event{Action: "build-output", Output: string(line)}
@@ -113,7 +113,7 @@ func parse(line []byte) (e event) {
 	return e
 }
 
-// progress is the state of the run.
+// progress is the state of a run.
 type progress struct {
 	w        io.Writer
 	now      func() time.Time
@@ -121,17 +121,17 @@ type progress struct {
 	packages map[string]*pkg
 	done     int
 	failed   []string
-	skips    map[string]int // by reason
+	skips    map[string]int // number of skipped tests by reason
 }
 
 func newProgress(w io.Writer, now func() time.Time) *progress {
 	return &progress{w: w, now: now, start: now(), packages: map[string]*pkg{}, skips: map[string]int{}}
 }
 
-// pkg is a package whose tests run.
+// pkg is a package whose tests are running.
 type pkg struct {
 	tests  map[string]*test
-	output strings.Builder // of the package itself
+	output strings.Builder // output that belongs to no single test
 	cached bool
 	ended  bool
 }
@@ -141,7 +141,7 @@ type test struct {
 	output strings.Builder
 }
 
-// take processes an event and reports whether it has printed something.
+// take processes an event and reports whether it printed something.
 func (p *progress) take(e event) bool {
 	if e.Action == "build-output" {
 		fmt.Fprint(p.w, e.Output)
@@ -177,7 +177,7 @@ func (p *progress) take(e event) bool {
 	return false
 }
 
-// takePackage processes an event of the package itself, as take does.
+// takePackage is take for an event that belongs to the package itself.
 func (p *progress) takePackage(at *pkg, e event) bool {
 	switch e.Action {
 	case "output":
@@ -200,7 +200,7 @@ func (p *progress) takePackage(at *pkg, e event) bool {
 	}
 	if e.Action == "fail" {
 		p.failed = append(p.failed, e.Package)
-		// After a panic or timeout, running tests have no final event.
+		// After a panic or a timeout, the running tests get no final event.
 		for _, name := range slices.Sorted(maps.Keys(at.tests)) {
 			fmt.Fprint(p.w, at.tests[name].output.String())
 		}
@@ -210,7 +210,7 @@ func (p *progress) takePackage(at *pkg, e event) bool {
 	return true
 }
 
-// skipped records why a test skipped itself, if the reason contains SKIP.
+// skipped records why a test was skipped, if the reason contains SKIP.
 func (p *progress) skipped(output string) {
 	if _, reason, found := strings.Cut(output, "SKIP "); found {
 		reason, _, _ = strings.Cut(reason, "\n")
@@ -220,7 +220,7 @@ func (p *progress) skipped(output string) {
 
 func (p *progress) elapsed() time.Duration { return p.now().Sub(p.start).Round(time.Second) }
 
-// running prints which tests are running.
+// running prints the names of the running tests.
 func (p *progress) running() {
 	var tests []string
 	for _, name := range slices.Sorted(maps.Keys(p.packages)) {

@@ -15,7 +15,7 @@ func TestProgressIsShownWhilePackagesRun(t *testing.T) {
 			p.take(parse([]byte(line)))
 		}
 	}
-	p.running() // while it builds
+	p.running() // the tests are still being built
 	send(`{"Action":"start","Package":"ebb/rooms"}
 {"Action":"run","Package":"ebb/rooms","Test":"TestLong"}
 {"Action":"output","Package":"ebb/rooms","Test":"TestLong","Output":"noise\n"}

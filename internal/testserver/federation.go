@@ -29,9 +29,9 @@ import (
 	"ebb/server"
 )
 
-// Network is a set of servers that federate with each other over TLS on loopback, under names that only they can
-// resolve: hs1.test, hs2.test and so on. The names resolve to private addresses, and dialling one reaches the test's
-// listener, so that nothing leaves the machine.
+// Network is a set of servers that federate with each other over TLS on loopback. Only they can resolve their names:
+// hs1.test, hs2.test and so on. The names resolve to private addresses, and connections to these reach the listeners of
+// the test, so nothing leaves the machine.
 type Network struct {
 	Servers []*Server
 	t       testing.TB
@@ -39,16 +39,16 @@ type Network struct {
 
 	// mu guards the fields below.
 	mu        sync.Mutex
-	names     []string          // the k-th, counted from 1, is at 10.0.0.k
-	addresses map[string]string // of the listeners, by name; missing while a server is stopped
-	running   map[string]func() // stops a server
+	names     []string          // the k-th server, counted from 1, has the address 10.0.0.k
+	addresses map[string]string // addresses of the listeners by name; without servers that are stopped
+	running   map[string]func() // functions that stop the running servers
 	conns     map[net.Conn][2]string
 	cut       map[[2]string]bool
 	intercept func(w http.ResponseWriter, r *http.Request, to string, next http.Handler)
 }
 
-// Federation starts n servers that federate, each with all background jobs running; change may modify the configuration
-// of the i-th, counted from 0.
+// Federation starts n servers that federate with each other, with all their background jobs. change may modify the
+// configuration of the i-th server, counted from 0.
 func Federation(t testing.TB, n int, change func(i int, cfg *config.Config)) *Network {
 	t.Helper()
 	w := &Network{
@@ -63,8 +63,7 @@ func Federation(t testing.TB, n int, change func(i int, cfg *config.Config)) *Ne
 // Name returns the name of the i-th server, counted from 0.
 func (n *Network) Name(i int) string { return fmt.Sprintf("hs%d.test", i+1) }
 
-// Cut disconnects two servers from each other, in both directions, and aborts their requests in flight. Heal reconnects
-// all servers.
+// Cut disconnects two servers from each other and aborts the requests between them. Heal reconnects all servers.
 func (n *Network) Cut(a, b string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -72,7 +71,7 @@ func (n *Network) Cut(a, b string) {
 	n.breakOff(func(from, to string) bool { return from == a && to == b || from == b && to == a })
 }
 
-// breakOff closes the connections that f selects; mu is held.
+// breakOff closes the connections that f selects. The caller must hold mu.
 func (n *Network) breakOff(f func(from, to string) bool) {
 	for conn, ends := range n.conns {
 		if f(ends[0], ends[1]) {
@@ -82,21 +81,22 @@ func (n *Network) breakOff(f func(from, to string) bool) {
 	}
 }
 
-// Heal ends every Cut.
+// Heal undoes every Cut.
 func (n *Network) Heal() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	clear(n.cut)
 }
 
-// Intercept passes every request between servers to f, which may answer it itself; nil ends that.
+// Intercept passes every request between servers to f, which may respond itself or call next. A nil f ends the
+// interception.
 func (n *Network) Intercept(f func(w http.ResponseWriter, r *http.Request, to string, next http.Handler)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.intercept = f
 }
 
-// Serve serves a handler of the test under a server name.
+// Serve serves a handler of the test under the given server name.
 func (n *Network) Serve(name string, h http.Handler) {
 	s := httptest.NewUnstartedServer(n.wire(name, h))
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{n.ca.issue(n.t, name)}, MinVersion: tls.VersionTLS12}
@@ -111,8 +111,8 @@ func (n *Network) Serve(name string, h http.Handler) {
 	n.addresses[name] = s.Listener.Addr().String()
 }
 
-// ClientOptions returns the options for a fedclient.Client that reaches the servers of the network, so that a test can
-// act as a server.
+// ClientOptions returns the options of a fedclient.Client that reaches the servers of the network, with which a test
+// can act as the server called name.
 func (n *Network) ClientOptions(name string) fedclient.Options {
 	return fedclient.Options{Server: name, Roots: n.ca.pool, Resolver: resolver{n}, Dial: n.dialer(name), AllowPrivate: true}
 }
@@ -135,7 +135,7 @@ func (n *Network) add(i int, change func(i int, cfg *config.Config)) {
 	n.t.Cleanup(func() { n.Stop(i) })
 }
 
-// run serves an open server.
+// run runs a server until it is stopped.
 func (n *Network) run(s *Server) {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -153,7 +153,7 @@ func (n *Network) run(s *Server) {
 	}
 }
 
-// Stop stops the i-th server; it is unreachable until Start.
+// Stop stops the i-th server, which is then unreachable until Start is called.
 func (n *Network) Stop(i int) {
 	name := n.Name(i)
 	n.mu.Lock()
@@ -167,14 +167,14 @@ func (n *Network) Stop(i int) {
 	}
 }
 
-// Start restarts a stopped server with its stored data. Its users are still logged in.
+// Start starts a stopped server with its stored data. Its users are still logged in.
 func (n *Network) Start(i int) {
 	n.t.Helper()
 	n.Servers[i].open()
 	n.run(n.Servers[i])
 }
 
-// Diagnose runs the doctor on the i-th server, with a configuration that change modifies.
+// Diagnose runs the doctor on the i-th server, with a configuration that change may modify.
 func (n *Network) Diagnose(i int, with string, change func(*config.Config)) ([]server.Finding, error) {
 	s := n.Servers[i]
 	cfg := *s.cfg
@@ -185,8 +185,8 @@ func (n *Network) Diagnose(i int, with string, change func(*config.Config)) ([]s
 	return server.Diagnose(context.Background(), &cfg, server.Options{Now: s.Now, Resolver: resolver{n}, Dial: n.dialer("doctor")}, with)
 }
 
-// wire wraps the handler of every server: it drops requests over cut connections, and lets the test intercept the
-// others.
+// wire wraps the handler of every server. It aborts requests between servers that are cut off from each other, and lets
+// the test intercept the others.
 func (n *Network) wire(to string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		x, _ := fedclient.ParseXMatrix(r.Header.Get("Authorization"))
@@ -206,7 +206,7 @@ func (n *Network) wire(to string, next http.Handler) http.Handler {
 
 var errNoSuchName = errors.New("there is no such name in this network")
 
-// dialer returns a DialFunc with which one server reaches the others.
+// dialer returns the DialFunc of one server, which connects to the other servers.
 func (n *Network) dialer(from string) netguard.DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		listener, to := n.listener(from, address)
@@ -225,7 +225,8 @@ func (n *Network) dialer(from string) netguard.DialFunc {
 	}
 }
 
-// listener returns the real address behind an address of the network, or "" if it is unreachable.
+// listener returns the real address of the listener behind an address of the network, and the name of its server. It
+// returns "" if the server cannot be reached.
 func (n *Network) listener(from, address string) (listener, to string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -239,7 +240,7 @@ func (n *Network) listener(from, address string) (listener, to string) {
 
 func addressOf(i int) string { return fmt.Sprintf("10.0.0.%d", i+1) }
 
-// resolver resolves the names of a network; none has SRV records.
+// resolver resolves the names of a network, none of which has SRV records.
 type resolver struct{ n *Network }
 
 func (resolver) LookupSRV(context.Context, string, string, string) (string, []*net.SRV, error) {
@@ -300,7 +301,7 @@ func (a *authority) issue(t testing.TB, name string) tls.Certificate {
 func template(name string) *x509.Certificate {
 	return &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		// The clocks of tests are in 2030.
+		// The clocks of the tests show the year 2030.
 		NotBefore: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: time.Date(2090, 1, 1, 0, 0, 0, 0, time.UTC),
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// joined creates a public room of alice's and joins bob, who is on another server.
+// joined creates a public room as alice, and joins it as bob, who is on another server.
 func joined(alice, bob *testserver.Client) (room string) {
 	room = alice.Do("POST", "/v3/createRoom", map[string]any{"preset": "public_chat"})["room_id"].(string)
 	bob.Do("POST", "/v3/join/"+url.PathEscape(room)+"?via="+alice.Server().Name(), nil)

@@ -1,5 +1,5 @@
-// Package testserver starts the complete program inside a test, on a loopback address and an empty folder, with a clock
-// that only the test advances.
+// Package testserver runs the complete server inside a test, with loopback addresses, an empty folder and a clock that
+// only the test advances.
 package testserver
 
 import (
@@ -22,7 +22,7 @@ import (
 	"ebb/server"
 )
 
-// Server is a running program.
+// Server is a running server.
 type Server struct {
 	*server.Server
 	URL     string
@@ -33,11 +33,11 @@ type Server struct {
 	// mu guards the fields below.
 	mu         sync.Mutex
 	now        time.Time
-	statements []string // recorded since Statements was called
+	statements []string // SQL statements recorded since Statements was called
 	counting   bool
 }
 
-// New starts a server with open registration and no rate limits; change may modify its configuration.
+// New starts a server with open registration and without rate limits; change may modify its configuration.
 func New(t testing.TB, change func(*config.Config)) *Server {
 	t.Helper()
 	s := build(t, change, server.Options{})
@@ -50,7 +50,7 @@ func New(t testing.TB, change func(*config.Config)) *Server {
 	return s
 }
 
-// build creates a server without listeners; the caller must close it.
+// build creates a server without listeners. The caller must close it.
 func build(t testing.TB, change func(*config.Config), o server.Options) *Server {
 	t.Helper()
 	s := &Server{t: t, Dir: t.TempDir(), now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC), cfg: config.Default(), options: o}
@@ -95,7 +95,7 @@ func (s *Server) Notify() (stop func()) {
 	return stop
 }
 
-// Reopen closes the database and opens the server again, as a restart does.
+// Reopen closes the database and opens the server again, as a restart would.
 func (s *Server) Reopen() {
 	s.t.Helper()
 	if err := s.Close(); err != nil {
@@ -138,7 +138,7 @@ func (s *Server) observe(query string) {
 	}
 }
 
-// Statements returns the statements that the server runs on its database while f runs.
+// Statements returns the SQL statements that the server executes while f runs.
 func (s *Server) Statements(f func()) []string {
 	count := func(on bool) []string {
 		s.mu.Lock()
@@ -212,8 +212,8 @@ func (c *Client) signIn(answer map[string]any) {
 	c.Token, _ = answer["access_token"].(string)
 }
 
-// Raw sends a request. path is relative to /_matrix/client, unless it begins with /_ or /., as paths of other APIs do;
-// body is nil, []byte, or a value to encode.
+// Raw sends a request. path is relative to /_matrix/client unless it begins with /_ or /. (for other APIs); body is
+// nil, []byte, or a value to encode as JSON.
 func (c *Client) Raw(method, path string, body any) (status int, header http.Header, answer []byte) {
 	c.s.t.Helper()
 	var reader io.Reader
@@ -249,7 +249,7 @@ func (c *Client) Raw(method, path string, body any) (status int, header http.Hea
 	return resp.StatusCode, resp.Header, answer
 }
 
-// Do sends a request whose answer must be 200 with a JSON object, which it returns.
+// Do sends a request and returns the response, which must be a JSON object with status 200.
 func (c *Client) Do(method, path string, body any) map[string]any {
 	c.s.t.Helper()
 	status, _, raw := c.Raw(method, path, body)
@@ -260,7 +260,7 @@ func (c *Client) Do(method, path string, body any) map[string]any {
 	return answer
 }
 
-// Refused sends a request whose answer must be an error with the given status and code.
+// Refused sends a request whose response must be an error with the given status and code.
 func (c *Client) Refused(method, path string, body any, status int, code string) {
 	c.s.t.Helper()
 	got, _, raw := c.Raw(method, path, body)
@@ -286,7 +286,7 @@ func (c *Client) Hears(body string) {
 	c.s.t.Fatalf("%s never hears %q", c.User, body)
 }
 
-// Get returns a member of nested objects and arrays; keys are strings and ints.
+// Get returns a nested value of objects and arrays; the elements of path are strings and ints.
 func Get(v any, path ...any) any {
 	for _, p := range path {
 		switch key := p.(type) {
@@ -304,5 +304,5 @@ func Get(v any, path ...any) any {
 	return v
 }
 
-// Server returns the server of the client's user.
+// Server returns the homeserver of the client's user.
 func (c *Client) Server() *Server { return c.s }

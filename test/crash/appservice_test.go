@@ -18,14 +18,14 @@ import (
 	"ebb/test/process"
 )
 
-// bridge is an application service that remembers which messages each transaction had.
+// bridge is an application service that records the messages of each transaction.
 type bridge struct {
 	// mu guards the fields below.
 	mu      sync.Mutex
-	ids     []string            // of transactions, in the order of their first arrival
-	bodies  map[string][]string // the texts of messages, by transaction ID
-	differs []string            // IDs that came again with other messages
-	again   int                 // transactions that came again
+	ids     []string            // transaction IDs in the order of their first arrival
+	bodies  map[string][]string // bodies of messages by transaction ID
+	differs []string            // IDs that were repeated with other messages
+	again   int                 // number of repeated transactions
 }
 
 func (b *bridge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -43,7 +43,7 @@ func (b *bridge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	b.note(path.Base(r.URL.Path), texts)
-	time.Sleep(10 * time.Millisecond) // so that the kills fall between the arrival and the answer
+	time.Sleep(10 * time.Millisecond) // makes kills between the arrival and the response likely
 	_, _ = io.WriteString(w, "{}")
 }
 
@@ -61,7 +61,7 @@ func (b *bridge) note(txn string, texts []string) {
 	b.ids, b.bodies[txn] = append(b.ids, txn), texts
 }
 
-// texts returns the messages of all transactions, each transaction once.
+// texts returns the messages of all transactions, counting each transaction once.
 func (b *bridge) texts() (out []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -118,7 +118,7 @@ func TestABridgeSeesEachEventOnceInSpiteOfKills(t *testing.T) {
 	t.Logf("%d transactions, %d of them repeated", len(b.ids), b.again)
 }
 
-// sendAll sends messages one after the other, each until it is acknowledged.
+// sendAll sends messages one after the other, repeating each until it is acknowledged.
 func sendAll(c *process.Client, room string, messages int) error {
 	deadline := time.Now().Add(2 * time.Minute)
 	for i := 0; i < messages; {

@@ -1,5 +1,5 @@
-// Package crash kills the real binary in the middle of its work and checks what is left. It also watches the binary's
-// system calls, because a killed process does not show what a power cut would.
+// Package crash kills the real binary in the middle of its work and checks that nothing is lost. It also watches the
+// system calls of the binary, because a kill does not show what a power cut would do.
 package crash
 
 import (
@@ -14,15 +14,15 @@ import (
 	"strings"
 	"testing"
 
-	_ "github.com/mattn/go-sqlite3" // for integrity_check
+	_ "github.com/mattn/go-sqlite3" // runs integrity_check
 
 	"ebb/test/process"
 )
 
-// config allows the load to register and send.
+// config allows the test to register users and to send as fast as it can.
 const config = "registration: {mode: open}\nrate_limits: {enabled: false}"
 
-// kills returns how often the server is killed: EBB_TEST_KILLS, or 5.
+// kills returns how often the server is killed: EBB_TEST_KILLS times, or 5 times.
 func kills(t *testing.T) int {
 	text := os.Getenv("EBB_TEST_KILLS")
 	if text == "" {
@@ -60,8 +60,8 @@ func TestNothingAcknowledgedIsLostByKill(t *testing.T) {
 	}
 }
 
-// checkFiles lets SQLite check the integrity of the database after a kill. It works on a copy, so that the server
-// itself finds the files as the kill left them.
+// checkFiles runs SQLite's integrity check after a kill. It works on a copy, so that the server itself finds the files
+// as the kill left them.
 func (w *world) checkFiles(t *testing.T) {
 	t.Helper()
 	dir := t.TempDir()
@@ -85,7 +85,7 @@ func (w *world) checkFiles(t *testing.T) {
 	}
 }
 
-// check verifies the results of all rounds, before and after repeating the requests that received no answer.
+// check verifies the results of all rounds, before and after repeating the requests that got no response.
 func (w *world) check(t *testing.T) {
 	t.Helper()
 	if err := errors.Join(w.failure, w.seen.failure); err != nil {
@@ -97,7 +97,7 @@ func (w *world) check(t *testing.T) {
 		if a.acked {
 			continue
 		}
-		for range 2 { // the second time the answer is known, and try compares
+		for range 2 { // the second time the response is known, and try compares the two
 			if err := a.try(t.Context()); err != nil {
 				t.Fatalf("asked again: %v", err)
 			}
@@ -107,7 +107,7 @@ func (w *world) check(t *testing.T) {
 	w.checkSync(t)
 }
 
-// timelines reads the rooms from their beginning through /messages.
+// timelines reads the rooms through /messages, from their beginning.
 func (w *world) timelines(t *testing.T) map[string][]process.Object {
 	t.Helper()
 	all := map[string][]process.Object{}
@@ -127,7 +127,8 @@ func (w *world) timelines(t *testing.T) map[string][]process.Object {
 	return all
 }
 
-// checkMessages checks that every acknowledged message exists once, under its ID, and every other one at most once.
+// checkMessages checks that every acknowledged message exists exactly once under its ID, and every other message at
+// most once.
 func (w *world) checkMessages(t *testing.T, timelines map[string][]process.Object) {
 	t.Helper()
 	ids, bodies := map[string]int{}, map[string][]string{}
@@ -155,8 +156,8 @@ func (w *world) checkMessages(t *testing.T, timelines map[string][]process.Objec
 	}
 }
 
-// checkReceipts checks that the reader's receipt is not behind the last acknowledged one, and that the unread count is
-// the number of messages after it.
+// checkReceipts checks that the reader's receipt is not older than the last acknowledged one, and that the unread count
+// is the number of messages after it.
 func (w *world) checkReceipts(t *testing.T, timelines map[string][]process.Object) {
 	t.Helper()
 	full := w.reader.Must(t, http.MethodGet, process.Path("sync"), nil)
@@ -195,7 +196,7 @@ func (w *world) checkReceipts(t *testing.T, timelines map[string][]process.Objec
 	}
 }
 
-// receiptOf returns the event of the user's m.read receipt.
+// receiptOf returns the ID of the event to which the user's m.read receipt points.
 func receiptOf(joined any, userID string) string {
 	for _, e := range process.List(joined, "ephemeral", "events") {
 		for eventID, kinds := range objects(process.At(e, "content")) {
@@ -207,8 +208,8 @@ func receiptOf(joined any, userID string) string {
 	return ""
 }
 
-// checkSync checks that the token from before the kill works, and that over all restarts /sync returned every event and
-// every to-device message once, with the messages of each sender in order.
+// checkSync checks that the token from before the kill still works. Over all restarts, /sync must have returned every
+// event and every to-device message once, with the messages of each sender in order.
 func (w *world) checkSync(t *testing.T) {
 	t.Helper()
 	w.seen.catchUp(t)

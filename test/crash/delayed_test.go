@@ -9,7 +9,7 @@ import (
 	"ebb/test/process"
 )
 
-// The server is killed while delayed events become due, some of which are being sent.
+// The server is killed while delayed events become due, and while some are being sent.
 func TestEveryDelayedEventIsSentOnceInSpiteOfKills(t *testing.T) {
 	binary, err := process.Build(t.TempDir())
 	if err != nil {
@@ -26,7 +26,7 @@ func TestEveryDelayedEventIsSentOnceInSpiteOfKills(t *testing.T) {
 	for range 3 {
 		s.Kill()
 		s.Up(t)
-		time.Sleep(100 * time.Millisecond) // so that the kills fall between the events
+		time.Sleep(100 * time.Millisecond) // makes kills between two events likely
 	}
 	const list = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"
 	for deadline := time.Now().Add(30 * time.Second); len(process.List(alice.Must(t, http.MethodGet, list, nil), "delayed_events")) > 0; {

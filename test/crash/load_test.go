@@ -15,22 +15,22 @@ import (
 )
 
 const (
-	senders     = 16  // concurrent senders, four per user
-	minInFlight = 8   // unanswered requests when the server is killed
-	minAcked    = 100 // answered messages in every round
+	senders     = 16  // number of concurrent senders, four per user
+	minInFlight = 8   // requests without a response when the server is killed
+	minAcked    = 100 // messages acknowledged in every round
 )
 
-// attempt is one request of the load. Its path contains the transaction ID, so repeating it is the same request.
+// attempt is one request of the load. Its path contains the transaction ID, so the request can be repeated.
 type attempt struct {
 	client *process.Client
 	path   string
 	body   process.Object
 	marker string // unique text in the request
-	answer string // event ID; set once there is an answer 200
+	answer string // event ID, set once there is a response with status 200
 	acked  bool
 }
 
-// try sends the request and records the answer in the attempt.
+// try sends the request and records the response.
 func (a *attempt) try(ctx context.Context) error {
 	status, answer, err := a.client.Do(ctx, http.MethodPut, a.path, a.body)
 	if err != nil {
@@ -47,7 +47,7 @@ func (a *attempt) try(ctx context.Context) error {
 	return nil
 }
 
-// refused is an answer other than 200, which a kill cannot cause.
+// refused is the error for a response with a status other than 200, which a kill cannot cause.
 type refused struct{ error }
 
 // world holds the accounts and rooms, and all requests of all rounds.
@@ -60,15 +60,15 @@ type world struct {
 	mu       sync.Mutex // guards the fields below
 	messages []*attempt
 	toDevice []*attempt
-	failure  error                // the first answer other than 200
+	failure  error                // the first response with a status other than 200
 	receipts map[string][]receipt // by room, in the order of the requests
 
-	acked atomic.Int64 // messages answered in this round
-	asked atomic.Int64 // numbers for unique transaction IDs
+	acked atomic.Int64 // messages acknowledged in this round
+	asked atomic.Int64 // counter for unique transaction IDs
 	seen  *observer
 }
 
-// receipt is a receipt that the reader sent.
+// receipt is a receipt sent by the reader.
 type receipt struct {
 	eventID string
 	acked   bool
@@ -93,8 +93,7 @@ func newWorld(t *testing.T, s *process.Server) *world {
 	return w
 }
 
-// round lets all users send until the server is killed in the middle of it, and returns how many requests were left
-// without an answer.
+// round makes all users send until the server is killed, and returns how many requests got no response.
 func (w *world) round(t *testing.T, killAfter int64) (inFlight int) {
 	t.Helper()
 	w.acked.Store(0)
@@ -125,7 +124,7 @@ func (w *world) round(t *testing.T, killAfter int64) (inFlight int) {
 	return inFlight
 }
 
-// send sends messages until the server is gone. The goroutine that receives answer number killAfter closes enough.
+// send sends messages until the server is gone. The goroutine that receives response number killAfter closes enough.
 func (w *world) send(ctx context.Context, c *process.Client, room string, killAfter int64, enough chan struct{}) {
 	for {
 		n := w.asked.Add(1)
@@ -141,7 +140,7 @@ func (w *world) send(ctx context.Context, c *process.Client, room string, killAf
 	}
 }
 
-// ask records the attempt before sending it, and returns false once there is no answer.
+// ask records the attempt before sending it. It returns false once there is no response.
 func (w *world) ask(ctx context.Context, a *attempt, list *[]*attempt) bool {
 	w.mu.Lock()
 	*list = append(*list, a)
@@ -155,7 +154,7 @@ func (w *world) ask(ctx context.Context, a *attempt, list *[]*attempt) bool {
 	return err == nil
 }
 
-// note records the first refusal. The caller holds mu.
+// note records the first refusal. The caller must hold mu.
 func (w *world) note(err error) {
 	if r := (refused{}); w.failure == nil && errors.As(err, &r) {
 		w.failure = r
@@ -174,7 +173,7 @@ func (w *world) sendToDevice(ctx context.Context) {
 	}
 }
 
-// read moves the reader's receipt to a recent message, in one room after the other.
+// read moves the reader's receipts to recent messages, in one room after the other.
 func (w *world) read(ctx context.Context) {
 	for i := 0; ; i++ {
 		room := w.rooms[i%len(w.rooms)]
@@ -203,7 +202,7 @@ func (w *world) read(ctx context.Context) {
 	}
 }
 
-// newest returns the most recently sent message of the room that was answered.
+// newest returns the most recently sent message of the room that was acknowledged.
 func (w *world) newest(room string) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -11,16 +11,16 @@ import (
 	"ebb/test/process"
 )
 
-// observer follows /sync over all restarts, like a client, with the token of the last answer it received.
+// observer follows /sync over all restarts as a client does, with the token of the last response that it received.
 type observer struct {
 	client   *process.Client
 	since    string
-	failure  error               // an answer other than 200
+	failure  error               // a response with a status other than 200
 	events   map[string][]string // event IDs by room, in order of arrival
-	toDevice []string            // markers
+	toDevice []string            // markers of the messages
 }
 
-// wide makes every timeline complete, because there are fewer events between two answers.
+// wide makes every timeline complete, because the limit exceeds the number of events between two responses.
 const wide = `{"room":{"timeline":{"limit":1000}},"presence":{"not_types":["*"]}}`
 
 func newObserver(t *testing.T, c *process.Client) *observer {
@@ -32,7 +32,7 @@ func newObserver(t *testing.T, c *process.Client) *observer {
 	return o
 }
 
-// follow syncs until there is no answer.
+// follow syncs until there is no response.
 func (o *observer) follow(ctx context.Context) {
 	for o.failure == nil {
 		if err := o.once(ctx, 1000); err != nil {
@@ -41,7 +41,7 @@ func (o *observer) follow(ctx context.Context) {
 	}
 }
 
-// once sends one request and records the answer.
+// once sends one request and records the response.
 func (o *observer) once(ctx context.Context, timeout int) error {
 	query := url.Values{"timeout": {strconv.Itoa(timeout)}, "filter": {wide}}
 	if o.since != "" {
@@ -71,7 +71,7 @@ func (o *observer) once(ctx context.Context, timeout int) error {
 	return nil
 }
 
-// catchUp syncs until there is nothing new.
+// catchUp syncs until there are no new events.
 func (o *observer) catchUp(t *testing.T) {
 	t.Helper()
 	for range 100 {

@@ -15,9 +15,9 @@ import (
 	"ebb/test/process"
 )
 
-// TestNoAnswerLeavesBeforeItsFsync watches the binary's system calls: the bytes of every change are written to a file,
-// then that file is synced, and only then is the answer sent. A kill cannot show this, because the kernel keeps what a
-// killed process wrote; a power cut would.
+// TestNoAnswerLeavesBeforeItsFsync watches the system calls of the binary. The bytes of every change must be written to
+// a file, the file must be synced, and only then may the response be sent. Killing the process cannot show this,
+// because the kernel keeps what a killed process wrote, unlike in a power cut.
 func TestNoAnswerLeavesBeforeItsFsync(t *testing.T) {
 	strace, err := exec.LookPath("strace")
 	if err != nil {
@@ -44,11 +44,12 @@ func TestNoAnswerLeavesBeforeItsFsync(t *testing.T) {
 	}
 }
 
-// change is a request whose marker must occur in what is written to disk. If it has an answer (an event ID), that
-// identifies its answer among others. Otherwise it was sent alone, and the next answer after its bytes is its answer.
+// change is a request whose marker must occur in the bytes that are written to disk. If answer (an event ID) is set, it
+// identifies the response among others. Otherwise the request was sent alone, and the next response after its bytes
+// belongs to it.
 type change struct{ marker, answer string }
 
-// writeOneByOne makes one change of every kind, with no other request in flight.
+// writeOneByOne makes one change of every kind, with no other requests in progress.
 func writeOneByOne(t *testing.T, s *process.Server) []change {
 	c := s.Register(t, "alone")
 	room := process.Text(c.Must(t, http.MethodPost, process.Path("createRoom"), process.Object{}), "room_id")
@@ -71,7 +72,7 @@ func writeOneByOne(t *testing.T, s *process.Server) []change {
 	return append(done, change{marker: "media-marker-end"})
 }
 
-// writeTogether sends messages over many connections, so that commits contain several.
+// writeTogether sends messages over many connections, so that some commits contain several messages.
 func writeTogether(t *testing.T, s *process.Server) []change {
 	c := s.Register(t, "together")
 	room := process.Text(c.Must(t, http.MethodPost, process.Path("createRoom"), process.Object{}), "room_id")
@@ -97,14 +98,15 @@ func writeTogether(t *testing.T, s *process.Server) []change {
 	return changes
 }
 
-// call is one system call: the numbers of the lines at which it began and returned, the file, and strace's text for it.
+// call is a system call: the numbers of the lines at which it began and returned, the file, and the text that strace
+// printed for it.
 type call struct {
 	begin, end int
 	name, file string
 	text       string
 }
 
-// calls lists the calls in the order in which they began.
+// calls lists system calls in the order in which they began.
 type calls []*call
 
 var (
@@ -122,14 +124,14 @@ func readCalls(t *testing.T, path string) calls {
 	lines := bufio.NewScanner(file)
 	lines.Buffer(nil, 1<<20)
 	var all calls
-	open := map[string]*call{} // by thread
+	open := map[string]*call{} // unfinished calls by thread
 	for n := 0; lines.Scan(); n++ {
 		line := lines.Text()
 		if m := callLine.FindStringSubmatch(line); m != nil {
 			c := &call{begin: n, end: n, name: m[2], file: m[3], text: m[4]}
 			all = append(all, c)
 			if strings.HasSuffix(line, "<unfinished ...>") {
-				c.end = 1 << 60 // it has not returned yet
+				c.end = 1 << 60 // the call has not returned yet
 				open[m[1]] = c
 			}
 		} else if m := resumedLine.FindStringSubmatch(line); m != nil && open[m[1]] != nil {
@@ -143,7 +145,7 @@ func readCalls(t *testing.T, path string) calls {
 	return all
 }
 
-// checkOrder finds the write of the change, the answer, and a sync of the written file between them.
+// checkOrder checks that there is a sync of the written file between the write of a change and its response.
 func (all calls) checkOrder(c change) error {
 	var written *call
 	for _, one := range all {
@@ -152,7 +154,7 @@ func (all calls) checkOrder(c change) error {
 		case written == nil && isFile && strings.Contains(one.name, "write") && strings.Contains(one.text, c.marker):
 			written = one
 		case written != nil && one.isAnswer(c.answer):
-			// The sync began after the bytes were written and returned before the answer was sent.
+			// The sync must begin after the bytes were written and return before the response is sent.
 			if !all.syncedBetween(written, one) {
 				return fmt.Errorf("%s: the answer left before %s was synced", c.marker, written.file)
 			}
@@ -167,7 +169,7 @@ func (all calls) checkOrder(c change) error {
 	return fmt.Errorf("%s: no answer left", c.marker)
 }
 
-// isAnswer reports whether the call sent an answer 200 with that text.
+// isAnswer reports whether the call sends a response with status 200 that contains text.
 func (c *call) isAnswer(text string) bool {
 	return !strings.HasPrefix(c.file, "/") && strings.Contains(c.text, `"HTTP/1.1 200 OK`) && strings.Contains(c.text, text)
 }

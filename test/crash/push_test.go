@@ -13,13 +13,13 @@ import (
 	"ebb/test/process"
 )
 
-// pushConfig allows a gateway on loopback.
+// pushConfig allows push gateways on loopback.
 const pushConfig = config + "\npush: {allow_private_gateways: true}"
 
-// receiver is a push gateway that remembers which events it was sent. While it is down it refuses everything.
+// receiver is a push gateway that records the events that it receives. While it is down, it refuses all requests.
 type receiver struct {
 	url  string
-	news chan struct{} // has an element if something was received since it was last emptied
+	news chan struct{} // contains an element if something has been received since it was last emptied
 
 	mu   sync.Mutex // guards the fields below
 	down bool
@@ -65,7 +65,7 @@ func (g *receiver) setDown(down bool) {
 	g.down = down
 }
 
-// missing returns the events that the gateway was not sent.
+// missing returns those events that the gateway has not received.
 func (g *receiver) missing(events []string) (missing []string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -93,8 +93,8 @@ func TestEveryPushIsDeliveredInSpiteOfKills(t *testing.T) {
 	})
 	var sent []string
 	for round := range kills(t) {
-		g.setDown(round%2 == 1) // pushes are in progress when the server is killed, or all of them wait
-		for i := range 80 {     // more than one queue holds
+		g.setDown(round%2 == 1) // in some rounds, pushes are in progress when the server is killed; in others all of them are waiting
+		for i := range 80 {     // more than one queue can hold
 			path := process.Path("rooms", room, "send", "m.room.message", fmt.Sprintf("%d-%d", round, i))
 			sent = append(sent, process.Text(sender.Must(t, http.MethodPut, path, process.Object{"msgtype": "m.text", "body": "hello"}), "event_id"))
 		}

@@ -1,6 +1,6 @@
-// Package emptyroot tests the Dockerfile without a container engine: it runs the steps that lay out the image in a
-// folder, and then the program with that folder as its root, as the image's user and with the command lines in the
-// image.
+// Package emptyroot tests the Dockerfile without a container engine. It runs the steps that create the file system of
+// the image in a folder. It then runs the program with that folder as its root directory, as the image's user and with
+// the image's command lines.
 package emptyroot
 
 import (
@@ -21,7 +21,7 @@ import (
 	"testing"
 	"time"
 
-	_ "ebb/server" // the program's source: a change invalidates the cached result of this test
+	_ "ebb/server" // makes a change of the program invalidate the cached result of this test
 )
 
 const (
@@ -29,10 +29,10 @@ const (
 	stepTimeout  = time.Minute
 )
 
-// image is the content of the Dockerfile.
+// image holds the relevant content of the Dockerfile.
 type image struct {
-	layout     string   // the shell commands that fill /root-of-image
-	user       uint32   // the user to run as
+	layout     string   // shell commands that fill /root-of-image
+	user       uint32   // ID of the user as whom the program runs
 	entrypoint []string // ENTRYPOINT
 	command    []string // CMD
 	health     []string // HEALTHCHECK
@@ -92,7 +92,7 @@ func build(t *testing.T) string {
 	return path
 }
 
-// lay runs the image's layout commands in a folder.
+// lay runs the layout commands of the image in a folder.
 func (i image) lay(t *testing.T, binary string) (root string) {
 	t.Helper()
 	root = t.TempDir()
@@ -106,7 +106,7 @@ func (i image) lay(t *testing.T, binary string) (root string) {
 	return root
 }
 
-// container is a root folder in which the program runs.
+// container is a folder that the program uses as its root directory.
 type container struct {
 	image
 	root string
@@ -155,7 +155,7 @@ func (c container) healthy(ctx context.Context, ended <-chan error) error {
 			return fmt.Errorf("the server ended: %w", err)
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %s", err, &out)
-		case <-time.After(50 * time.Millisecond): // polls, because another process cannot notify the test
+		case <-time.After(50 * time.Millisecond): // polling is necessary, because another process cannot notify the test
 		}
 	}
 }
@@ -219,7 +219,7 @@ func TestStaticProgramRunsInAnEmptyRootAsTheDockerfileSays(t *testing.T) {
 	c.ownsOnlyData(t)
 }
 
-// ownsOnlyData checks that the server wrote only to its volume.
+// ownsOnlyData checks that the server has written only to its volume.
 func (c container) ownsOnlyData(t *testing.T) {
 	t.Helper()
 	err := filepath.WalkDir(c.root, func(path string, d fs.DirEntry, err error) error {

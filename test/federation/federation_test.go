@@ -1,5 +1,5 @@
-// Package federation runs three real processes, whose clocks differ by up to twenty minutes, that share a room while
-// their network breaks, one of them stops and one is killed. It checks that all of them agree afterwards.
+// Package federation runs three real processes that share a room, with clocks that differ by up to twenty minutes.
+// Their network fails, one of them is stopped and one is killed. Afterwards all servers must agree.
 package federation
 
 import (
@@ -18,7 +18,7 @@ import (
 	"ebb/test/process"
 )
 
-// rounds returns how often everything breaks: EBB_TEST_KILLS/10, at least once.
+// rounds returns how often all faults are injected: EBB_TEST_KILLS/10 times, but at least once.
 func rounds() int {
 	n, err := strconv.Atoi(os.Getenv("EBB_TEST_KILLS"))
 	if err != nil {
@@ -27,14 +27,14 @@ func rounds() int {
 	return max(1, n/10)
 }
 
-// world is three servers with a user each, who share a room.
+// world is three servers with one user each, who share a room.
 type world struct {
 	*network
 	users []*process.Client
 	room  string
 
 	mu    sync.Mutex     // guards acked and asked
-	acked map[string]int // the acknowledged messages, and the server that acknowledged each
+	acked map[string]int // acknowledged messages, with the server that acknowledged each
 	asked int
 }
 
@@ -58,8 +58,8 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// chatter lets every user send messages, and occasionally state, until stop. Requests without an answer are repeated
-// with the same transaction ID.
+// chatter makes every user send messages, and occasionally state, until stop is called. A request without a response is
+// repeated with the same transaction ID.
 func (w *world) chatter(t *testing.T) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -78,7 +78,7 @@ func (w *world) chatter(t *testing.T) (stop func()) {
 	return func() { cancel(); all.Wait() }
 }
 
-// say sends a message, and with every tenth message a topic.
+// say sends a message, and sets the topic together with every tenth message.
 func (w *world) say(t *testing.T, by int) {
 	w.mu.Lock()
 	w.asked++
@@ -94,7 +94,7 @@ func (w *world) say(t *testing.T, by int) {
 	}
 }
 
-// put repeats a request until there is an answer.
+// put repeats a request until there is a response.
 func (w *world) put(t *testing.T, by int, path string, content process.Object) {
 	for {
 		status, answer, err := w.users[by].Do(context.Background(), http.MethodPut, path, content)
@@ -107,11 +107,11 @@ func (w *world) put(t *testing.T, by int, path string, content process.Object) {
 		case t.Context().Err() != nil:
 			return
 		}
-		time.Sleep(50 * time.Millisecond) // its server is down
+		time.Sleep(50 * time.Millisecond) // the server is down
 	}
 }
 
-// timeline returns how often each text occurs in the room on one server.
+// timeline returns how often each text occurs in the room, as seen by one server.
 func (w *world) timeline(ctx context.Context, on int) (map[string]int, error) {
 	texts, err := w.bodies(ctx, on)
 	if err != nil {
@@ -124,7 +124,7 @@ func (w *world) timeline(ctx context.Context, on int) (map[string]int, error) {
 	return counts, nil
 }
 
-// bodies reads the room on one server back to its beginning, and returns the messages, the newest first.
+// bodies reads the room back to its beginning through one server, and returns the bodies of messages, newest first.
 func (w *world) bodies(ctx context.Context, on int) (out []string, err error) {
 	seen := map[string]bool{}
 	for from, first := "", true; first || from != ""; first = false {
@@ -151,7 +151,7 @@ func (w *world) bodies(ctx context.Context, on int) (out []string, err error) {
 	return out, nil
 }
 
-// state returns the room's state on one server: event IDs by type and state key.
+// state returns the room's state as seen by one server: event IDs by type and state key.
 func (w *world) state(ctx context.Context, on int) (map[string]string, error) {
 	path := process.Path("rooms", w.room, "members")
 	status, answer, err := w.users[on].Do(ctx, http.MethodGet, path, nil)
@@ -173,7 +173,7 @@ func (w *world) state(ctx context.Context, on int) (map[string]string, error) {
 	return out, nil
 }
 
-// agree waits until every server has every acknowledged message once, and all have the same state.
+// agree waits until every server has every acknowledged message exactly once, and all servers have the same state.
 func (w *world) agree(t *testing.T) {
 	t.Helper()
 	eventually(t, time.Minute, func(ctx context.Context) error {
@@ -215,7 +215,7 @@ func TestThreeServersAgreeAfterFaultsOfAllKinds(t *testing.T) {
 		name string
 		do   func()
 		mend func()
-	}{ // network faults first: after they heal, nobody sends any more
+	}{ // faults of the network come first: nobody sends any more when they have healed
 		{"two are parted", func() { w.part(0, 1) }, w.heal},
 		{"one is parted from all", func() { w.part(2, 0); w.part(2, 1) }, w.heal},
 		{"a third of what one is asked is lost", func() { w.lose(1, 0.3) }, w.heal},
@@ -233,7 +233,7 @@ func TestThreeServersAgreeAfterFaultsOfAllKinds(t *testing.T) {
 			quiet := i < 4
 			t.Log(f.name)
 			stop := w.chatter(t)
-			time.Sleep(500 * time.Millisecond) // real processes in real time: let them send
+			time.Sleep(500 * time.Millisecond) // these are real processes in real time; gives them time to send
 			f.do()
 			time.Sleep(1500 * time.Millisecond)
 			if quiet {
@@ -261,8 +261,8 @@ func (w *world) stop(t *testing.T, i int) {
 	}
 }
 
-// TestServerThatWasDownReceivesEverythingInOrder checks that messages sent meanwhile reach /sync in the order of their
-// sender.
+// TestServerThatWasDownReceivesEverythingInOrder checks that messages sent while a server was down reach /sync in the
+// order in which they were sent.
 func TestServerThatWasDownReceivesEverythingInOrder(t *testing.T) {
 	w := newWorld(t)
 	w.stop(t, 2)

@@ -18,7 +18,7 @@ import (
 	"ebb/test/process"
 )
 
-// network is a set of real processes behind one proxy each. A server's name is the address of its proxy, which
+// network is a set of real processes, each behind a proxy. A server's name is the address of its proxy. The proxy
 // terminates TLS, recognises the requesting server by the Authorization header, and injects faults.
 type network struct {
 	servers []*process.Server
@@ -26,8 +26,8 @@ type network struct {
 
 	mu    sync.Mutex // guards the faults
 	cut   map[[2]int]bool
-	loss  []float64       // by server: share of requests to it that are lost, or their answers
-	delay []time.Duration // by server: delay of its answers
+	loss  []float64       // by server: the share of requests to it of which the request or the response is lost
+	delay []time.Duration // by server: the delay of its responses
 }
 
 func newNetwork(t *testing.T, n int) *network {
@@ -38,7 +38,7 @@ func newNetwork(t *testing.T, n int) *network {
 	}
 	w := &network{cut: map[[2]int]bool{}, loss: make([]float64, n), delay: make([]time.Duration, n)}
 	ca := process.NewAuthority(t)
-	clocks := []string{"0s", "10m", "-10m"} // their clocks differ
+	clocks := []string{"0s", "10m", "-10m"} // offsets of the servers' clocks
 	for i := range n {
 		front, back := process.FreeAddress(t), process.FreeAddress(t)
 		w.names = append(w.names, front)
@@ -57,14 +57,14 @@ func (w *network) serve(t *testing.T, to int, front, back string, ca *process.Au
 	t.Helper()
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: back})
 	proxy.ErrorLog = log.New(io.Discard, "", 0)
-	// As if nobody listened.
+	// Behaves as if nothing were listening.
 	proxy.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) }
 	l, err := tls.Listen("tcp", front, &tls.Config{Certificates: []tls.Certificate{ca.Issue(t)}, MinVersion: tls.VersionTLS12})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &http.Server{Handler: w.faulty(to, proxy), ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: time.Minute}
-	go func() { _ = s.Serve(l) }() // until Close
+	go func() { _ = s.Serve(l) }() // ends when the server is closed
 	t.Cleanup(func() { _ = s.Close() })
 }
 
@@ -81,7 +81,7 @@ func (w *network) faulty(to int, next http.Handler) http.Handler {
 		case <-r.Context().Done():
 			return
 		}
-		if rand.Float64() < loss/2 { // the request arrives, but the answer is lost
+		if rand.Float64() < loss/2 { // the request arrives, but the response is lost
 			next.ServeHTTP(discard{http.Header{}}, r)
 			panic(http.ErrAbortHandler)
 		}
@@ -89,7 +89,8 @@ func (w *network) faulty(to int, next http.Handler) http.Handler {
 	})
 }
 
-// origin returns the requesting server, or -1 if the request is not signed, like those for keys.
+// origin returns the requesting server. It returns -1 if the request is not signed, which is the case for requests for
+// keys.
 func (w *network) origin(r *http.Request) int {
 	for i, name := range w.names {
 		if strings.Contains(r.Header.Get("Authorization"), fmt.Sprintf("origin=%q", name)) {
@@ -105,7 +106,7 @@ func (d discard) Header() http.Header         { return d.header }
 func (d discard) Write(p []byte) (int, error) { return len(p), nil }
 func (d discard) WriteHeader(int)             {}
 
-// part disconnects two servers, in both directions.
+// part disconnects two servers from each other.
 func (w *network) part(a, b int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -119,7 +120,7 @@ func (w *network) lose(to int, share float64) {
 	w.loss[to] = share
 }
 
-// slow delays the answers of a server.
+// slow delays the responses of a server.
 func (w *network) slow(to int, d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -135,7 +136,7 @@ func (w *network) heal() {
 	clear(w.delay)
 }
 
-// eventually calls f until it succeeds. It polls, because another process cannot notify the test.
+// eventually calls f until it succeeds. It has to poll, because another process cannot notify the test.
 func eventually(t *testing.T, within time.Duration, f func(ctx context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)

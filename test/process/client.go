@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// requestTimeout bounds one request.
+// requestTimeout is the timeout of one request.
 const requestTimeout = 60 * time.Second
 
 // Client sends requests as one user, or anonymously while Token is empty.
@@ -25,7 +25,7 @@ type Client struct {
 	http *http.Client
 }
 
-// Object is a JSON object of an answer or request.
+// Object is a JSON object in a request or response.
 type Object = map[string]any
 
 // NewClient returns a client with its own connections.
@@ -43,7 +43,7 @@ func (s *Server) Register(t testing.TB, name string) *Client {
 	return c
 }
 
-// Do sends a request once. It returns an error only if there was no answer; the caller checks the status.
+// Do sends a request once. It returns an error only if there was no response; the caller checks the status.
 func (c *Client) Do(ctx context.Context, method, path string, body any) (int, Object, error) {
 	var reader io.Reader = http.NoBody
 	if body != nil {
@@ -76,7 +76,7 @@ func (c *Client) Do(ctx context.Context, method, path string, body any) (int, Ob
 	return response.StatusCode, answer, nil
 }
 
-// Must sends a request and fails the test unless the answer is 200.
+// Must sends a request and fails the test unless the response has status 200.
 func (c *Client) Must(t testing.TB, method, path string, body any) Object {
 	t.Helper()
 	status, answer, err := c.Do(context.Background(), method, path, body)
@@ -86,7 +86,7 @@ func (c *Client) Must(t testing.TB, method, path string, body any) Object {
 	return answer
 }
 
-// Path joins segments, each escaped.
+// Path escapes and joins segments.
 func Path(segments ...string) string {
 	var b strings.Builder
 	b.WriteString("/_matrix/client/v3")
@@ -96,7 +96,7 @@ func Path(segments ...string) string {
 	return b.String()
 }
 
-// At returns a nested member of an answer, or nil if there is none.
+// At returns a nested value of a response, or nil if there is none.
 func At(answer any, members ...string) any {
 	for _, m := range members {
 		object, ok := answer.(Object)
@@ -108,25 +108,25 @@ func At(answer any, members ...string) any {
 	return answer
 }
 
-// Text returns a string member, or "" if there is none.
+// Text returns a nested string, or "" if there is none.
 func Text(answer any, members ...string) string {
 	text, _ := At(answer, members...).(string)
 	return text
 }
 
-// Number returns a numeric member, or 0 if there is none.
+// Number returns a nested number, or 0 if there is none.
 func Number(answer any, members ...string) int {
 	number, _ := At(answer, members...).(float64)
 	return int(number)
 }
 
-// List returns an array member.
+// List returns a nested array.
 func List(answer any, members ...string) []any {
 	list, _ := At(answer, members...).([]any)
 	return list
 }
 
-// FilesWith returns the files below a folder that contain the marker on disk.
+// FilesWith returns the files below a folder that contain marker.
 func FilesWith(t testing.TB, dir, marker string) []string {
 	t.Helper()
 	var found []string
@@ -146,7 +146,7 @@ func FilesWith(t testing.TB, dir, marker string) []string {
 	return found
 }
 
-// skipGone ignores files that disappear while they are listed, because the server is running.
+// skipGone ignores the error for a file that disappeared while the folder was read, because the server is running.
 func skipGone(err error) error {
 	if os.IsNotExist(err) {
 		return nil
@@ -154,7 +154,7 @@ func skipGone(err error) error {
 	return err
 }
 
-// Gone reports whether the server does not answer.
+// Gone reports whether the server does not respond.
 func (c *Client) Gone(ctx context.Context) bool {
 	_, _, err := c.Do(ctx, http.MethodGet, "/_matrix/client/versions", nil)
 	return err != nil

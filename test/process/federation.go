@@ -19,7 +19,7 @@ import (
 
 // Authority is a certificate authority that only the servers of one test trust.
 type Authority struct {
-	File string // its certificate, in PEM
+	File string // path of its certificate, in PEM form
 	key  *ecdsa.PrivateKey
 	cert *x509.Certificate
 }
@@ -74,8 +74,8 @@ func writePEM(t testing.TB, file, typ string, raw []byte) {
 	}
 }
 
-// StartFederated is like Start for a server that federates: its name is its TLS address, and its certificate is issued
-// by an authority that the other servers of the test trust too.
+// StartFederated is like Start for a server that federates. The server's name is its TLS address, and its certificate
+// is issued by an authority that the other servers of the test trust.
 func StartFederated(t testing.TB, b Binary, a *Authority, o Options) *Server {
 	t.Helper()
 	dir, issued := t.TempDir(), a.Issue(t)

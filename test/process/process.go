@@ -1,6 +1,6 @@
-// Package process runs the real binary for tests: it is built once per test program, started with a test configuration
-// on a loopback port, killed, and restarted on the same folder. Tests that do not need a separate process use
-// internal/testserver.
+// Package process runs the real binary for tests. It builds the binary once per test program, starts it with a test
+// configuration on a loopback port, kills it, and restarts it with the same folder. Tests that do not need a separate
+// process use internal/testserver.
 package process
 
 import (
@@ -22,7 +22,7 @@ import (
 	"time"
 )
 
-// startTimeout is long, because a machine that builds something at the same time is slow.
+// startTimeout is long, because the machine may be slow while it builds something.
 const startTimeout = 60 * time.Second
 
 // Binary is a built server.
@@ -49,14 +49,14 @@ func (b Binary) Run(ctx context.Context, args ...string) (string, error) {
 
 // Options configures a server.
 type Options struct {
-	Name    string   // server_name; localhost if empty
-	Config  string   // YAML after server_name, data_dir and listen
+	Name    string   // server_name; "" means localhost
+	Config  string   // YAML that follows server_name, data_dir and listen
 	Listen  string   // further entries of listen, such as `, {address: …}`
-	Wrapper []string // a command to run the server's command line with, such as strace
-	Dir     string   // for all files; a temporary one if empty
+	Wrapper []string // a command that runs the server, such as strace
+	Dir     string   // folder for all files; "" means a temporary one
 }
 
-// Server is a folder with at most one process running on it.
+// Server is a server's folder, with at most one process running on it.
 type Server struct {
 	Name    string // the server name
 	URL     string
@@ -70,8 +70,8 @@ type Server struct {
 	done    chan error
 }
 
-// Start starts a server and waits until it answers. It is killed at the end of the test, and its log is shown if the
-// test failed.
+// Start starts a server and waits until it responds. The server is killed at the end of the test, and its log is shown
+// if the test failed.
 func Start(t testing.TB, b Binary, o Options) *Server {
 	t.Helper()
 	dir := o.Dir
@@ -99,14 +99,14 @@ func Start(t testing.TB, b Binary, o Options) *Server {
 	return s
 }
 
-// Up restarts the process on the same folder and port, and waits until it answers.
+// Up starts the process again with the same folder and port, and waits until it responds.
 func (s *Server) Up(t testing.TB) {
 	t.Helper()
 	words := append(append([]string{}, s.wrapper...), s.binary.path, "serve", "--config", s.Config)
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Stdout, cmd.Stderr = s.log, s.log
-	// The process has its own group, so that a wrapper's child is killed with it, and it does not outlive the test
-	// program.
+	// The process has a process group of its own, so that the child of a wrapper is killed with it. Pdeathsig ends it
+	// with the test program.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -139,12 +139,12 @@ func (s *Server) awaitAnswer(ctx context.Context) error {
 			return fmt.Errorf("it ended too early: %w", cmp.Or(err, errors.New("without an error")))
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(20 * time.Millisecond): // polls, because another process cannot notify the test
+		case <-time.After(20 * time.Millisecond): // polling is necessary, because another process cannot notify the test
 		}
 	}
 }
 
-// Kill kills the process with SIGKILL and waits for its end.
+// Kill kills the process with SIGKILL and waits until it has ended.
 func (s *Server) Kill() { _ = s.end(syscall.SIGKILL, startTimeout) }
 
 // Stop stops the process with SIGTERM. It returns an error if that takes more than 10 s or the exit code is not 0.
@@ -177,8 +177,8 @@ func (s *Server) Command(t testing.TB, args ...string) string {
 	return strings.TrimSpace(out)
 }
 
-// FreeAddress returns a loopback address that nothing listens on at the moment. Its port is below those that the kernel
-// assigns to outgoing connections, so that it is still free when a killed server is restarted.
+// FreeAddress returns a loopback address on which nothing is listening. The port is below those that the kernel assigns
+// to outgoing connections, so it is still free when a killed server is restarted.
 func FreeAddress(t testing.TB) string {
 	t.Helper()
 	for range 100 {
@@ -192,7 +192,7 @@ func FreeAddress(t testing.TB) string {
 	return ""
 }
 
-// buffer is the log of a process; it keeps about the last megabyte.
+// buffer holds about the last megabyte of the log of a process.
 type buffer struct {
 	mu    sync.Mutex // guards bytes
 	bytes bytes.Buffer

@@ -1,5 +1,5 @@
-// Package rustsdk runs the crates that Element X is built on, matrix-sdk and matrix-sdk-ui, against the real binary.
-// The scenario is src/main.rs, which says what it covers.
+// Package rustsdk runs the crates on which Element X is built, matrix-sdk and matrix-sdk-ui, against the real binary.
+// The comment in src/main.rs says what the scenario covers.
 package rustsdk
 
 import (
@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	buildTimeout = 60 * time.Minute // the crates are built once, for minutes
+	buildTimeout = 60 * time.Minute // building the crates takes minutes, but happens only once
 	runTimeout   = 10 * time.Minute
 )
 
@@ -42,7 +42,7 @@ func TestElementXCrates(t *testing.T) {
 	}
 }
 
-// cargo runs a command of cargo, and returns what it prints.
+// cargo runs a cargo command and returns its output.
 func cargo(t *testing.T, limit time.Duration, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)

@@ -20,9 +20,9 @@ import (
 	"ebb/test/process"
 )
 
-// TestBridgeWithEncryption has a person talk with a bridging bot of mautrix in an encrypted room. The bot gets events,
-// messages between devices and the state of its keys in transactions (MSC3202), and makes its device without signing in
-// (MSC4190).
+// TestBridgeWithEncryption has a user talk with a bridge's bot, which uses mautrix, in an encrypted room. The bot
+// receives events, to-device messages and the state of its keys in transactions (MSC3202), and creates its device
+// without logging in (MSC4190).
 func TestBridgeWithEncryption(t *testing.T) {
 	binary, err := process.Build(t.TempDir())
 	if err != nil {
@@ -68,7 +68,7 @@ func TestBridgeWithEncryption(t *testing.T) {
 	}
 }
 
-// testBridge is an application service with a bot that answers encrypted messages.
+// testBridge is an application service whose bot replies to encrypted messages.
 type testBridge struct {
 	server   *process.Server
 	as       *appservice.AppService
@@ -101,7 +101,7 @@ func newBridge(t *testing.T, binary process.Binary) *testBridge {
 	return b
 }
 
-// start gives the bot a device with keys, and handles what the transactions bring.
+// start gives the bot a device with keys, and handles the content of transactions.
 func (b *testBridge) start(t *testing.T) {
 	t.Helper()
 	ctx := context.Background()
@@ -140,13 +140,13 @@ func (b *testBridge) start(t *testing.T) {
 	})
 }
 
-// answer answers a decrypted message.
+// answer replies to a decrypted message.
 func (b *testBridge) answer(ctx context.Context, t *testing.T, e *event.Event) {
 	if e.Type != event.EventMessage || e.Sender == b.bot.UserID {
 		return
 	}
 	b.heard <- e
-	if _, err := b.bot.Client.State(ctx, e.RoomID); err != nil { // fills the store with the room's members and encryption
+	if _, err := b.bot.Client.State(ctx, e.RoomID); err != nil { // loads the members and the encryption settings of the room into the store
 		t.Error(err)
 	}
 	sent, err := b.bot.Client.SendText(ctx, e.RoomID, "Heard: "+e.Content.AsMessage().Body)
@@ -157,7 +157,7 @@ func (b *testBridge) answer(ctx context.Context, t *testing.T, e *event.Event) {
 	b.answered <- sent.EventID
 }
 
-// person registers a person with encryption who syncs until the end of the test.
+// person registers a user with an encrypting client, which syncs until the end of the test.
 func (b *testBridge) person(ctx context.Context, t *testing.T) *bot {
 	t.Helper()
 	account := object{"username": "bot", "password": botPassword, "inhibit_login": true, "auth": object{"type": "m.login.dummy"}}

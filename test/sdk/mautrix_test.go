@@ -22,10 +22,10 @@ const botPassword = "the bot's long password"
 // bot is a mautrix client with goolm crypto.
 type bot struct {
 	*mautrix.Client
-	heard chan *event.Event // decrypted messages of others
+	heard chan *event.Event // decrypted messages from other users
 }
 
-// mautrixBot invites a bot, which joins, reads encrypted messages, and answers with encrypted ones.
+// mautrixBot invites a bot, which joins, reads encrypted messages and replies with encrypted ones.
 func mautrixBot(t *testing.T, s *scene) {
 	ctx, cancel := context.WithTimeout(t.Context(), stepTimeout)
 	defer cancel()
@@ -74,7 +74,7 @@ func startBot(ctx context.Context, t *testing.T, s *scene) *bot {
 	return signedIn(ctx, t, s.server)
 }
 
-// signedIn logs the bot in with mautrix and syncs until the end of the test.
+// signedIn logs the bot in with mautrix, and syncs until the end of the test.
 func signedIn(ctx context.Context, t *testing.T, server *process.Server) *bot {
 	t.Helper()
 	client, err := mautrix.NewClient(server.URL, "", "")

