@@ -29,10 +29,10 @@ func TestServerACLThatExcludesItsOwnServerIsRefused(t *testing.T) {
 		if want := map[bool]string{true: "", false: mxerr.CodeInvalidParam}[name == "here"]; mxerr.Code(err) != want {
 			t.Errorf("%s without IP literals: %v", name, err)
 		}
-		h.set(alice, room, typeServerACL, "other", `{}`) // which is no access control list
+		h.set(alice, room, typeServerACL, "other", `{}`) // with a state key, this is not the access control list of the room
 		first := h.set(alice, room, typeServerACL, "", `{"allow":["*"],"deny":["evil"]}`)
 		second := h.set(alice, room, typeServerACL, "", `{"allow":["`+strings.TrimSuffix(name, ":8448")+`"]}`)
-		for _, eventID := range []id.EventID{first, second} { // state resolution may bring back the first
+		for _, eventID := range []id.EventID{first, second} { // state resolution may make the first one current again
 			_, err := h.svc.Redact(t.Context(), alice, room, eventID, "", nil)
 			h.refused(err, mxerr.CodeForbidden)
 		}

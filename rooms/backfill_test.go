@@ -16,10 +16,10 @@ import (
 	"ebb/storage"
 )
 
-// askAgain is after how long other servers are asked again for what they did not have.
+// askAgain is the time after which other servers are asked again for events that they did not have.
 const askAgain = 10*time.Minute + time.Second
 
-// pastRoom is a room of one server with a past, that another one has just joined.
+// pastRoom is a room with some history on one server, which another server has just joined.
 type pastRoom struct {
 	n         *network
 	old, late *peer
@@ -43,7 +43,7 @@ func withHistory(t *testing.T, messages int) *pastRoom {
 	return h
 }
 
-// pages reads a room back to its beginning, newest first.
+// pages reads a room back to its beginning and returns the event IDs, newest first.
 func (p *peer) pages(u ident.Requester, room id.RoomID, limit int) (ids []id.EventID) {
 	p.Helper()
 	token := ""
@@ -73,7 +73,7 @@ func clientID(p *peer, raw json.RawMessage) id.EventID {
 	return e.ID
 }
 
-func TestPastOfRoomIsFetchedForWhoReadsBack(t *testing.T) {
+func TestHistoryIsFetchedForUsersWhoReadBack(t *testing.T) {
 	for _, limit := range []int{7, 100, 1000} {
 		t.Run(fmt.Sprint(limit), func(t *testing.T) {
 			h := withHistory(t, 250)
@@ -83,7 +83,7 @@ func TestPastOfRoomIsFetchedForWhoReadsBack(t *testing.T) {
 				t.Fatalf("%d events, want %d", len(got), len(want))
 			}
 			h.late.matchesDisk(h.room)
-			// Now it is there.
+			// Now the server that has the events can be reached.
 			h.n.split([]string{"old"}, []string{"late"})
 			if got := h.late.pages(h.bob, h.room, limit); !slices.Equal(got, want) {
 				t.Fatalf("once it is stored: %d events, want %d", len(got), len(want))
@@ -96,8 +96,8 @@ func TestPastOfRoomIsFetchedForWhoReadsBack(t *testing.T) {
 	}
 }
 
-// Who reads must see no more of the past than the room's history visibility of that time lets them.
-func TestFetchedPastKeepsItsVisibility(t *testing.T) {
+// A user who reads back must see only the events that the history visibility of their time allows.
+func TestFetchedHistoryKeepsItsVisibility(t *testing.T) {
 	n := newNetwork(t)
 	old, late := n.add("old"), n.add("late")
 	alice, bob := old.user("alice"), late.user("bob")
@@ -115,8 +115,8 @@ func TestFetchedPastKeepsItsVisibility(t *testing.T) {
 	}
 }
 
-// Servers that have nothing to give are not asked for each page.
-func TestNobodyIsAskedAgainForWhatNobodyHas(t *testing.T) {
+// Servers that have no earlier events must not be asked again for every page.
+func TestMissingHistoryIsNotRequestedForEveryPage(t *testing.T) {
 	h := withHistory(t, 10)
 	h.n.split([]string{"old"}, []string{"late"})
 	first := h.late.pages(h.bob, h.room, 10)
@@ -130,8 +130,8 @@ func TestNobodyIsAskedAgainForWhatNobodyHas(t *testing.T) {
 	}
 }
 
-// What has expired is not brought back from other servers.
-func TestExpiredPastIsNotFetched(t *testing.T) {
+// Expired events must not be fetched from other servers.
+func TestExpiredHistoryIsNotFetched(t *testing.T) {
 	n := newNetwork(t)
 	old := n.add("old")
 	late := n.add("late", func(o *Options) {
@@ -167,8 +167,8 @@ func TestExpiredPastIsNotFetched(t *testing.T) {
 	}
 }
 
-// A hostile server cannot put into the past what does not belong there.
-func TestPastIsVerified(t *testing.T) {
+// A hostile server must not be able to insert invalid events into the history.
+func TestFetchedHistoryIsVerified(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	missing := s.evil.say(s.room, s.mallory, "missing")
 	tip := s.evil.say(s.room, s.mallory, "tip", missing.ID())
@@ -206,12 +206,12 @@ func TestPastIsVerified(t *testing.T) {
 	s.whole()
 }
 
-// A server that always has something before what it gave keeps nobody waiting for ever.
-func TestEndlessPastIsFetchedInParts(t *testing.T) {
+// A server that always claims to have earlier events must not keep anybody waiting forever.
+func TestEndlessHistoryIsFetchedInParts(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	state := idsOf(s.stateEvents())
 	s.evil.stateIDs = func(id.EventID) (all, chain []id.EventID, err error) { return state, nil, nil }
-	// The past is made the wrong way round: each event names one that is made when it is asked for.
+	// The history is created in reverse order: each event names one that is created when it is requested.
 	chain := []*pdu.Event{s.evil.say(s.room, s.mallory, "0", unknownID(1))}
 	for i := range 3000 {
 		chain = append(chain, s.evil.say(s.room, s.mallory, fmt.Sprint(i+1), chain[i].ID()))
@@ -237,7 +237,7 @@ func TestEndlessPastIsFetchedInParts(t *testing.T) {
 	s.whole()
 }
 
-func TestContextGoesBackIntoTheFetchedPast(t *testing.T) {
+func TestContextIncludesFetchedHistory(t *testing.T) {
 	h := withHistory(t, 20)
 	join := h.late.room(h.room).State(typeMember, string(h.bob.UserID))
 	before, err := h.late.reads().Before(t.Context(), h.room, join.ID(), h.bob, 10)
@@ -247,7 +247,7 @@ func TestContextGoesBackIntoTheFetchedPast(t *testing.T) {
 	}
 }
 
-func TestEventAtTimeInThePastIsFetched(t *testing.T) {
+func TestEventByTimestampIsFetchedFromHistory(t *testing.T) {
 	h := withHistory(t, 120)
 	for _, backwards := range []bool{true, false} {
 		t.Run(fmt.Sprint(backwards), func(t *testing.T) {

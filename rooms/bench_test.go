@@ -17,8 +17,8 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// BenchmarkSend is messages into one room by 16 senders, with and without a slow disk. It reports the CPU time of the
-// whole process per message.
+// BenchmarkSend sends messages to one room from 16 senders, with and without a slow disk. It reports the CPU time of
+// the whole process per message.
 func BenchmarkSend(b *testing.B) {
 	for _, delay := range []time.Duration{0, 5 * time.Millisecond} {
 		b.Run(fmt.Sprint("commit+", delay), func(b *testing.B) {
@@ -29,7 +29,7 @@ func BenchmarkSend(b *testing.B) {
 	}
 }
 
-// BenchmarkSendToManyMembers is BenchmarkSend in a room of 50,000 members of this server.
+// BenchmarkSendToManyMembers is BenchmarkSend in a room with 50,000 local members.
 func BenchmarkSendToManyMembers(b *testing.B) {
 	h := newHouse(b, storagetest.Open(b, storage.Config{}))
 	alice := h.user("alice")
@@ -41,7 +41,7 @@ func BenchmarkSendToManyMembers(b *testing.B) {
 	benchmarkSend(b, h, alice, room)
 }
 
-// BenchmarkJoinManyMembers is users joining a room of 50,000 members.
+// BenchmarkJoinManyMembers measures joins to a room with 50,000 members.
 func BenchmarkJoinManyMembers(b *testing.B) {
 	h := newHouse(b, storagetest.Open(b, storage.Config{}))
 	alice := h.user("alice")
@@ -100,7 +100,7 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// crowd puts members into a room without sending their joins one by one: their events are copies of one that was.
+// crowd adds n members to a room without sending a join for each: their member events are copies of one event.
 func (h *house) crowd(room id.RoomID, n int) {
 	h.Helper()
 	r := h.room(room)

@@ -8,7 +8,7 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// TestRoomIsLoadedInsideARead: whoever reads may need a room that is not in memory, while every connection is taken.
+// A read may need a room that is not in memory while all database connections are in use.
 func TestRoomIsLoadedInsideARead(t *testing.T) {
 	const conns = 2
 	h := newHouse(t, storagetest.Open(t, storage.Config{ReadConns: conns}))

@@ -14,7 +14,7 @@ import (
 	"ebb/storage"
 )
 
-// text is what a commit says, in one line; of events only the types.
+// text describes a commit in one line. Of events it contains only the types.
 func (c *Commit) text() string {
 	var out []string
 	note := func(is bool, what string) {
@@ -60,7 +60,8 @@ func (c *Commit) text() string {
 	return strings.Join(out, ", ")
 }
 
-// hears records the commits of a server while f runs. Those that are made for f by others are settled when f returns.
+// hears returns the commits of a server while f runs. It waits until commits that other goroutines make because of f
+// have arrived, too.
 func (h *house) hears(f func()) (texts []string) {
 	h.Helper()
 	var mu sync.Mutex
@@ -137,7 +138,7 @@ func TestCommitsOfARoomOfOtherServers(t *testing.T) {
 	e.deliver()
 	d.wantCommits("send", func() { e.d.say(e.dora, e.room, "hello") }, "event m.room.message to [a b evil]")
 	e.deliver()
-	d.wantCommits("a message of another server", func() { e.a.say(e.alice, e.room, "hello"); e.deliver() }, "event m.room.message, member @alice:a >join") // the event cites her membership
+	d.wantCommits("a message of another server", func() { e.a.say(e.alice, e.room, "hello"); e.deliver() }, "event m.room.message, member @alice:a >join") // the event cites her member event
 	said := e.b.say(e.bob, e.room, "hello")
 	e.deliver()
 	d.wantCommits("completion", func() { e.d.complete(e.room) }, "rejudged, completed, member @mallory:evil >join, member @trudy:evil >leave")
@@ -149,7 +150,7 @@ func TestCommitsOfARoomOfOtherServers(t *testing.T) {
 		"event m.room.member, member @carol:b >join")
 	d.wantCommits("a leave of another server", func() { e.b.ok(e.b.svc.Leave(t.Context(), e.bob, e.room, "")); e.deliver() },
 		"event m.room.member, member @bob:b join>leave")
-	history := strings.Split(strings.Join(d.hears(func() { e.d.pages(e.dora, e.room, 100) }), ", "), ", ") // of one commit or several
+	history := strings.Split(strings.Join(d.hears(func() { e.d.pages(e.dora, e.room, 100) }), ", "), ", ") // in one commit or in several
 	want := historyOf(e)
 	slices.Sort(history)
 	slices.Sort(want)
@@ -158,7 +159,7 @@ func TestCommitsOfARoomOfOtherServers(t *testing.T) {
 	}
 }
 
-// historyOf lists the events that d does not have: those from before dora joined.
+// historyOf lists the events that server d does not have, because they are older than dora's join.
 func historyOf(e *early) (texts []string) {
 	e.Helper()
 	join := e.a.position(e.room, e.d.joinOf(e.room, e.dora).ID())
@@ -206,13 +207,14 @@ func TestFailedWritesMakeNoCommits(t *testing.T) {
 	h.wantCommits("what is sent after it", func() { h.say(alice, room, "hello") }, "event m.room.message")
 }
 
-// Many senders at once: what a listener hears of a room is its timeline, each event once, and memory has it by then.
+// With many concurrent senders, the commits that a listener receives for a room must contain the timeline with each
+// event once, and the events must be in memory by then.
 func TestCommitsOfARoomArriveInOrder(t *testing.T) {
 	h := oneHouse(t)
 	rooms := []id.RoomID{h.public(h.user("alice")), h.public(h.user("alice"))}
 	heard := map[id.RoomID][]storage.Pos{}
 	var last storage.Pos
-	h.listen(func(c *Commit) { // in the committer, one after the other
+	h.listen(func(c *Commit) { // listeners are called in the committer, one commit after the other
 		for _, e := range c.Events {
 			if e.Pos <= last {
 				t.Errorf("%d is delivered after %d", e.Pos, last)
@@ -248,12 +250,12 @@ func TestCommitsOfARoomArriveInOrder(t *testing.T) {
 	}
 }
 
-// A client that is woken must find everything up to date: counts, rooms, and what other services keep.
+// A client that is woken must find everything up to date: unread counts, rooms, and the data of other services.
 func TestClientsAreWokenAfterAllListeners(t *testing.T) {
 	h := oneHouse(t)
 	alice, bob := h.user("alice"), h.user("bob")
 	room := h.public(alice)
-	must(h.svc.Memberships(t.Context(), bob.UserNID)) // kept up to date from now on
+	must(h.svc.Memberships(t.Context(), bob.UserNID)) // makes the service keep his memberships up to date from now on
 	sub := h.svc.opts.Hub.Watch(bob.UserNID, bob.DeviceNID)
 	defer sub.Close()
 	heard := 0

@@ -22,7 +22,7 @@ import (
 	"ebb/storage"
 )
 
-func TestRoomOfEveryVersion(t *testing.T) {
+func TestRoomsOfEveryVersionCanBeCreated(t *testing.T) {
 	h := oneHouse(t)
 	alice, bob := h.user("alice"), h.user("bob")
 	for _, v := range pdu.Versions() {
@@ -47,7 +47,7 @@ func TestRoomOfEveryVersion(t *testing.T) {
 	}
 }
 
-func TestPresets(t *testing.T) {
+func TestPresetsSetTheStateOfNewRooms(t *testing.T) {
 	h := oneHouse(t)
 	alice, bob := h.user("alice"), h.user("bob")
 	for _, c := range []struct {
@@ -93,7 +93,7 @@ func TestPresets(t *testing.T) {
 	}
 }
 
-func TestCreateTakesEveryOption(t *testing.T) {
+func TestCreateUsesEveryOption(t *testing.T) {
 	eachHouse(t, func(h *house) {
 		alice, bob := h.user("alice"), h.user("bob")
 		room := h.create(alice, CreateRoom{
@@ -129,7 +129,7 @@ func TestCreateTakesEveryOption(t *testing.T) {
 	})
 }
 
-func TestCreateRefuses(t *testing.T) {
+func TestCreateRefusesInvalidOptions(t *testing.T) {
 	h := oneHouse(t)
 	alice := h.user("alice")
 	for code, reqs := range map[string][]CreateRoom{
@@ -167,7 +167,7 @@ func TestCreateRefuses(t *testing.T) {
 	}
 }
 
-func TestUpgrade(t *testing.T) {
+func TestUpgradeCreatesASuccessor(t *testing.T) {
 	for _, from := range []id.RoomVersion{"1", "6", "10", "11", "12"} {
 		for _, to := range []id.RoomVersion{"5", "11", "12"} {
 			t.Run(fmt.Sprint(from, " to ", to), func(t *testing.T) { testUpgrade(t, from, to) })
@@ -175,7 +175,7 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// followed counts the users whose push rules follow them.
+// followed counts how often the push rules of a room are copied to its successor.
 type followed struct {
 	outcomes
 	moved *int
@@ -280,7 +280,7 @@ func levelsAre(h *house, room id.RoomID, want map[id.UserID]int64) {
 	}
 }
 
-// Who may send a tombstone may upgrade, and has no more power afterwards than before.
+// A user who may send a tombstone may upgrade the room, but must not have more power afterwards than before.
 func TestAnUpgradeGivesNobodyPower(t *testing.T) {
 	for _, v := range []id.RoomVersion{"1", "6", "10", "11"} {
 		h := oneHouse(t)
@@ -323,7 +323,7 @@ func TestCreatorsKeepTheirPowerInAnOlderVersion(t *testing.T) {
 	levelsAre(h, third, map[id.UserID]int64{alice.UserID: eventauth.Infinite, bob.UserID: 0, carol.UserID: eventauth.Infinite})
 }
 
-// Room versions 1 to 9 take strings for power levels, the newer ones do not.
+// Room versions up to 9 allow strings as power levels; newer versions do not.
 func TestAnUpgradeMakesPowerLevelsIntegers(t *testing.T) {
 	h := oneHouse(t)
 	alice, bob := h.user("alice"), h.user("bob")
@@ -374,7 +374,7 @@ func TestRetentionPolicyOfARoom(t *testing.T) {
 	want(day)
 }
 
-func TestAChangeOfTheDirectoryIsTheSameInMemoryAndOnDisk(t *testing.T) {
+func TestDirectoryChangesAreTheSameInMemoryAndOnDisk(t *testing.T) {
 	h := oneHouse(t)
 	alice := h.user("alice")
 	room := h.create(alice, CreateRoom{Visibility: "public", AliasName: "tea"})
@@ -391,7 +391,7 @@ func TestAChangeOfTheDirectoryIsTheSameInMemoryAndOnDisk(t *testing.T) {
 	h.matchesDisk(room)
 }
 
-// aliased returns the room that an alias points to.
+// aliased returns the room to which an alias points.
 func (h *house) aliased(alias string) id.RoomID {
 	h.Helper()
 	row, found, err := h.svc.aliasByName(h.Context(), alias)
@@ -404,7 +404,7 @@ func (h *house) aliased(alias string) id.RoomID {
 	return r.id
 }
 
-// TestLongMemberListsAreSnapshots checks that a state of many entries is copied seldom.
+// TestFullSnapshotsAreRare checks that a large room state is seldom copied.
 func TestFullSnapshotsAreRare(t *testing.T) {
 	h := oneHouse(t)
 	alice := h.user("alice")
@@ -432,7 +432,7 @@ func TestFullSnapshotsAreRare(t *testing.T) {
 	}
 }
 
-func TestAnUpgradeByHandTakesSettingsAlong(t *testing.T) {
+func TestAnUpgradeByATombstoneCopiesSettings(t *testing.T) {
 	h := oneHouse(t)
 	alice := h.user("alice")
 	old := h.public(alice)

@@ -8,7 +8,7 @@ import (
 	"ebb/mxerr"
 )
 
-func TestUnknownRoomIsOneErrorWhateverClientsAreTold(t *testing.T) {
+func TestUnknownRoomsAreReportedByOneError(t *testing.T) {
 	h := oneHouse(t)
 	_, byID := h.svc.Room(t.Context(), "!none:here")
 	_, byNID := h.svc.RoomByNID(t.Context(), 1<<40)

@@ -15,7 +15,7 @@ import (
 	"ebb/rooms/signatures"
 )
 
-// meter counts what a server asks of others.
+// meter counts the requests that a server sends to others.
 type meter struct {
 	Remote
 	keys signatures.Keys
@@ -23,7 +23,7 @@ type meter struct {
 	seen []string
 }
 
-// setRemote replaces the client and the keys of other servers.
+// setRemote replaces the client for other servers and the source of their keys.
 func (s *Service) setRemote(r Remote, k signatures.Keys) {
 	s.opts.Remote, s.opts.Keys = r, k
 	s.verifier = signatures.NewVerifier(s.opts.Server, s.opts.Signer, k)
@@ -41,7 +41,7 @@ func (m *meter) note(what, server string) {
 	m.seen = append(m.seen, what+" "+server)
 }
 
-// asked returns what was asked since the last time.
+// asked returns the requests sent since the last call.
 func (m *meter) asked() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -81,7 +81,8 @@ func (m *meter) Keys(ctx context.Context, wants []fedclient.KeyWant) map[fedclie
 	return m.keys.Keys(ctx, wants)
 }
 
-// cites are the auth events of a stranger's event: what the room has, and no membership unless one is given.
+// cites returns the auth events of an event by a stranger: those that the room has, and the member events given in
+// more.
 func cites(r *Room, more ...id.EventID) (auth []id.EventID) {
 	for _, typ := range []string{typeCreate, typePowerLevels} {
 		if typ != typeCreate || !r.version.RoomIDIsCreateHash {
@@ -91,7 +92,7 @@ func cites(r *Room, more ...id.EventID) (auth []id.EventID) {
 	return append(auth, more...)
 }
 
-func TestServerInNoRoomMakesThisOneAskNobody(t *testing.T) {
+func TestServerOutsideTheRoomCausesNoRequests(t *testing.T) {
 	for _, version := range []id.RoomVersion{id.RoomV6, id.RoomV11, id.RoomV12} {
 		n := newNetwork(t)
 		a, b := n.add("a"), n.add("b")
@@ -115,7 +116,7 @@ func TestServerInNoRoomMakesThisOneAskNobody(t *testing.T) {
 			_, err := a.svc.Receive(t.Context(), "evil", room, []json.RawMessage{e.JSON()})
 			a.ok(err)
 			for _, asked := range meter.asked() {
-				if asked != "keys evil" { // which has just signed the transaction
+				if asked != "keys evil" { // fetched to verify the transaction, so it does not count
 					t.Errorf("version %s, %s: asks for %s", version, name, asked)
 				}
 			}
@@ -123,7 +124,8 @@ func TestServerInNoRoomMakesThisOneAskNobody(t *testing.T) {
 				t.Errorf("version %s, %s: accepted", version, name)
 			}
 		}
-		// A membership that does not exist: the one event is asked for, of a server in the room and of the origin.
+		// The cited membership does not exist: the event must be requested once from a server in the room and once from
+		// its origin.
 		_, err := a.svc.Receive(t.Context(), "evil", room, []json.RawMessage{message(mallory, unknownID(7), unknownID(8)).JSON()})
 		a.ok(err)
 		asked := slices.DeleteFunc(meter.asked(), func(what string) bool { return what == "keys evil" })
@@ -135,7 +137,7 @@ func TestServerInNoRoomMakesThisOneAskNobody(t *testing.T) {
 	}
 }
 
-func TestServerThatJoinedThroughAThirdServerIsHeardBeforeThatOneTells(t *testing.T) {
+func TestEventsOfAServerAreAcceptedBeforeItsJoinArrives(t *testing.T) {
 	for _, version := range []id.RoomVersion{id.RoomV6, id.RoomV11, id.RoomV12} {
 		n := newNetwork(t)
 		a, b, c := n.add("a"), n.add("b"), n.add("c")
@@ -146,7 +148,7 @@ func TestServerThatJoinedThroughAThirdServerIsHeardBeforeThatOneTells(t *testing
 		c.joinVia(carol, room, "b")
 		n.split()
 		n.mu.Lock()
-		n.sent = nil // what b tells of the join gets lost
+		n.sent = nil // b's message about the join gets lost
 		n.mu.Unlock()
 		said := c.say(carol, room, "hello")
 		n.deliver()
@@ -159,7 +161,8 @@ func TestServerThatJoinedThroughAThirdServerIsHeardBeforeThatOneTells(t *testing
 	}
 }
 
-// The third server is not reached, nor is the membership to be had: the events wait until it tells of the join.
+// The third server cannot be reached and the membership cannot be fetched. The events wait until that server sends the
+// join.
 func TestEventsAreParkedUntilTheirServerIsKnownToBeInTheRoom(t *testing.T) {
 	n := newNetwork(t)
 	a, b, c := n.add("a"), n.add("b"), n.add("c")
@@ -179,7 +182,7 @@ func TestEventsAreParkedUntilTheirServerIsKnownToBeInTheRoom(t *testing.T) {
 	}
 	n.split()
 	n.mu.Lock()
-	n.sent = slices.DeleteFunc(n.sent, func(p parcel) bool { return p.from == "c" }) // b's word of the join arrives, c's message does not come again
+	n.sent = slices.DeleteFunc(n.sent, func(p parcel) bool { return p.from == "c" }) // b's message about the join arrives, but c does not send its message again
 	n.mu.Unlock()
 	n.deliver()
 	ready := a.svc.Unparked()
@@ -196,8 +199,8 @@ func TestEventsAreParkedUntilTheirServerIsKnownToBeInTheRoom(t *testing.T) {
 	}
 }
 
-// Parked events go with the next ones of their server.
-func TestParkedEventsAreReceivedWithTheNextOnesOfTheirServer(t *testing.T) {
+// Parked events are processed together with the next events of their server.
+func TestParkedEventsAreProcessedWithTheNextOnesOfTheirServer(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
 	room := a.create(a.user("alice"), CreateRoom{Preset: "public_chat"})
@@ -220,8 +223,8 @@ func TestParkedEventsAreReceivedWithTheNextOnesOfTheirServer(t *testing.T) {
 	}
 }
 
-// An invite-only room was public once: a membership made up by the rules of then decides against its server.
-func TestMembershipThatTheRoomDoesNotAllowDecidesAgainstItsServer(t *testing.T) {
+// An invite-only room used to be public. A join that was forged according to the old rules must not let its server in.
+func TestForbiddenJoinDoesNotLetItsServerIn(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
 	evil := n.stranger("evil", a)
@@ -253,7 +256,7 @@ func TestEventsThatArriveDuringAJoinWaitForIt(t *testing.T) {
 	alice, bob := a.user("alice"), b.user("bob")
 	room := a.create(alice, CreateRoom{Preset: "public_chat"})
 	var said id.EventID
-	b.lie().joined = func(*fedclient.JoinAnswer) { // a has let b in, and b does not know it yet
+	b.lie().joined = func(*fedclient.JoinAnswer) { // a has accepted the join, but b has not received the response yet
 		said = a.say(alice, room, "welcome")
 		n.deliver()
 	}
@@ -274,8 +277,8 @@ func TestEventsThatArriveDuringAJoinWaitForIt(t *testing.T) {
 	}
 }
 
-// A join fails while the invite is withdrawn.
-func TestInviteThatIsWithdrawnDuringAFailingJoinIsGone(t *testing.T) {
+// An invite is withdrawn while accepting it fails.
+func TestInviteWithdrawnDuringAFailingJoinIsRemoved(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
 	alice, bob := a.user("alice"), b.user("bob")
@@ -298,8 +301,9 @@ func TestInviteThatIsWithdrawnDuringAFailingJoinIsGone(t *testing.T) {
 	}
 }
 
-// Whatever else a server sends of a room in which this one does not take part is not even verified.
-func TestOfARoomElsewhereOnlyTheEndOfAnInviteIsVerified(t *testing.T) {
+// Of the events that a server sends for a room in which this server does not participate, only the withdrawal of an
+// invite is verified.
+func TestOnlyWithdrawnInvitesAreVerifiedOutsideARoom(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
 	alice, bob := a.user("alice"), b.user("bob")
@@ -323,8 +327,9 @@ func TestOfARoomElsewhereOnlyTheEndOfAnInviteIsVerified(t *testing.T) {
 	}
 }
 
-// A membership by which a user of a server outside comes or goes does not make this one ask that server for anything.
-func TestHandshakeOfAServerOutsideMakesThisOneAskNobody(t *testing.T) {
+// A membership event with which a user of an outside server joins or leaves must not make this server send any requests
+// to that server.
+func TestMembershipEventsOfOutsideServersCauseNoRequests(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
 	evil := n.stranger("evil", a)

@@ -20,13 +20,14 @@ import (
 	"ebb/storage"
 )
 
-// A server joins a room of two good ones, one of whose keys it cannot get, and of a hostile one. All of them ignore
-// min_depth. The hostile one sends the create event and others from before the join again, broken copies of good
-// events, events that the rules reject and events from next month, builds on those, and answers with them. Whatever the
-// good servers send since the join is shown all the same, but for what cites an undecided event; once the key is there
-// that is shown too, and all agree on the state.
-func TestGoodServersAreHeardAmongHostileOnes(t *testing.T) {
-	seeds := 1 // with all room versions: 12
+// A server joins a room of two honest servers and a hostile one. It cannot get the key of one of the honest servers.
+// All servers ignore min_depth. The hostile server sends the create event and others from before the join again, sends
+// broken copies of valid events, events that the auth rules reject and events from the next month, builds on those, and
+// returns them in responses. Everything that the honest servers have sent since the join must be shown all the same,
+// except for events that cite an undecided event; these must be shown once the key is available. All servers must agree
+// on the state.
+func TestEventsOfHonestServersAreShownDespiteHostileOnes(t *testing.T) {
+	seeds := 1 // 12 covers all room versions
 	if os.Getenv("EBB_TEST_LONG") != "" {
 		seeds = 7
 	}
@@ -57,11 +58,11 @@ type crowd struct {
 	n    *network
 	room id.RoomID
 
-	a, b, c *peer // good: a founded the room, b joins late, c is the one whose key b lacks
+	a, b, c *peer // honest servers: a created the room, b joins late, and b lacks the key of c
 	evil    *stranger
 	users   map[string][]ident.Requester // by server
 	mallory id.UserID
-	old     []id.EventID // from before b joined
+	old     []id.EventID // events from before b joined
 	join    id.EventID
 
 	undecided, citing, rejected, compared int
@@ -111,14 +112,14 @@ func newCrowd(t *testing.T, version id.RoomVersion, seed uint64) *crowd {
 	return c
 }
 
-// tick lets time go on.
+// tick advances the clocks.
 func (c *crowd) tick() {
 	for _, p := range []*peer{c.a, c.b, c.c} {
 		p.now = p.now.Add(time.Duration(1+c.dice.IntN(5)) * time.Second)
 	}
 }
 
-// remembers lets the hostile server answer with its own events, and others that nobody asked for.
+// remembers makes the hostile server respond with its own events, and with others that were not requested.
 func (c *crowd) remembers() {
 	c.evil.remembers()
 	honest := c.evil.missing
@@ -136,7 +137,7 @@ func (c *crowd) remembers() {
 	}
 }
 
-// push lets the hostile server send events to both good servers that it knows.
+// push makes the hostile server send events to the honest servers that it knows.
 func (c *crowd) push(raws ...json.RawMessage) {
 	c.Helper()
 	for _, p := range []*peer{c.a, c.b} {
@@ -146,7 +147,7 @@ func (c *crowd) push(raws ...json.RawMessage) {
 	}
 }
 
-// something lets one of the servers do something.
+// something makes a random server do something.
 func (c *crowd) something() {
 	c.tick()
 	switch c.dice.IntN(10) {
@@ -165,7 +166,7 @@ func (c *crowd) something() {
 	}
 }
 
-// write lets a good server do something that the rules allow.
+// write makes an honest server perform a random action that the rules allow.
 func (c *crowd) write(p *peer) {
 	u := c.users[p.name][0]
 	var err error
@@ -187,7 +188,7 @@ func (c *crowd) write(p *peer) {
 	}
 }
 
-// mischief lets the hostile server do one of the things that it can do.
+// mischief makes the hostile server perform a random attack.
 func (c *crowd) mischief() {
 	raw := func(eventID id.EventID) json.RawMessage { return c.a.stored(c.room, eventID).JSON() }
 	switch c.dice.IntN(6) {
@@ -200,7 +201,7 @@ func (c *crowd) mischief() {
 			raws = append(raws, raw(eventID))
 		}
 		c.push(raws...)
-	case 2: // rejected, and something on top of it
+	case 2: // a rejected event, and one that follows it
 		bad := c.evil.make(c.room, pdu.Proto{Type: typePowerLevels, StateKey: new(string), Sender: c.mallory, Content: json.RawMessage(`{"users":{"@mallory:evil":100}}`)})
 		good := c.evil.say(c.room, c.mallory, "on top of what is rejected", bad.ID())
 		if c.dice.IntN(2) == 0 {
@@ -208,10 +209,10 @@ func (c *crowd) mischief() {
 		} else {
 			c.push(good.JSON())
 		}
-	case 3: // from next month
+	case 3: // an event from the next month
 		e := c.evil.make(c.room, pdu.Proto{Type: "m.room.message", Sender: c.mallory, OriginServerTS: c.a.now.Add(30 * 24 * time.Hour).UnixMilli()})
 		c.push(e.JSON(), c.evil.say(c.room, c.mallory, "on top of the future", e.ID()).JSON())
-	case 4: // a broken copy of a good event that may not have arrived yet
+	case 4: // a broken copy of a valid event that may not have arrived yet
 		tips := c.a.house.room(c.room).extremityIDs()
 		broken := strings.Replace(string(raw(tips[0])), `"ed25519:1":"`, []string{`"ed25519:1":"AAAA`, `"ed25519:2":"`}[c.dice.IntN(2)], 1)
 		c.push(json.RawMessage(broken))
@@ -220,7 +221,7 @@ func (c *crowd) mischief() {
 	}
 }
 
-// settle makes the network whole, and lets everybody hear of everything.
+// settle reconnects all servers and delivers all events.
 func (c *crowd) settle() {
 	c.n.split()
 	c.n.deliver()
@@ -235,7 +236,7 @@ func (c *crowd) settle() {
 	}
 }
 
-// before lists the ancestors of an event, as a server has them.
+// before returns the ancestors of an event that a server has.
 func (c *crowd) before(p *peer, eventID id.EventID) map[id.EventID]bool {
 	seen := map[id.EventID]bool{}
 	for todo := p.stored(c.room, eventID).PrevEvents(); len(todo) > 0; {
@@ -249,11 +250,11 @@ func (c *crowd) before(p *peer, eventID id.EventID) map[id.EventID]bool {
 	return seen
 }
 
-// judge wants what the good servers sent since the join to be shown.
+// judge checks that everything that the honest servers have sent since the join is shown.
 func (c *crowd) judge(seed int) {
 	c.Helper()
 	history := c.before(c.a, c.join)
-	undecided := map[id.EventID]bool{} // and what cites such an event
+	undecided := map[id.EventID]bool{} // and events that cite such an event
 	var since []*Event
 	for _, e := range c.a.timeline(c.room) {
 		if e.Hidden() || history[e.ID()] {
@@ -291,8 +292,9 @@ func (c *crowd) judge(seed int) {
 	c.agree(seed)
 }
 
-// agree wants all three servers to have the same state: what the specification says, if the founder's server has the
-// whole graph. It does not if a rejected event is missing that nobody gives.
+// agree checks that all three servers have the same state. If the server of the creator has the whole graph, the state
+// must also be the one that the specification prescribes. It does not have the whole graph if it lacks a rejected event
+// that no server returns.
 func (c *crowd) agree(seed int) {
 	c.Helper()
 	want := stateIDs(c.a.house, c.room)
@@ -322,7 +324,7 @@ func (c *crowd) agree(seed int) {
 	}
 }
 
-// hasWholeGraph reports whether everything is stored that the room's events follow or cite.
+// hasWholeGraph reports whether all events are stored that the room's events follow or cite.
 func (p *peer) hasWholeGraph(room id.RoomID) bool {
 	p.Helper()
 	seen := map[id.EventID]bool{}
@@ -342,7 +344,7 @@ func (p *peer) hasWholeGraph(room id.RoomID) bool {
 	return true
 }
 
-// undecidedAt lists the undecided events of a server: for the reference they are rejected.
+// undecidedAt returns the undecided events of a server, which the reference implementation treats as rejected.
 func undecidedAt(p *peer, room id.RoomID) map[id.EventID]bool {
 	p.Helper()
 	events, err := p.svc.undecided(p.Context(), p.room(room))

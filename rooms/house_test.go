@@ -25,7 +25,7 @@ import (
 	"ebb/wake"
 )
 
-// house is a server to write to, on a real database.
+// house is a rooms service on a real database.
 type house struct {
 	testing.TB
 	db   *storage.DB
@@ -33,8 +33,8 @@ type house struct {
 	now  time.Time
 	with []func(*Options)
 
-	listener atomic.Pointer[Listener] // see listen
-	readers  sync.Map                 // *Service → Readers
+	listener atomic.Pointer[Listener] // set by listen
+	readers  sync.Map                 // *Service to Readers
 }
 
 // eachHouse runs a test on every kind of database.
@@ -42,7 +42,7 @@ func eachHouse(t *testing.T, f func(h *house)) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) { f(newHouse(t, db)) })
 }
 
-// oneHouse is for tests of what no database does differently.
+// oneHouse returns a house on SQLite, for tests that do not depend on the database.
 func oneHouse(t testing.TB, with ...func(*Options)) *house {
 	return newHouse(t, storagetest.Open(t, storage.Config{}), with...)
 }
@@ -53,7 +53,7 @@ func newHouse(t testing.TB, db *storage.DB, with ...func(*Options)) *house {
 	return h
 }
 
-// open starts the service anew: everything it knows comes from the database.
+// open opens the service again, with empty caches.
 func (h *house) open() *Service {
 	h.Helper()
 	o := Options{
@@ -74,11 +74,11 @@ func (h *house) open() *Service {
 	svc, err := New(h.Context(), o)
 	h.ok(err)
 	h.readers.Store(svc, OpenReaders(svc, o))
-	svc.briefWait = 0 // nobody completes rooms unless the test does
+	svc.briefWait = 0 // rooms are completed only by the test
 	return svc
 }
 
-// listen calls f with every commit from now on. f is called in the committer.
+// listen calls f with every commit from now on, in the committer.
 func (h *house) listen(f Listener) { h.listener.Store(&f) }
 
 func (h *house) ok(err error) {
@@ -88,7 +88,7 @@ func (h *house) ok(err error) {
 	}
 }
 
-// refused wants an error with this code.
+// refused checks that err has the given error code.
 func (h *house) refused(err error, code string) {
 	h.Helper()
 	if mxerr.Code(err) != code {
@@ -111,7 +111,7 @@ func (h *house) create(s ident.Requester, req CreateRoom) id.RoomID {
 	return room
 }
 
-// public makes a room that everybody may join, and lets them.
+// public creates a public room and joins the members.
 func (h *house) public(s ident.Requester, members ...ident.Requester) id.RoomID {
 	h.Helper()
 	room := h.create(s, CreateRoom{Preset: "public_chat"})
@@ -179,7 +179,7 @@ func (h *house) membership(room id.RoomID, s ident.Requester, want Membership) {
 	h.Fatalf("the memberships of %s are %+v, want %q in the room", s.UserID, list, want)
 }
 
-// timeline reads every event of a room from the database, oldest first.
+// timeline reads all events of a room from the database, oldest first.
 func (h *house) timeline(room id.RoomID) []*Event {
 	h.Helper()
 	r := h.room(room)
@@ -201,7 +201,7 @@ func (h *house) timeline(room id.RoomID) []*Event {
 	return out
 }
 
-// chained checks that a room's events are one chain in the order of the timeline.
+// chained checks that the events of a room form a single chain in the order of the timeline, and returns them.
 func (h *house) chained(room id.RoomID) []*Event {
 	h.Helper()
 	events := h.timeline(room)
@@ -217,7 +217,7 @@ func (h *house) chained(room id.RoomID) []*Event {
 	return events
 }
 
-// matchesDisk checks that the head in memory is what a restart would read.
+// matchesDisk checks that the head in memory equals the one that would be read after a restart.
 func (h *house) matchesDisk(room id.RoomID) {
 	h.Helper()
 	live := h.room(room)
@@ -232,7 +232,7 @@ func (h *house) matchesDisk(room id.RoomID) {
 	}
 }
 
-// differingLines shows what stands only in one of two texts.
+// differingLines returns the lines that occur in only one of two texts.
 func differingLines(a, b string) string {
 	var out strings.Builder
 	in := func(line, text string) bool { return slices.Contains(strings.Split(text, "\n"), line) }
@@ -279,7 +279,7 @@ func describeHead(r *Room) string {
 	return string(raw)
 }
 
-// hold stops the committer until the returned function is called: what is written meanwhile queues up behind it.
+// hold blocks the committer until the returned function is called. Writes queue up meanwhile.
 func (h *house) hold() (release func()) {
 	started, done := make(chan struct{}), make(chan struct{})
 	h.db.Enqueue(storage.Write{Do: func(*storage.Tx) error {
@@ -291,7 +291,7 @@ func (h *house) hold() (release func()) {
 	return func() { close(done) }
 }
 
-// until waits for something that other goroutines bring about.
+// until waits until holds returns true, which other goroutines bring about.
 func (h *house) until(what string, holds func() bool) {
 	h.Helper()
 	deadline := time.After(20 * time.Second)
@@ -306,7 +306,7 @@ func (h *house) until(what string, holds func() bool) {
 	}
 }
 
-// queuedDepth is the depth of the provisional head.
+// queuedDepth returns the depth of the provisional head.
 func (r *Room) queuedDepth() int64 {
 	r.writer.Lock()
 	defer r.writer.Unlock()
@@ -315,7 +315,7 @@ func (r *Room) queuedDepth() int64 {
 
 var errInjected = errors.New("injected")
 
-// sendFailing sends a message whose write fails.
+// sendFailing sends a message whose write to the database fails.
 func (h *house) sendFailing(ctx context.Context, s ident.Requester, room id.RoomID) error {
 	return h.svc.change(ctx, room, func(b *batch) error {
 		b.extra = func(*storage.Tx, ident.RoomNID) error { return errInjected }

@@ -24,7 +24,7 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// liar is the way to other servers with a hand on it: what they answer is changed before it arrives.
+// liar is a client for other servers that modifies their responses.
 type liar struct {
 	Remote
 	template func(t *fedclient.Template)
@@ -32,8 +32,8 @@ type liar struct {
 	invited  func(raw json.RawMessage) json.RawMessage
 	knocked  func(stripped []json.RawMessage) []json.RawMessage
 
-	asked []string          // servers, for templates
-	sent  []json.RawMessage // what was signed
+	asked []string          // the servers from which templates were requested
+	sent  []json.RawMessage // the events that were sent after signing
 	mu    sync.Mutex
 }
 
@@ -75,7 +75,7 @@ func (l *liar) Invite(ctx context.Context, server string, version id.RoomVersion
 	return raw, err
 }
 
-// lie puts a hand on a server's way to the others.
+// lie makes a server use a liar, and returns it.
 func (p *peer) lie() *liar {
 	l := &liar{Remote: p.svc.opts.Remote}
 	p.svc.opts.Remote = l
@@ -127,7 +127,7 @@ func TestTemplateOfAnythingElseIsNotSigned(t *testing.T) {
 	}
 }
 
-func TestOfATemplateOnlyThePlaceIsSigned(t *testing.T) {
+func TestOnlyTheGraphFieldsOfATemplateAreUsed(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
 	room := a.create(a.user("alice"), CreateRoom{Preset: "public_chat"})
@@ -144,7 +144,7 @@ func TestOfATemplateOnlyThePlaceIsSigned(t *testing.T) {
 	}
 }
 
-// forge makes an event of a server's room that the server signs whether it may or not.
+// forge creates an event in a room of the server and signs it, whether the rules allow it or not.
 func (p *peer) forge(room id.RoomID, proto pdu.Proto) json.RawMessage {
 	p.Helper()
 	proto.RoomID, proto.OriginServerTS, proto.Depth = room, p.now.UnixMilli(), 9
@@ -153,13 +153,13 @@ func (p *peer) forge(room id.RoomID, proto pdu.Proto) json.RawMessage {
 	return e.JSON()
 }
 
-// replace puts an event in the place of the one of a type in a list.
+// replaceType replaces the events of a type in a list.
 func replaceType(list []json.RawMessage, typ string, by ...json.RawMessage) []json.RawMessage {
 	out := slices.DeleteFunc(slices.Clone(list), func(raw json.RawMessage) bool { return handshake.TypeOf(raw) == typ })
 	return append(out, by...)
 }
 
-func TestJoinAnswerThatIsNoRoomIsRefused(t *testing.T) {
+func TestInvalidJoinResponsesAreRefused(t *testing.T) {
 	for _, version := range sharedVersions {
 		for name, bend := range map[string]func(a *peer, room, other id.RoomID, answer *fedclient.JoinAnswer){
 			"nothing": func(_ *peer, _, _ id.RoomID, answer *fedclient.JoinAnswer) { *answer = fedclient.JoinAnswer{} },
@@ -204,7 +204,7 @@ func TestJoinAnswerThatIsNoRoomIsRefused(t *testing.T) {
 				if r, err := b.svc.Room(b.Context(), room); err == nil && (r.Resident() || r.Membership(bob.UserID) != "") {
 					t.Error("something of the room was believed")
 				}
-				b.svc.opts.Remote.(*liar).joined = nil // and it can be joined once the answer is good
+				b.svc.opts.Remote.(*liar).joined = nil // with an unmodified response the room can be joined
 				b.joinVia(bob, room, "a")
 				if b.room(room).Membership(bob.UserID) != Join {
 					t.Error("not joined after all")
@@ -223,7 +223,7 @@ func authOf(r *Room, types ...string) (ids []id.EventID) {
 	return ids
 }
 
-func TestWhatIsWrongInAJoinAnswerIsLeftOut(t *testing.T) {
+func TestInvalidEventsOfAJoinResponseAreIgnored(t *testing.T) {
 	for _, version := range sharedVersions {
 		t.Run("v"+string(version), func(t *testing.T) {
 			n := newNetwork(t)
@@ -240,9 +240,9 @@ func TestWhatIsWrongInAJoinAnswerIsLeftOut(t *testing.T) {
 			b.lie().joined = func(answer *fedclient.JoinAnswer) {
 				for i, raw := range answer.State {
 					switch handshake.TypeOf(raw) {
-					case typeTopic: // not as it was signed
+					case typeTopic: // differs from what was signed
 						answer.State[i] = with(raw, "signatures", `{"a":{"ed25519:1":"`+strings.Repeat("A", 86)+`"}}`)
-					case typeName: // another content than was signed
+					case typeName: // its content differs from what was signed
 						answer.State[i] = with(raw, "content", `{"name":"Prison"}`)
 					}
 				}
@@ -276,7 +276,7 @@ func TestWhatIsWrongInAJoinAnswerIsLeftOut(t *testing.T) {
 	}
 }
 
-func TestHandshakeThatIsNotWhatItSaysIsRefused(t *testing.T) {
+func TestForgedMembershipRequestsAreRefused(t *testing.T) {
 	for _, version := range sharedVersions {
 		t.Run("v"+string(version), func(t *testing.T) {
 			n := newNetwork(t)
@@ -369,7 +369,7 @@ func TestTemplatesAreForTheirOwnUsersAndVersions(t *testing.T) {
 	a.refused(err, mxerr.CodeForbidden)
 }
 
-func TestInviteThatIsNotWhatItSaysIsRefused(t *testing.T) {
+func TestForgedInvitesAreRefused(t *testing.T) {
 	for _, version := range sharedVersions {
 		t.Run("v"+string(version), func(t *testing.T) {
 			n := newNetwork(t)
@@ -426,9 +426,9 @@ func TestInviteThatIsNotWhatItSaysIsRefused(t *testing.T) {
 	}
 }
 
-// Deployed servers send invites to rooms of version 12 without the whole create event. What is of another room is not
-// shown.
-func TestInviteWithoutTheCreateEventIsTaken(t *testing.T) {
+// Deployed servers send invites to rooms of version 12 without the complete create event. State of another room must
+// not be shown.
+func TestInviteWithoutTheCreateEventIsAccepted(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
 	alice, bob := a.user("alice"), b.user("bob")
@@ -456,7 +456,7 @@ func TestInviteWithoutTheCreateEventIsTaken(t *testing.T) {
 	stripped := json.RawMessage(`{"type":"m.room.create","state_key":"","sender":"@alice:a","content":{"room_version":"12","type":"m.space"}}`)
 	for what, c := range map[string]struct {
 		state []json.RawMessage
-		shows string // "": no create event
+		shows string // "" if there must be no create event
 	}{
 		"nothing":                  {nil, ""},
 		"no create event":          {replaceType(shown, typeCreate), ""},
@@ -474,7 +474,7 @@ func TestInviteWithoutTheCreateEventIsTaken(t *testing.T) {
 	}
 }
 
-func TestOfACountersignedInviteOnlyTheSignatureIsTaken(t *testing.T) {
+func TestOnlyTheSignatureOfACountersignedInviteIsUsed(t *testing.T) {
 	for _, version := range sharedVersions {
 		t.Run("v"+string(version), func(t *testing.T) {
 			n := newNetwork(t)
@@ -512,7 +512,7 @@ func TestOfACountersignedInviteOnlyTheSignatureIsTaken(t *testing.T) {
 	}
 }
 
-func TestDeadAndUnwillingServersArePassedOver(t *testing.T) {
+func TestServersThatFailAJoinAreSkipped(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
 	n.add("empty")
@@ -530,13 +530,13 @@ func TestDeadAndUnwillingServersArePassedOver(t *testing.T) {
 	}
 	closed := a.create(a.user("alice"), CreateRoom{})
 	err := b.svc.JoinWith(t.Context(), bob, closed, append([]string{"dead", "a"}, many...), nil)
-	b.refused(err, mxerr.CodeForbidden) // what a says, not that others are dead
+	b.refused(err, mxerr.CodeForbidden) // the error is that of a, not the failure to reach the other servers
 	if len(l.asked) > maxCandidates {
 		t.Errorf("asked %d servers", len(l.asked))
 	}
 }
 
-func TestSeveralWhoJoinAtOnceShareOneJoinOfTheServer(t *testing.T) {
+func TestConcurrentJoinsShareOneJoinOfTheServer(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
 	room := a.create(a.user("alice"), CreateRoom{Preset: "public_chat"})
@@ -564,7 +564,7 @@ func TestSeveralWhoJoinAtOnceShareOneJoinOfTheServer(t *testing.T) {
 	}
 }
 
-func TestRestrictedRoomIsJoinedThroughWhoCanGrantIt(t *testing.T) {
+func TestRestrictedRoomIsJoinedThroughAServerThatCanAuthoriseIt(t *testing.T) {
 	for _, version := range []id.RoomVersion{id.RoomV8, id.RoomV10, id.RoomV12} {
 		t.Run("v"+string(version), func(t *testing.T) {
 			n := newNetwork(t)
@@ -579,10 +579,11 @@ func TestRestrictedRoomIsJoinedThroughWhoCanGrantIt(t *testing.T) {
 			b.joinVia(bob, room, "a")
 			n.deliver()
 
-			// bob's server is not in the club, and cannot tell.
+			// bob's server is not in the club, so it cannot check the condition.
 			_, err := b.svc.Template(t.Context(), "c", room, carol.UserID, Join, pdu.Versions())
 			b.refused(err, mxerr.CodeUnableToAuthoriseJoin)
-			// It is now, and sees that carol is none of it; then that she is, but it has nobody who may let her in.
+			// Now it is, and sees that carol is not a member of the club. Later it sees that she is, but has no user
+			// who may authorise her join.
 			b.joinVia(bob, club, "a")
 			_, err = b.svc.Template(t.Context(), "c", room, carol.UserID, Join, pdu.Versions())
 			b.refused(err, mxerr.CodeForbidden)
@@ -609,7 +610,7 @@ func TestRestrictedRoomIsJoinedThroughWhoCanGrantIt(t *testing.T) {
 	}
 }
 
-func TestServerDoesNotVouchForWhoHasNoRight(t *testing.T) {
+func TestServerDoesNotAuthoriseJoinsWithoutRight(t *testing.T) {
 	n := newNetwork(t)
 	a := n.add("a")
 	s := n.stranger("s", a)
@@ -639,7 +640,7 @@ func TestJoinNamingAnAuthorisingUserIsAcceptedInARoomWithoutJoinRules(t *testing
 	s.join(room, eve)
 	r := a.room(room)
 	r.mu.Lock()
-	delete(r.head.state, pdu.StateKey{Type: typeJoinRules}) // as in rooms whose creator sent none
+	delete(r.head.state, pdu.StateKey{Type: typeJoinRules}) // as in a room whose creator sent none
 	r.mu.Unlock()
 	key := string(eve)
 	join := s.make(room, pdu.Proto{Type: typeMember, StateKey: &key, Sender: eve, Content: json.RawMessage(`{"membership":"join","join_authorised_via_users_server":"@alice:a"}`)})
@@ -649,7 +650,7 @@ func TestJoinNamingAnAuthorisingUserIsAcceptedInARoomWithoutJoinRules(t *testing
 	a.ok(err)
 }
 
-func TestNothingIsWrittenIntoARoomThatGoesOnElsewhere(t *testing.T) {
+func TestNothingIsSentToARoomWithoutLocalMembers(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
 	alice, bob, carol := a.user("alice"), b.user("bob"), b.user("carol")
@@ -673,9 +674,9 @@ func TestNothingIsWrittenIntoARoomThatGoesOnElsewhere(t *testing.T) {
 			}
 		}
 	}
-	b.ok(b.svc.Leave(t.Context(), bob, left, "")) // who has left is left as is
+	b.ok(b.svc.Leave(t.Context(), bob, left, "")) // a room that the user has left stays as it is
 	b.ok(b.svc.Forget(t.Context(), bob, left))
-	b.svc = b.open() // and after a restart
+	b.svc = b.open() // also after a restart
 	b.svc.setRemote(wire{n, "b"}, keysFor{n, b})
 	if b.room(left).Resident() || b.room(invitedTo).Resident() {
 		t.Error("the server takes itself for a resident")
@@ -687,7 +688,7 @@ func TestNothingIsWrittenIntoARoomThatGoesOnElsewhere(t *testing.T) {
 	}
 }
 
-func TestInviteIsRejectedThoughItsServerIsGone(t *testing.T) {
+func TestInviteIsRejectedAlthoughItsServerIsUnreachable(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
 	alice, bob := a.user("alice"), b.user("bob")
@@ -729,7 +730,7 @@ func TestBlockedInvitesDoNotArrive(t *testing.T) {
 	b.ok(b.svc.Invite(t.Context(), carol, at, bob.UserID, ""))
 }
 
-// joinMany makes new users members of a room.
+// joinMany joins n new users to a room.
 func (p *peer) joinMany(room id.RoomID, n int) {
 	var all sync.WaitGroup
 	slots := make(chan struct{}, 64)
@@ -744,7 +745,7 @@ func (p *peer) joinMany(room id.RoomID, n int) {
 	all.Wait()
 }
 
-// The largest rooms are joined too, with all members at once and with the members later.
+// The largest rooms can be joined, whether the members come with the response or later.
 func TestRoomOf100000MembersIsJoined(t *testing.T) {
 	if os.Getenv("EBB_TEST_LONG") == "" {
 		t.Skip("making the room takes a minute: EBB_TEST_LONG=1")
@@ -770,7 +771,7 @@ func TestRoomOf100000MembersIsJoined(t *testing.T) {
 	}
 }
 
-// A join of a room of 10,000 members is to take less than 5 seconds; the short test has a fifth of both.
+// Joining a room with 10,000 members must take less than 5 seconds. The short test uses a fifth of both numbers.
 func TestRoomOfManyMembersIsJoinedQuickly(t *testing.T) {
 	members, within := 2_000, time.Second
 	if os.Getenv("EBB_TEST_LONG") != "" {
@@ -792,7 +793,7 @@ func TestRoomOfManyMembersIsJoinedQuickly(t *testing.T) {
 	c.complete(room)
 	whole := time.Since(began)
 	t.Logf("joined after %v; without the members after %v, with them after %v", took, first, whole)
-	if took > 3*within || first > 300*time.Millisecond || whole > 3*within { // the machine may be busy
+	if took > 3*within || first > 300*time.Millisecond || whole > 3*within { // allows for a busy machine
 		t.Error("that is too long")
 	}
 	n.deliver()

@@ -306,7 +306,7 @@ func TestRelations(t *testing.T) {
 	h.chained(room)
 }
 
-// outcomes is a rule set that notifies everybody and highlights for bob.
+// outcomes is a rule set that notifies everybody and highlights every event for bob.
 type outcomes struct{ bob ident.UserNID }
 
 func (o outcomes) FollowThreads(context.Context, ident.UserNID, id.UserID) error { return nil }
@@ -346,7 +346,7 @@ func TestPushOutcomeIsStored(t *testing.T) {
 	}
 }
 
-func TestChangesWakeWhomTheyConcern(t *testing.T) {
+func TestChangesWakeTheUsersConcerned(t *testing.T) {
 	h := oneHouse(t)
 	alice, bob, eve := h.user("alice"), h.user("bob"), h.user("eve")
 	room := h.public(alice)

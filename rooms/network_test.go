@@ -23,36 +23,36 @@ import (
 	"ebb/storage"
 )
 
-// network is some servers in one process, which reach each other as far as the test lets them.
+// network is a set of servers in one process. The test decides which of them can reach each other.
 type network struct {
 	testing.TB
 	peers     map[string]*peer
 	strangers map[string]*stranger
 	keys      map[string]ed25519.PublicKey
-	parts     map[string]int                            // servers of different parts do not reach each other
-	omit      bool                                      // servers leave members out of what they answer to a join
-	page      int                                       // events that a server gives at a time, where it is asked for the past; 0: as many as it likes
-	heedless  bool                                      // servers answer requests for missing events as Synapse and Conduit do: 20 at a time, whatever min_depth says
-	onJoin    func()                                    // is called between make_join and send_join
-	spoil     func(raw json.RawMessage) json.RawMessage // changes what servers give for backfill
-	keyLife   time.Duration                             // how long keys are good, from now on; 0: for ever
-	blind     map[string]bool                           // "a b": server a cannot get the keys of server b
+	parts     map[string]int                            // servers with different numbers cannot reach each other
+	omit      bool                                      // servers omit members from their responses to joins
+	page      int                                       // maximum number of events in a response to backfill; 0 for no maximum
+	heedless  bool                                      // servers respond to get_missing_events like Synapse and Conduit: with 20 events at a time, ignoring min_depth
+	onJoin    func()                                    // called between make_join and send_join
+	spoil     func(raw json.RawMessage) json.RawMessage // modifies the events that servers return for backfill
+	keyLife   time.Duration                             // how long keys are valid from now on; 0 means forever
+	blind     map[string]bool                           // "a b" means that server a cannot get the keys of server b
 
 	mu   sync.Mutex // guards sent
-	sent []parcel   // and not delivered yet, in order
+	sent []parcel   // events that have not been delivered yet, in order
 	lost []parcel
 }
 
-// peer is a house on the network.
+// peer is a server on the network.
 type peer struct {
 	*house
 	name string
 }
 
-// parcel is an event on its way.
+// parcel is an event that is being sent to a server.
 type parcel struct {
 	from, to string
-	room     ident.RoomNID // as the sender numbers it
+	room     ident.RoomNID // numeric ID of the room at the sender
 	pos      storage.Pos
 }
 
@@ -62,7 +62,7 @@ func newNetwork(t testing.TB) *network {
 	}
 }
 
-// signer makes a server's key, and lets everybody know it.
+// signer creates the signing key of a server and publishes it.
 func (n *network) signer(name string) pdu.Signer {
 	seed := sha256.Sum256([]byte(name))
 	s := pdu.Signer{Server: name, KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(seed[:])}
@@ -70,7 +70,7 @@ func (n *network) signer(name string) pdu.Signer {
 	return s
 }
 
-// keysFor is the network as one server asks it for keys.
+// keysFor is the source of keys for one server on the network.
 type keysFor struct {
 	n    *network
 	peer *peer
@@ -117,13 +117,13 @@ func (p *peer) user(name string) ident.Requester {
 	return ident.Requester{UserNID: nid, UserID: user, DeviceNID: ident.DeviceNID(nid) + 1_000_000}
 }
 
-// joinVia makes a user of this server a member through another one.
+// joinVia joins a user of this server to a room through another server.
 func (p *peer) joinVia(s ident.Requester, room id.RoomID, via string) {
 	p.Helper()
 	p.ok(p.svc.JoinWith(p.Context(), s, room, []string{via}, nil))
 }
 
-// complete makes a partial room whole.
+// complete fetches the missing state of a partial-state room.
 func (p *peer) complete(room id.RoomID) {
 	p.Helper()
 	p.ok(p.svc.completeOnce(p.Context(), p.room(room).nid, make(chan struct{}, 1)))
@@ -140,7 +140,7 @@ func (n *network) post(from string, room ident.RoomNID, pos storage.Pos, servers
 	}
 }
 
-// split cuts the network into parts; without any it is whole again.
+// split divides the network into parts that cannot reach each other. Without arguments it reconnects all servers.
 func (n *network) split(parts ...[]string) {
 	clear(n.parts)
 	for i, part := range parts {
@@ -154,19 +154,19 @@ var errUnreachable = errors.New("no route to host")
 
 func (n *network) reach(from, to string) bool { return n.parts[from] == n.parts[to] }
 
-// deliver brings what was sent to whom it is for, as far as they can be reached, until nothing is left.
+// deliver delivers the queued events to the servers that can be reached, until none is left.
 func (n *network) deliver() {
 	n.Helper()
 	for n.deliverSome(func(int) int { return 0 }, false) {
 	}
 }
 
-// deliverSome brings the oldest events of one server for another one, in one transaction, or lets the first of them get
-// lost. pick chooses whose.
+// deliverSome delivers the oldest queued events from one server to another in one transaction. If lose is set, it drops
+// the first of them instead. pick chooses the pair of servers.
 func (n *network) deliverSome(pick func(n int) int, lose bool) bool {
 	n.Helper()
 	n.mu.Lock()
-	var open []parcel // the first of each pair of servers and room
+	var open []parcel // the first parcel for each sender, recipient and room
 	for _, p := range n.sent {
 		same := func(o parcel) bool { return o.from == p.from && o.to == p.to && o.room == p.room }
 		if n.reach(p.from, p.to) && !slices.ContainsFunc(open, same) {
@@ -195,7 +195,7 @@ func (n *network) deliverSome(pick func(n int) int, lose bool) bool {
 	return true
 }
 
-// resend lets what got lost be delivered after all.
+// resend queues the lost events again.
 func (n *network) resend() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -215,7 +215,7 @@ func (n *network) bring(first parcel, batch []parcel) {
 	for i, p := range batch {
 		raws[i] = from.eventAt(r, p.pos).JSON()
 	}
-	// Where nobody of the server is in the room, it does not want it.
+	// An error is expected if no user of the server is in the room.
 	_, _ = to.svc.Receive(n.Context(), first.from, r.id, raws)
 }
 
@@ -232,7 +232,7 @@ func (h *house) eventAt(r *Room, pos storage.Pos) (e *Event) {
 	return e
 }
 
-// stored finds an event of a room; nil where it is not stored.
+// stored returns an event of a room, or nil if it is not stored.
 func (h *house) stored(room id.RoomID, eventID id.EventID) *Event {
 	h.Helper()
 	found, err := h.svc.stored(h.Context(), h.room(room), []id.EventID{eventID})
@@ -240,7 +240,7 @@ func (h *house) stored(room id.RoomID, eventID id.EventID) *Event {
 	return found[eventID]
 }
 
-// wire is one server's way to the others.
+// wire is the client with which one server reaches the others.
 type wire struct {
 	n    *network
 	from string
@@ -248,7 +248,7 @@ type wire struct {
 
 var _ Remote = wire{}
 
-// asked is what a server answers with; strangers and peers both do.
+// ask returns the response of a server, which may be a stranger or a peer.
 func ask[T any](w wire, server string, stranger func(*stranger) (T, error), known func(*peer) (T, error)) (T, error) {
 	var none T
 	if !w.n.reach(w.from, server) {
@@ -411,11 +411,11 @@ func (w wire) ExchangeThirdPartyInvite(context.Context, string, id.RoomID, any) 
 	return errRefused
 }
 
-// stranger is a server that does what a test tells it, good or bad. What it is asked for it answers from what it made,
-// unless the test has another answer.
+// stranger is a server controlled by the test, which may be hostile. It responds with the events that it made, unless
+// the test sets another response.
 type stranger struct {
 	n      *network
-	victim *peer // whose rooms it is in
+	victim *peer // the server in whose rooms it participates
 	name   string
 	signer pdu.Signer
 	made   map[id.EventID]*pdu.Event
@@ -427,7 +427,7 @@ type stranger struct {
 	backfill func(from []id.EventID) ([]json.RawMessage, error)
 }
 
-// stranger adds a server which is no peer.
+// stranger adds a server that is not a peer.
 func (n *network) stranger(name string, victim *peer) *stranger {
 	s := &stranger{n: n, victim: victim, name: name, signer: n.signer(name), made: map[id.EventID]*pdu.Event{}, asked: map[string]int{}}
 	s.missing = func([]id.EventID) ([]json.RawMessage, error) { s.asked["missing"]++; return nil, nil }
@@ -444,8 +444,8 @@ func (n *network) stranger(name string, victim *peer) *stranger {
 	return s
 }
 
-// remembers lets the server answer from what it made when it is asked for the past, as Synapse does: 20 missing events
-// at a time, whatever min_depth says.
+// remembers makes the server respond to get_missing_events with the events that it made, as Synapse does: with 20
+// events at a time, ignoring min_depth.
 func (s *stranger) remembers() {
 	walk := func(from []id.EventID, limit int) (out []json.RawMessage) {
 		seen := map[id.EventID]bool{}
@@ -504,7 +504,7 @@ func (s *stranger) authChain(eventID id.EventID) (out []json.RawMessage, err err
 
 func (s *stranger) user(name string) id.UserID { return id.UserID("@" + name + ":" + s.name) }
 
-// join makes a user of the stranger a member.
+// join joins a user of the stranger to a room.
 func (s *stranger) join(room id.RoomID, user id.UserID) *pdu.Event {
 	s.n.Helper()
 	key := string(user)
@@ -514,7 +514,7 @@ func (s *stranger) join(room id.RoomID, user id.UserID) *pdu.Event {
 	return e
 }
 
-// make builds an event; what of it is not said is as the victim's room has it.
+// make builds an event. Fields that p does not set are taken from the victim's copy of the room.
 func (s *stranger) make(room id.RoomID, p pdu.Proto) *pdu.Event {
 	s.n.Helper()
 	r := s.victim.room(room)
@@ -550,13 +550,13 @@ func (s *stranger) make(room id.RoomID, p pdu.Proto) *pdu.Event {
 	return e
 }
 
-// say builds a message after some events.
+// say builds a message that follows the events in prev.
 func (s *stranger) say(room id.RoomID, user id.UserID, text string, prev ...id.EventID) *pdu.Event {
 	s.n.Helper()
 	return s.make(room, pdu.Proto{Type: "m.room.message", Sender: user, Content: json.RawMessage(fmt.Sprintf(`{"body":%q}`, text)), PrevEvents: prev})
 }
 
-// send gives events to the victim, and tells what it says of each.
+// send sends events to the victim and returns the result for each.
 func (s *stranger) send(room id.RoomID, events ...*pdu.Event) map[id.EventID]error {
 	s.n.Helper()
 	raws := make([]json.RawMessage, len(events))
@@ -564,13 +564,13 @@ func (s *stranger) send(room id.RoomID, events ...*pdu.Event) map[id.EventID]err
 		raws[i] = e.JSON()
 	}
 	results, err := s.victim.svc.Receive(s.n.Context(), s.name, room, raws)
-	if !errors.Is(err, ErrLater) { // what the stranger does not give is its own loss
+	if !errors.Is(err, ErrLater) { // ErrLater only means that the stranger does not return some events
 		s.victim.ok(err)
 	}
 	return results
 }
 
-// sendGood wants all events taken.
+// sendGood sends events that must all be accepted.
 func (s *stranger) sendGood(room id.RoomID, events ...*pdu.Event) {
 	s.n.Helper()
 	for eventID, err := range s.send(room, events...) {
@@ -580,7 +580,7 @@ func (s *stranger) sendGood(room id.RoomID, events ...*pdu.Event) {
 	}
 }
 
-// sealAgain hashes and signs an event anew after a change of its text.
+// sealAgain computes the hashes and signatures of a modified event.
 func sealAgain(raw []byte, s pdu.Signer) ([]byte, error) {
 	bare, err := canonjson.Canonical(raw, false)
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// Servers answer get_missing_events in any order, with events twice, with the event that was sent and with events that
-// were not asked for. None of that may lose a good event.
-func TestMissingEventsAreTakenFromOddAnswers(t *testing.T) {
+// Servers return missing events in any order, some of them twice, along with the event that was sent and events that
+// were not requested. None of that may cause a valid event to be lost.
+func TestMissingEventsAreAcceptedFromOddResponses(t *testing.T) {
 	type answer = []json.RawMessage
 	for name, odd := range map[string]func(good answer, wanted, other *pdu.Event) answer{
 		"newest first":                  func(good answer, _, _ *pdu.Event) answer { slices.Reverse(good); return good },
@@ -60,7 +60,7 @@ func TestMissingEventsAreTakenFromOddAnswers(t *testing.T) {
 	}
 }
 
-// Of a time that no clock shows the message stays, and so does the room.
+// A message with an impossible timestamp stays, and the room stays usable.
 func TestMessagesOfImpossibleTimesAreAccepted(t *testing.T) {
 	for _, version := range []id.RoomVersion{id.RoomV6, id.RoomV11, id.RoomV12} {
 		n := newNetwork(t)
@@ -83,7 +83,7 @@ func TestMessagesOfImpossibleTimesAreAccepted(t *testing.T) {
 	}
 }
 
-func TestRedactionsOfOddTargetsLeaveTheRoomWhole(t *testing.T) {
+func TestRedactionsOfOddTargetsLeaveTheRoomUsable(t *testing.T) {
 	for _, version := range redactionVersions {
 		s := besieged(t, version)
 		said := s.evil.say(s.room, s.mallory, "regretted")
@@ -107,7 +107,7 @@ func TestRedactionsOfOddTargetsLeaveTheRoomWhole(t *testing.T) {
 		if got := s.stored(s.room, refused.ID()); got != nil && !got.Hidden() {
 			t.Errorf("version %s: a name by somebody without power is accepted", version)
 		}
-		s.shows(early.ID()) // whatever way it is read, the answer is the same
+		s.shows(early.ID()) // all ways of reading agree
 		own := s.redact(early.ID())
 		s.evil.sendGood(s.room, own)
 		s.shows(own.ID())
@@ -117,8 +117,8 @@ func TestRedactionsOfOddTargetsLeaveTheRoomWhole(t *testing.T) {
 	}
 }
 
-// What is parked is in memory only. After a restart the next event leads to it.
-func TestEventsParkedBeforeARestartComeWithTheNextOne(t *testing.T) {
+// Parked events are kept in memory only. After a restart, the next event leads to them.
+func TestEventsParkedBeforeARestartArriveWithTheNextOne(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	room := s.create(s.alice, CreateRoom{Preset: "public_chat", RoomVersion: id.RoomV11})
 	carl := s.evil.user("carl")
@@ -132,7 +132,7 @@ func TestEventsParkedBeforeARestartComeWithTheNextOne(t *testing.T) {
 		})
 	}
 	parked := say("parked", join)
-	delete(s.evil.made, join.ID()) // nobody gives the membership yet
+	delete(s.evil.made, join.ID()) // no server returns the membership yet
 	s.evil.send(room, parked)
 	if s.stored(room, parked.ID()) != nil || s.svc.parking.Bytes() == 0 {
 		t.Fatal("the message is not parked")

@@ -18,14 +18,14 @@ import (
 	"ebb/storage"
 )
 
-// early is a room of server a with members of b and of the stranger evil, that dora of server d joins before she knows
-// who is in it.
+// early is a room of server a with members on server b and on the stranger evil. dora of server d joins it before
+// server d knows the members.
 type early struct {
 	*network
 	a, b, d          *peer
 	evil             *stranger
 	alice, bob, dora ident.Requester
-	mallory, trudy   id.UserID // of evil; trudy has power and has left
+	mallory, trudy   id.UserID // users of evil; trudy has a high power level and has left the room
 	trudysJoin       *pdu.Event
 	room             id.RoomID
 }
@@ -48,7 +48,7 @@ func newEarly(t *testing.T) *early {
 	return e
 }
 
-// membership is a member event that evil makes, by what is cited of the room unless auth says something else.
+// membership creates a member event of evil. Its auth events are those of the room, unless auth lists others.
 func (e *early) membership(sender, user id.UserID, m Membership, auth ...id.EventID) *pdu.Event {
 	key := string(user)
 	return e.evil.make(e.room, pdu.Proto{
@@ -56,7 +56,7 @@ func (e *early) membership(sender, user id.UserID, m Membership, auth ...id.Even
 	})
 }
 
-// join lets dora in, through a.
+// join joins dora to the room through a.
 func (e *early) join() {
 	e.Helper()
 	e.d.joinVia(e.dora, e.room, "a")
@@ -66,7 +66,7 @@ func (e *early) join() {
 	e.deliver()
 }
 
-// same wants d to have the state that a has.
+// same checks that d has the same state as a.
 func (e *early) same() {
 	e.Helper()
 	mine, theirs := stateIDs(e.d.house, e.room), stateIDs(e.a.house, e.room)
@@ -81,7 +81,8 @@ func (e *early) same() {
 	e.d.matchesDisk(e.room)
 }
 
-// soon is a context for what must not wait, and for what must.
+// soon returns a context with a deadline. Operations that must not wait succeed before it, and those that must wait do
+// not.
 func (e *early) soon() context.Context {
 	ctx, cancel := context.WithTimeout(e.Context(), 50*time.Millisecond)
 	e.Cleanup(cancel)
@@ -117,7 +118,7 @@ func TestRoomIsJoinedBeforeItsMembersAreKnown(t *testing.T) {
 	e.same()
 }
 
-func TestWhatNeedsAllMembersWaitsForThem(t *testing.T) {
+func TestOperationsThatNeedAllMembersWaitForThem(t *testing.T) {
 	e := newEarly(t)
 	e.join()
 	s, r := e.d.svc, e.d.reads()
@@ -187,7 +188,7 @@ func TestWhatNeedsAllMembersWaitsForThem(t *testing.T) {
 	}
 }
 
-func TestPartialRoomIsNoDoorForOthers(t *testing.T) {
+func TestPartialRoomServesNoJoinsOrState(t *testing.T) {
 	e := newEarly(t)
 	e.join()
 	newcomer := e.evil.user("newcomer")
@@ -206,19 +207,20 @@ func TestPartialRoomIsNoDoorForOthers(t *testing.T) {
 	}
 }
 
-// What was taken for good without knowing who is in the room, and what followed from that, is judged anew.
-func TestEventsAreJudgedAnewOnceTheMembersAreKnown(t *testing.T) {
+// Events that were accepted without knowing the members, and events that depend on them, are judged again when the
+// members are known.
+func TestEventsAreJudgedAgainWhenTheMembersAreKnown(t *testing.T) {
 	e := newEarly(t)
 	e.join()
 	d := e.d.room(e.room)
-	e.evil.victim = e.d // who is lied to
+	e.evil.victim = e.d // the recipient of the lies
 	cited := func(types ...string) []id.EventID { return append(authOf(d, types...), e.trudysJoin.ID()) }
 	say := func(user id.UserID, text string, auth ...id.EventID) *pdu.Event {
 		return e.evil.make(e.room, pdu.Proto{Type: "m.room.message", Sender: user, Content: json.RawMessage(`{"body":"` + text + `"}`), AuthEvents: auth})
 	}
 	malloryJoin := e.a.room(e.room).State(typeMember, string(e.mallory))
 
-	// trudy, who has left, sends mallory away as if she were there still. d cannot know better.
+	// trudy, who has left, kicks mallory as if she were still in the room. Server d cannot see that.
 	kick := e.membership(e.trudy, e.mallory, Leave, append(cited(typeCreate, typePowerLevels), malloryJoin.ID())...)
 	e.evil.sendGood(e.room, kick)
 	if d.Membership(e.mallory) != Leave {
@@ -226,7 +228,7 @@ func TestEventsAreJudgedAnewOnceTheMembersAreKnown(t *testing.T) {
 	}
 	gossip := say(e.trudy, "I am still here", cited(typeCreate, typePowerLevels)...)
 	e.evil.sendGood(e.room, gossip)
-	// So mallory may not speak, although they may.
+	// Therefore mallory's messages seem forbidden to d, although they are allowed.
 	protest := say(e.mallory, "so am I", append(authOf(d, typeCreate, typePowerLevels), malloryJoin.ID())...)
 	for _, err := range e.evil.send(e.room, protest) {
 		if !IsVerdict(err) {
@@ -306,8 +308,8 @@ func TestOtherServersAreAskedForTheMembers(t *testing.T) {
 	e.same()
 }
 
-// A server in the room that was not joined through says who is in it, but not what its rules are.
-func TestAnotherServerDoesNotTellTheRules(t *testing.T) {
+// Another server in the room can supply the members, but not the rules of the room.
+func TestAnotherServerCannotSupplyTheRulesOfARoom(t *testing.T) {
 	e := newEarly(t)
 	e.join()
 	state := func(id.EventID) (state, chain []*Event, err error) {
@@ -333,7 +335,7 @@ func TestAnotherServerDoesNotTellTheRules(t *testing.T) {
 		t.Fatalf("the room is whole by what evil says (%v)", err)
 	}
 	less = func(events []*Event) []*Event { return events }
-	for _, ev := range e.a.timeline(e.room) { // so that it can give what it names
+	for _, ev := range e.a.timeline(e.room) { // makes the server able to return the events that its response names
 		e.evil.made[ev.ID()] = ev.Event
 	}
 	e.d.complete(e.room)
@@ -341,7 +343,7 @@ func TestAnotherServerDoesNotTellTheRules(t *testing.T) {
 	e.same()
 }
 
-// joinOf is the event with which a user came.
+// joinOf returns the user's join event.
 func (p *peer) joinOf(room id.RoomID, user ident.Requester) *Event {
 	p.Helper()
 	return p.room(room).State(typeMember, string(user.UserID))
@@ -372,7 +374,7 @@ func TestLeavingEndsTheWaitingForMembers(t *testing.T) {
 	if err := <-waiting; mxerr.Code(err) != mxerr.CodeForbidden {
 		t.Errorf("who waited for the members of a room that they left: %v", err)
 	}
-	// Who comes back at once goes on where they were.
+	// A user who comes back at once continues to use the same room.
 	e.d.svc.opts.Remote = hang.Remote
 	e.d.joinVia(e.dora, e.room, "a")
 	e.deliver()
@@ -384,7 +386,7 @@ func TestLeavingEndsTheWaitingForMembers(t *testing.T) {
 	e.same()
 }
 
-// hanging is other servers that do not answer what is asked for a state.
+// hanging is a client for other servers that never respond to requests for state.
 type hanging struct {
 	Remote
 	asked, over chan struct{}
@@ -401,8 +403,9 @@ func (h *hanging) StateIDs(ctx context.Context, server string, room id.RoomID, e
 	return nil, nil, ctx.Err()
 }
 
-// Who left while the room was not whole, and comes back after others have gone on, gets it anew.
-func TestPartialRoomThatWentOnIsJoinedAnew(t *testing.T) {
+// If the last user leaves a partial-state room and comes back after other servers have sent events, the server joins
+// the room again.
+func TestPartialRoomIsJoinedAgainAfterLaterEvents(t *testing.T) {
 	e := newEarly(t)
 	e.join()
 	e.d.ok(e.d.svc.Leave(t.Context(), e.dora, e.room, ""))
@@ -417,7 +420,7 @@ func TestPartialRoomThatWentOnIsJoinedAnew(t *testing.T) {
 	e.same()
 }
 
-// A second user of the server cannot be judged here: they may be banned.
+// A second user of the server may be banned, which the server does not know, so the user joins through another server.
 func TestSecondUserJoinsAPartialRoomThroughAnotherServer(t *testing.T) {
 	e := newEarly(t)
 	banned, welcome := e.d.user("banned"), e.d.user("welcome")
@@ -434,7 +437,7 @@ func TestSecondUserJoinsAPartialRoomThroughAnotherServer(t *testing.T) {
 	e.same()
 }
 
-// Whom a join cites is known, whether the answer tells or not: an invitation is what lets the user in.
+// The events that a join cites are known even if the response omits them: here, the invite that allows the join.
 func TestInvitedUserJoinsWithoutKnowingTheMembers(t *testing.T) {
 	e := newEarly(t)
 	e.a.set(e.alice, e.room, typeJoinRules, "", `{"join_rule":"invite"}`)
@@ -444,7 +447,7 @@ func TestInvitedUserJoinsWithoutKnowingTheMembers(t *testing.T) {
 	e.same()
 }
 
-func TestServersThatWereNotToldAreDiscovered(t *testing.T) {
+func TestServersMissingFromAJoinResponseAreDiscovered(t *testing.T) {
 	e := newEarly(t)
 	var discovered []string
 	e.d.listen(func(c *Commit) { discovered = append(discovered, c.Discovered...) })
@@ -460,7 +463,7 @@ func TestServersThatWereNotToldAreDiscovered(t *testing.T) {
 	}
 }
 
-// What has expired meanwhile is gone, and what follows it has its place nevertheless.
+// Messages that have expired meanwhile are gone. Events that follow them are in their proper place nevertheless.
 func TestMessagesExpireInAPartialRoom(t *testing.T) {
 	e := newEarly(t)
 	e.join()
@@ -488,8 +491,8 @@ func TestMessagesExpireInAPartialRoom(t *testing.T) {
 	}
 }
 
-// Who joins a room of others is on record until the other servers are told of their devices.
-func TestJoinsAreOnRecordForTheTellingOfDevices(t *testing.T) {
+// When a user joins a room of other servers, this is recorded until these servers have received the user's device list.
+func TestJoinsAreRecordedUntilDeviceListsAreSent(t *testing.T) {
 	e := newEarly(t)
 	kicked := 0
 	e.d.listen(func(c *Commit) {
@@ -497,7 +500,7 @@ func TestJoinsAreOnRecordForTheTellingOfDevices(t *testing.T) {
 			kicked++
 		}
 	})
-	e.d.public(e.dora, e.d.user("daniel")) // nobody else is in it
+	e.d.public(e.dora, e.d.user("daniel")) // no other server is in it
 	e.join()
 	var got []storage.DeviceTelling
 	e.d.ok(e.d.db.Read(t.Context(), func(tx *storage.Tx) (err error) {

@@ -16,7 +16,7 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// floodInvite invites a user to a room that there is not, with as much state as is taken.
+// floodInvite invites a user to a room that does not exist, with as much state as an invite may have.
 func (n *network) floodInvite(victim *peer, user ident.Requester, i int) error {
 	key := string(user.UserID)
 	v, _ := pdu.VersionOf(id.RoomV11)
@@ -36,7 +36,7 @@ func (n *network) floodInvite(victim *peer, user ident.Requester, i int) error {
 	return err
 }
 
-func TestFloodOfInvitesIsBoundedInBytesAndKeepsNoOtherInviteOut(t *testing.T) {
+func TestInviteFloodIsBoundedAndBlocksNoOtherInvites(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
 	alice, bob, carol := a.user("alice"), b.user("bob"), b.user("carol")
@@ -79,7 +79,7 @@ func TestFloodOfInvitesIsBoundedInBytesAndKeepsNoOtherInviteOut(t *testing.T) {
 	b.ok(n.floodInvite(b, bob, 1000))
 }
 
-func TestOneUserCannotInviteAnotherWithoutEnd(t *testing.T) {
+func TestInvitesFromOneUserToAnotherAreBounded(t *testing.T) {
 	h := newHouse(t, storagetest.Open(t, storage.Config{}))
 	alice, bob, carol := h.user("alice"), h.user("bob"), h.user("carol")
 	big := strings.Repeat("x", 60_000)

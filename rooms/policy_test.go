@@ -19,7 +19,7 @@ import (
 	"ebb/telemetry"
 )
 
-// police is a policy server: it signs what is not spam.
+// police is a policy server that signs everything except spam.
 type police struct {
 	signer pdu.Signer
 	down   bool
@@ -62,7 +62,7 @@ func mustVersion(v id.RoomVersion) *pdu.Version {
 	return version
 }
 
-// guarded is a siege of a room with a policy server, and the newest events from before it had one.
+// guarded returns a siege whose room has a policy server, and the newest events from before it had one.
 func guarded(t *testing.T) (s *siege, p *police, before, auth []id.EventID) {
 	n := newNetwork(t)
 	p = newPolice()
@@ -130,7 +130,7 @@ func TestEventsWithoutTheSignatureOfThePolicyServerAreSoftFailed(t *testing.T) {
 	s.whole()
 }
 
-// receivedCount returns how many received events the metric counts with a result.
+// receivedCount returns the number of received events that the metric counts for a result.
 func receivedCount(t *testing.T, result string) (n int) {
 	t.Helper()
 	w := httptest.NewRecorder()
@@ -146,7 +146,7 @@ func receivedCount(t *testing.T, result string) (n int) {
 	return n
 }
 
-func TestPolicyServersThatAreNone(t *testing.T) {
+func TestInvalidPolicyServersAreIgnored(t *testing.T) {
 	p := newPolice()
 	for name, content := range map[string]string{
 		"not in the room": strings.Replace(p.content(), "police", "elsewhere", 1), "no name": `{"public_keys":{"ed25519":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}}`,

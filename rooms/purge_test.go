@@ -20,13 +20,13 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// keep sets how long a room keeps its messages.
+// keep sets the maximum lifetime of messages in a room.
 func (h *house) keep(room id.RoomID, longest time.Duration) {
 	h.Helper()
 	h.ok(h.svc.SetRetentionOverride(h.Context(), room, &expiry.Policy{Max: &longest}))
 }
 
-// purge purges a room, batch after batch, and counts what went.
+// purge purges a room batch by batch, and returns the number of removed events.
 func (h *house) purge(room id.RoomID) (purged int) {
 	h.Helper()
 	for after, more := ident.Order(0), true; more; {
@@ -39,7 +39,7 @@ func (h *house) purge(room id.RoomID) (purged int) {
 	return purged
 }
 
-// position of an event, 0 where it is not stored.
+// position returns the position of an event, or 0 if the event is not stored.
 func (h *house) position(room id.RoomID, eventID id.EventID) (p storage.Pos) {
 	h.Helper()
 	h.ok(h.db.Read(h.Context(), func(tx *storage.Tx) (err error) {
@@ -57,7 +57,7 @@ func (h *house) ring(room id.RoomID) (out []id.EventID) {
 	return out
 }
 
-func TestPurgeTakesExpiredMessagesAndLeavesTheRest(t *testing.T) {
+func TestPurgeRemovesOnlyExpiredMessages(t *testing.T) {
 	eachHouse(t, func(h *house) {
 		h.svc.opts.Push = outcomes{h.user("bob").UserNID}
 		alice, bob := h.user("alice"), h.user("bob")
@@ -113,7 +113,7 @@ func TestPurgeTakesExpiredMessagesAndLeavesTheRest(t *testing.T) {
 	})
 }
 
-func TestForwardExtremityIsASkeletonUntilTheRoomGoesOn(t *testing.T) {
+func TestForwardExtremityIsASkeletonUntilTheNextEvent(t *testing.T) {
 	eachHouse(t, func(h *house) {
 		alice := h.user("alice")
 		room := h.public(alice)
@@ -184,7 +184,7 @@ func TestThreadOnAStateEventEndsWithItsReplies(t *testing.T) {
 	}
 }
 
-func TestPurgeGoesOnWhereItStopped(t *testing.T) {
+func TestPurgeContinuesWhereItStopped(t *testing.T) {
 	h := oneHouse(t)
 	alice := h.user("alice")
 	room := h.public(alice)
@@ -197,23 +197,23 @@ func TestPurgeGoesOnWhereItStopped(t *testing.T) {
 		}
 		return nil
 	}))
-	before := len(h.timeline(room)) - messages // state
+	before := len(h.timeline(room)) - messages // the state events
 	h.keep(room, time.Minute)
 	h.now = h.now.Add(time.Hour)
 	n, after, more, err := h.svc.Purge(t.Context(), h.room(room), h.svc.opts.Now(), 0)
 	if h.ok(err); n != purgeBatch-before || !more || after == 0 {
 		t.Fatalf("%d went, to go on after %d: %v", n, after, more)
 	}
-	h.svc = h.open() // stopped here
+	h.svc = h.open() // simulates a restart at this point
 	if rest := h.purge(room); rest != messages-n {
 		t.Errorf("%d went, then %d", n, rest)
 	}
-	if left := h.timeline(room); len(left) != before+1 { // the skeleton
+	if left := h.timeline(room); len(left) != before+1 { // one event remains as a skeleton
 		t.Errorf("%d events are left of %d", len(left), before)
 	}
 }
 
-func TestOverrideIsSetAndTakenAway(t *testing.T) {
+func TestOverrideIsSetAndRemoved(t *testing.T) {
 	h := oneHouse(t)
 	alice := h.user("alice")
 	room := h.public(alice)
@@ -235,7 +235,7 @@ func TestOverrideIsSetAndTakenAway(t *testing.T) {
 	lifetime(time.Hour)
 	h.keep(room, time.Minute)
 	lifetime(time.Minute)
-	h.ok(h.svc.SetRetentionOverride(t.Context(), room, &expiry.Policy{})) // for ever, whatever the room says
+	h.ok(h.svc.SetRetentionOverride(t.Context(), room, &expiry.Policy{})) // keeps messages forever, whatever the room's policy is
 	lifetime(0)
 	h.say(alice, room, "x")
 	h.now = h.now.Add(2 * time.Hour)
@@ -268,7 +268,7 @@ func TestPurgedTextIsInNoFile(t *testing.T) {
 	alice := h.user("alice")
 	room := h.public(alice)
 	for i := range 20 {
-		h.say(alice, room, fmt.Sprint(strings.Repeat("x", 3000*i), marker)) // long ones lie in pages of their own
+		h.say(alice, room, fmt.Sprint(strings.Repeat("x", 3000*i), marker)) // long messages are stored in database pages of their own
 	}
 	files := func() (with []string) {
 		list, err := filepath.Glob(strings.TrimPrefix(dsn, "sqlite:") + "*")

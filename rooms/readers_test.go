@@ -12,13 +12,13 @@ import (
 	"ebb/storage"
 )
 
-// Readers is what the tests of this package use of the packages built on it: history, receipts and accountdata. Tests
-// inside this package cannot import those; history_test.go, which is outside, provides it.
+// Readers is the part of the packages history, receipts and accountdata that the tests of this package use. Tests
+// inside this package cannot import these packages, so history_test.go, which is outside, supplies an implementation.
 type Readers interface {
 	GetEvent(ctx context.Context, room id.RoomID, event id.EventID, who ident.Requester) (json.RawMessage, error)
-	// Messages is a page that goes back from a token.
+	// Messages returns a page of events before a token.
 	Messages(ctx context.Context, room id.RoomID, who ident.Requester, from string, limit int) (chunk []json.RawMessage, end string, err error)
-	// Before is what comes before an event in its context.
+	// Before returns the events before an event in its context.
 	Before(ctx context.Context, room id.RoomID, event id.EventID, who ident.Requester, limit int) ([]json.RawMessage, error)
 	RoomState(ctx context.Context, room id.RoomID, who ident.Requester) ([]json.RawMessage, error)
 	StateEvent(ctx context.Context, room id.RoomID, typ, key string, who ident.Requester) (json.RawMessage, error)
@@ -44,10 +44,10 @@ type Readers interface {
 	EventAtTimeForServer(ctx context.Context, origin string, room id.RoomID, ts int64, backwards bool) (id.EventID, int64, error)
 }
 
-// OpenReaders makes the readers of a service that was made with these options.
+// OpenReaders returns the readers for a service that was created with the given options.
 var OpenReaders func(s *Service, o Options) Readers
 
-// reads are the readers of the house's service.
+// reads returns the readers of the house's service.
 func (h *house) reads() Readers {
 	h.Helper()
 	r, ok := h.readers.Load(h.svc)

@@ -11,7 +11,7 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// BenchmarkReceive takes in transactions of 50 messages, each after the one before it.
+// BenchmarkReceive receives transactions of 50 messages, each of which follows the previous one.
 func BenchmarkReceive(b *testing.B) {
 	n := newNetwork(b)
 	s := &siege{n: n, peer: n.add("here")}
@@ -39,8 +39,8 @@ func BenchmarkReceive(b *testing.B) {
 	s.whole()
 }
 
-// BenchmarkReceiveFork takes in transactions of 50 messages which all follow one and the same older event, in a room of
-// 2,000 members.
+// BenchmarkReceiveFork receives transactions of 50 messages that all follow the same older event, in a room with 2,000
+// members.
 func BenchmarkReceiveFork(b *testing.B) {
 	n := newNetwork(b)
 	s := &siege{n: n, peer: n.add("here")}

@@ -14,13 +14,14 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// script is a source of dice that throws what the fuzzer says.
+// script is a source of random numbers that come from the fuzzer's input.
 type script struct {
 	data   []byte
 	throws uint64
 }
 
-// Uint64 takes two bytes. Dice look at the upper bits, and throw again where they are all the same.
+// Uint64 consumes two bytes. They become the upper bits, which determine the throw; dice throw again if all bits are
+// the same.
 func (s *script) Uint64() uint64 {
 	var b [8]byte
 	s.data = s.data[copy(b[:], s.data[:min(len(s.data), 2)]):]
@@ -28,12 +29,13 @@ func (s *script) Uint64() uint64 {
 	return (binary.LittleEndian.Uint64(b[:]) + s.throws<<16) * 0x9e3779b97f4a7c15
 }
 
-// maxFuzzSteps bounds the events of one graph.
+// maxFuzzSteps bounds the number of events in one graph.
 const maxFuzzSteps = 60
 
-// FuzzReceive lets servers build whatever graph the fuzzer says: on old, rejected and unverifiable events, with auth
-// events of any kind, with the room's own events once more in between. What becomes of each event, and of the room, is
-// what the naive reference says, before the missing key arrives and after.
+// FuzzReceive lets servers build a graph that the fuzzer's input determines. Events follow old, rejected and
+// unverifiable events and have auth events of any kind, and the room's first events are sent again. The verdict on each
+// event and the state of the room must be those of the simple reference implementation, both before and after the
+// missing key is available.
 func FuzzReceive(f *testing.F) {
 	for seed := range uint64(6) {
 		dice := rand.New(rand.NewPCG(seed, 17))
@@ -57,13 +59,13 @@ func FuzzReceive(f *testing.F) {
 	})
 }
 
-// fuzzed is a wilderness with a second bad server, whose key cannot be had.
+// fuzzed is a wilderness with a second hostile server, whose key cannot be fetched.
 type fuzzed struct {
 	*wilderness
 	script *script
 	dead   *stranger
 	dora   id.UserID
-	before []json.RawMessage // the room's first events
+	before []json.RawMessage // the first events of the room
 }
 
 func fuzzedRoom(t *testing.T, version id.RoomVersion, data []byte) *fuzzed {
@@ -95,7 +97,8 @@ func (w *fuzzed) step() {
 	}
 }
 
-// unverifiable makes an event of the server without a key, which the other bad one gives when it is asked for it.
+// unverifiable creates an event of the server whose key cannot be fetched. The other hostile server returns the event
+// on request.
 func (w *fuzzed) unverifiable() *pdu.Event {
 	key := ""
 	p := pdu.Proto{Sender: w.dora, PrevEvents: w.prev(), OriginServerTS: w.now.UnixMilli(), Depth: 1 + int64(w.dice.IntN(100)), StateKey: &key}
@@ -115,7 +118,8 @@ func (w *fuzzed) unverifiable() *pdu.Event {
 	return e
 }
 
-// compare wants verdicts and state to be those of the reference. Undecided events have no effect there either.
+// compare checks that verdicts and state equal those of the reference implementation. Undecided events have no effect
+// there either.
 func (w *fuzzed) compare(when string) {
 	w.t.Helper()
 	var also []id.EventID

@@ -18,8 +18,8 @@ import (
 	"ebb/storage"
 )
 
-// A server builds on whatever it likes: on refused events, on old ones, on several at once, with auth events of its
-// choice. What becomes of each event, and of the room, must be what the specification says.
+// A hostile server builds on any events: on rejected ones, on old ones, on several at once, with auth events of its
+// choice. The verdict on each event and the state of the room must be those that the specification prescribes.
 func TestWildGraphIsJudgedLikeTheReference(t *testing.T) {
 	seeds := 5
 	if os.Getenv("EBB_TEST_LONG") != "" {
@@ -54,7 +54,7 @@ type wilderness struct {
 	refused int
 }
 
-// settle gives the users of the bad server some power.
+// settle gives the users of the hostile server some power.
 func (w *wilderness) settle() {
 	w.users = []id.UserID{w.mallory, w.evil.user("mary"), w.evil.user("max")}
 	for _, u := range w.users[1:] {
@@ -74,7 +74,7 @@ func (w *wilderness) settle() {
 	w.set(w.alice, w.room, typePowerLevels, "", string(content))
 }
 
-// grow sends some events, and at times lets a user of this server do something.
+// grow sends some events, and occasionally makes a local user do something.
 func (w *wilderness) grow() {
 	w.now = w.now.Add(time.Second)
 	if w.dice.IntN(6) == 0 {
@@ -116,7 +116,7 @@ func (w *wilderness) event() *pdu.Event {
 	return w.evil.make(w.room, p)
 }
 
-// prev picks what an event follows: mostly what is new, at times anything.
+// prev returns the prev_events of a new event: usually recent events, occasionally arbitrary ones.
 func (w *wilderness) prev() (prev []id.EventID) {
 	prev = w.ends()
 	switch {
@@ -134,7 +134,7 @@ func (w *wilderness) prev() (prev []id.EventID) {
 	return prev[:min(len(prev), pdu.MaxPrevEvents)]
 }
 
-// authAt are the auth events of the state after the first of those before an event, if that is stored.
+// authAt returns the auth events of p in the state after its first prev_event, if that event is stored.
 func (w *wilderness) authAt(p *pdu.Proto) (auth []id.EventID) {
 	e := w.stored(w.room, p.PrevEvents[0])
 	if e == nil {
@@ -184,9 +184,9 @@ func (w *wilderness) judge(seed int) {
 	w.say(w.alice, w.room, strings.Repeat("still here ", 2))
 }
 
-// What names an old branch and a long one that is known is asked about to the end of the old one: neither the sender
-// nor the receiver gets lost in what both have.
-func TestOldBranchBesideAKnownLongOneIsFetched(t *testing.T) {
+// An event follows both an old branch and a long branch that is known. The old branch must be fetched to its end, and
+// neither server may spend its effort on the branch that both have.
+func TestOldBranchIsFetchedBesideAKnownLongOne(t *testing.T) {
 	n := newNetwork(t)
 	a, b, c := n.add("a"), n.add("b"), n.add("c")
 	alice, bob, carol := a.user("alice"), b.user("bob"), c.user("carol")
@@ -200,7 +200,7 @@ func TestOldBranchBesideAKnownLongOneIsFetched(t *testing.T) {
 	}
 	n.deliver()
 	n.split([]string{"a", "b"}, []string{"c"})
-	c.say(carol, room, "on top of the long one") // now that one's end is no extremity there
+	c.say(carol, room, "on top of the long one") // now the end of the long branch is no forward extremity there
 	old := b.say(bob, room, "beside the long one")
 	n.deliver()
 	merged := a.say(alice, room, "after both")

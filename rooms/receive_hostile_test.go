@@ -20,7 +20,7 @@ import (
 	"ebb/storage"
 )
 
-// siege is a room of a good server with a member of a bad one.
+// siege is a room of an honest server with a member on a hostile server.
 type siege struct {
 	*peer
 	n       *network
@@ -40,7 +40,7 @@ func besieged(t *testing.T, version id.RoomVersion) *siege {
 	return s
 }
 
-// whole wants the room to work still, in memory as on disk.
+// whole checks that the room still works, in memory and on disk.
 func (s *siege) whole() {
 	s.Helper()
 	s.say(s.alice, s.room, "still here")
@@ -56,7 +56,7 @@ func (s *siege) receive(raws ...json.RawMessage) map[id.EventID]error {
 	return results
 }
 
-// within wants something done in a time in which only what is bounded gets done.
+// within checks that f returns within a time limit, in which only bounded work is possible.
 func within(t testing.TB, limit time.Duration, what string, f func(ctx context.Context)) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -73,12 +73,12 @@ func within(t testing.TB, limit time.Duration, what string, f func(ctx context.C
 	}
 }
 
-// mangle changes the text of an event.
+// mangle replaces text in the JSON of an event.
 func mangle(e *pdu.Event, from, to string) json.RawMessage {
 	return json.RawMessage(strings.Replace(string(e.JSON()), from, to, 1))
 }
 
-// CVE-2025-30355 and others: one bad event must harm no other one, let alone the server.
+// CVE-2025-30355 and others: an invalid event must harm neither other events nor the server.
 func TestBadEventHarmsNoOther(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	other := s.create(s.alice, CreateRoom{Preset: "public_chat", RoomVersion: id.RoomV11})
@@ -129,7 +129,7 @@ func TestBadEventHarmsNoOther(t *testing.T) {
 			t.Errorf("%s was taken (%v): %s", eventID, err, s.stored(s.room, eventID).JSON())
 		}
 	}
-	// Each in a transaction of its own.
+	// Each event is in a transaction of its own.
 	for name, bad := range cases {
 		for eventID, err := range s.receive(bad(s.evil.say(s.room, s.mallory, name))) {
 			if err == nil {
@@ -143,7 +143,7 @@ func TestBadEventHarmsNoOther(t *testing.T) {
 	s.whole()
 }
 
-func TestEventWithAnotherContentThanWasSignedIsTakenRedacted(t *testing.T) {
+func TestEventWithModifiedContentIsStoredRedacted(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	e := s.evil.say(s.room, s.mallory, "as it was")
 	if err := s.receive(mangle(e, "as it was", "something else"))[e.ID()]; err != nil {
@@ -155,8 +155,8 @@ func TestEventWithAnotherContentThanWasSignedIsTakenRedacted(t *testing.T) {
 	s.whole()
 }
 
-// CVE-2018-10657: an event of the greatest depth must not make the room unusable.
-func TestGreatestDepthDoesNotEndTheRoom(t *testing.T) {
+// CVE-2018-10657: an event with the maximum depth must not make the room unusable.
+func TestMaximumDepthDoesNotMakeTheRoomUnusable(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	deep := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.mallory, Depth: 1<<53 - 1})
 	s.evil.sendGood(s.room, deep)
@@ -173,16 +173,16 @@ func TestGreatestDepthDoesNotEndTheRoom(t *testing.T) {
 	}
 }
 
-// ends are the room's forward extremities.
+// ends returns the room's forward extremities.
 func (s *siege) ends() []id.EventID { return s.house.room(s.room).extremityIDs() }
 
-// setBy builds a state event of the bad server.
+// setBy builds a state event of the hostile server.
 func (s *siege) setBy(user id.UserID, typ, key, content string, prev ...id.EventID) *pdu.Event {
 	s.Helper()
 	return s.evil.make(s.room, pdu.Proto{Type: typ, StateKey: &key, Sender: user, Content: json.RawMessage(content), PrevEvents: prev})
 }
 
-// rows counts the rows of an event.
+// rows returns the number of database rows of an event.
 func (s *siege) rows(eventID id.EventID) (n int) {
 	s.Helper()
 	s.ok(s.db.Read(s.Context(), func(tx *storage.Tx) error {
@@ -193,7 +193,8 @@ func (s *siege) rows(eventID id.EventID) (n int) {
 	return n
 }
 
-// CVE-2022-39374: what was rejected stays so, however often it comes and by whatever way, and carries nothing.
+// CVE-2022-39374: a rejected event stays rejected, however often and by whatever operation it arrives, and gives no
+// authority to other events.
 func TestRejectedEventStaysRejected(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	before := s.ends()
@@ -206,7 +207,7 @@ func TestRejectedEventStaysRejected(t *testing.T) {
 	if n := s.rows(bad.ID()); n != 1 {
 		t.Errorf("it is stored %d times", n)
 	}
-	// What builds on it or cites it does not bring it back.
+	// Events that follow or cite it must not make it accepted.
 	onTop := s.setBy(s.mallory, typeName, "", `{"name":"mine"}`, bad.ID())
 	s.send1(onTop)
 	cites := s.evil.make(s.room, pdu.Proto{
@@ -230,7 +231,7 @@ func TestRejectedEventStaysRejected(t *testing.T) {
 	s.whole()
 }
 
-// What somebody wrote into a state event that the rules refuse is not kept, by whatever way it came.
+// The content of a rejected state event is not kept, however the event arrived.
 func TestRejectedStateEventKeepsNoContent(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	bad := s.setBy(s.mallory, typePowerLevels, "", `{"users":{"@mallory:evil":100},"note":"marker"}`)
@@ -238,7 +239,7 @@ func TestRejectedStateEventKeepsNoContent(t *testing.T) {
 	inChain := s.setBy(s.mallory, "org.example.setting", "x", `{"text":"marker"}`)
 	s.send1(bad)
 	s.send1(name)
-	s.send1(s.evil.make(s.room, pdu.Proto{ // this one comes as an auth event first
+	s.send1(s.evil.make(s.room, pdu.Proto{ // this one arrives as an auth event first
 		Type: "m.room.message", Sender: s.mallory, AuthEvents: append(slices.Clone(name.AuthEvents()), inChain.ID()),
 	}))
 	for _, e := range []*pdu.Event{bad, name, inChain} {
@@ -261,12 +262,12 @@ func TestRejectedStateEventKeepsNoContent(t *testing.T) {
 	s.whole()
 }
 
-// An event that was known by name only before, as part of somebody's state, and then is rejected, is not stored anew
-// each time it comes.
+// An event that was known only by its ID, as part of a state, and is then rejected must not be stored again each time
+// it arrives.
 func TestRejectedEventThatWasKnownBeforeIsStoredOnce(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	bad := s.setBy(s.mallory, typePowerLevels, "", `{"users":{"@mallory:evil":100}}`)
-	// It comes first in an auth chain.
+	// It first arrives in an auth chain.
 	cites := s.evil.make(s.room, pdu.Proto{
 		Type: "m.room.message", Sender: s.mallory,
 		AuthEvents: append(slices.DeleteFunc(bad.AuthEvents(), func(a id.EventID) bool { return a == s.house.room(s.room).State(typePowerLevels, "").ID() }), bad.ID()),
@@ -294,7 +295,7 @@ func (s *siege) send1(e *pdu.Event) error {
 	return err
 }
 
-// CVE-2022-39200: what was asked for is looked at as closely as what was sent.
+// CVE-2022-39200: events that were requested are checked as thoroughly as events that were sent.
 func TestMissingEventsAreVerified(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	forged := s.evil.say(s.room, s.mallory, "forged")
@@ -312,14 +313,14 @@ func TestMissingEventsAreVerified(t *testing.T) {
 	s.whole()
 }
 
-// A server may answer for ever that something lies before what it gave.
-func TestEndlessHistoryIsNotWalked(t *testing.T) {
+// A server may claim forever that there are earlier events.
+func TestEndlessMissingEventsAreNotFetched(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	asked := 0
 	s.evil.missing = func([]id.EventID) ([]json.RawMessage, error) {
 		asked++
 		before := s.evil.say(s.room, s.mallory, fmt.Sprint("before ", asked), unknownID(asked))
-		// The next question is about what it names, which does not exist: so it gives events that nobody asked for.
+		// The next request is for an event that does not exist, so the server returns events that were not requested.
 		return []json.RawMessage{before.JSON()}, nil
 	}
 	within(t, time.Minute, "an endless history", func(context.Context) {
@@ -331,8 +332,8 @@ func TestEndlessHistoryIsNotWalked(t *testing.T) {
 	s.whole()
 }
 
-// A server that answers with what is known already is not asked again and again.
-func TestKnownEventsAreNoProgress(t *testing.T) {
+// A server that responds with events that are known already must not be asked again and again.
+func TestKnownEventsDoNotCountAsProgress(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	var known []json.RawMessage
 	for range usualMissingPage {
@@ -347,7 +348,7 @@ func TestKnownEventsAreNoProgress(t *testing.T) {
 	}
 }
 
-// unknownID is the id of an event that does not exist.
+// unknownID returns the ID of an event that does not exist.
 func unknownID(n int) id.EventID { return id.EventID(fmt.Sprintf("$%043d", n+100)) }
 
 // Every missing event may name twenty more that do not exist.
@@ -371,7 +372,7 @@ func TestWideHistoryCostsLittle(t *testing.T) {
 	s.whole()
 }
 
-// Events that wait for each other, one as what allows it and one as what comes before it, must not be waited for.
+// Two events that depend on each other, one as an auth event and the other as a prev_event, must not be waited for.
 func TestEventsThatWaitForEachOtherAreRefused(t *testing.T) {
 	for _, version := range []id.RoomVersion{id.RoomV1, id.RoomV11} {
 		t.Run("v"+string(version), func(t *testing.T) {
@@ -379,7 +380,7 @@ func TestEventsThatWaitForEachOtherAreRefused(t *testing.T) {
 			r := s.house.room(s.room)
 			state := idsOf(s.stateEvents())
 			s.evil.stateIDs = func(id.EventID) (all, chain []id.EventID, err error) { return state, nil, nil }
-			// last cites what comes after an event that is nowhere to be had, twice over.
+			// last cites, in two ways, an event that follows one that cannot be fetched.
 			key := string(s.mallory)
 			first := s.evil.make(s.room, pdu.Proto{
 				Type: typeMember, StateKey: &key, Sender: s.mallory, Content: json.RawMessage(`{"membership":"join","displayname":"x"}`),
@@ -404,7 +405,7 @@ func unknownLike(version id.RoomVersion, n int) id.EventID {
 	return unknownID(n)
 }
 
-// stateEvents is the current state.
+// stateEvents returns the current state events.
 func (s *siege) stateEvents() (out []*Event) {
 	s.Helper()
 	r := s.house.room(s.room)
@@ -420,7 +421,7 @@ func (s *siege) stateEvents() (out []*Event) {
 	return out
 }
 
-// Ids of old room versions are free to choose, so events can come before each other.
+// In old room versions, servers choose event IDs, so events can precede each other in a circle.
 func TestCircleOfFreelyChosenIDsIsRefused(t *testing.T) {
 	s := besieged(t, id.RoomV1)
 	chosen := func(name string, prev ...id.EventID) *pdu.Event {
@@ -445,7 +446,7 @@ func TestCircleOfFreelyChosenIDsIsRefused(t *testing.T) {
 	s.whole()
 }
 
-// A thousand events may follow one and the same.
+// A thousand events may follow the same event.
 func TestThousandEndsOfTheGraphAreMerged(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	head := s.ends()
@@ -467,7 +468,7 @@ func TestThousandEndsOfTheGraphAreMerged(t *testing.T) {
 	}
 }
 
-func TestServerThatIsNotInTheRoomAnyMoreTakesNothing(t *testing.T) {
+func TestServerThatHasLeftARoomIgnoresItsEvents(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	e := s.evil.say(s.room, s.mallory, "nobody is there")
 	s.ok(s.svc.Leave(t.Context(), s.alice, s.room, ""))
@@ -477,7 +478,7 @@ func TestServerThatIsNotInTheRoomAnyMoreTakesNothing(t *testing.T) {
 	}
 }
 
-// CVE-2023-45129: the room's access control list is looked at for every transaction.
+// CVE-2023-45129: the access control list of the room is evaluated for every transaction.
 func TestHostileAccessControlListCostsLittle(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	deny := make([]string, 1500)
@@ -497,7 +498,7 @@ func TestHostileAccessControlListCostsLittle(t *testing.T) {
 	})
 }
 
-func TestAccessControlListKeepsServersOut(t *testing.T) {
+func TestAccessControlListBlocksServers(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	s.set(s.alice, s.room, typeServerACL, "", `{"allow":["*"],"deny":["EV?L","*.bad.org"],"allow_ip_literals":false}`)
 	_, err := s.svc.Receive(t.Context(), "evil", s.room, []json.RawMessage{s.evil.say(s.room, s.mallory, "let me in").JSON()})
@@ -513,8 +514,8 @@ func TestAccessControlListKeepsServersOut(t *testing.T) {
 	}
 }
 
-// CVE-2026-45076: pages go on over events that nobody may see.
-func TestPagesGoOnOverRejectedEvents(t *testing.T) {
+// CVE-2026-45076: pages continue beyond events that nobody may see.
+func TestPagesContinueBeyondRejectedEvents(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	first := s.say(s.alice, s.room, "first")
 	head := s.ends()
@@ -561,7 +562,7 @@ func TestPagesGoOnOverRejectedEvents(t *testing.T) {
 	s.whole()
 }
 
-// authBefore is what mallory cited while she was in the room.
+// authBefore returns the auth events that mallory cited while she was in the room.
 func (s *siege) authBefore(head id.EventID) []id.EventID {
 	s.Helper()
 	r := s.house.room(s.room)
@@ -574,8 +575,8 @@ func (s *siege) authBefore(head id.EventID) []id.EventID {
 	return []id.EventID{r.State(typeCreate, "").ID(), r.State(typePowerLevels, "").ID(), join}
 }
 
-// MSC4307: an event of another room proves nothing.
-func TestAuthEventOfAnotherRoomIsNone(t *testing.T) {
+// MSC4307: an event of another room does not authorise anything.
+func TestAuthEventOfAnotherRoomIsNotAccepted(t *testing.T) {
 	for _, version := range []id.RoomVersion{id.RoomV10, id.RoomV12} {
 		t.Run("v"+string(version), func(t *testing.T) {
 			s := besieged(t, version)
@@ -596,16 +597,17 @@ func TestAuthEventOfAnotherRoomIsNone(t *testing.T) {
 	}
 }
 
-// A state that a server tells is bounded, and what it cannot prove is nothing.
-func TestToldStateProvesNothing(t *testing.T) {
+// The size of a state response is bounded, and a state event in it that is not authorised has no effect.
+func TestUnauthorisedStateResponseHasNoEffect(t *testing.T) {
 	s := besieged(t, id.RoomV11)
-	carol := s.evil.user("carol") // by whom the bad server stays in the room
+	carol := s.evil.user("carol") // keeps the hostile server in the room
 	s.evil.join(s.room, carol)
 	s.ok(s.svc.Ban(t.Context(), s.alice, s.room, s.mallory, ""))
 	bobs := s.evil.user("bob")
 	key := string(bobs)
 	r := s.house.room(s.room)
-	// A name by somebody who says to be in a state that nobody else knows: with power of their own making.
+	// The sender of this name event claims a state that nobody else knows, in which the sender has given themselves
+	// power.
 	pl := s.evil.make(s.room, pdu.Proto{Type: typePowerLevels, StateKey: new(string), Sender: s.mallory, Content: json.RawMessage(`{"users":{"@mallory:evil":100,"@bob:evil":100}}`),
 		PrevEvents: []id.EventID{unknownID(1)}, AuthEvents: s.authBefore("")})
 	join := s.evil.make(s.room, pdu.Proto{Type: typeMember, StateKey: &key, Sender: bobs, Content: json.RawMessage(`{"membership":"join"}`),
@@ -638,7 +640,7 @@ func TestToldStateProvesNothing(t *testing.T) {
 	s.whole()
 }
 
-// What is banned here cannot speak by way of what it did before.
+// A banned user must not be able to speak by sending events that follow those from before the ban.
 func TestEventOfBannedUserBesideTheBanIsHidden(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	head := s.ends()
@@ -656,7 +658,7 @@ func TestEventOfBannedUserBesideTheBanIsHidden(t *testing.T) {
 	s.whole()
 }
 
-func TestEventThatComesTwiceIsTakenOnce(t *testing.T) {
+func TestEventThatArrivesTwiceIsStoredOnce(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	e := s.evil.say(s.room, s.mallory, "twice")
 	s.evil.sendGood(s.room, e, e)
@@ -667,8 +669,8 @@ func TestEventThatComesTwiceIsTakenOnce(t *testing.T) {
 	s.whole()
 }
 
-// An event whose child came first is no end of the graph.
-func TestLateEventIsNoEndOfTheGraph(t *testing.T) {
+// An event that arrives after its child must not become a forward extremity.
+func TestLateEventIsNotAForwardExtremity(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	late := s.evil.say(s.room, s.mallory, "late")
 	child := s.evil.say(s.room, s.mallory, "child", late.ID())
@@ -688,7 +690,7 @@ func TestLateEventIsNoEndOfTheGraph(t *testing.T) {
 	s.whole()
 }
 
-func TestRedactionThatComesBeforeItsTarget(t *testing.T) {
+func TestRedactionArrivesBeforeItsTarget(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	head := s.ends()
 	target := s.evil.say(s.room, s.mallory, "secret", head...)
@@ -712,7 +714,7 @@ func TestRedactionNeedsThePowerOrTheSameServer(t *testing.T) {
 	s.whole()
 }
 
-// What cannot be judged, as for want of a row that is damaged, keeps nothing else out.
+// An event that cannot be judged, here because a database row is damaged, must not keep other events out.
 func TestEventThatCannotBeJudgedHarmsNoOther(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	lost := s.set(s.alice, s.room, typeTopic, "", `{"topic":"old"}`)
@@ -733,7 +735,7 @@ func TestEventThatCannotBeJudgedHarmsNoOther(t *testing.T) {
 	s.whole()
 }
 
-// Messages expire by their place in the timeline, so none is kept that has no place.
+// Messages expire by their position in the timeline, so a message without a position is not kept.
 func TestMessageInAnAuthChainIsNotKept(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	secret := s.evil.say(s.room, s.mallory, "secret")
@@ -745,8 +747,8 @@ func TestMessageInAnAuthChainIsNotKept(t *testing.T) {
 	s.whole()
 }
 
-// A server that answers slowly when it is asked keeps out nobody who needs nothing of the network.
-func TestSlowServerKeepsNobodyOut(t *testing.T) {
+// A server that responds slowly must not delay events that need nothing from the network.
+func TestSlowServerDelaysNoOtherEvents(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	good := s.n.stranger("good", s.peer)
 	bob := good.user("bob")
@@ -774,7 +776,7 @@ func TestSlowServerKeepsNobodyOut(t *testing.T) {
 	s.whole()
 }
 
-// CVE-2024-31208: an auth chain may be as long as a server likes.
+// CVE-2024-31208: a server can make an auth chain as long as it likes.
 func TestLongAuthChainCostsLittle(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	auth, key := s.authBefore(""), string(s.mallory)
@@ -796,7 +798,7 @@ func TestLongAuthChainCostsLittle(t *testing.T) {
 	s.whole()
 }
 
-// What was purged comes back without what it said, however it is brought.
+// A purged message must not get its content back, however it arrives again.
 func TestPurgedMessageDoesNotComeBack(t *testing.T) {
 	n := newNetwork(t)
 	s := &siege{n: n, peer: n.add("here", func(o *Options) {
@@ -816,7 +818,7 @@ func TestPurgedMessageDoesNotComeBack(t *testing.T) {
 	if s.stored(s.room, secret.ID()) != nil {
 		t.Fatal("it is not purged")
 	}
-	// In a transaction, and as something that is missing.
+	// The event arrives in a transaction, and as a missing event.
 	fork := s.evil.say(s.room, s.mallory, "fork", secret.ID())
 	s.evil.missing = func([]id.EventID) ([]json.RawMessage, error) { return []json.RawMessage{secret.JSON()}, nil }
 	s.evil.send(s.room, fork)

@@ -13,15 +13,15 @@ import (
 	"ebb/storage"
 )
 
-// joinVersions stand for the forms that rooms take: with ids that servers choose, with the create event among the auth
-// events, without.
+// joinVersions has one room version for each format: with event IDs chosen by servers, with and without the create
+// event among the auth events.
 var joinVersions = []id.RoomVersion{id.RoomV1, id.RoomV6, id.RoomV11, id.RoomV12}
 
-// newcomer is a room of one server that another one joins, whose servers walk back past a join when they are asked for
-// missing events.
+// newcomer is a room of one server that another server joins. When asked for missing events, the servers also return
+// events from before the join.
 type newcomer struct {
 	*pastRoom
-	between id.EventID // written between make_join and send_join
+	between id.EventID // ID of an event sent between make_join and send_join
 }
 
 func eachNewcomer(t *testing.T, versions []id.RoomVersion, messages int, f func(t *testing.T, h *newcomer)) {
@@ -30,7 +30,7 @@ func eachNewcomer(t *testing.T, versions []id.RoomVersion, messages int, f func(
 	}
 }
 
-// joinMidway lets bob join a room with some messages, in which alice writes while he joins.
+// joinMidway joins bob to a room with some messages. alice sends a message during the join.
 func joinMidway(t *testing.T, version id.RoomVersion, messages int) *newcomer {
 	n := newNetwork(t)
 	n.heedless = true
@@ -52,7 +52,7 @@ func joinMidway(t *testing.T, version id.RoomVersion, messages int) *newcomer {
 	return h
 }
 
-// shown are the events of the timeline that arrived live and that clients see, oldest first.
+// shown returns the events of the timeline that arrived live and that clients see, oldest first.
 func (p *peer) shown(room id.RoomID) (ids []id.EventID) {
 	p.Helper()
 	for _, e := range p.timeline(room) {
@@ -63,7 +63,7 @@ func (p *peer) shown(room id.RoomID) (ids []id.EventID) {
 	return ids
 }
 
-// lives wants events to be shown as new by the joining server, and nothing from before the join to be.
+// lives checks that the joining server shows the given events as new, and none from before the join.
 func (h *newcomer) lives(events ...id.EventID) {
 	h.n.Helper()
 	shown := h.late.shown(h.room)
@@ -80,7 +80,7 @@ func (h *newcomer) lives(events ...id.EventID) {
 	h.late.matchesDisk(h.room)
 }
 
-// readsAll wants bob to read back to the beginning what alice reads.
+// readsAll checks that bob can read back everything that alice can read.
 func (h *newcomer) readsAll() {
 	h.n.Helper()
 	got := h.late.pages(h.bob, h.room, 50)
@@ -117,8 +117,8 @@ func TestWriteWhileServerJoinsDoesNotBringItsHistory(t *testing.T) {
 	}
 }
 
-// fork lets a third server, which was cut off, add events to what was there before the join, and brings them to the
-// first one after it.
+// fork makes a third server, which was disconnected, add events to the graph from before the join, and delivers them to
+// the first server after the join.
 func (h *newcomer) fork(messages int) (events []id.EventID) {
 	h.n.Helper()
 	h.n.split([]string{"old", "late"}, []string{"third"})
@@ -129,7 +129,7 @@ func (h *newcomer) fork(messages int) (events []id.EventID) {
 	return events
 }
 
-// forked is a room whose graph forks some events before the join.
+// forked returns a room whose graph forks some events before the join.
 func forked(t *testing.T, version id.RoomVersion, before, beside, since int) (h *newcomer, events []id.EventID) {
 	n := newNetwork(t)
 	n.heedless = true
@@ -169,15 +169,16 @@ func TestForkNearJoinIsLive(t *testing.T) {
 	}
 }
 
-// The third server's messages are lost on the way to the one that joined: it knows them only through what follows them.
-func TestForkNearJoinThatIsNamedLaterIsNoEndOfRoom(t *testing.T) {
+// The messages of the third server do not arrive at the server that joined, which learns of them only through the
+// events that follow them.
+func TestForkNearJoinThatIsCitedLaterIsAccepted(t *testing.T) {
 	for _, version := range joinVersions {
 		t.Run("v"+string(version), func(t *testing.T) {
 			h, beside := forked(t, version, 40, 3, 5)
 			h.n.split([]string{"old", "third"}, []string{"late"})
 			h.n.deliver()
 			h.n.mu.Lock()
-			h.n.sent = nil // of third's messages for late
+			h.n.sent = nil // drops the third server's messages for the server late
 			h.n.mu.Unlock()
 			h.n.split()
 			merged := h.old.say(h.alice, h.room, "after both")
@@ -188,7 +189,7 @@ func TestForkNearJoinThatIsNamedLaterIsNoEndOfRoom(t *testing.T) {
 	}
 }
 
-// resend lets the old server push events again as they are stored there.
+// resend makes the old server send stored events again.
 func (h *newcomer) resend(events ...id.EventID) map[id.EventID]error {
 	h.n.Helper()
 	var raws []json.RawMessage
@@ -202,7 +203,7 @@ func (h *newcomer) resend(events ...id.EventID) map[id.EventID]error {
 
 func (h *newcomer) create() id.EventID { return h.old.house.room(h.room).State(typeCreate, "").ID() }
 
-func TestCreateEventThatComesAgainIsKnown(t *testing.T) {
+func TestCreateEventThatArrivesAgainIsKnown(t *testing.T) {
 	eachNewcomer(t, joinVersions, 5, func(t *testing.T, h *newcomer) {
 		for range 2 {
 			for eventID, err := range h.resend(h.create()) {
@@ -218,7 +219,7 @@ func TestCreateEventThatComesAgainIsKnown(t *testing.T) {
 	})
 }
 
-func TestEventFromBeforeJoinThatComesAgainStaysHistory(t *testing.T) {
+func TestEventFromBeforeJoinThatArrivesAgainStaysHistory(t *testing.T) {
 	eachNewcomer(t, joinVersions, 60, func(t *testing.T, h *newcomer) {
 		again := []id.EventID{h.said[59], h.said[58], h.said[30], h.said[0]}
 		r := h.old.house.room(h.room)
@@ -240,8 +241,8 @@ func TestEventFromBeforeJoinThatComesAgainStaysHistory(t *testing.T) {
 	})
 }
 
-// All of the history comes in transactions, as from a server that sends what it has missed sending.
-func TestWholeHistoryThatIsPushedKillsNoRoom(t *testing.T) {
+// The whole history arrives in transactions, as from a server that catches up on sending.
+func TestHistoryThatArrivesInTransactionsIsAccepted(t *testing.T) {
 	eachNewcomer(t, joinVersions, 30, func(t *testing.T, h *newcomer) {
 		var all []id.EventID
 		for _, e := range h.old.timeline(h.room) {
@@ -266,8 +267,9 @@ func TestWholeHistoryThatIsPushedKillsNoRoom(t *testing.T) {
 	})
 }
 
-// A pushed event is never hidden for its depth alone: its sender may have chosen it wrong.
-func TestPushedEventOfLowDepthIsLive(t *testing.T) {
+// An event that was sent in a transaction must not be hidden only because its depth is low, which its sender may have
+// set wrongly.
+func TestSentEventOfLowDepthIsLive(t *testing.T) {
 	for _, version := range joinVersions {
 		t.Run("v"+string(version), func(t *testing.T) {
 			h, _ := forked(t, version, 40, 0, 5)
@@ -282,9 +284,8 @@ func TestPushedEventOfLowDepthIsLive(t *testing.T) {
 	}
 }
 
-// An event of the state that came with the join is pushed again by a server that says something else of the state
-// before it.
-func TestEventThatFailsOnAToldStateAllowsWhatItAllowed(t *testing.T) {
+// An event of the state that came with the join is sent again, by a server that claims a different state before it.
+func TestStateEventThatFailsOnAClaimedStateKeepsItsEffect(t *testing.T) {
 	eachNewcomer(t, []id.RoomVersion{id.RoomV6, id.RoomV12}, 150, func(t *testing.T, h *newcomer) {
 		levels := h.old.house.room(h.room).State(typePowerLevels, "")
 		liar := h.n.stranger("liar", h.late)
@@ -310,8 +311,8 @@ func TestEventThatFailsOnAToldStateAllowsWhatItAllowed(t *testing.T) {
 	})
 }
 
-// damage stores what an earlier version made of a room whose history came as missing events: every event of it, what
-// was written while the server joined and what followed, all rejected.
+// damage stores what an earlier version of Ebb made of a room whose history arrived as missing events: all of these
+// events, the event sent during the join and those that followed are rejected.
 func (h *newcomer) damage(followed ...id.EventID) {
 	h.n.Helper()
 	r := h.late.house.room(h.room)
@@ -381,8 +382,8 @@ func TestRoomsDamagedByTheirHistoryAreRepaired(t *testing.T) {
 	}
 }
 
-// A repair that is cut off is done again: here after its first part, which forgot the rejected events.
-func TestRepairThatWasCutOffIsDoneAgain(t *testing.T) {
+// An interrupted repair is repeated. Here it is interrupted after its first part, which removed the rejected events.
+func TestInterruptedRepairIsRepeated(t *testing.T) {
 	eachNewcomer(t, []id.RoomVersion{id.RoomV11}, 30, func(t *testing.T, h *newcomer) {
 		h.damage(h.between)
 		r := h.late.house.room(h.room)

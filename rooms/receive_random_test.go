@@ -25,10 +25,10 @@ import (
 	"ebb/storage"
 )
 
-// Three servers share a room, are parted and change it each for itself: who has power, who is banned, who may join.
-// Once they reach each other again they must agree, and what they agree on must be what the specification says.
-func TestPartedServersAgreeWhenTheyMeetAgain(t *testing.T) {
-	seeds := 17 // with three room versions: 51
+// Three servers share a room. While they are disconnected, each changes who has power, who is banned and who may join.
+// When they are connected again they must agree, and the result must be the one that the specification prescribes.
+func TestDisconnectedServersAgreeAfterReconnecting(t *testing.T) {
+	seeds := 17 // 51 covers three room versions
 	if os.Getenv("EBB_TEST_LONG") != "" {
 		seeds = 334
 	}
@@ -53,11 +53,11 @@ func TestPartedServersAgreeWhenTheyMeetAgain(t *testing.T) {
 	}
 }
 
-// war is what happened in some random rooms.
+// war records what happened in some random rooms.
 type war struct {
 	rooms, powerful, otherwise   int
 	events, rejected, softFailed int
-	completed                    int // rooms that were partial for some time
+	completed                    int // rooms that were partial-state rooms for some time
 
 	t     *testing.T
 	dice  *rand.Rand
@@ -102,7 +102,7 @@ func (w *war) wage(t *testing.T, version id.RoomVersion, seed uint64) {
 	w.rooms++
 }
 
-// found makes the room and lets everybody in.
+// found creates the room and joins all users.
 func (w *war) found(version id.RoomVersion, seed uint64) {
 	for _, s := range w.sides {
 		s.users = []ident.Requester{s.user(fmt.Sprint("u", seed)), s.user(fmt.Sprint("v", seed)), s.user(fmt.Sprint("w", seed))}
@@ -125,8 +125,8 @@ func (w *war) found(version id.RoomVersion, seed uint64) {
 	}
 }
 
-// lookBack lets somebody of a fourth server join and read the room back to its beginning: everything that the founder
-// reads is there once, after what it follows.
+// lookBack joins a user of a fourth server, who reads the room back to its beginning. Everything that the founder can
+// read must appear once, after the events that it follows.
 func (w *war) lookBack(seed uint64) {
 	w.t.Helper()
 	a, founder := w.sides[0], w.sides[0].users[0]
@@ -163,8 +163,8 @@ func (w *war) lookBack(seed uint64) {
 	late.matchesDisk(w.room)
 }
 
-// completeAll makes partial rooms whole, if nothing has done so. Verdicts that were found with little knowledge are
-// then those of the founder.
+// completeAll completes the partial-state rooms that are not complete yet. Verdicts that were made with incomplete
+// state must then equal those of the founder.
 func (w *war) completeAll(seed uint64) {
 	w.t.Helper()
 	a := w.sides[0]
@@ -191,7 +191,7 @@ func (w *war) completeAll(seed uint64) {
 	}
 }
 
-// tick lets time go on. The servers' clocks differ a little.
+// tick advances the clocks. The clocks of the servers differ slightly.
 func (w *war) tick() {
 	w.clock = w.clock.Add(time.Duration(w.dice.IntN(20)) * time.Second)
 	for i, s := range w.sides {
@@ -199,7 +199,7 @@ func (w *war) tick() {
 	}
 }
 
-// part splits the network: everybody alone, or one from the others.
+// part disconnects all servers from each other, or one from the others.
 func (w *war) part() {
 	names := []string{"a", "b", "c"}
 	w.dice.Shuffle(3, func(i, j int) { names[i], names[j] = names[j], names[i] })
@@ -210,8 +210,7 @@ func (w *war) part() {
 	}
 }
 
-// heal makes the network whole. Some events get lost on the way and come again later: until then they must be asked
-// for.
+// heal reconnects all servers. Some events are lost and arrive later, so servers have to request them.
 func (w *war) heal() {
 	w.n.split()
 	for w.n.deliverSome(w.dice.IntN, w.dice.IntN(4) == 0) {
@@ -230,7 +229,7 @@ func (w *war) heal() {
 	}
 }
 
-// something lets a random user do something, as far as that is allowed.
+// something makes a random user perform a random action, if that is allowed.
 func (w *war) something() {
 	w.tick()
 	s := w.sides[w.dice.IntN(3)]
@@ -239,10 +238,10 @@ func (w *war) something() {
 	if r := s.room(w.room); r.Partial() && (w.dice.IntN(8) == 0 || !s.svc.KnowsMember(s.Context(), w.room, other)) && w.n.reach(s.name, "a") {
 		s.complete(w.room)
 		w.completed++
-	} else if r.Partial() && !s.svc.KnowsMember(s.Context(), w.room, other) { // it would wait
+	} else if r.Partial() && !s.svc.KnowsMember(s.Context(), w.room, other) { // this would wait for the members
 		return
 	}
-	if u.UserID == s.users[0].UserID && other == u.UserID { // the powerful do not send themselves away
+	if u.UserID == s.users[0].UserID && other == u.UserID { // the most powerful users do not leave
 		return
 	}
 	ctx := s.Context()
@@ -261,7 +260,7 @@ func (w *war) something() {
 	case 8:
 		err = s.svc.JoinWith(ctx, u, w.room, []string{"a"}, nil)
 	case 9:
-		if u.UserID != s.users[0].UserID { // the powerful stay
+		if u.UserID != s.users[0].UserID { // the most powerful users stay
 			err = s.svc.Leave(ctx, u, w.room, "")
 		}
 	case 10:
@@ -283,14 +282,14 @@ func (w *war) anybody() id.UserID {
 	return s.users[w.dice.IntN(len(s.users))].UserID
 }
 
-// setLevels changes somebody's power, or what a ban needs.
+// setLevels changes the power level of a user, or the one that a ban requires.
 func (w *war) setLevels(s *side, u ident.Requester) error {
 	var levels map[string]json.RawMessage
 	s.ok(json.Unmarshal([]byte(s.content(w.room, typePowerLevels, "")), &levels))
 	users := map[id.UserID]int64{}
 	s.ok(json.Unmarshal(levels["users"], &users))
 	whom := w.anybody()
-	if whom == w.sides[0].users[0].UserID { // the founder keeps the power
+	if whom == w.sides[0].users[0].UserID { // the founder's power level stays
 		levels["ban"] = json.RawMessage([]string{"50", "60", "100"}[w.dice.IntN(3)])
 	} else {
 		users[whom] = []int64{0, 50, 60, 60, 100, 100}[w.dice.IntN(6)]
@@ -304,7 +303,7 @@ func (w *war) setLevels(s *side, u ident.Requester) error {
 	return err
 }
 
-// judge compares the servers with each other and with the reference.
+// judge compares the servers with each other and with the reference implementation.
 func (w *war) judge(seed uint64) {
 	w.t.Helper()
 	a := w.sides[0]
@@ -333,7 +332,7 @@ func (w *war) judge(seed uint64) {
 	}
 }
 
-// stateIDs is a room's current state, by event id.
+// stateIDs returns the event IDs of a room's current state.
 func stateIDs(h *house, room id.RoomID) stateres.StateSet {
 	h.Helper()
 	r := h.room(room)
@@ -355,23 +354,23 @@ func stateIDs(h *house, room id.RoomID) stateres.StateSet {
 	return out
 }
 
-// wholeGraph is everything that a server knows about a room, to be authorised again.
+// wholeGraph contains all events of a room that a server has, to authorise them again.
 type wholeGraph struct {
 	version    *pdu.Version
 	events     map[id.EventID]*pdu.Event
 	heads      []id.EventID
-	refused    map[id.EventID]bool // by the server
+	refused    map[id.EventID]bool // events that the server refused
 	softFailed int
-	compares   bool                // the verdicts with the server's
-	undecided  map[id.EventID]bool // by the server
+	compares   bool                // whether to compare the verdicts with the server's
+	undecided  map[id.EventID]bool // events that are undecided at the server
 
 	resolver func(sets []stateres.StateSet) stateres.StateSet
 	rejected map[id.EventID]bool
 	after    map[id.EventID]stateres.StateSet
-	powerful bool // there was a conflict with power events
+	powerful bool // whether there was a conflict between power events
 }
 
-// readGraph reads what lies behind a room's forward extremities, and behind other events.
+// readGraph reads the ancestors of a room's forward extremities and of the events in also.
 func readGraph(h *house, room id.RoomID, also ...id.EventID) *wholeGraph {
 	h.Helper()
 	r := h.room(room)
@@ -396,7 +395,7 @@ func readGraph(h *house, room id.RoomID, also ...id.EventID) *wholeGraph {
 	return g
 }
 
-// run judges every event by its auth events and by the state before it, and gives the state at the end.
+// run judges every event by its auth events and by the state before it, and returns the state at the end.
 func (g *wholeGraph) run(t *testing.T) stateres.StateSet {
 	t.Helper()
 	g.rejected, g.after = map[id.EventID]bool{}, map[id.EventID]stateres.StateSet{}
@@ -437,7 +436,7 @@ func (g *wholeGraph) check(e *pdu.Event, state stateres.StateSet) error {
 	return eventauth.Check(g.version, e, events)
 }
 
-// sorted lists the events, each after those before it.
+// sorted returns the events, each after its prev_events.
 func (g *wholeGraph) sorted() (out []*pdu.Event) {
 	done := map[id.EventID]bool{}
 	var visit func(e *pdu.Event)
@@ -457,7 +456,7 @@ func (g *wholeGraph) sorted() (out []*pdu.Event) {
 	return out
 }
 
-// meet is the state where some events meet.
+// meet returns the resolved state after some events.
 func (g *wholeGraph) meet(events []id.EventID) stateres.StateSet {
 	var sets []stateres.StateSet
 	for _, eventID := range events {
@@ -490,7 +489,7 @@ func (g *wholeGraph) byTheBook(sets []stateres.StateSet) stateres.StateSet {
 	return reference.Resolver{Version: g.version, Sets: sets, Events: g.events, Rejected: g.rejected}.Resolve()
 }
 
-// lastWriteWins is what a server must not do.
+// lastWriteWins resolves state by the latest timestamp, which a server must not do.
 func (g *wholeGraph) lastWriteWins(sets []stateres.StateSet) stateres.StateSet {
 	out := stateres.StateSet{}
 	for _, set := range sets {

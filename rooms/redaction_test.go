@@ -22,7 +22,7 @@ func (s *siege) redact(target id.EventID, prev ...id.EventID) *pdu.Event {
 	})
 }
 
-// shows reports whether alice's clients get an event, and wants every way of reading to agree on it.
+// shows reports whether alice's clients get an event, and checks that all ways of reading agree.
 func (s *siege) shows(eventID id.EventID) bool {
 	s.Helper()
 	_, err := s.reads().GetEvent(s.Context(), s.room, eventID, s.alice)
@@ -44,7 +44,7 @@ func (s *siege) shows(eventID id.EventID) bool {
 	return shown
 }
 
-// reopen starts the server of the siege anew.
+// reopen restarts the server of the siege.
 func (s *siege) reopen() { s.svc = s.open() }
 
 var redactionVersions = []id.RoomVersion{id.RoomV1, id.RoomV3, id.RoomV10, id.RoomV11, id.RoomV12}
@@ -79,7 +79,7 @@ func TestRedactionWithoutPowerReachesNoClient(t *testing.T) {
 	}
 }
 
-// room0 is the room's create event.
+// room0 returns the room's create event.
 func (s *siege) room0() *Event { return s.house.room(s.room).State(typeCreate, "") }
 
 func TestRedactionIsWithheldUntilItsTargetArrives(t *testing.T) {
@@ -117,8 +117,8 @@ func TestRedactionIsWithheldUntilItsTargetArrives(t *testing.T) {
 	}
 }
 
-// A redaction that is an end of the graph stays one when it arrives again.
-func TestRedactionThatIsShownLateStaysAnEndOfTheGraph(t *testing.T) {
+// A redaction that is a forward extremity remains one when it arrives again.
+func TestRedactionThatIsShownLateStaysAForwardExtremity(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	head := s.ends()
 	target := s.evil.say(s.room, s.mallory, "secret", head...)
@@ -150,7 +150,7 @@ func TestRedactionByAnotherServerStaysWithheldWhenItsTargetArrives(t *testing.T)
 	s.whole()
 }
 
-func TestInvalidRedactionsKeepNoValidOneOut(t *testing.T) {
+func TestInvalidRedactionsDoNotBlockAValidOne(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	other := s.n.stranger("other", s.peer)
 	eve := other.user("eve")
@@ -167,8 +167,8 @@ func TestInvalidRedactionsKeepNoValidOneOut(t *testing.T) {
 	s.whole()
 }
 
-// The power to redact is that of the state before the redaction.
-func TestModeratorsRedactionCountsThoughTheyLoseThePowerAfterwards(t *testing.T) {
+// The power to redact is determined by the state before the redaction.
+func TestRedactionStaysValidWhenItsSenderLosesPower(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	mine := s.say(s.alice, s.room, "spam")
 	s.set(s.alice, s.room, typePowerLevels, "", `{"users":{"@alice:here":100,"@mallory:evil":50}}`)
@@ -213,7 +213,7 @@ func TestRedactionOfAPurgedEventIsJudgedByItsSender(t *testing.T) {
 	if s.shows(redact(other, eve, theirs.ID())) || s.shows(redact(s.evil, s.mallory, mine)) {
 		t.Error("a redaction of somebody else's event is shown")
 	}
-	for _, target := range []id.EventID{theirs.ID(), mine} { // alice has the power
+	for _, target := range []id.EventID{theirs.ID(), mine} { // alice has the power to redact both
 		e, err := s.svc.Redact(t.Context(), s.alice, s.room, target, "", nil)
 		s.ok(err)
 		if !s.shows(e) {
@@ -229,7 +229,7 @@ func TestRedactionOfAPurgedEventIsJudgedByItsSender(t *testing.T) {
 	s.ok(s.svc.Join(t.Context(), bob, s.room, ""))
 	_, err := s.svc.Redact(t.Context(), bob, s.room, mine, "", nil)
 	s.refused(err, mxerr.CodeForbidden)
-	s.now = time.Now().Add(rememberPurged + time.Hour) // the database has another clock
+	s.now = time.Now().Add(rememberPurged + time.Hour) // the timestamps of rows come from the clock of the database
 	s.ok(s.svc.ForgetPurged(t.Context()))
 	if s.shows(redact(s.evil, s.mallory, theirs.ID())) {
 		t.Error("who sent it is remembered for ever")
@@ -237,7 +237,7 @@ func TestRedactionOfAPurgedEventIsJudgedByItsSender(t *testing.T) {
 	s.whole()
 }
 
-// The newest message of a room keeps a skeleton when it is purged.
+// The newest message of a room remains as a skeleton when it is purged.
 func TestRedactionOfASkeletonIsJudgedByItsSender(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	bob := s.user("bob")
@@ -260,8 +260,8 @@ func TestRedactionOfASkeletonIsJudgedByItsSender(t *testing.T) {
 	s.whole()
 }
 
-// Who scrolls back finds the redaction first and its target later.
-func TestRedactionIsShownInItsPlaceWhenItsTargetIsBackfilled(t *testing.T) {
+// A user who reads back finds the redaction first and its target later.
+func TestRedactionIsShownInOrderWhenItsTargetIsBackfilled(t *testing.T) {
 	n := newNetwork(t)
 	n.page = 1
 	a, b := n.add("a"), n.add("b")
@@ -295,12 +295,12 @@ func TestRedactionIsShownInItsPlaceWhenItsTargetIsBackfilled(t *testing.T) {
 	b.matchesDisk(room)
 }
 
-// Some clients take any event of that type for a redaction.
+// Some clients treat any event of this type as a redaction.
 func TestStateEventRedactsNothing(t *testing.T) {
 	for _, v := range redactionVersions {
 		s := besieged(t, v)
 		levels := `{"users":{"@alice:here":100},"state_default":0}`
-		if v == id.RoomV12 { // whose creator has none
+		if v == id.RoomV12 { // in this version the creator has no power level in the event
 			levels = `{"state_default":0}`
 		}
 		s.set(s.alice, s.room, typePowerLevels, "", levels)
@@ -308,7 +308,7 @@ func TestStateEventRedactsNothing(t *testing.T) {
 		key := ""
 		e := s.evil.make(s.room, pdu.Proto{Type: typeRedaction, StateKey: &key, Sender: s.mallory, Redacts: mine, Content: json.RawMessage(`{"redacts":"` + string(mine) + `"}`)})
 		s.evil.send(s.room, e)
-		if v == id.RoomV1 { // where the authorisation rules know redactions
+		if v == id.RoomV1 { // in this version redactions have an authorisation rule
 			continue
 		}
 		form, err := s.reads().GetEvent(t.Context(), s.room, e.ID(), s.alice)
@@ -319,7 +319,7 @@ func TestStateEventRedactsNothing(t *testing.T) {
 	}
 }
 
-func TestTimesBeforeTheEpochCostNoContent(t *testing.T) {
+func TestMessagesWithTimesBeforeTheEpochKeepTheirContent(t *testing.T) {
 	for _, v := range redactionVersions {
 		s := besieged(t, v)
 		for _, ts := range []int64{-1, -1 << 53 >> 1, 1, 1<<53 - 1} {

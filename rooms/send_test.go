@@ -20,7 +20,7 @@ import (
 	"ebb/storage"
 )
 
-func TestConcurrentSendersMakeOneChain(t *testing.T) {
+func TestConcurrentSendersProduceOneChain(t *testing.T) {
 	eachHouse(t, func(h *house) {
 		alice, bob := h.user("alice"), h.user("bob")
 		room := h.public(alice, bob)
@@ -82,7 +82,7 @@ func TestLockIsNotHeldOverCommit(t *testing.T) {
 	h.chained(room)
 }
 
-func TestWritesBehindAFailedOneAreBuiltAgain(t *testing.T) {
+func TestWritesAfterAFailedOneAreBuiltAgain(t *testing.T) {
 	eachHouse(t, func(h *house) {
 		alice, bob := h.user("alice"), h.user("bob")
 		room := h.public(alice)
@@ -162,7 +162,7 @@ func TestRepeatedTransactionIsOneEvent(t *testing.T) {
 		if again := send(h.open(), alice, "/send", "1"); again != answers[0] {
 			h.Error("another answer after a restart")
 		}
-		// Memory may have lost it: the database has not.
+		// Memory may have forgotten it, but the database has not.
 		h.buryTxn(alice.DeviceNID, "/send\x001")
 		h.svc.txns = txns.New(h.db, func() time.Time { return h.now })
 		if again := send(h.svc, alice, "/send", "1"); again != answers[0] {
@@ -182,10 +182,11 @@ func TestRepeatedTransactionIsOneEvent(t *testing.T) {
 	})
 }
 
-// buryTxn stores answers to other requests until that to a request is not among the newest, which are read into memory.
+// buryTxn stores responses to other requests until the response to this request is not among the newest, which are read
+// into memory.
 func (h *house) buryTxn(device ident.DeviceNID, request string) {
 	h.Helper()
-	const newest = 1000 // more than a txns.Table reads
+	const newest = 1000 // exceeds the number that a txns.Table reads
 	n := int64(0)
 	h.until("newer answers to requests", func() (buried bool) {
 		h.ok(h.db.Write(h.Context(), func(tx *storage.Tx) error {
@@ -203,7 +204,7 @@ func (h *house) buryTxn(device ident.DeviceNID, request string) {
 	})
 }
 
-func TestFailedTransactionMayBeTriedAgain(t *testing.T) {
+func TestFailedTransactionMayBeRepeated(t *testing.T) {
 	h := oneHouse(t)
 	alice, bob := h.user("alice"), h.user("bob")
 	room := h.public(alice)
@@ -227,7 +228,7 @@ func TestTransactionsAreForgottenAfterTwoDays(t *testing.T) {
 	if again, err := h.svc.Send(h.Context(), n); err != nil || again != first {
 		t.Fatalf("forgotten too early: %v", err)
 	}
-	h.now = h.now.Add(1000 * 1000 * 3600 * 1e9) // the database's own clock dates the rows
+	h.now = h.now.Add(1000 * 1000 * 3600 * 1e9) // the timestamps of rows come from the clock of the database
 	h.ok(h.svc.PruneTxns(h.Context()))
 	h.svc = h.open()
 	if again, err := h.svc.Send(h.Context(), n); err != nil || again == first {
@@ -257,7 +258,7 @@ func TestEventLimits(t *testing.T) {
 	h.chained(room)
 }
 
-// TestStateBeforeEveryEvent compares the state that storage tells for each event with a model.
+// TestStateBeforeEveryEvent compares the stored state before each event with a model.
 func TestStateBeforeEveryEvent(t *testing.T) {
 	eachHouse(t, func(h *house) {
 		alice := h.user("alice")
@@ -327,7 +328,7 @@ func TestRoomsNotInUseLeaveMemory(t *testing.T) {
 	}
 }
 
-func TestSettingTheSameStateIsNoNewEvent(t *testing.T) {
+func TestSettingTheSameStateCreatesNoEvent(t *testing.T) {
 	h := oneHouse(t)
 	alice := h.user("alice")
 	room := h.public(alice)
@@ -345,7 +346,7 @@ func TestSettingTheSameStateIsNoNewEvent(t *testing.T) {
 	}
 }
 
-func TestNothingToDoWaitsForWhatIsQueued(t *testing.T) {
+func TestUnchangedStateWaitsForQueuedWrites(t *testing.T) {
 	h := oneHouse(t)
 	alice, bob := h.user("alice"), h.user("bob")
 	room := h.public(alice)
@@ -400,7 +401,7 @@ func TestFailedBatchLeavesNothingBehind(t *testing.T) {
 			})
 			h.until("queueing", func() bool { return r.queuedDepth() == depth+int64(i)+1 })
 		}
-		// A closure that ends its goroutine ends the batch.
+		// A function that ends its goroutine ends the batch.
 		p := h.db.Enqueue(storage.Write{Do: func(*storage.Tx) error { runtime.Goexit(); return nil }})
 		release()
 		wg.Wait()
@@ -418,7 +419,7 @@ func TestFailedBatchLeavesNothingBehind(t *testing.T) {
 	})
 }
 
-func TestMembershipTwiceInOneContentHasOneMeaning(t *testing.T) {
+func TestDuplicateMembershipKeysHaveOneMeaning(t *testing.T) {
 	eachHouse(t, func(h *house) {
 		alice, bob := h.user("alice"), h.user("bob")
 		room := h.create(alice, CreateRoom{Preset: "public_chat", RoomVersion: "5"})

@@ -15,7 +15,7 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// waysIn are the ways in which another server reads a room.
+// waysIn returns the requests with which another server can read a room.
 func (p *peer) waysIn(origin string, room id.RoomID, event id.EventID) map[string]func(ctx context.Context) (any, error) {
 	r := p.reads()
 	return map[string]func(ctx context.Context) (any, error){
@@ -41,7 +41,7 @@ func (p *peer) waysIn(origin string, room id.RoomID, event id.EventID) map[strin
 	}
 }
 
-// CVE-2022-39335 and its like: whoever is not in the room reads nothing of it, in whatever way.
+// CVE-2022-39335 and similar: a server that is not in the room must not be able to read anything of it.
 func TestServersThatAreNotInARoomReadNothingOfIt(t *testing.T) {
 	n := newNetwork(t)
 	here, there := n.add("here"), n.add("there")
@@ -78,7 +78,7 @@ func TestServersThatAreNotInARoomReadNothingOfIt(t *testing.T) {
 	}
 }
 
-// told is the text of all that a server reads by backfill, from an event back.
+// told returns the text of everything that a server can read by backfill, going back from an event.
 func (p *peer) told(origin string, room id.RoomID, from id.EventID) string {
 	p.Helper()
 	events, err := p.reads().BackfillForServer(p.Context(), origin, room, []id.EventID{from}, 100)
@@ -90,8 +90,8 @@ func (p *peer) told(origin string, room id.RoomID, from id.EventID) string {
 	return string(text)
 }
 
-// From room version 12 on no event names the create event, and other servers still expect it in what authorises the
-// others.
+// From room version 12 on, no event names the create event in its auth_events, but other servers still expect it in
+// auth chains.
 func TestAuthChainsGoBackToTheCreateEvent(t *testing.T) {
 	for _, v := range sharedVersions {
 		for _, omit := range []bool{false, true} {
@@ -109,7 +109,7 @@ func TestAuthChainsGoBackToTheCreateEvent(t *testing.T) {
 					given[idOf(version, raw)] = true
 				}
 				inChain := slices.ContainsFunc(a.AuthChain, func(raw json.RawMessage) bool { return idOf(version, raw) == create })
-				if inChain == omit || !given[create] { // what the state has is left out of the chain where members are left out
+				if inChain == omit || !given[create] { // if members are omitted, events of the state are not repeated in the chain
 					t.Errorf("version %s, omit %t: the create event is in the auth chain of send_join: %t", v, omit, inChain)
 				}
 			}
@@ -120,7 +120,7 @@ func TestAuthChainsGoBackToTheCreateEvent(t *testing.T) {
 			if !slices.Contains(idsOf(chain), create) {
 				t.Errorf("version %s: the auth chain of a state lacks the create event", v)
 			}
-			first := here.chained(room)[1].ID() // the creator's join, which from version 12 on cites nothing
+			first := here.chained(room)[1].ID() // the creator's join, which cites nothing from version 12 on
 			for _, eventID := range []id.EventID{message, first} {
 				chain, err = here.reads().AuthChainForServer(t.Context(), "there", room, eventID)
 				here.ok(err)
@@ -135,7 +135,7 @@ func TestAuthChainsGoBackToTheCreateEvent(t *testing.T) {
 	}
 }
 
-func TestServersReadWhatTheirUsersCouldSee(t *testing.T) {
+func TestServersCanReadWhatTheirUsersCouldSee(t *testing.T) {
 	for history, before := range map[string]bool{"joined": false, "invited": false, "shared": true, "world_readable": true} {
 		n := newNetwork(t)
 		here, there := n.add("here"), n.add("there")
@@ -157,7 +157,7 @@ func TestServersReadWhatTheirUsersCouldSee(t *testing.T) {
 	}
 }
 
-func TestServersAreNotToldWhatHasExpired(t *testing.T) {
+func TestServersDoNotGetExpiredMessages(t *testing.T) {
 	n := newNetwork(t)
 	here, there := n.add("here"), n.add("there")
 	alice, bob := here.user("alice"), there.user("bob")
@@ -174,8 +174,8 @@ func TestServersAreNotToldWhatHasExpired(t *testing.T) {
 	}
 }
 
-// What a user said who asked to be erased, only servers that were there keep on reading.
-func TestErasedUsersAreToldToWhoWasThere(t *testing.T) {
+// The messages of a user who asked to be erased remain readable only for servers that were in the room at the time.
+func TestMessagesOfErasedUsersAreReadableForServersOfTheTime(t *testing.T) {
 	n := newNetwork(t)
 	here, first, second := n.add("here"), n.add("first"), n.add("second")
 	alice, eve := here.user("alice"), here.user("eve")

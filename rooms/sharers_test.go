@@ -12,7 +12,7 @@ import (
 	"ebb/wake"
 )
 
-// devicesChange is what a change of a user's devices does, with other writes in the same batch.
+// devicesChange makes the commit that a change of a user's devices makes, in one batch with other writes.
 func (h *house) devicesChange(user ident.Requester) {
 	h.Helper()
 	var committed func()
@@ -30,7 +30,7 @@ func own(s *wake.Sub) uint64 {
 	return n
 }
 
-func TestWhoSharesARoomIsWokenForNewsOfTheirOwn(t *testing.T) {
+func TestUsersWhoShareARoomAreWokenByDeviceChanges(t *testing.T) {
 	h := oneHouse(t)
 	alice, bob, carol, stranger := h.user("alice"), h.user("bob"), h.user("carol"), h.user("stranger")
 	h.public(stranger)
@@ -58,8 +58,8 @@ func TestWhoSharesARoomIsWokenForNewsOfTheirOwn(t *testing.T) {
 	}
 }
 
-// TestWhoJoinsJustBeforeAChangeOfDevicesIsWoken: a join that is committed in the same batch, before the change.
-func TestWhoJoinsJustBeforeAChangeOfDevicesIsWoken(t *testing.T) {
+// A join is committed in the same batch as a change of devices, before it.
+func TestUserWhoJoinsJustBeforeAChangeOfDevicesIsWoken(t *testing.T) {
 	h := newHouse(t, storagetest.Open(t, storage.Config{CommitDelay: 20 * time.Millisecond}))
 	alice := h.user("alice")
 	room := h.public(alice)
@@ -68,7 +68,7 @@ func TestWhoJoinsJustBeforeAChangeOfDevicesIsWoken(t *testing.T) {
 		sub := h.svc.opts.Hub.Watch(u.UserNID, u.DeviceNID)
 		joined := make(chan error, 1)
 		go func() { joined <- h.svc.Join(t.Context(), u, room, "") }()
-		// Changes go on until the join is committed: the last one began when it was, or was in its batch.
+		// Changes are repeated until the join is committed, so the last one began after the join or was in its batch.
 		for ended := false; !ended; {
 			before := own(sub)
 			in := false
@@ -94,8 +94,8 @@ func TestWhoJoinsJustBeforeAChangeOfDevicesIsWoken(t *testing.T) {
 	}
 }
 
-// BenchmarkWakeSharers is the part of a change of devices that is about who shares rooms, in the write and after it, of
-// a user in a room of 10,000 members.
+// BenchmarkWakeSharers measures how a change of devices determines and wakes the users who share rooms, in the write
+// and after it. The user is in a room with 10,000 members.
 func BenchmarkWakeSharers(b *testing.B) {
 	h := newHouse(b, storagetest.Open(b, storage.Config{}))
 	alice := h.user("alice")

@@ -18,15 +18,15 @@ import (
 	"ebb/storage"
 )
 
-// lossy is a room of two servers and a third one, of which the first cannot get the key any more.
+// lossy is a room of three servers. The first server cannot fetch the key of the third any more.
 type lossy struct {
-	*peer // which lacks the key
+	*peer // the server that lacks the key
 	good  *peer
 	dead  *peer
 	n     *network
-	alice ident.Requester // of good, with power
-	bob   ident.Requester // here
-	carol ident.Requester // of dead, with power
+	alice ident.Requester // user of the server good, with power
+	bob   ident.Requester // user of this server
+	carol ident.Requester // user of the server dead, with power
 	room  id.RoomID
 }
 
@@ -56,7 +56,7 @@ func (p *peer) sees(room id.RoomID, eventID id.EventID) bool {
 	return slices.Contains(p.shown(room), eventID)
 }
 
-// agree wants both servers to have the same state, in memory and on disk.
+// agree checks that both servers have the same state, in memory and on disk.
 func (l *lossy) agree() {
 	l.Helper()
 	if mine, theirs := stateIDs(l.house, l.room), stateIDs(l.good.house, l.room); !maps.Equal(mine, theirs) {
@@ -66,7 +66,7 @@ func (l *lossy) agree() {
 	l.matchesDisk(l.room)
 }
 
-// hidden wants an event of which the key is not to be had to be given to nobody.
+// hidden checks that an event whose key cannot be fetched is returned to nobody.
 func (l *lossy) hidden(eventID id.EventID) {
 	l.Helper()
 	if l.sees(l.room, eventID) {
@@ -95,7 +95,7 @@ func mustRedact(t testing.TB, e *Event) *pdu.Event {
 	return pruned
 }
 
-// attempts makes the attempts to decide that events have asked for, as DecideEvents does.
+// attempts makes the attempts to decide events that are due, as DecideEvents does.
 func (l *lossy) attempts() {
 	l.Helper()
 	for len(l.svc.toDecide) > 0 {
@@ -103,8 +103,8 @@ func (l *lossy) attempts() {
 	}
 }
 
-// Somebody may be asking a slow server about another event of the room meanwhile.
-func TestUndecidedEventMakesNobodyWaitForTheNetwork(t *testing.T) {
+// While one request to a slow server is in progress, another event of the room must not wait for it.
+func TestUndecidedEventDoesNotWaitForTheNetwork(t *testing.T) {
 	l := withoutKey(t, id.RoomV11)
 	l.dead.say(l.carol, l.room, "nobody can tell")
 	l.n.deliver()
@@ -124,8 +124,8 @@ func TestUndecidedEventMakesNobodyWaitForTheNetwork(t *testing.T) {
 	within(t, 10*time.Second, "an attempt to decide", func(context.Context) { l.attempts() })
 }
 
-// Servers choose when their keys appear, and each decision judges everything since again.
-func TestDecisionsTakeAShareOfARoomsTimeOnly(t *testing.T) {
+// Servers choose when their keys become available, and each decision judges all later events again.
+func TestDecisionsUseOnlyAShareOfTheTime(t *testing.T) {
 	l := withoutKey(t, id.RoomV11)
 	lost := l.dead.say(l.carol, l.room, "nobody can tell")
 	l.n.deliver()
@@ -146,7 +146,7 @@ func TestDecisionsTakeAShareOfARoomsTimeOnly(t *testing.T) {
 	l.agree()
 }
 
-func TestUnverifiableMessageEndsNoRoom(t *testing.T) {
+func TestUnverifiableMessageDoesNotBlockARoom(t *testing.T) {
 	for _, version := range joinVersions {
 		t.Run("v"+string(version), func(t *testing.T) {
 			l := withoutKey(t, version)
@@ -166,7 +166,7 @@ func TestUnverifiableMessageEndsNoRoom(t *testing.T) {
 			l.hidden(lost)
 			l.agree()
 			delete(l.n.blind, "here dead")
-			l.attempts() // of before
+			l.attempts() // the attempts from before
 			l.now = l.now.Add(undecidedRest)
 			l.good.say(l.alice, l.room, "five")
 			l.n.deliver()
@@ -185,8 +185,8 @@ func TestUnverifiableMessageEndsNoRoom(t *testing.T) {
 	}
 }
 
-// What follows an unverifiable state event is judged without it, and again with it.
-func TestUnverifiableStateEventTakesEffectOnceItsKeyIsThere(t *testing.T) {
+// Events that follow an unverifiable state event are judged without it, and again with it when its key is available.
+func TestUnverifiableStateEventTakesEffectWhenItsKeyIsAvailable(t *testing.T) {
 	for _, version := range joinVersions {
 		t.Run("v"+string(version), func(t *testing.T) {
 			l := withoutKey(t, version)
@@ -201,7 +201,7 @@ func TestUnverifiableStateEventTakesEffectOnceItsKeyIsThere(t *testing.T) {
 				t.Error("it has an effect")
 			}
 			l.hidden(lost)
-			l.svc = l.open() // a restart forgets nothing
+			l.svc = l.open() // a restart loses nothing
 			delete(l.n.blind, "here dead")
 			l.ok(l.svc.decideAll(t.Context()))
 			if got := l.content(l.room, typeTopic, ""); got != `{"topic":"lost"}` {
@@ -219,7 +219,7 @@ func TestUnverifiableStateEventTakesEffectOnceItsKeyIsThere(t *testing.T) {
 	}
 }
 
-func TestUnverifiablePowerLevelsHoldUpWhatCitesThem(t *testing.T) {
+func TestEventsThatCiteUnverifiablePowerLevelsAreDelayed(t *testing.T) {
 	for _, version := range joinVersions {
 		t.Run("v"+string(version), func(t *testing.T) {
 			l := withoutKey(t, version)
@@ -260,15 +260,15 @@ func TestUnverifiablePowerLevelsHoldUpWhatCitesThem(t *testing.T) {
 	}
 }
 
-// carol's clock is 30 days ahead: by then her server may have another key.
-func TestEventFromFarInTheFutureEndsNoRoom(t *testing.T) {
+// carol's clock is 30 days ahead. By that time her server may have another key.
+func TestEventFromTheFarFutureDoesNotBlockARoom(t *testing.T) {
 	for _, version := range joinVersions {
 		t.Run("v"+string(version), func(t *testing.T) {
 			l := withoutKey(t, version)
 			clear(l.n.blind)
 			l.n.keyLife = 7 * 24 * time.Hour
 			l.dead.now = l.dead.now.Add(30 * 24 * time.Hour)
-			l.good.now = l.dead.now // which makes it believe her
+			l.good.now = l.dead.now // makes the server accept her timestamp
 			lost := l.dead.say(l.carol, l.room, "from the future")
 			l.n.deliver()
 			l.good.now = l.now
@@ -294,12 +294,12 @@ func TestEventFromFarInTheFutureEndsNoRoom(t *testing.T) {
 	}
 }
 
-// resign gives an event another signature, by a key of this id.
+// resign returns an event with another signature, by a key with the given ID.
 func resign(e *pdu.Event, keyID string) json.RawMessage {
 	return mangle(e, `"evil":{"ed25519:1":"`, `"evil":{"`+keyID+`":"AAAA`)
 }
 
-func TestGenuineEventAfterABrokenCopyIsTaken(t *testing.T) {
+func TestGenuineEventAfterABrokenCopyIsAccepted(t *testing.T) {
 	for _, version := range joinVersions {
 		for _, keyID := range []string{"ed25519:1", "ed25519:lost"} {
 			t.Run("v"+string(version)+" "+keyID, func(t *testing.T) {
@@ -325,8 +325,8 @@ func TestGenuineEventAfterABrokenCopyIsTaken(t *testing.T) {
 	}
 }
 
-// The broken copy comes as what a good event follows, and the genuine one later.
-func TestGenuineEventTakesThePlaceOfItsBrokenCopy(t *testing.T) {
+// The broken copy arrives as a predecessor of a valid event, and the genuine one arrives later.
+func TestGenuineEventReplacesItsBrokenCopy(t *testing.T) {
 	for _, version := range joinVersions {
 		t.Run("v"+string(version), func(t *testing.T) {
 			s := besieged(t, version)
@@ -356,9 +356,9 @@ func TestGenuineEventTakesThePlaceOfItsBrokenCopy(t *testing.T) {
 	}
 }
 
-// An event that cites another room is rejected, whether or not the cited event can be fetched; events that follow it
-// are authorised by the rules.
-func TestEventThatCitesAnotherRoomEndsNoRoom(t *testing.T) {
+// An event that cites an event of another room is rejected, whether or not the cited event can be fetched. Events that
+// follow it are authorised according to the rules.
+func TestEventThatCitesAnotherRoomDoesNotBlockARoom(t *testing.T) {
 	for _, version := range joinVersions {
 		for _, given := range []string{"given", "known here", "withheld"} {
 			t.Run("v"+string(version)+" "+given, func(t *testing.T) {
@@ -397,7 +397,7 @@ func TestEventThatCitesAnotherRoomEndsNoRoom(t *testing.T) {
 	}
 }
 
-// A server can lay unverifiable events under a good one, as many as it likes: few of them stay.
+// A server can put any number of unverifiable events before a valid one; only a few of them are kept.
 func TestUndecidedEventsAreBounded(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	dead := s.n.stranger("dead", s.peer)
@@ -434,7 +434,7 @@ func TestUndecidedEventsAreBounded(t *testing.T) {
 			t.Errorf("%s is not shown", tip)
 		}
 	}
-	// Those that are gone are taken when a good copy comes.
+	// Those that were dropped are accepted when a valid copy arrives.
 	delete(s.n.blind, "here dead")
 	s.whole()
 	if e := s.evil.made[tips[0]]; !s.sees(s.room, e.ID()) {
@@ -442,8 +442,8 @@ func TestUndecidedEventsAreBounded(t *testing.T) {
 	}
 }
 
-// Nothing that a stranger pushes is kept unless it is signed.
-func TestUnverifiableEventThatIsPushedIsNotKept(t *testing.T) {
+// An event that a stranger sends is kept only if its signature can be verified.
+func TestUnverifiableEventInATransactionIsNotKept(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	dead := s.n.stranger("dead", s.peer)
 	dead.join(s.room, dead.user("dora"))
@@ -460,8 +460,8 @@ func TestUnverifiableEventThatIsPushedIsNotKept(t *testing.T) {
 	s.whole()
 }
 
-// pastWith makes a room whose history has messages from the server "dead", joined by a server that cannot fetch that
-// key.
+// pastWith creates a room whose history has messages from the server dead, and joins it from a server that cannot fetch
+// the key of dead.
 func pastWith(t *testing.T, version id.RoomVersion, messages int, byDead ...int) (h *newcomer, dead []id.EventID) {
 	n := newNetwork(t)
 	h = &newcomer{pastRoom: &pastRoom{n: n, old: n.add("old"), late: n.add("late")}}
@@ -485,7 +485,7 @@ func pastWith(t *testing.T, version id.RoomVersion, messages int, byDead ...int)
 	return h, dead
 }
 
-// readsAllBut wants bob to read back all that alice reads, but for some events.
+// readsAllBut checks that bob can read back everything that alice can read, except for some events.
 func (h *newcomer) readsAllBut(limit int, missing ...id.EventID) {
 	h.n.Helper()
 	got := h.late.pages(h.bob, h.room, limit)
@@ -497,7 +497,7 @@ func (h *newcomer) readsAllBut(limit int, missing ...id.EventID) {
 	h.late.matchesDisk(h.room)
 }
 
-func TestBackPaginationGoesOnBehindUnverifiableEvents(t *testing.T) {
+func TestBackPaginationContinuesBeyondUnverifiableEvents(t *testing.T) {
 	for _, version := range joinVersions {
 		for _, page := range []int{0, 7} {
 			t.Run(fmt.Sprintf("v%s/%d", version, page), func(t *testing.T) {
@@ -506,7 +506,7 @@ func TestBackPaginationGoesOnBehindUnverifiableEvents(t *testing.T) {
 				h.n.blind["late dead"] = true
 				h.readsAllBut(10, dead...)
 				h.readsAllBut(100, dead...)
-				// Once the key is there the events are fetched, and stand where they belong.
+				// Once the key is available, the events are fetched and appear in their proper places.
 				delete(h.n.blind, "late dead")
 				h.late.now = h.late.now.Add(time.Hour)
 				h.late.ok(h.late.svc.decideAll(t.Context()))
@@ -523,7 +523,7 @@ func TestBackPaginationGoesOnBehindUnverifiableEvents(t *testing.T) {
 	}
 }
 
-func TestBackPaginationGoesOnBehindForgedEvents(t *testing.T) {
+func TestBackPaginationContinuesBeyondForgedEvents(t *testing.T) {
 	for _, page := range []int{0, 7} {
 		t.Run(fmt.Sprint(page), func(t *testing.T) {
 			h, dead := pastWith(t, id.RoomV11, 50, 0, 1, 20, 25, 26, 27, 49)
@@ -546,8 +546,8 @@ func TestBackPaginationGoesOnBehindForgedEvents(t *testing.T) {
 	}
 }
 
-// The oldest event of an answer is rejected: what precedes it is asked for all the same.
-func TestBackPaginationGoesOnBehindRejectedEvents(t *testing.T) {
+// The oldest event of a response is rejected. The events before it must be requested all the same.
+func TestBackPaginationContinuesBeyondRejectedEvents(t *testing.T) {
 	for _, version := range joinVersions {
 		t.Run("v"+string(version), func(t *testing.T) {
 			s := besieged(t, version)
@@ -557,7 +557,7 @@ func TestBackPaginationGoesOnBehindRejectedEvents(t *testing.T) {
 			prev := []id.EventID{unknownLike(version, 1)}
 			for i := range 60 {
 				e := s.evil.say(s.room, s.mallory, fmt.Sprint(i), prev...)
-				if i%10 == 5 || i%10 == 6 { // of somebody who is not in the room
+				if i%10 == 5 || i%10 == 6 { // sent by a user who is not in the room
 					e = s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.evil.user("nobody"), PrevEvents: prev})
 				} else {
 					good = append(good, e.ID())
@@ -566,7 +566,7 @@ func TestBackPaginationGoesOnBehindRejectedEvents(t *testing.T) {
 			}
 			tip := s.evil.say(s.room, s.mallory, "tip", prev...)
 			s.evil.sendGood(s.room, s.evil.say(s.room, s.mallory, "before"))
-			for _, length := range []int{5, 6} { // the last one of a page is good, then rejected
+			for _, length := range []int{5, 6} { // the last event of a page is valid for one length and rejected for the other
 				s.evil.missing = func([]id.EventID) ([]json.RawMessage, error) {
 					return []json.RawMessage{s.evil.made[prev[0]].JSON()}, nil
 				}
