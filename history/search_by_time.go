@@ -2,6 +2,7 @@ package history
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -9,15 +10,23 @@ import (
 	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
+	"ebb/rooms/expiry"
+	"ebb/rooms/graph"
+	"ebb/rooms/visibility"
 	"ebb/storage"
 )
 
-// timeWindow is the number of events around a time that are compared, because the clocks of senders differ.
-const timeWindow = 64
+// Bounds of one search for the event closest to a time.
+const (
+	// maxTimeScan bounds the events that are passed over because they are certainly hidden. It takes some 0.3 s.
+	maxTimeScan = 200_000
+	// minTimeBatch and maxTimeBatch are the numbers of events that are read first and at most, without their JSON.
+	minTimeBatch = 16
+	maxTimeBatch = 4096
+)
 
-// TimestampToEvent returns the event closest to a time among those at or after it, or at or before it when backwards.
-// Partial: timestamps are assumed to grow along the timeline; if a sender's clock is wrong by more than timeWindow
-// events, its events are not found.
+// TimestampToEvent returns the event closest to a time among those at or after it, or at or before it when backwards,
+// that the requester may see. Of events with the same time it returns the first one in the given direction.
 // Spec: client-server-api#get_matrixclientv1roomsroomidtimestamp_to_event
 func (s *Service) TimestampToEvent(ctx context.Context, roomID id.RoomID, to ident.Requester, at time.Time, backwards bool) (eventID id.EventID, ts int64, err error) {
 	here, err := s.closestHere(ctx, roomID, to, at, backwards)
@@ -48,18 +57,42 @@ func (s *Service) closestHere(ctx context.Context, roomID id.RoomID, to ident.Re
 		if c.event, err = v.closest(tx, at.UnixMilli(), backwards); err != nil {
 			return err
 		}
-		w := everything()
-		if c.event != nil && backwards {
-			w.after = c.event.Order
-		}
-		if c.event != nil && !backwards {
-			w.upTo = c.event.Order - 1 // gap also checks the event above
-		}
-		g, err := v.gap(tx, &w)
-		c.uncertain = g.found
+		c.uncertain, err = v.gapNear(tx, c.event, at.UnixMilli(), backwards)
 		return err
 	})
 	return c, err
+}
+
+// gapNear reports whether events are missing, which other servers may have, between the closest event on one side of a
+// time and the one on the other side.
+func (v *viewer) gapNear(tx *storage.Tx, closest *rooms.Event, ts int64, backwards bool) (bool, error) {
+	from := newTimeWalk(v.room, ts, !backwards).last
+	beyond, err := tx.EventsByTime(v.room.NID(), from, !backwards, 1)
+	if err != nil {
+		return false, err
+	}
+	w := everything()
+	older, newer := closest, closest
+	if backwards {
+		newer = nil
+	} else {
+		older = nil
+	}
+	if older != nil {
+		w.after = older.Order
+	}
+	if newer != nil {
+		w.upTo = newer.Order - 1 // gap also checks the event above
+	}
+	if len(beyond) > 0 && beyond[0].Order > w.after && beyond[0].Order <= w.upTo { // not if a timestamp is out of order
+		if backwards {
+			w.upTo = beyond[0].Order - 1
+		} else {
+			w.after = beyond[0].Order
+		}
+	}
+	g, err := v.gap(tx, &w)
+	return g.found, err
 }
 
 // closestElsewhere asks other servers, and fetches the events down to the one they return. If these are too many, it
@@ -83,49 +116,7 @@ func (s *Service) closestElsewhere(ctx context.Context, roomID id.RoomID, to ide
 	return s.closestHere(ctx, roomID, to, at, backwards)
 }
 
-// closest walks from the position of a time to the first visible event in the given direction, and compares it with
-// events nearby.
-func (v *viewer) closest(tx *storage.Tx, ts int64, backwards bool) (*rooms.Event, error) {
-	place, err := placeOf(tx, v.room, ts)
-	if err != nil {
-		return nil, err
-	}
-	c := cursor{window: window{after: 0, upTo: place}, backwards: true}
-	if !backwards {
-		c = cursor{window: window{after: place, upTo: everything().upTo}}
-	}
-	if c, err = widen(tx, v.room, c); err != nil {
-		return nil, err
-	}
-	var best *rooms.Event
-	for !c.done && !c.tired() {
-		events, _, err := v.walk(tx, &c, 2*timeWindow, &EventFilter{}, v.timeline)
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range events {
-			if onSide(e, ts, backwards) && (best == nil || closer(e, best, backwards)) {
-				best = e
-			}
-		}
-		if best != nil {
-			return best, nil
-		}
-	}
-	return best, nil
-}
-
-func onSide(e *rooms.Event, ts int64, backwards bool) bool {
-	if backwards {
-		return e.OriginServerTS() <= ts
-	}
-	return e.OriginServerTS() >= ts
-}
-
-func closer(e, than *rooms.Event, backwards bool) bool {
-	return nearer(e.OriginServerTS(), than.OriginServerTS(), backwards)
-}
-
+// nearer reports whether a time is closer to the requested one than another.
 func nearer(ts, than int64, backwards bool) bool {
 	if backwards {
 		return ts > than
@@ -133,44 +124,159 @@ func nearer(ts, than int64, backwards bool) bool {
 	return ts < than
 }
 
-// widen moves the start of a walk back by timeWindow events.
-func widen(tx *storage.Tx, r *rooms.Room, c cursor) (cursor, error) {
-	if c.backwards {
-		rows, err := tx.Timeline(r.NID(), c.upTo, everything().upTo, false, timeWindow)
-		if n := len(rows); n > 0 {
-			c.upTo = rows[n-1].Order
-		}
-		return c, err
+// closest returns the closest event that the viewer may see, nil if there is none.
+func (v *viewer) closest(tx *storage.Tx, ts int64, backwards bool) (*rooms.Event, error) {
+	r := &timeViewer{viewer: v, window: everything(), ignored: map[ident.UserNID]bool{}}
+	if err := v.capAtLeave(tx, &r.window); err != nil {
+		return nil, err
 	}
-	rows, err := tx.Timeline(r.NID(), 0, c.after, true, timeWindow)
-	if n := len(rows); n > 0 {
-		c.after = rows[n-1].Order - 1
-	}
-	return c, err
+	walk := newTimeWalk(v.room, ts, backwards)
+	return walk.first(tx, r)
 }
 
-// placeOf finds the order of the last event from before a time by binary search, 0 if there is none. An index by time
-// would make every send slower, and this operation is rare.
-func placeOf(tx *storage.Tx, r *rooms.Room, ts int64) (ident.Order, error) {
-	low, high := ident.Order(0), r.LastOrder() // the event at low is from before ts, the one after high is not
-	for low < high {
-		middle := low + (high-low+1)/2
-		p, found, err := tx.TimePointAt(r.NID(), middle)
+// timeReader is a user or a server for whom the event closest to a time is searched.
+type timeReader interface {
+	// likely leaves out events that the reader certainly may not see, as far as it can without their JSON.
+	likely(tx *storage.Tx, events []storage.TimedEvent) ([]storage.TimedEvent, error)
+	// visible returns the events that the reader may see.
+	visible(tx *storage.Tx, events []*rooms.Event) ([]*rooms.Event, error)
+}
+
+// timeWalk reads a room's events in the order of their timestamps, whatever their order in the timeline.
+type timeWalk struct {
+	room      *rooms.Room
+	backwards bool
+	last      storage.TimePoint // the next batch begins after it
+	batch     int               // size of the next batch
+	scanned   int               // events read without their JSON
+	rows      cursor            // counts the events read with it
+	done      bool
+}
+
+func newTimeWalk(room *rooms.Room, ts int64, backwards bool) *timeWalk {
+	w := &timeWalk{room: room, backwards: backwards, last: storage.TimePoint{OriginTS: ts}, batch: minTimeBatch}
+	if backwards {
+		w.last.Order = everything().upTo // so that events at ts itself are included
+	}
+	return w
+}
+
+// first returns the first event that the reader may see, nil if there is none within the bounds.
+func (w *timeWalk) first(tx *storage.Tx, r timeReader) (*rooms.Event, error) {
+	for !w.done {
+		batch, err := w.next(tx)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		switch {
-		case !found || p.Order <= low: // there is no event in (low, middle]
-			next, found, err := tx.TimePointAfter(r.NID(), middle)
-			if err != nil || !found || next.Order > high || next.OriginTS >= ts {
-				return low, err
+		if batch, err = r.likely(tx, batch); err != nil {
+			return nil, err
+		}
+		for part := range slices.Chunk(batch, scanBatch) {
+			events, err := w.load(tx, part)
+			if err != nil {
+				return nil, err
 			}
-			low = next.Order
-		case p.OriginTS < ts:
-			low = middle
-		default:
-			high = p.Order - 1
+			if events, err = r.visible(tx, events); err != nil || len(events) > 0 {
+				return firstOf(events), err
+			}
+			if w.rows.tired() {
+				return nil, nil
+			}
 		}
 	}
-	return low, nil
+	return nil, nil
+}
+
+func firstOf(events []*rooms.Event) *rooms.Event {
+	if len(events) == 0 {
+		return nil
+	}
+	return events[0]
+}
+
+func (w *timeWalk) next(tx *storage.Tx) ([]storage.TimedEvent, error) {
+	events, err := tx.EventsByTime(w.room.NID(), w.last, w.backwards, w.batch)
+	if n := len(events); n > 0 {
+		w.last = events[n-1].TimePoint
+	}
+	w.scanned += len(events)
+	w.done = len(events) < w.batch || w.scanned >= maxTimeScan
+	w.batch = min(4*w.batch, maxTimeBatch)
+	return events, err
+}
+
+// load reads events and keeps their order.
+func (w *timeWalk) load(tx *storage.Tx, part []storage.TimedEvent) ([]*rooms.Event, error) {
+	positions := make([]storage.Pos, len(part))
+	for i := range part {
+		positions[i] = part[i].Position
+	}
+	found, err := w.room.EventsAt(tx, positions)
+	events := make([]*rooms.Event, 0, len(part))
+	for _, p := range positions {
+		if e := found[p]; e != nil {
+			events = append(events, e)
+			w.rows.bytes += len(e.JSON())
+		}
+	}
+	w.rows.rows += len(events)
+	return events, err
+}
+
+// timeViewer is a viewer as a timeReader.
+type timeViewer struct {
+	*viewer
+	window  window
+	ignored map[ident.UserNID]bool // senders of events that turned out to be hidden since the viewer ignores them
+}
+
+// likely implements timeReader. The history visibility of a message depends only on the state before it, which many
+// messages share.
+func (v *timeViewer) likely(tx *storage.Tx, events []storage.TimedEvent) ([]storage.TimedEvent, error) {
+	events = slices.DeleteFunc(events, func(e storage.TimedEvent) bool {
+		return e.Flags&storage.HiddenEvent != 0 || e.Order > v.window.upTo ||
+			!e.IsState && (v.ignored[e.Sender] || expiry.Expired(v.policy, e.OriginTS, e.ReceivedTS, v.now))
+	})
+	var snapshots []int64
+	for i := range events {
+		if v.dependsOnState(&events[i]) {
+			snapshots = append(snapshots, events[i].Snapshot)
+		}
+	}
+	pasts, err := v.pastsOf(tx, snapshots)
+	if err != nil {
+		return nil, err
+	}
+	likely := events[:0]
+	for i := range events {
+		sees := true
+		if v.dependsOnState(&events[i]) {
+			view, err := v.view(tx, events[i].Order, pasts[events[i].Snapshot])
+			if err != nil {
+				return nil, err
+			}
+			sees = visibility.CanSee(view)
+		}
+		if sees {
+			likely = append(likely, events[i])
+		}
+	}
+	return likely, nil
+}
+
+// dependsOnState reports whether the state before an event decides whether the viewer may see it. State events may
+// change what it depends on, and most events since the viewer joined are visible.
+func (v *timeViewer) dependsOnState(e *storage.TimedEvent) bool {
+	return !e.IsState && !(v.joined && v.joinedPos != 0 && e.Order >= ident.Order(v.joinedPos)*graph.OrderStep)
+}
+
+// visible implements timeReader.
+func (v *timeViewer) visible(tx *storage.Tx, events []*rooms.Event) ([]*rooms.Event, error) {
+	for _, e := range events {
+		if _, ignored := v.viewer.ignored[e.Sender()]; ignored {
+			v.ignored[e.SenderNID] = true
+		}
+	}
+	found, _, err := v.filter(tx, events)
+	return found, err
 }

@@ -470,45 +470,26 @@ func (s *Service) EventAtTimeForServer(ctx context.Context, origin string, room 
 }
 
 func (v *serverView) closest(ts int64, backwards bool) (*rooms.Event, error) {
-	place, err := placeOf(v.tx, v.room, ts)
-	if err != nil {
+	walk := newTimeWalk(v.room, ts, backwards)
+	e, err := walk.first(v.tx, v)
+	if err == nil && e == nil {
+		err = errNoEvent()
+	}
+	return e, err
+}
+
+// likely implements timeReader.
+func (v *serverView) likely(_ *storage.Tx, events []storage.TimedEvent) ([]storage.TimedEvent, error) {
+	now := v.svc.now()
+	return slices.DeleteFunc(events, func(e storage.TimedEvent) bool {
+		return e.Flags&storage.HiddenEvent != 0 || !e.IsState && expiry.Expired(v.policy, e.OriginTS, e.ReceivedTS, now)
+	}), nil
+}
+
+// visible implements timeReader.
+func (v *serverView) visible(_ *storage.Tx, events []*rooms.Event) ([]*rooms.Event, error) {
+	if err := v.prepare(events); err != nil {
 		return nil, err
 	}
-	c := cursor{window: window{after: 0, upTo: place}, backwards: true}
-	if !backwards {
-		c = cursor{window: window{after: place, upTo: everything().upTo}}
-	}
-	if c, err = widen(v.tx, v.room, c); err != nil {
-		return nil, err
-	}
-	rows, err := v.tx.Timeline(v.room.NID(), c.after, c.upTo, backwards, 4*timeWindow)
-	if err != nil {
-		return nil, err
-	}
-	var near []*rooms.Event
-	for i := range rows {
-		if rows[i].Flags&storage.HiddenEvent != 0 {
-			continue
-		}
-		e, err := v.room.LoadEvent(&rows[i])
-		if err != nil {
-			return nil, err
-		}
-		if onSide(e, ts, backwards) {
-			near = append(near, e)
-		}
-	}
-	if err := v.prepare(near); err != nil {
-		return nil, err
-	}
-	var best *rooms.Event
-	for _, e := range near {
-		if (best == nil || closer(e, best, backwards)) && v.sees(e) {
-			best = e
-		}
-	}
-	if best == nil {
-		return nil, errNoEvent()
-	}
-	return best, nil
+	return slices.DeleteFunc(events, func(e *rooms.Event) bool { return !v.sees(e) }), nil
 }

@@ -173,12 +173,20 @@ func (v *viewer) duringJoin(e *rooms.Event) bool {
 	return v.joined && v.joinedPos != 0 && e.Order >= ident.Order(v.joinedPos)*graph.OrderStep && v.svc.rooms.IsLocal(e.Sender())
 }
 
-// pasts returns the pasts of the events at these indexes.
+// pasts returns the pasts of the events at these indexes, by snapshot.
 func (v *viewer) pasts(tx *storage.Tx, evs []*rooms.Event, at []int) (map[int64]past, error) {
-	found := make(map[int64]past, len(at))
+	snapshots := make([]int64, len(at))
+	for i, at := range at {
+		snapshots[i] = evs[at].Snapshot
+	}
+	return v.pastsOf(tx, snapshots)
+}
+
+// pastsOf returns the pasts of snapshots. It reads the database only for those that are not in memory.
+func (v *viewer) pastsOf(tx *storage.Tx, snapshots []int64) (map[int64]past, error) {
+	found := make(map[int64]past, len(snapshots))
 	var missing []int64
-	for _, i := range at {
-		nid := evs[i].Snapshot
+	for _, nid := range snapshots {
 		if _, ok := found[nid]; ok {
 			continue
 		}
@@ -229,7 +237,10 @@ func (v *viewer) loadPasts(tx *storage.Tx, snapshots []int64, into map[int64]pas
 
 // judge checks the visibility of one event according to rooms/visibility.
 func (v *viewer) judge(tx *storage.Tx, e *rooms.Event, before past) (sight, error) {
-	view := visibility.View{History: before.history, Membership: before.membership, JoinedSince: v.joined}
+	view, err := v.view(tx, e.Order, before)
+	if err != nil {
+		return sight{}, err
+	}
 	at := before.membership
 	switch {
 	case e.IsStateKey(typeHistoryVisibility, ""):
@@ -238,14 +249,18 @@ func (v *viewer) judge(tx *storage.Tx, e *rooms.Event, before past) (sight, erro
 		at = membershipOf(e)
 		view.MembershipAfter = at
 	}
-	if !v.joined {
-		until, err := v.joinedUntil(tx)
-		if err != nil {
-			return sight{}, err
-		}
-		view.JoinedSince = e.Order < until
-	}
 	return sight{visible: visibility.CanSee(view), membership: at}, nil
+}
+
+// view returns what the visibility of an event depends on, unless the event changes it.
+func (v *viewer) view(tx *storage.Tx, order ident.Order, before past) (visibility.View, error) {
+	view := visibility.View{History: before.history, Membership: before.membership, JoinedSince: v.joined}
+	if v.joined {
+		return view, nil
+	}
+	until, err := v.joinedUntil(tx)
+	view.JoinedSince = order < until
+	return view, err
 }
 
 func membershipOf(e *rooms.Event) visibility.Membership {

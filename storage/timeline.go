@@ -24,31 +24,47 @@ func (tx *Tx) Timeline(room ident.RoomNID, after, upTo ident.Order, backwards bo
 	return collect(tx, scanEvent, q, int64(room), int64(after), int64(upTo), limit)
 }
 
-// TimePoint is the order and the origin_server_ts of an event.
+// TimePoint is the place of an event in the order of timestamps; events with the same one have the order of the
+// timeline.
 type TimePoint struct {
-	Order    ident.Order
 	OriginTS int64 // ms
+	Order    ident.Order
 }
 
-func scanTimePoint(r Row) (p TimePoint, err error) {
-	err = r.Scan(&p.Order, &p.OriginTS)
-	return p, err
+// TimedEvent is what an event's row says about it without its JSON.
+type TimedEvent struct {
+	TimePoint
+	Position   Pos
+	Sender     ident.UserNID
+	ReceivedTS int64 // ms
+	Snapshot   int64
+	Flags      EventFlags
+	IsState    bool
+}
+
+func scanTimedEvent(r Row) (e TimedEvent, err error) {
+	var flags, state int64
+	err = r.Scan(&e.OriginTS, &e.Order, &e.Position, &e.Sender, &e.ReceivedTS, &e.Snapshot, &flags, &state)
+	e.Flags, e.IsState = EventFlags(flags), state != 0
+	return e, err
 }
 
 const (
-	timePointUpQuery   = `SELECT e.ord, e.origin_ts FROM events e WHERE e.room_nid = $1 AND e.ord > $2 ORDER BY e.ord LIMIT 1`
-	timePointDownQuery = `SELECT e.ord, e.origin_ts FROM events e WHERE e.room_nid = $1 AND e.ord > 0 AND e.ord <= $2 ORDER BY e.ord DESC LIMIT 1`
+	timedEventQuery = `SELECT e.origin_ts, e.ord, e.position, e.sender_nid, e.received_ts, e.snapshot, e.flags, CASE WHEN e.state_key IS NULL THEN 0 ELSE 1 END
+FROM events e WHERE e.room_nid = $1 AND e.ord > 0 AND (e.origin_ts, e.ord) `
+	eventsAfterTimeQuery  = timedEventQuery + `> ($2, $3) ORDER BY e.origin_ts, e.ord LIMIT $4`
+	eventsBeforeTimeQuery = timedEventQuery + `< ($2, $3) ORDER BY e.origin_ts DESC, e.ord DESC LIMIT $4`
 )
 
-// TimePointAfter returns the first event of a room above an order, false if there is none. It uses the index
-// events_by_order.
-func (tx *Tx) TimePointAfter(room ident.RoomNID, order ident.Order) (TimePoint, bool, error) {
-	return one(tx, scanTimePoint, timePointUpQuery, int64(room), int64(order))
-}
-
-// TimePointAt returns the newest event of a room that is not above an order, false if there is none.
-func (tx *Tx) TimePointAt(room ident.RoomNID, order ident.Order) (TimePoint, bool, error) {
-	return one(tx, scanTimePoint, timePointDownQuery, int64(room), int64(order))
+// EventsByTime returns at most limit events of a room's timeline in the order of their origin_server_ts, beginning
+// after a point, or before it and in reverse order if backwards is set. It includes hidden events. It uses the index
+// events_by_time.
+func (tx *Tx) EventsByTime(room ident.RoomNID, from TimePoint, backwards bool, limit int) ([]TimedEvent, error) {
+	q := eventsAfterTimeQuery
+	if backwards {
+		q = eventsBeforeTimeQuery
+	}
+	return collect(tx, scanTimedEvent, q, int64(room), from.OriginTS, int64(from.Order), limit)
 }
 
 // Sight holds the positions of the state events that decide about history visibility, 0 for absent ones.
