@@ -1,6 +1,7 @@
 package accounts
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"ebb/canonjson"
 	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/rooms/words"
 	"ebb/storage"
 )
 
@@ -25,19 +27,63 @@ type Found struct {
 const (
 	maxTerm      = 255 // bytes
 	maxFound     = 100
-	searchPage   = 50     // accounts read at a time
-	maxSearched  = 500    // accounts whose rooms are checked
-	maxRoomsEach = 50     // rooms of one account that are checked for a public one
-	maxSharers   = 10_000 // remote members that are checked, in all rooms of the searching user
+	maxSearched  = 1000   // accounts that match, best first, whose rooms are examined
+	maxRooms     = 5000   // rooms of the searching user; newest rooms that may be public
+	maxSharers   = 10_000 // remote members that are compared, in all these rooms
+	searchRefill = 500    // accounts that get their search text at a time
 )
 
-// searchText returns the text that searches are matched against.
+// searchText returns what the user directory searches for a user: the folded localpart, ID and display name. Each
+// stands between newlines, and each word of them follows a space.
 func searchText(user id.UserID, displayName string) string {
-	return strings.ToLower(string(user) + "\n" + displayName)
+	return "\n " + words.Fold(user.Localpart()) + " \n " + words.Fold(string(user)) + " \n " + words.Fold(displayName) + " \n"
 }
 
-// Search finds users by a part of their ID or display name, among those who share a room with the searching user and
-// those in a public room. limited reports whether there may be more.
+// directoryQuery is what a user searches for.
+type directoryQuery struct {
+	exact, prefix string   // what a text has that is, or begins with, the search term
+	words         []string // longest first
+}
+
+// parseDirectoryQuery returns false for a term without words.
+func parseDirectoryQuery(term string) (directoryQuery, bool) {
+	folded := words.Fold(term)
+	q := directoryQuery{exact: "\n " + folded + " \n", prefix: "\n " + folded, words: strings.Fields(folded)}
+	slices.SortStableFunc(q.words, func(a, b string) int { return len(b) - len(a) })
+	return q, len(q.words) > 0
+}
+
+// class returns how well a search text matches: 0 is best. It returns false if the text lacks a word.
+func (q directoryQuery) class(text string) (int, bool) {
+	leading := true
+	for _, w := range q.words {
+		if !strings.Contains(text, w) {
+			return 0, false
+		}
+		leading = leading && strings.Contains(text, " "+w)
+	}
+	switch {
+	case strings.Contains(text, q.exact):
+		return 0, true
+	case strings.Contains(text, q.prefix):
+		return 1, true
+	case leading:
+		return 2, true
+	}
+	return 3, true // words within words, or characters of a script without spaces
+}
+
+// match is a user whose search text matches.
+type match struct {
+	Found
+	nid   ident.UserNID // 0 for a user of another server
+	class int
+}
+
+// Search finds users by the words of their ID and display name: those who share a room with the searching user, those
+// in public rooms, or everybody if the options say so. Users whose ID or name is the term come first, then those whose
+// ID or name begins with it, those with words that begin with its words, and others that contain its words. limited
+// reports whether there are more.
 // Spec: client-server-api#post_matrixclientv3user_directorysearch
 //
 // Errors: M_INVALID_PARAM.
@@ -49,68 +95,74 @@ func (s *Service) Search(ctx context.Context, asks ident.UserNID, term string, l
 		return nil, false, mxerr.InvalidParam("limit must not be negative")
 	}
 	limit = min(limit, maxFound)
-	if term = strings.ToLower(strings.TrimSpace(term)); term == "" || limit == 0 {
+	q, ok := parseDirectoryQuery(term)
+	if !ok || limit == 0 {
 		return nil, false, nil
 	}
-	if found, limited, err = s.searchAccounts(ctx, asks, term, limit); err != nil || limited {
-		return found, limited, err
-	}
-	remote, err := s.searchRemote(ctx, asks, term)
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+		all, err := s.searchAccounts(tx, asks, q)
+		if err != nil {
+			return err
+		}
+		remote, err := s.searchRemote(tx, asks, q)
+		if err != nil {
+			return err
+		}
+		all = append(all, remote...)
+		slices.SortStableFunc(all, func(a, b match) int { return cmp.Compare(a.class, b.class) })
+		limited = len(all) > limit
+		found, err = withProfiles(tx, all[:min(len(all), limit)])
+		return err
+	})
 	if err != nil {
 		return nil, false, fmt.Errorf("search the user directory: %w", err)
 	}
-	found = append(found, remote...)
-	return found[:min(len(found), limit)], len(found) > limit, nil
+	return found, limited, nil
 }
 
-// searchAccounts finds local users.
-func (s *Service) searchAccounts(ctx context.Context, asks ident.UserNID, term string, limit int) (found []Found, limited bool, err error) {
-	visible := visibleRooms{s: s, known: map[ident.RoomNID]bool{}}
-	for offset := 0; offset < maxSearched; offset += searchPage {
-		page, err := s.searchPage(ctx, asks, term, offset)
-		if err != nil {
-			return nil, false, fmt.Errorf("search the user directory: %w", err)
-		}
-		for _, c := range page {
-			seen, err := visible.any(ctx, c)
-			if err != nil {
-				return nil, false, err
-			}
-			if !seen {
-				continue
-			}
-			if len(found) == limit {
-				return found, true, nil
-			}
-			found = append(found, c.Found)
-		}
-		if len(page) < searchPage {
-			return found, false, nil
+// searchAccounts finds local users. Those of application services are left out: they stand for people elsewhere, who
+// cannot be contacted through them without the service.
+func (s *Service) searchAccounts(tx *storage.Tx, asks ident.UserNID, q directoryQuery) (found []match, err error) {
+	rows, err := tx.SearchAccounts(storage.DirectorySearch{
+		Asks: asks, Everybody: s.opts.SearchAllUsers, Exact: q.exact, Prefix: q.prefix, Words: q.words,
+	}, maxSearched)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range rows {
+		user := id.UserID(r.UserID)
+		class, ok := q.class(r.Search) // the database compares the first words only
+		if ok && (s.opts.Hooks.Exclusive == nil || !s.opts.Hooks.Exclusive("", user.Localpart())) {
+			found = append(found, match{Found: Found{User: user}, nid: r.User, class: class})
 		}
 	}
-	return found, true, nil
+	return found, nil
 }
 
-// searchRemote finds remote users who share a room with the searching user, by their display name in that room.
-func (s *Service) searchRemote(ctx context.Context, asks ident.UserNID, term string) (found []Found, err error) {
+// searchRemote finds users of other servers, by their display names in the rooms that make them visible.
+func (s *Service) searchRemote(tx *storage.Tx, asks ident.UserNID, q directoryQuery) ([]match, error) {
 	if s.opts.Remote == nil {
 		return nil, nil
 	}
-	known := map[string]bool{}
-	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
-		return tx.EachRemoteSharer(asks, maxSharers, func(userID string, event []byte) error {
-			if known[userID] {
-				return nil
-			}
-			f := readMember(id.UserID(userID), event)
-			if strings.Contains(searchText(f.User, f.DisplayName), term) {
-				known[userID] = true
-				found = append(found, f)
-			}
-			return nil
-		})
+	rooms, err := tx.DirectoryRooms(asks, s.opts.SearchAllUsers, maxRooms)
+	if err != nil {
+		return nil, err
+	}
+	best := map[id.UserID]match{}
+	err = tx.EachRemoteMember(rooms, s.opts.Server, maxSharers, func(userID string, event []byte) error {
+		m := match{Found: readMember(id.UserID(userID), event)}
+		class, ok := q.class(searchText(m.User, m.DisplayName))
+		if known, seen := best[m.User]; ok && (!seen || class < known.class) {
+			m.class = class
+			best[m.User] = m
+		}
+		return nil
 	})
-	slices.SortFunc(found, func(a, b Found) int { return strings.Compare(string(a.User), string(b.User)) })
+	found := make([]match, 0, len(best))
+	for _, m := range best {
+		found = append(found, m)
+	}
+	slices.SortFunc(found, func(a, b match) int { return cmp.Compare(a.User, b.User) })
 	return found, err
 }
 
@@ -124,64 +176,58 @@ func readMember(user id.UserID, event []byte) Found {
 	return Found{User: user, DisplayName: text(fieldDisplayName), AvatarURL: text(fieldAvatar)}
 }
 
-// candidate is a user whose search text matches.
-type candidate struct {
-	Found
-	shares bool
-	rooms  []ident.RoomNID // set if visibility depends on them
+// withProfiles adds display names and avatars of local users.
+func withProfiles(tx *storage.Tx, matches []match) ([]Found, error) {
+	var local []ident.UserNID
+	for _, m := range matches {
+		if m.nid != 0 {
+			local = append(local, m.nid)
+		}
+	}
+	profiles := map[ident.UserNID][]storage.ProfileField{}
+	if len(local) > 0 {
+		var err error
+		if profiles, err = tx.Profiles(local); err != nil {
+			return nil, err
+		}
+	}
+	found := make([]Found, len(matches))
+	for i, m := range matches {
+		found[i] = m.Found
+		if m.nid != 0 {
+			found[i].DisplayName, found[i].AvatarURL = nameAndAvatar(profiles[m.nid])
+		}
+	}
+	return found, nil
 }
 
-func (s *Service) searchPage(ctx context.Context, asks ident.UserNID, term string, offset int) (page []candidate, err error) {
-	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
-		rows, err := tx.SearchAccounts(asks, term, searchPage, offset)
-		if err != nil {
-			return err
-		}
-		users := make([]ident.UserNID, len(rows))
-		for i, r := range rows {
-			users[i] = r.User
-		}
-		profiles, err := tx.Profiles(users)
-		if err != nil {
-			return err
-		}
-		for _, r := range rows {
-			c := candidate{Found: Found{User: id.UserID(r.UserID)}, shares: r.Shares}
-			if !c.shares {
-				if c.rooms, err = tx.JoinedRoomsOf(r.User, maxRoomsEach); err != nil {
+// fillDirectory gives accounts without search text theirs. A migration removes the texts when their form changes.
+func (s *Service) fillDirectory(ctx context.Context) error {
+	for after := ident.UserNID(0); ; {
+		var rows []storage.DirectoryRow
+		err := s.write(ctx, func(w *write) (err error) {
+			if rows, err = w.UnsearchableAccounts(after, searchRefill); err != nil || len(rows) == 0 {
+				return err
+			}
+			users := make([]ident.UserNID, len(rows))
+			for i, r := range rows {
+				users[i] = r.User
+			}
+			profiles, err := w.Profiles(users)
+			if err != nil {
+				return err
+			}
+			for _, r := range rows {
+				name, _ := nameAndAvatar(profiles[r.User])
+				if err := w.SetSearch(r.User, searchText(id.UserID(r.UserID), name)); err != nil {
 					return err
 				}
 			}
-			c.DisplayName, c.AvatarURL = nameAndAvatar(profiles[r.User])
-			page = append(page, c)
+			return nil
+		})
+		if err != nil || len(rows) < searchRefill {
+			return err
 		}
-		return nil
-	})
-	return page, err
-}
-
-// visibleRooms caches for one search which rooms are public.
-type visibleRooms struct {
-	s     *Service
-	known map[ident.RoomNID]bool
-}
-
-func (v *visibleRooms) any(ctx context.Context, c candidate) (bool, error) {
-	if c.shares || v.s.opts.Hooks.RoomIsPublic == nil {
-		return c.shares, nil
+		after = rows[len(rows)-1].User
 	}
-	for _, room := range c.rooms {
-		public, known := v.known[room]
-		if !known {
-			var err error
-			if public, err = v.s.opts.Hooks.RoomIsPublic(ctx, room); err != nil {
-				return false, err
-			}
-			v.known[room] = public
-		}
-		if public {
-			return true, nil
-		}
-	}
-	return false, nil
 }

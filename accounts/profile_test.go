@@ -3,6 +3,7 @@ package accounts
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -162,31 +163,29 @@ func join(t *testing.T, s *Service, room ident.RoomNID, users ...ident.Requester
 
 func TestTheDirectoryFindsWhoMayBeSeen(t *testing.T) {
 	const private, public, other = 1001, 1002, 1003
-	hooks := Hooks{RoomIsPublic: func(_ context.Context, room ident.RoomNID) (bool, error) { return room == public, nil }}
-	each(t, Options{Hooks: hooks}, func(t *testing.T, s *Service, _ *clock) {
+	each(t, Options{Hooks: Hooks{Exclusive: func(_, localpart string) bool { return localpart == "ghost" }}}, func(t *testing.T, s *Service, _ *clock) {
 		users := map[string]ident.Requester{}
-		for _, name := range []string{"alice", "bob", "carol", "dave", "eve"} {
+		for _, name := range []string{"alice", "bob", "carol", "dave", "eve", "frank", "ghost"} {
 			users[name] = mustSession(t, s, mustCreate(t, s, name).Access)
 		}
-		join(t, s, private, users["alice"], users["bob"])
+		join(t, s, private, users["alice"], users["bob"], users["frank"], users["ghost"])
 		join(t, s, public, users["carol"])
 		join(t, s, other, users["dave"]) // a room that is neither shared nor public
+		openRoom(t, s, public, `"m.room.join_rules","content":{"join_rule":"public"}`)
+		openRoom(t, s, other, `"m.room.history_visibility","content":{"history_visibility":"shared"}`)
 		for name, display := range map[string]string{"bob": "Robert Ünder_100%", "carol": "Carol", "dave": "Robert"} {
-			if err := s.SetProfileField(t.Context(), users[name], "displayname", json.RawMessage(`"`+display+`"`)); err != nil {
-				t.Fatal(err)
-			}
+			setName(t, s, users[name], display)
+		}
+		if err := s.SetLocked(t.Context(), ident.Requester{}, users["frank"].UserID, true); err != nil {
+			t.Fatal(err)
 		}
 		for term, want := range map[string]string{
-			"rob": "@bob:here", "ROBERT ü": "@bob:here", "@bob": "@bob:here", "100%": "@bob:here", "r_1": "@bob:here", "ob": "@bob:here",
-			"carol": "@carol:here", "dave": "", "eve": "", "alice": "", "x%y": "", "_": "@bob:here", `\`: "", "": "", "  ": "",
-			":here": "@bob:here @carol:here",
+			"rob": "@bob:here", "ROBERT ü": "@bob:here", "@bob": "@bob:here", "100%": "@bob:here", "under rob": "@bob:here", "ob": "@bob:here",
+			"carol": "@carol:here", "dave": "", "eve": "", "alice": "", "x%y": "", "_": "", `\`: "", "": "", "  ": "", "%": "", "robert x": "",
+			":here": "@bob:here @carol:here", "frank": "", "ghost": "",
 		} {
 			found, limited, err := s.Search(t.Context(), users["alice"].UserNID, term, 10)
-			var got []string
-			for _, f := range found {
-				got = append(got, string(f.User))
-			}
-			if strings.Join(got, " ") != want || limited || err != nil {
+			if got := names(found); got != want || limited || err != nil {
 				t.Errorf("%q: %v (limited %v), %v; want %q", term, got, limited, err, want)
 			}
 		}
@@ -194,8 +193,15 @@ func TestTheDirectoryFindsWhoMayBeSeen(t *testing.T) {
 		if len(found) != 1 || found[0].DisplayName != "Robert Ünder_100%" || !limited || err != nil {
 			t.Errorf("one of two: %v, limited %v, %v", found, limited, err)
 		}
+		if found, limited, err := s.Search(t.Context(), users["alice"].UserNID, ":here", 2); len(found) != 2 || limited || err != nil {
+			t.Errorf("two of two: %v, limited %v, %v", found, limited, err)
+		}
 		if found, _, err := s.Search(t.Context(), users["carol"].UserNID, "carol", 10); len(found) != 1 || err != nil {
 			t.Errorf("who is in a public room finds themselves: %v, %v", found, err)
+		}
+		openRoom(t, s, other, `"m.room.history_visibility","content":{"history_visibility":"world_readable"}`)
+		if found, _, err := s.Search(t.Context(), users["alice"].UserNID, "dave", 10); len(found) != 1 || err != nil {
+			t.Errorf("a member of a world-readable room: %v, %v", found, err)
 		}
 		_, _, err = s.Search(t.Context(), 1, strings.Repeat("x", 300), 10)
 		refused(t, "a long term", err, mxerr.CodeInvalidParam)
@@ -204,8 +210,105 @@ func TestTheDirectoryFindsWhoMayBeSeen(t *testing.T) {
 		if err := s.Deactivate(t.Context(), users["bob"].UserID, false); err != nil {
 			t.Fatal(err)
 		}
-		if found, _, err := s.Search(t.Context(), users["alice"].UserNID, "rob", 10); len(found) != 0 || err != nil {
+		if found, _, err := s.Search(t.Context(), users["alice"].UserNID, "bob", 10); len(found) != 0 || err != nil {
 			t.Errorf("a deactivated user is found: %v, %v", found, err)
+		}
+	})
+}
+
+// openRoom stores a state event of a room.
+func openRoom(t *testing.T, s *Service, room ident.RoomNID, typeAndContent string) {
+	t.Helper()
+	typ := strings.Split(typeAndContent, `"`)[1]
+	err := s.opts.DB.Write(t.Context(), func(tx *storage.Tx) error {
+		e := storage.EventRow{Position: tx.NextPos(), Room: room, Type: typ, IsState: true, JSON: []byte(`{"type":` + typeAndContent + `}`)}
+		e.EventID = fmt.Sprint("$", e.Position)
+		if err := tx.InsertEvent(&e); err != nil {
+			return err
+		}
+		return tx.SetCurrentState(room, typ, "", e.Position, 0)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func setName(t *testing.T, s *Service, user ident.Requester, name string) {
+	t.Helper()
+	if err := s.SetProfileField(t.Context(), user, "displayname", json.RawMessage(`"`+name+`"`)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func names(found []Found) string {
+	var users []string
+	for _, f := range found {
+		users = append(users, string(f.User))
+	}
+	return strings.Join(users, " ")
+}
+
+func TestTheDirectoryFindsEverybodyByConfiguration(t *testing.T) {
+	each(t, Options{SearchAllUsers: true}, func(t *testing.T, s *Service, _ *clock) {
+		alice := mustSession(t, s, mustCreate(t, s, "alice").Access)
+		mustCreate(t, s, "bob")
+		if found, limited, err := s.Search(t.Context(), alice.UserNID, "bob", 10); names(found) != "@bob:here" || limited || err != nil {
+			t.Errorf("%v, limited %v, %v", found, limited, err)
+		}
+	})
+}
+
+func TestTheDirectoryRanksAndFoldsNames(t *testing.T) {
+	each(t, Options{SearchAllUsers: true}, func(t *testing.T, s *Service, _ *clock) {
+		people := map[string]string{
+			"anna": "Zoë", "u1": "Anna", "u2": "Ännä Björk", "u3": "Joanna", "u4": "Maria Anna", "u5": "田中太郎", "u6": "Ñandú Ångström",
+			"u7": "ΑΛΈΞΑΝΔΡΟΣ", "u8": "Ольга Ёлкина", "x.y": "\ufb01nn", "u9": "안녕 하세요",
+		}
+		asks := mustSession(t, s, mustCreate(t, s, "asks").Access)
+		for localpart, name := range people {
+			setName(t, s, mustSession(t, s, mustCreate(t, s, localpart).Access), name)
+		}
+		for term, want := range map[string]string{
+			"anna":   "@anna:here @u1:here @u2:here @u4:here @u3:here", // is, is, begins with, has a word, has within a word
+			"ANNÄ b": "@u2:here", "bjork anna": "@u2:here", "太郎": "@u5:here", "田中": "@u5:here", "nandu": "@u6:here", "angstrom": "@u6:here",
+			"αλεξανδρος": "@u7:here", "елкина": "@u8:here", "FINN": "@x.y:here", "x.y": "@x.y:here", "@x.y:here": "@x.y:here", "안녕": "@u9:here",
+			"y x here finn here": "@x.y:here", "y x here finn missing": "",
+		} {
+			found, limited, err := s.Search(t.Context(), asks.UserNID, term, 10)
+			if got := names(found); got != want || limited || err != nil {
+				t.Errorf("%q: %v (limited %v), %v; want %q", term, got, limited, err, want)
+			}
+		}
+	})
+}
+
+func TestAccountsAreSearchableAfterAnUpgrade(t *testing.T) {
+	each(t, Options{SearchAllUsers: true}, func(t *testing.T, s *Service, _ *clock) {
+		var all []ident.Requester
+		for _, name := range []string{"alice", "bob", "carol"} {
+			all = append(all, mustSession(t, s, mustCreate(t, s, name).Access))
+		}
+		setName(t, s, all[1], "Robert")
+		if err := s.Deactivate(t.Context(), all[2].UserID, false); err != nil {
+			t.Fatal(err)
+		}
+		err := s.opts.DB.Write(t.Context(), func(tx *storage.Tx) error {
+			return errors.Join(tx.SetSearch(all[0].UserNID, ""), tx.SetSearch(all[1].UserNID, ""))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found, _, err := s.Search(t.Context(), all[0].UserNID, "here", 10); len(found) != 0 || err != nil {
+			t.Fatalf("found before: %v, %v", found, err)
+		}
+		if err := s.fillDirectory(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if found, _, err := s.Search(t.Context(), all[0].UserNID, "here", 10); names(found) != "@alice:here @bob:here" || err != nil {
+			t.Errorf("found after: %v, %v", found, err)
+		}
+		if found, _, err := s.Search(t.Context(), all[0].UserNID, "robert", 10); names(found) != "@bob:here" || err != nil {
+			t.Errorf("found by name: %v, %v", found, err)
 		}
 	})
 }

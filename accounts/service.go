@@ -39,8 +39,6 @@ type Hooks struct {
 	LeaveRooms func(ctx context.Context, nid ident.UserNID, user id.UserID) error
 	// Erase makes users who join later see redacted copies of a user's events.
 	Erase func(ctx context.Context, nid ident.UserNID) error
-	// RoomIsPublic reports whether anybody may join a room or read it without joining.
-	RoomIsPublic func(ctx context.Context, room ident.RoomNID) (bool, error)
 	// Locked is called once an account is locked or unlocked. It ends the waiting requests of a locked account.
 	Locked func(user ident.UserNID, locked bool)
 	// Exclusive reports whether an application service, or anybody else if service is "", may not use a localpart,
@@ -81,6 +79,7 @@ type Options struct {
 	Budgets             Budgets
 	Network             func(addr string) string // returns the network of a client address; nil: networks are unknown
 	Emails              EmailOptions
+	SearchAllUsers      bool // whether the user directory finds everybody, instead of those in shared and public rooms
 	Hooks               Hooks
 	Remote              Remote       // nil without federation
 	Users               Users        // nil if there are no application services
@@ -130,9 +129,13 @@ const (
 	resumeInterval = time.Hour
 )
 
-// Run completes interrupted deactivations, deactivates unused guest accounts, and periodically stores when devices were
-// last seen. It returns when ctx ends, after storing that once more.
+// Run makes accounts searchable after an upgrade, completes interrupted deactivations, deactivates unused guest
+// accounts, and periodically stores when devices were last seen. It returns when ctx ends, after storing that once
+// more.
 func (s *Service) Run(ctx context.Context) error {
+	if err := s.fillDirectory(ctx); err != nil && ctx.Err() == nil {
+		s.opts.Log.Error("Cannot update the user directory; it is tried again at the next start", "err", err)
+	}
 	s.tidy(ctx)
 	seen, resume := time.NewTicker(seenInterval), time.NewTicker(resumeInterval)
 	defer seen.Stop()

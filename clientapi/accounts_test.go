@@ -76,10 +76,6 @@ func newHome(t *testing.T, change func(*config.Config)) *home {
 			LeaveRooms: func(ctx context.Context, nid ident.UserNID, user id.UserID) error {
 				return svc.LeaveAll(ctx, ident.Requester{UserNID: nid, UserID: user})
 			},
-			RoomIsPublic: func(ctx context.Context, nid ident.RoomNID) (bool, error) {
-				r, err := svc.RoomByNID(ctx, nid)
-				return err == nil && r.JoinRule() == "public", err
-			},
 		},
 	})})
 	h.door = httpapi.New(httpapi.Options{Routes: h.api.Routes(), Log: slog.New(slog.DiscardHandler), Authenticate: func(ctx context.Context, token string, r *httpapi.Request) (ident.Requester, error) {

@@ -36,6 +36,7 @@ type Config struct {
 	DelayedEvents  Delays       `yaml:"delayed_events"`
 	Push           Push         `yaml:"push"`
 	Search         Search       `yaml:"search"`
+	UserDirectory  Users        `yaml:"user_directory"`
 	Retention      Retention    `yaml:"retention"`
 	Rooms          Rooms        `yaml:"rooms"`
 	Encryption     Encryption   `yaml:"encryption"`
@@ -232,6 +233,11 @@ type TURN struct {
 // Search configures the search for messages.
 type Search struct {
 	Enabled bool `yaml:"enabled" doc:"Whether users can search for messages in unencrypted rooms. The index needs about half as much space as the text of the messages, and twice as much for Chinese and Japanese. If this is false, the index is deleted; if it is true again later, all messages are indexed again in the background."`
+}
+
+// Users configures the search for users.
+type Users struct {
+	SearchAllUsers bool `yaml:"search_all_users" doc:"Whether users can find everybody whom this server knows. Otherwise they find those who share a room with them or are in a public room."`
 }
 
 // Push configures the default push rules and how users are notified through push gateways.

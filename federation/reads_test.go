@@ -140,12 +140,15 @@ func TestOpenIDTokensTellWhoTheirOwnerIs(t *testing.T) {
 	}
 }
 
-func TestTheUserDirectoryKnowsUsersOfOtherServersFromSharedRooms(t *testing.T) {
+func TestTheUserDirectoryKnowsUsersOfOtherServersFromSharedAndPublicRooms(t *testing.T) {
 	net, alice, bob := pair(t)
 	carol := net.Servers[0].Register("carol")
 	bob.Do("PUT", "/v3/profile/"+bob.User+"/displayname", map[string]any{"displayname": "Robert the Bruce"})
+	var rooms []string
 	for _, name := range []string{"one", "two"} { // he is found only once nevertheless
-		bob.Do("POST", "/v3/join/"+url.PathEscape(made(alice, name, "public_chat", nil))+"?via=hs1.test", nil)
+		room := url.PathEscape(made(alice, name, "public_chat", nil))
+		bob.Do("POST", "/v3/join/"+room+"?via=hs1.test", nil)
+		rooms = append(rooms, room)
 	}
 	search := func(c *testserver.Client, term string) []any {
 		results, _ := c.Do("POST", "/v3/user_directory/search", map[string]any{"search_term": term})["results"].([]any)
@@ -156,8 +159,17 @@ func TestTheUserDirectoryKnowsUsersOfOtherServersFromSharedRooms(t *testing.T) {
 			t.Errorf("%s finds %v", term, got)
 		}
 	}
+	if got := search(carol, "bruce"); len(got) != 1 {
+		t.Errorf("who shares no room finds %v of those in public rooms", got)
+	}
+	for _, room := range rooms {
+		alice.Do("PUT", "/v3/rooms/"+room+"/state/m.room.join_rules/", map[string]any{"join_rule": "invite"})
+	}
 	if got := search(carol, "bruce"); len(got) != 0 {
-		t.Errorf("who shares no room finds %v", got)
+		t.Errorf("who shares no room finds %v of those in private rooms", got)
+	}
+	if got := search(alice, "bruce"); len(got) != 1 {
+		t.Errorf("who shares a private room finds %v", got)
 	}
 }
 

@@ -159,7 +159,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	s.accounts = accounts.New(accounts.Options{
 		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
 		Guests: cfg.Registration.Guests, GuestLifetime: time.Duration(cfg.Registration.GuestLifetime),
-		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Emails: s.emails(cfg), Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,
+		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Emails: s.emails(cfg), SearchAllUsers: cfg.UserDirectory.SearchAllUsers, Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,
 	})
 	if s.apps, err = appservice.New(ctx, appservice.Options{
 		Registry: s.registry, DB: s.db, Accounts: s.accounts, Rooms: s.rooms, History: s.history, Commits: commits, Hub: s.hub, Log: o.Log,
@@ -286,9 +286,8 @@ func (s *services) hooks() accounts.Hooks {
 		LeaveRooms: func(ctx context.Context, nid ident.UserNID, user id.UserID) error {
 			return s.rooms.LeaveAll(ctx, ident.Requester{UserNID: nid, UserID: user})
 		},
-		Erase:        s.rooms.Erase,
-		RoomIsPublic: s.roomIsPublic,
-		Exclusive:    s.registry.ExclusiveUser,
+		Erase:     s.rooms.Erase,
+		Exclusive: s.registry.ExclusiveUser,
 	}
 }
 
@@ -329,14 +328,6 @@ func budgets(c config.RateLimits, now func() time.Time) accounts.Budgets {
 		Accounts: of(httpapi.Logins, c.Logins, guessesInSum), NewAccounts: of(httpapi.Registrations, c.Registrations, 1),
 		MailsTo: of(httpapi.Registrations, c.Emails, 1), MailsFrom: of(httpapi.Registrations, c.Emails, emailsFromNetwork), Mails: of(httpapi.Registrations, c.Emails, emailsInSum),
 	}
-}
-
-func (s *services) roomIsPublic(ctx context.Context, room ident.RoomNID) (bool, error) {
-	r, err := s.rooms.RoomByNID(ctx, room)
-	if err != nil {
-		return false, err
-	}
-	return r.JoinRule() == "public" || r.HistoryVisibility() == "world_readable", nil
 }
 
 // profile returns the profile that a user's membership events carry.

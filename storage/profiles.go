@@ -2,7 +2,6 @@ package storage
 
 import (
 	"slices"
-	"strings"
 
 	"ebb/ident"
 )
@@ -128,57 +127,9 @@ func (tx *Tx) ProfileFieldsOf(users []ident.UserNID, names []string) ([]ProfileC
 	return out, nil
 }
 
-// SetSearch sets the text in which the user directory searches for an account. Guests have none.
-func (tx *Tx) SetSearch(user ident.UserNID, search string) error {
-	_, err := tx.exec(`UPDATE accounts SET search = $2 WHERE nid = $1 AND deactivated_ts = 0 AND guest = 0`, int64(user), search)
-	return err
-}
-
-// DirectoryRow is an account found in the user directory.
-type DirectoryRow struct {
-	User   ident.UserNID
-	UserID string
-	Shares bool // whether another user than the requester, who shares a room with the requester
-}
-
-const searchAccountsQuery = `SELECT a.nid, u.user_id, CASE WHEN a.nid <> $1 AND EXISTS (
-    SELECT 1 FROM memberships theirs JOIN memberships mine ON mine.room_nid = theirs.room_nid AND mine.user_nid = $1
-    WHERE theirs.user_nid = a.nid AND theirs.membership = 'join' AND mine.membership = 'join') THEN 1 ELSE 0 END
-FROM accounts a JOIN users u ON u.nid = a.nid
-WHERE a.search LIKE $2 ESCAPE '\' AND EXISTS (SELECT 1 FROM memberships m WHERE m.user_nid = a.nid AND m.membership = 'join')
-ORDER BY a.localpart LIMIT $3 OFFSET $4`
-
-// SearchAccounts finds active accounts that are joined to some room and whose search text contains term, which must be
-// in lower case. It scans all accounts, because searches are rare and the texts short.
-func (tx *Tx) SearchAccounts(asks ident.UserNID, term string, limit, offset int) ([]DirectoryRow, error) {
-	pattern := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(term) + "%"
-	return collect(tx, func(r Row) (d DirectoryRow, err error) {
-		err = r.Scan(&d.User, &d.UserID, &d.Shares)
-		return d, err
-	}, searchAccountsQuery, int64(asks), pattern, limit, offset)
-}
-
 const joinedRoomsOfQuery = `SELECT room_nid FROM memberships WHERE user_nid = $1 AND membership = 'join' ORDER BY room_nid LIMIT $2`
 
 // JoinedRoomsOf lists at most limit rooms that a user is joined to. It uses the primary key.
 func (tx *Tx) JoinedRoomsOf(user ident.UserNID, limit int) ([]ident.RoomNID, error) {
 	return collect(tx, scanNumber[ident.RoomNID], joinedRoomsOfQuery, int64(user), limit)
-}
-
-const remoteSharersQuery = `SELECT u.user_id, e.json FROM memberships mine
-JOIN memberships theirs ON theirs.room_nid = mine.room_nid JOIN users u ON u.nid = theirs.user_nid JOIN events e ON e.position = theirs.position
-WHERE mine.user_nid = $1 AND mine.membership = 'join' AND theirs.membership = 'join'
-AND NOT EXISTS (SELECT 1 FROM accounts a WHERE a.nid = theirs.user_nid) LIMIT $2`
-
-// EachRemoteSharer calls f for remote users who share a room with a user, once for each such room, with their member
-// event in it, at most limit times. It uses the index memberships_by_room.
-func (tx *Tx) EachRemoteSharer(user ident.UserNID, limit int, f func(userID string, event []byte) error) error {
-	return tx.each(func(r Row) error {
-		var userID string
-		var event []byte
-		if err := r.Scan(&userID, &event); err != nil {
-			return err
-		}
-		return f(userID, event)
-	}, remoteSharersQuery, int64(user), limit)
 }
