@@ -23,11 +23,11 @@ const welcome = `<!DOCTYPE html>
 </head>
 <body>
 <h1>This is a Matrix homeserver</h1>
-<p>The server <strong>SERVER</strong> is running, but there is nothing else to see here. To read and write messages, use a
+<p>The server <strong>SERVER</strong> is running. This page is all that a browser can see of it. To read and write messages, use a
 Matrix client.</p>
 <ol>
 <li>Open a client, such as <a href="https://app.element.io">Element Web</a>, <a href="https://app.cinny.in">Cinny</a> or
-<a href="https://fluffychat.im">FluffyChat</a>. Element X cannot sign in here yet.</li>
+<a href="https://fluffychat.im">FluffyChat</a>.</li>
 <li>When it asks for the homeserver, enter <code>ADDRESS</code></li>
 <li>Sign inACCOUNT. Your user ID
 is <code>@NAME:SERVER</code></li>

@@ -68,7 +68,7 @@ var userPasswdCommand = command{
 }
 
 var userAdminCommand = command{
-	name: "user admin", args: "USER", short: "make a user an administrator, or an administrator an ordinary user with --remove", example: "ebb user admin --remove alice",
+	name: "user admin", args: "USER", short: "make a user an administrator, or with --remove an ordinary user", example: "ebb user admin --remove alice",
 	setup: func(inv *invocation) func(context.Context) error {
 		remove := inv.flags.Bool("remove", false, "take the rights away")
 		return func(ctx context.Context) error {
