@@ -19,11 +19,8 @@ func (a *API) slidingSyncRoutes() []httpapi.Route {
 // slidingSync returns what changed in the rooms that the client requests.
 // Spec: MSC4186
 func (a *API) slidingSync(r *httpapi.Request) (any, error) {
-	q := feed.SlidingRequest{Requester: r.Requester, Merged: true}
-	if err := r.Decode(&q.Body); err != nil {
-		return nil, err
-	}
-	if err := limitFirst(r, q.Body.Pos); err != nil {
+	q := &feed.SlidingRequest{Requester: r.Requester, Merged: true}
+	if err := readSliding(r, q); err != nil {
 		return nil, err
 	}
 	return a.Feed.SlidingSync(r.Context(), q)
@@ -35,20 +32,21 @@ func (a *API) slidingSyncUnstable(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := feed.SlidingRequest{Requester: r.Requester, Pos: r.Query("pos"), Timeout: timeout, SetPresence: r.Query("set_presence")}
-	if err := r.Decode(&q.Body); err != nil {
-		return nil, err
-	}
-	if err := limitFirst(r, q.Pos); err != nil {
+	q := &feed.SlidingRequest{Requester: r.Requester, Pos: r.Query("pos"), Timeout: timeout, SetPresence: r.Query("set_presence")}
+	if err := readSliding(r, q); err != nil {
 		return nil, err
 	}
 	return a.Feed.SlidingSync(r.Context(), q)
 }
 
-// limitFirst applies the rate limit for reads to the first request of a sync. Later requests are not limited, because
-// their cost is proportional to what changed.
-func limitFirst(r *httpapi.Request, pos string) error {
-	if pos != "" {
+// readSliding decodes the body, which is not kept while the client waits. It applies the rate limit for reads to the
+// first request of a connection. Later requests are not limited, because their cost is proportional to what changed.
+func readSliding(r *httpapi.Request, q *feed.SlidingRequest) error {
+	if err := r.Decode(&q.Body); err != nil {
+		return err
+	}
+	r.ReleaseBody()
+	if q.Pos != "" || q.Merged && q.Body.Pos != "" {
 		return nil
 	}
 	return r.Limit(httpapi.Reads, string(r.UserID))

@@ -17,7 +17,7 @@ import (
 
 func (u *user) ask(b *testing.B, q feed.SyncRequest) json.RawMessage {
 	q.Requester, q.SetPresence = u.Requester, "offline"
-	raw, err := u.w.feed.Sync(b.Context(), q)
+	raw, err := u.w.feed.Sync(b.Context(), &q)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func BenchmarkFanOut(b *testing.B) {
 
 func (u *user) listen(ctx context.Context, heard *sync.WaitGroup) {
 	for {
-		raw, err := u.w.feed.Sync(ctx, feed.SyncRequest{Requester: u.Requester, Since: u.since, Filter: u.filter, SetPresence: "offline", Timeout: time.Minute})
+		raw, err := u.w.feed.Sync(ctx, &feed.SyncRequest{Requester: u.Requester, Since: u.since, Filter: u.filter, SetPresence: "offline", Timeout: time.Minute})
 		if err != nil {
 			return
 		}
@@ -176,7 +176,7 @@ func BenchmarkParked(b *testing.B) {
 		var all sync.WaitGroup
 		for _, u := range users {
 			all.Go(func() {
-				_, _ = w.feed.Sync(ctx, feed.SyncRequest{Requester: u.Requester, Since: u.since, Filter: u.filter, SetPresence: "offline", Timeout: time.Minute})
+				_, _ = w.feed.Sync(ctx, &feed.SyncRequest{Requester: u.Requester, Since: u.since, Filter: u.filter, SetPresence: "offline", Timeout: time.Minute})
 			})
 		}
 		for w.hub.Parked() < readers {

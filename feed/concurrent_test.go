@@ -26,7 +26,7 @@ type follower struct {
 
 func (f *follower) run(ctx context.Context, want int) error {
 	for len(f.seen) < want {
-		raw, err := f.w.feed.Sync(ctx, feed.SyncRequest{Requester: f.Requester, Since: f.since, Filter: f.filter, SetPresence: "offline", Timeout: 30 * time.Second})
+		raw, err := f.w.feed.Sync(ctx, &feed.SyncRequest{Requester: f.Requester, Since: f.since, Filter: f.filter, SetPresence: "offline", Timeout: 30 * time.Second})
 		if err != nil {
 			return fmt.Errorf("%d of %d messages seen: %w", len(f.seen), want, err)
 		}
@@ -235,7 +235,7 @@ func TestReadersWhoWereAwayAndWritersDoNotStopEachOther(t *testing.T) {
 		for range 4 {
 			all.Go(func() {
 				for range 200 {
-					if _, err := w.feed.Sync(t.Context(), feed.SyncRequest{Requester: reader.Requester, Since: reader.since, Filter: lazy, SetPresence: "offline"}); err != nil {
+					if _, err := w.feed.Sync(t.Context(), &feed.SyncRequest{Requester: reader.Requester, Since: reader.since, Filter: lazy, SetPresence: "offline"}); err != nil {
 						t.Error(err)
 						return
 					}

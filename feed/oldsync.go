@@ -62,11 +62,11 @@ type synced struct {
 func (s *Service) oldSync(ctx context.Context, q SyncRequest) (answer synced, err error) {
 	who := q.Requester
 	q.DeviceID, q.DeviceNID, q.SetPresence = "", 0, "offline"
-	raw, err := s.Sync(ctx, q)
+	raw, err := s.Sync(ctx, &q)
 	if err != nil {
 		return answer, err
 	}
-	if err := s.alive(ctx, who); err != nil { // Sync has looked for no device
+	if err := s.alive(ctx, &who); err != nil { // Sync has looked for no device
 		return answer, err
 	}
 	if err := json.Unmarshal(raw, &answer); err != nil {

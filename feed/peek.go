@@ -59,7 +59,7 @@ func (s *Service) Peek(ctx context.Context, q PeekRequest) (p Peeked, err error)
 		case <-ctx.Done():
 			return p, ctx.Err()
 		}
-		if err := s.alive(ctx, q.Requester); err != nil {
+		if err := s.alive(ctx, &q.Requester); err != nil {
 			return p, err
 		}
 	}

@@ -26,9 +26,10 @@ type slidingRun struct {
 	session *session
 	conn    *slidingConn
 	turn    int64
-	since   slidingPos // what the client has; zero in a first request
-	base    []byte     // the state that belongs to it
-	rooms   int        // how many rooms the user has
+	online  event.Presence // that the request sets
+	since   slidingPos     // what the client has; zero in a first request
+	base    []byte         // the state that belongs to it
+	rooms   int            // how many rooms the user has
 }
 
 // initial reports whether the request begins a connection.
@@ -37,29 +38,13 @@ func (r *slidingRun) initial() bool { return r.since.conn == 0 }
 // SlidingSync returns what is new in the rooms that the client asks for, waiting for it up to the timeout. The answer
 // is a JSON object that the caller may keep.
 // Spec: MSC4186
-func (s *Service) SlidingSync(ctx context.Context, q SlidingRequest) (json.RawMessage, error) {
-	query, err := s.parseSliding(q)
+func (s *Service) SlidingSync(ctx context.Context, q *SlidingRequest) (json.RawMessage, error) {
+	r, err := s.beginSliding(ctx, q)
 	if err != nil {
 		return nil, err
 	}
-	presence := event.PresenceOnline
-	if query.SetPresence != "" {
-		if presence, err = parsePresence(query.SetPresence); err != nil {
-			return nil, err
-		}
-	}
-	r := &slidingRun{slidingQuery: query, session: s.sessions.of(q.UserNID, q.DeviceNID, s.opts.Now())}
-	if r.filter, err = s.filterOf(ctx, q.Requester, slidingFilter); err != nil {
-		return nil, err
-	}
-	if err := s.openSliding(ctx, r); err != nil {
-		return nil, err
-	}
-	if err := s.parseAsk(query, r.conn); err != nil {
-		return nil, err
-	}
-	s.presence.poll(q.UserNID, q.UserID, q.DeviceNID, presence, 1, s.opts.Now())
-	defer func() { s.presence.poll(q.UserNID, q.UserID, q.DeviceNID, presence, -1, s.opts.Now()) }()
+	s.polls(&r.Requester, r.online, 1)
+	defer s.polls(&r.Requester, r.online, -1)
 	if err := s.acknowledgeSliding(ctx, r); err != nil {
 		return nil, err
 	}
@@ -67,11 +52,33 @@ func (s *Service) SlidingSync(ctx context.Context, q SlidingRequest) (json.RawMe
 		return nil, err
 	}
 	if r.extensions.Profiles.on() {
-		defer s.profiles.watch(q.UserNID)()
+		defer s.profiles.watch(r.UserNID)()
 	}
-	sub := s.opts.Hub.Park(q.UserNID, q.DeviceNID)
+	sub := s.opts.Hub.Park(r.UserNID, r.DeviceNID)
 	defer sub.Close()
 	return s.pollSliding(ctx, r, sub)
+}
+
+// beginSliding parses a request and finds its connection.
+func (s *Service) beginSliding(ctx context.Context, q *SlidingRequest) (*slidingRun, error) {
+	query, err := s.parseSliding(q)
+	if err != nil {
+		return nil, err
+	}
+	r := &slidingRun{slidingQuery: query, online: event.PresenceOnline}
+	if query.SetPresence != "" {
+		if r.online, err = parsePresence(query.SetPresence); err != nil {
+			return nil, err
+		}
+	}
+	r.session = s.sessions.of(r.UserNID, r.DeviceNID, s.opts.Now())
+	if r.filter, err = s.filterOf(ctx, r.Requester, slidingFilter); err != nil {
+		return nil, err
+	}
+	if err := s.openSliding(ctx, r); err != nil {
+		return nil, err
+	}
+	return r, s.parseAsk(query, r.conn)
 }
 
 // pollSliding builds an answer, and waits while there is nothing new.
@@ -94,7 +101,7 @@ func (s *Service) pollSliding(ctx context.Context, r *slidingRun, sub *wake.Sub)
 		if err != nil || answer != nil {
 			return answer, err
 		}
-		if final, err = s.awaitNews(ctx, r.Requester, sub, expired, begun); err != nil {
+		if final, err = s.awaitNews(ctx, &r.Requester, sub, expired, begun); err != nil {
 			return nil, err
 		}
 	}

@@ -35,6 +35,8 @@ const (
 	maxSlidingRoom  = 32
 	// maxSlidingMemory bounds the states in memory, in bytes. The others are read from the database when they are used.
 	maxSlidingMemory = 64 << 20
+	// maxSlidingAsks bounds the parsed requests in memory, in bytes of their texts. Others are parsed again.
+	maxSlidingAsks = 1 << 20
 )
 
 // slidingPos is what pos says:
@@ -150,6 +152,7 @@ type slidingMemory struct {
 	conns *keyed.Map[int64, heldConn]
 	users *keyed.Memo[ident.UserNID, *slidingUser]
 	bumps *keyed.Map[bumpKey, storage.Pos]
+	asks  *keyed.Map[askKey, *slidingAsk]
 	// scratch holds *slidingScratch.
 	scratch sync.Pool
 	swept   time.Time // when old connections were last deleted; only Tick uses it
@@ -160,6 +163,7 @@ func newSlidingMemory(o Options) *slidingMemory {
 		conns:   keyed.NewSizedMap(int64(o.Cache.Entries(maxSlidingMemory)), func(_ int64, c heldConn) int64 { return c.size }),
 		users:   keyed.NewMemo(keyed.Options[ident.UserNID, *slidingUser]{Entries: o.Cache.Entries(maxSlidingUsers)}),
 		bumps:   keyed.NewMap[bumpKey, storage.Pos](o.Cache.Entries(maxBumps)),
+		asks:    keyed.NewSizedMap(int64(o.Cache.Entries(maxSlidingAsks)), func(_ askKey, a *slidingAsk) int64 { return int64(a.size) + 512 }),
 		scratch: sync.Pool{New: func() any { return new(slidingScratch) }},
 		swept:   o.Now(),
 	}

@@ -32,7 +32,7 @@ func FuzzSlidingRequest(f *testing.F) {
 				return // the handler has refused it
 			}
 			q.Body.Timeout = 0
-			raw, err := w.feed.SlidingSync(t.Context(), q)
+			raw, err := w.feed.SlidingSync(t.Context(), &q)
 			var own *mxerr.Error
 			switch {
 			case errors.As(err, &own) && own.Status < 500:

@@ -10,6 +10,7 @@ import (
 	"ebb/canonjson"
 	"ebb/ident"
 	"ebb/rooms"
+	"ebb/rooms/pdu"
 	"ebb/storage"
 )
 
@@ -118,8 +119,8 @@ func (b *slidingBuilder) add(r *slidingRoom, c *roomConfig, list string) {
 }
 
 // selects reports whether the client wants a state event, apart from members by lazy loading.
-func (w *combinedWant) selects(typ, key string) bool {
-	return slices.ContainsFunc(w.required, func(p *requiredState) bool { return p.selects(typ, key) })
+func (w *combinedWant) selects(key pdu.StateKey, user id.UserID) bool {
+	return slices.ContainsFunc(w.required, func(p *requiredState) bool { return p.selects(key, user) })
 }
 
 // lazy reports whether the client wants the members that it needs to show the timeline.
@@ -135,7 +136,7 @@ func (w *combinedWant) allMembers() bool {
 // selectsAll reports whether a selection may have all state events of a type.
 func selectsAll(p *requiredState, typ string) bool {
 	return !(p.byName && typ == memberType) && slices.ContainsFunc(p.include, func(e stateElement) bool {
-		return e.Key == nil && (e.Type == nil || *e.Type == typ)
+		return e.Key == nil && !e.Me && (e.Type == nil || *e.Type == typ)
 	})
 }
 

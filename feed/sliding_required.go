@@ -108,7 +108,7 @@ func (g *requiredGatherer) knows(key pdu.StateKey) bool {
 		}
 		g.known = append(g.known, p)
 	}
-	return slices.ContainsFunc(g.known, func(p *requiredState) bool { return p.selects(key.Type, key.Key) })
+	return slices.ContainsFunc(g.known, func(p *requiredState) bool { return p.selects(key, g.b.UserID) })
 }
 
 // addKey adds an entry as it is at the end.
@@ -132,7 +132,7 @@ func (g *requiredGatherer) addChanged(ctx context.Context) error {
 	everyMember := g.n.lazy && !g.n.timeline.limited
 	for _, key := range changed {
 		switch {
-		case g.r.want.selects(key.Type, key.Key), everyMember && ofMembers(key):
+		case g.r.want.selects(key, g.b.UserID), everyMember && ofMembers(key):
 			if g.have[key] {
 				continue
 			}
@@ -191,11 +191,12 @@ func (g *requiredGatherer) addWanted(ctx context.Context) error {
 	for _, p := range g.r.want.required {
 		for i := range p.include {
 			e := &p.include[i]
-			if e.Type == nil || e.Key == nil {
+			key := e.keyOf(g.b.UserID)
+			if e.Type == nil || key == nil {
 				wild = true
 				continue
 			}
-			wanted = append(wanted, pdu.StateKey{Type: *e.Type, Key: *e.Key})
+			wanted = append(wanted, pdu.StateKey{Type: *e.Type, Key: *key})
 		}
 	}
 	if wild {
@@ -206,7 +207,7 @@ func (g *requiredGatherer) addWanted(ctx context.Context) error {
 		wanted = append(wanted, all...)
 	}
 	for _, key := range wanted {
-		if !g.knows(key) && g.r.want.selects(key.Type, key.Key) {
+		if !g.knows(key) && g.r.want.selects(key, g.b.UserID) {
 			if err := g.addKey(ctx, key); err != nil {
 				return err
 			}
@@ -239,7 +240,7 @@ func (g *requiredGatherer) everyKey(ctx context.Context) (keys []pdu.StateKey, e
 // namesMembers reports whether a selection may have a member by a key that it names for all types.
 func (g *requiredGatherer) namesMembers() bool {
 	return slices.ContainsFunc(g.r.want.required, func(p *requiredState) bool {
-		return slices.ContainsFunc(p.include, func(e stateElement) bool { return e.Type == nil && e.Key != nil && *e.Key != "" })
+		return slices.ContainsFunc(p.include, func(e stateElement) bool { return e.Type == nil && (e.Me || e.Key != nil && *e.Key != "") })
 	})
 }
 

@@ -284,3 +284,23 @@ func TestSlidingRequestsThatMakeNoSenseAreRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestClientsThatShareARequestGetTheirOwnMember(t *testing.T) {
+	w := newWorld(t)
+	alice, bob := w.user("alice"), w.user("bob")
+	room := alice.create("public_chat")
+	bob.join(room)
+	const body = `{"lists":{"all":{"ranges":[[0,9]],"timeline_limit":0,"required_state":[["m.room.member","$ME"]]}}}`
+	for _, u := range []*user{alice, bob} {
+		c := u.sliding(body)
+		a := c.next()
+		if state := a.Rooms[room].State; len(state) != 1 || *state[0].StateKey != string(u.UserID) {
+			t.Errorf("%s got %s", u.UserID, a.raw)
+		}
+		u.send(room, "m.room.member", `{"membership":"join","displayname":"New name"}`, string(u.UserID))
+		a = c.next()
+		if r := a.Rooms[room]; len(r.State) != 1 || *r.State[0].StateKey != string(u.UserID) {
+			t.Errorf("%s got of its change: %s", u.UserID, a.raw)
+		}
+	}
+}

@@ -91,7 +91,7 @@ func (c *sliding) try(pos string, timeout time.Duration) (slid, error) {
 	if c.merged {
 		q.Pos, q.Body.Pos, q.Body.Timeout = "", pos, timeout.Milliseconds()
 	}
-	raw, err := c.w.feed.SlidingSync(c.w.t.Context(), q)
+	raw, err := c.w.feed.SlidingSync(c.w.t.Context(), &q)
 	if err != nil {
 		return slid{}, err
 	}

@@ -2,7 +2,9 @@ package feed
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"hash/maphash"
 	"slices"
 	"strings"
@@ -13,6 +15,7 @@ import (
 	"ebb/canonjson"
 	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/rooms/pdu"
 )
 
 const (
@@ -108,19 +111,30 @@ type slidingQuery struct {
 	wants uint64
 }
 
-// slidingAsk is what a client wants of rooms. It is not modified: clients ask for the same again and again, and the
-// connection keeps it for the next request.
+// slidingAsk is what a client wants of rooms. It is not modified and says nothing of the user: clients ask for the same
+// again and again, and all clients of a kind for the same lists. A connection keeps that of its last request.
 type slidingAsk struct {
-	user          id.UserID // whom $ME means
-	merged        bool
-	hash          uint64        // of the text
+	key           askKey
+	size          int           // of the text
 	lists         []slidingList // by name
 	subscriptions map[id.RoomID]roomConfig
 }
 
+// askKey identifies a slidingAsk: it is a hash of its text and form.
+type askKey [sha256.Size]byte
+
+func askKeyOf(q *SlidingRequest) (key askKey) {
+	h := sha256.New()
+	_, _ = fmt.Fprintf(h, "%t %d ", q.Merged, len(q.Body.Lists))
+	_, _ = h.Write(q.Body.Lists)
+	_, _ = h.Write(q.Body.Subscriptions)
+	h.Sum(key[:0])
+	return key
+}
+
 // parseSliding checks a request, except for what it wants of rooms.
-func (s *Service) parseSliding(q SlidingRequest) (*slidingQuery, error) {
-	p := &slidingQuery{SlidingRequest: q}
+func (s *Service) parseSliding(q *SlidingRequest) (*slidingQuery, error) {
+	p := &slidingQuery{SlidingRequest: *q}
 	if q.Merged {
 		p.Pos, p.SetPresence = q.Body.Pos, q.Body.SetPresence
 		p.Timeout = time.Duration(min(max(q.Body.Timeout, 0), maxTimeout.Milliseconds())) * time.Millisecond
@@ -134,24 +148,21 @@ func (s *Service) parseSliding(q SlidingRequest) (*slidingQuery, error) {
 	return p, p.extensions.parse()
 }
 
-// parseAsk sets what a request wants of rooms: as the connection knows it from an earlier request with the same text,
-// or by parsing it.
+// parseAsk sets what a request wants of rooms: as it is known from an earlier request with the same text, of the same
+// connection or of another client, or by parsing it.
 func (s *Service) parseAsk(p *slidingQuery, c *slidingConn) error {
+	key := askKeyOf(&p.SlidingRequest)
 	var h maphash.Hash
 	h.SetSeed(s.sessions.seed)
-	for _, part := range [][]byte{p.Body.Lists, p.Body.Subscriptions} {
-		_, _ = h.Write(part)
-		_ = h.WriteByte(0)
-	}
-	hash := h.Sum64()
+	_, _ = h.Write(key[:])
 	_, _ = h.Write(p.Body.Extensions)
 	p.wants = h.Sum64()
 	c.mu.Lock()
 	ask := c.ask
 	c.mu.Unlock()
-	if ask == nil || ask.hash != hash || ask.merged != p.Merged {
-		ask = &slidingAsk{user: p.UserID, merged: p.Merged, hash: hash}
-		if err := cmp.Or(ask.parseLists(p.Body.Lists), ask.parseSubscriptions(p.Body.Subscriptions)); err != nil {
+	if ask == nil || ask.key != key {
+		var err error
+		if ask, err = s.sharedAsk(p, key); err != nil {
 			return err
 		}
 		c.mu.Lock()
@@ -159,8 +170,21 @@ func (s *Service) parseAsk(p *slidingQuery, c *slidingConn) error {
 		c.mu.Unlock()
 	}
 	p.slidingAsk = ask
-	p.Body.Lists, p.Body.Subscriptions, p.Body.Extensions = nil, nil, nil // not kept while the client waits
+	p.Body = SlidingBody{TxnID: p.Body.TxnID, ConnID: p.Body.ConnID} // the rest is not kept while the client waits
 	return nil
+}
+
+// sharedAsk returns what a request wants of rooms, parsed once for all clients that want the same.
+func (s *Service) sharedAsk(p *slidingQuery, key askKey) (*slidingAsk, error) {
+	if ask, ok := s.sliding.asks.Get(key); ok {
+		return ask, nil
+	}
+	ask := &slidingAsk{key: key, size: len(p.Body.Lists) + len(p.Body.Subscriptions)}
+	if err := cmp.Or(ask.parseLists(p.Body.Lists, p.Merged), ask.parseSubscriptions(p.Body.Subscriptions, p.Merged)); err != nil {
+		return nil, err
+	}
+	s.sliding.asks.Put(key, ask)
+	return ask, nil
 }
 
 // decodePart decodes a part of the body. An absent part and null leave v as it is.
@@ -174,7 +198,7 @@ func decodePart(name string, raw []byte, v any) error {
 	return nil
 }
 
-func (p *slidingAsk) parseLists(raw []byte) error {
+func (p *slidingAsk) parseLists(raw []byte, merged bool) error {
 	var wire map[string]wireList
 	if err := decodePart("lists", raw, &wire); err != nil {
 		return err
@@ -183,10 +207,10 @@ func (p *slidingAsk) parseLists(raw []byte) error {
 		return mxerr.InvalidParam("There must be at most %d lists", maxSlidingLists)
 	}
 	for name, w := range wire {
-		if len(name) > maxSlidingName || p.merged && !isOpaque(name) {
+		if len(name) > maxSlidingName || merged && !isOpaque(name) {
 			return mxerr.InvalidParam("%.40q is not a name for a list: it must have 1 to %d characters of a-z, A-Z, 0-9 and -._~", name, maxSlidingName)
 		}
-		l, err := p.parseList(&w)
+		l, err := parseList(&w, merged)
 		if err != nil {
 			return err
 		}
@@ -203,15 +227,15 @@ func isOpaque(text string) bool {
 	return text != "" && strings.Trim(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~") == ""
 }
 
-func (p *slidingAsk) parseList(w *wireList) (l slidingList, err error) {
-	if l.roomConfig, err = p.parseConfig(&w.wireRoomConfig); err != nil {
+func parseList(w *wireList, merged bool) (l slidingList, err error) {
+	if l.roomConfig, err = parseConfig(&w.wireRoomConfig, merged); err != nil {
 		return l, err
 	}
 	var ranges [][]int64
 	switch {
-	case p.merged && w.Range != nil:
+	case merged && w.Range != nil:
 		ranges = [][]int64{*w.Range}
-	case p.merged:
+	case merged:
 		l.all = true
 	case w.All:
 		l.all = true
@@ -227,29 +251,29 @@ func (p *slidingAsk) parseList(w *wireList) (l slidingList, err error) {
 		}
 		l.ranges = append(l.ranges, indexRange{r[0], r[1]})
 	}
-	l.filters, err = parseListFilter(w.Filters, p.merged)
+	l.filters, err = parseListFilter(w.Filters, merged)
 	return l, err
 }
 
-func (p *slidingAsk) parseConfig(w *wireRoomConfig) (c roomConfig, err error) {
+func parseConfig(w *wireRoomConfig, merged bool) (c roomConfig, err error) {
 	if w.TimelineLimit < 0 {
 		return c, mxerr.InvalidParam("timeline_limit must not be negative")
 	}
 	c.limit = int(min(w.TimelineLimit, maxTimelineLimit))
-	if p.merged {
-		c.required, err = parseMergedState(w.RequiredState, p.user)
+	if merged {
+		c.required, err = parseMergedState(w.RequiredState)
 	} else {
-		c.required, err = parseDeployedState(w.RequiredState, p.user)
+		c.required, err = parseDeployedState(w.RequiredState)
 	}
 	return c, err
 }
 
-func (p *slidingAsk) parseSubscriptions(raw []byte) error {
+func (p *slidingAsk) parseSubscriptions(raw []byte, merged bool) error {
 	var wire map[id.RoomID]wireRoomConfig
 	if err := decodePart("room_subscriptions", raw, &wire); err != nil {
 		return err
 	}
-	if p.merged && len(wire) > maxSlidingSubscriptions {
+	if merged && len(wire) > maxSlidingSubscriptions {
 		return mxerr.InvalidParam("There must be at most %d room_subscriptions", maxSlidingSubscriptions)
 	}
 	if len(wire) > 0 {
@@ -257,7 +281,7 @@ func (p *slidingAsk) parseSubscriptions(raw []byte) error {
 	}
 	shared := map[string]*requiredState{} // most subscriptions want the same
 	for room, w := range wire {
-		c, err := p.parseConfig(&w)
+		c, err := parseConfig(&w, merged)
 		if err != nil {
 			return err
 		}
@@ -284,18 +308,34 @@ type requiredState struct {
 type stateElement struct {
 	Type *string `json:"type,omitempty"`
 	Key  *string `json:"state_key,omitempty"`
+	// Me is set if the key is the ID of the user who asks, and Key is nil ($ME of the deployed form).
+	Me bool `json:"me,omitempty"`
 }
 
-func (e *stateElement) selects(typ, key string) bool {
-	return (e.Type == nil || *e.Type == typ) && (e.Key == nil || *e.Key == key)
+// keyOf returns the state key that the element selects for a user, or nil if it selects all.
+func (e *stateElement) keyOf(user id.UserID) *string {
+	if e.Me {
+		return (*string)(&user)
+	}
+	return e.Key
 }
 
-// selects reports whether the selection has a state event, apart from members by lazy loading.
-func (r *requiredState) selects(typ, key string) bool {
+func (e *stateElement) selects(key pdu.StateKey, user id.UserID) bool {
+	switch {
+	case e.Type != nil && *e.Type != key.Type:
+		return false
+	case e.Me:
+		return key.Key == string(user)
+	}
+	return e.Key == nil || *e.Key == key.Key
+}
+
+// selects reports whether the selection has a state event for a user, apart from members by lazy loading.
+func (r *requiredState) selects(key pdu.StateKey, user id.UserID) bool {
 	for i := range r.include {
 		e := &r.include[i]
-		if e.selects(typ, key) && (e.Key != nil || !r.byName || typ != memberType) {
-			return !slices.ContainsFunc(r.exclude, func(e stateElement) bool { return e.selects(typ, key) })
+		if e.selects(key, user) && (e.Key != nil || e.Me || !r.byName || key.Type != memberType) {
+			return !slices.ContainsFunc(r.exclude, func(e stateElement) bool { return e.selects(key, user) })
 		}
 	}
 	return false
@@ -311,18 +351,23 @@ type wireRequired struct {
 }
 
 // parseMergedState parses required_state of the merged form.
-func parseMergedState(raw []byte, _ id.UserID) (*requiredState, error) {
+func parseMergedState(raw []byte) (*requiredState, error) {
 	var w wireRequired
 	if err := decodePart("required_state", raw, &w); err != nil {
 		return nil, err
 	}
 	w.All = false
+	for _, list := range [][]stateElement{w.Include, w.Exclude} {
+		for i := range list {
+			list[i].Me = false
+		}
+	}
 	return newRequired(w)
 }
 
 // parseDeployedState parses required_state of the deployed form: pairs of type and key, of which * is a wildcard and
 // the keys $ME and $LAZY stand for the user and for lazy loading.
-func parseDeployedState(raw []byte, user id.UserID) (*requiredState, error) {
+func parseDeployedState(raw []byte) (*requiredState, error) {
 	var pairs [][]string
 	if err := decodePart("required_state", raw, &pairs); err != nil {
 		return nil, err
@@ -340,14 +385,11 @@ func parseDeployedState(raw []byte, user id.UserID) (*requiredState, error) {
 			w.Lazy = true
 			continue
 		}
-		if key == "$ME" {
-			key = string(user)
-		}
-		e := stateElement{}
+		e := stateElement{Me: key == "$ME"}
 		if typ != "*" {
 			e.Type = &typ
 		}
-		if key != "*" {
+		if key != "*" && !e.Me {
 			e.Key = &key
 		}
 		w.Include = append(w.Include, e)
@@ -385,7 +427,13 @@ func requiredStateOf(text string) (*requiredState, error) {
 }
 
 func compareElements(a, b stateElement) int {
-	return cmp.Or(comparePointers(a.Type, b.Type), comparePointers(a.Key, b.Key))
+	if c := cmp.Or(comparePointers(a.Type, b.Type), comparePointers(a.Key, b.Key)); c != 0 || a.Me == b.Me {
+		return c
+	}
+	if a.Me {
+		return 1
+	}
+	return -1
 }
 
 // comparePointers compares strings; nil comes first.

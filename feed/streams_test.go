@@ -143,7 +143,7 @@ func TestPresenceIsToldToThoseWhoShareARoom(t *testing.T) {
 	if a := bob.sync(); len(a.Presence.Events) != 1 || !strings.Contains(string(a.Presence.Events[0].Content), `"unavailable"`) {
 		t.Errorf("set by sync: %s", a.raw)
 	}
-	_, err := w.feed.Sync(t.Context(), feed.SyncRequest{Requester: alice.Requester, SetPresence: "dancing"})
+	_, err := w.feed.Sync(t.Context(), &feed.SyncRequest{Requester: alice.Requester, SetPresence: "dancing"})
 	if mxerr.Code(err) != "M_INVALID_PARAM" {
 		t.Errorf("an unknown presence: %v", err)
 	}

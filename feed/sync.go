@@ -41,6 +41,7 @@ type SyncRequest struct {
 type request struct {
 	SyncRequest
 	filter  *cachedFilter
+	online  event.Presence // that the request sets
 	since   Token
 	initial bool
 	session *session
@@ -49,29 +50,27 @@ type request struct {
 // Sync returns what is new to a client, waiting for it up to the timeout. The answer is a JSON object that the caller
 // may keep.
 // Spec: client-server-api#get_matrixclientv3sync
-func (s *Service) Sync(ctx context.Context, q SyncRequest) (json.RawMessage, error) {
-	presence := event.PresenceOnline
-	if q.SetPresence != "" {
-		var err error
-		if presence, err = parsePresence(q.SetPresence); err != nil {
-			return nil, err
-		}
-	}
+func (s *Service) Sync(ctx context.Context, q *SyncRequest) (json.RawMessage, error) {
 	r, err := s.request(ctx, q)
 	if err != nil {
 		return nil, err
 	}
-	s.presence.poll(q.UserNID, q.UserID, q.DeviceNID, presence, 1, s.opts.Now())
-	defer func() { s.presence.poll(q.UserNID, q.UserID, q.DeviceNID, presence, -1, s.opts.Now()) }()
+	s.polls(&r.Requester, r.online, 1)
+	defer s.polls(&r.Requester, r.online, -1)
 	if err := s.acknowledge(ctx, r); err != nil {
 		return nil, err
 	}
 	if r.filter.Profiles.Fields != nil {
-		defer s.profiles.watch(q.UserNID)()
+		defer s.profiles.watch(r.UserNID)()
 	}
-	sub := s.opts.Hub.Park(q.UserNID, q.DeviceNID)
+	sub := s.opts.Hub.Park(r.UserNID, r.DeviceNID)
 	defer sub.Close()
 	return s.poll(ctx, r, sub)
+}
+
+// polls notes that a device has begun to poll with a presence (change is 1), or has ended to (-1).
+func (s *Service) polls(who *ident.Requester, online event.Presence, change int) {
+	s.presence.poll(who.UserNID, who.UserID, who.DeviceNID, online, change, s.opts.Now())
 }
 
 // poll builds an answer, and waits while there is nothing new.
@@ -92,7 +91,7 @@ func (s *Service) poll(ctx context.Context, r *request, sub *wake.Sub) (json.Raw
 		if err != nil || answer != nil {
 			return answer, err
 		}
-		if final, err = s.awaitNews(ctx, r.Requester, sub, expired, begun); err != nil {
+		if final, err = s.awaitNews(ctx, &r.Requester, sub, expired, begun); err != nil {
 			return nil, err
 		}
 	}
@@ -101,7 +100,7 @@ func (s *Service) poll(ctx context.Context, r *request, sub *wake.Sub) (json.Raw
 // awaitNews waits until sub may have news, and reports whether the request must be answered now in any case, because
 // its time has expired or the server stops. begun is when the request began to wait. It returns an error if the device
 // of the request was deleted meanwhile or its account locked.
-func (s *Service) awaitNews(ctx context.Context, who ident.Requester, sub *wake.Sub, expired <-chan time.Time, begun time.Time) (final bool, err error) {
+func (s *Service) awaitNews(ctx context.Context, who *ident.Requester, sub *wake.Sub, expired <-chan time.Time, begun time.Time) (final bool, err error) {
 	select {
 	case <-sub.C():
 		syncWakeups.Inc()
@@ -119,7 +118,7 @@ func (s *Service) awaitNews(ctx context.Context, who ident.Requester, sub *wake.
 }
 
 // alive returns an error if the device of a parked request has been deleted or its account locked.
-func (s *Service) alive(ctx context.Context, who ident.Requester) error {
+func (s *Service) alive(ctx context.Context, who *ident.Requester) error {
 	if s.opts.Alive == nil {
 		return nil
 	}
@@ -142,15 +141,20 @@ func (s *Service) rest() {
 }
 
 // request parses a SyncRequest.
-func (s *Service) request(ctx context.Context, q SyncRequest) (*request, error) {
-	r := &request{SyncRequest: q, initial: q.Since == ""}
+func (s *Service) request(ctx context.Context, q *SyncRequest) (*request, error) {
+	r := &request{SyncRequest: *q, initial: q.Since == "", online: event.PresenceOnline}
 	var err error
+	if q.SetPresence != "" {
+		if r.online, err = parsePresence(q.SetPresence); err != nil {
+			return nil, err
+		}
+	}
 	if r.initial {
 		r.since.Chain = random32()
 	} else if r.since, err = s.parseSince(q.Since); err != nil {
 		return nil, err
 	}
-	if r.filter, err = s.filterOf(ctx, q.Requester, q.Filter); err != nil {
+	if r.filter, err = s.filterOf(ctx, r.Requester, q.Filter); err != nil {
 		return nil, err
 	}
 	r.session = s.sessions.of(q.UserNID, q.DeviceNID, s.opts.Now())

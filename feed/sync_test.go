@@ -86,7 +86,7 @@ func TestTokenThatThisServerDidNotGiveIsRefused(t *testing.T) {
 	alice := w.user("alice")
 	alice.create("public_chat")
 	for _, since := range []string{"x", "t12", "s1_999999999_0_0_0_0", alice.sync().NextBatch + "x"} {
-		_, err := w.feed.Sync(t.Context(), feed.SyncRequest{Requester: alice.Requester, Since: since})
+		_, err := w.feed.Sync(t.Context(), &feed.SyncRequest{Requester: alice.Requester, Since: since})
 		if mxerr.Code(err) != "M_INVALID_PARAM" {
 			t.Errorf("%q: %v", since, err)
 		}
@@ -509,7 +509,7 @@ func TestStoredFilterIsKeptVerbatimAndUsed(t *testing.T) {
 		w.restart()
 	}
 	for _, f := range []string{"12345", "x", "{", `{"room":1}`} {
-		if _, err := w.feed.Sync(t.Context(), feed.SyncRequest{Requester: alice.Requester, Filter: f}); mxerr.Code(err) != "M_INVALID_PARAM" {
+		if _, err := w.feed.Sync(t.Context(), &feed.SyncRequest{Requester: alice.Requester, Filter: f}); mxerr.Code(err) != "M_INVALID_PARAM" {
 			t.Errorf("%q: %v", f, err)
 		}
 	}

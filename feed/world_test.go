@@ -277,7 +277,7 @@ func (u *user) syncFrom(since string, change ...func(*feed.SyncRequest)) answer 
 	for _, f := range change {
 		f(&q)
 	}
-	raw, err := u.w.feed.Sync(u.w.t.Context(), q)
+	raw, err := u.w.feed.Sync(u.w.t.Context(), &q)
 	u.must(err)
 	return u.read(raw)
 }
@@ -313,7 +313,7 @@ func (u *user) park(change ...func(*feed.SyncRequest)) *parked {
 	before := u.w.hub.Parked()
 	go func() {
 		defer close(p.done)
-		p.raw, p.err = u.w.feed.Sync(u.w.t.Context(), q)
+		p.raw, p.err = u.w.feed.Sync(u.w.t.Context(), &q)
 	}()
 	for u.w.hub.Parked() == before {
 		select {

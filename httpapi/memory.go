@@ -195,7 +195,7 @@ func (r *Request) hold() *held {
 	return r.held
 }
 
-// holdBody counts n more bytes of the request's body until releaseBody is called.
+// holdBody counts n more bytes of the request's body until ReleaseBody is called.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (r *Request) holdBody(n int64) error {
@@ -218,8 +218,9 @@ func (r *Request) heldBody() int64 {
 	return r.held.body
 }
 
-// releaseBody drops the body and stops counting it.
-func (r *Request) releaseBody() {
+// ReleaseBody drops the body and stops counting it. The server calls it after every request; a handler that waits for
+// long calls it as soon as it has decoded the body.
+func (r *Request) ReleaseBody() {
 	if h := r.held; h != nil && h.body > 0 {
 		r.memory.bodies.giveBack(h.holder, h.body)
 		h.body = 0

@@ -146,8 +146,20 @@ func preflight(*Request) (any, error) {
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	start := time.Now()
-	route, vars := s.find(hr)
 	rec := &recorder{ResponseWriter: w, status: http.StatusOK}
+	r := s.begin(w, hr)
+	defer s.finish(rec, r, start)
+	defer s.recover(rec, r)
+	v, err := s.serve(w, r)
+	if mxerr.Code(err) == mxerr.CodeTooLarge && hr.ContentLength != 0 {
+		drain(w, hr.Body, hr)
+	}
+	s.answer(rec, r, v, err)
+}
+
+// begin finds the route of a request and sets the headers that every answer has.
+func (s *Server) begin(w http.ResponseWriter, hr *http.Request) *Request {
+	route, vars := s.find(hr)
 	r := &Request{RequestID: s.newRequestID(), ClientAddr: s.clientAddr(hr), limit: s.opt.Limit, memory: s.memory, vars: vars, route: route}
 	w.Header()["X-Request-Id"] = []string{r.RequestID} // helps to find the request in the log
 	if route.Page {
@@ -157,13 +169,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 		cors(w.Header())
 	}
 	r.Request = hr.WithContext(telemetry.WithRequest(hr.Context(), r.RequestID, r.ClientAddr))
-	defer s.finish(rec, r, start)
-	defer s.recover(rec, r)
-	v, err := s.serve(w, r)
-	if mxerr.Code(err) == mxerr.CodeTooLarge && hr.ContentLength != 0 {
-		drain(w, hr.Body, hr)
-	}
-	s.answer(rec, r, v, err)
+	return r
 }
 
 // find returns the route of a request and its path parameters, still escaped. If there is none, it returns a route that
@@ -187,7 +193,7 @@ func (s *Server) find(r *http.Request) (*served, map[string]string) {
 
 // serve performs all checks on a request and calls its handler.
 func (s *Server) serve(w http.ResponseWriter, r *Request) (any, error) {
-	defer r.releaseBody()
+	defer r.ReleaseBody()
 	if err := s.enter(r); err != nil {
 		return nil, err
 	}

@@ -140,6 +140,22 @@ func fanOutOf(p *process, waiters []*waiter, n int, send func(i int) error) (fan
 	return r, errors.Join(errors.Join(errs...), err)
 }
 
+// registerListeners creates a room with a host and guests, the clients that wait for its messages.
+func (p *process) registerListeners() (host *account, guests []*account, room string, err error) {
+	hosts, err := p.register("host", 1)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	if room, err = hosts[0].createRoom(); err != nil {
+		return nil, nil, "", err
+	}
+	if guests, err = p.register("guest", listeners); err != nil {
+		return nil, nil, "", err
+	}
+	err = parallel(4, len(guests), func(i int) error { return guests[i].join(room) })
+	return hosts[0], guests, room, err
+}
+
 // fanOut measures how soon 200 waiting clients receive a message, and at what cost.
 func (b *bench) fanOut() error {
 	p, err := b.startEbb("fanout", 0)
@@ -152,19 +168,8 @@ func (b *bench) fanOut() error {
 		return err
 	}
 	defer limit.kill()
-	host, err := p.register("host", 1)
+	host, guests, room, err := p.registerListeners()
 	if err != nil {
-		return err
-	}
-	room, err := host[0].createRoom()
-	if err != nil {
-		return err
-	}
-	guests, err := p.register("guest", listeners)
-	if err != nil {
-		return err
-	}
-	if err := parallel(4, len(guests), func(i int) error { return guests[i].join(room) }); err != nil {
 		return err
 	}
 	n := max(1, int(b.duration.Seconds()*rate))
@@ -186,7 +191,7 @@ func (b *bench) fanOut() error {
 			return err
 		}
 		err = b.profiled(p, fmt.Sprint("fanout-", round), func() error {
-			r, err = ebbFanOut(p, host[0], guests, since, room, n)
+			r, err = ebbFanOut(p, host, guests, since, room, n)
 			return err
 		})
 		if err != nil {
@@ -217,6 +222,11 @@ func ebbFanOut(p *process, host *account, guests []*account, since []string, roo
 			return numbersIn(answer), nil
 		}}
 	}
+	return fanOutToGuests(p, host, guests, waiters, room, n)
+}
+
+// fanOutToGuests is fanOutOf for messages of host to a room whose guests wait.
+func fanOutToGuests(p *process, host *account, guests []*account, waiters []*waiter, room string, n int) (fanOutResult, error) {
 	r, err := fanOutOf(p, waiters, n, func(i int) error {
 		_, err := host.do("PUT", sendPath(room), fmt.Appendf(nil, `{"msgtype":"m.text","body":"%s%d. %s %s"}`, numberMark, i, text, text))
 		return err

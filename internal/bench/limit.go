@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -70,6 +71,7 @@ func serveLimit(dir string) error {
 	mux.HandleFunc("PUT /all/", l.all)
 	mux.HandleFunc("PUT /wake", l.poll.wake)
 	mux.HandleFunc("GET /poll", l.poll.wait)
+	mux.HandleFunc("GET /inuse", inUse)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -234,6 +236,15 @@ func (w *limitWriter) commit(batch []insert) error {
 	}
 	time.Sleep(w.delay)
 	return tx.Commit()
+}
+
+// inUse answers with the bytes of heap and stacks in use, after a garbage collection.
+func inUse(w http.ResponseWriter, _ *http.Request) {
+	runtime.GC()
+	runtime.GC() // twice, for what pools hold
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	answer(w, strconv.AppendUint(nil, m.HeapAlloc+m.StackInuse, 10))
 }
 
 // poll serves long polls and wakes them.

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 )
 
@@ -86,11 +87,15 @@ func (b *bench) sliding() error {
 	if err != nil {
 		return err
 	}
+	bare, err := b.bareWaiting()
+	if err != nil {
+		return err
+	}
 	b.print(
 		figure{"first sliding answer, 20 of 1,000 rooms, warm", "ms", wall, nil, "< 15"},
 		figure{"first sliding answer, 20 of 1,000 rooms, warm", "CPU ms", first, nil, ""},
 		figure{"sliding sync with nothing new, in 1,000 rooms", "CPU ms", nothing.of(spent.millis), nil, "< 0.15"},
-		figure{"memory of a waiting client with 1,000 rooms", "KB", []float64{memory}, nil, "≤ 24"},
+		figure{"memory of a waiting client with 1,000 rooms", "KB", []float64{memory}, []float64{bare}, "≤ 24"},
 	)
 	return nil
 }
@@ -129,19 +134,8 @@ func slidingNothing(p *process, a *account, d time.Duration) (spent, error) {
 
 // slidingFanOut compares the cost of a message for each waiting client of sliding sync and of /sync.
 func (b *bench) slidingFanOut(p *process) error {
-	host, err := p.register("host", 1)
+	host, guests, room, err := p.registerListeners()
 	if err != nil {
-		return err
-	}
-	room, err := host[0].createRoom()
-	if err != nil {
-		return err
-	}
-	guests, err := p.register("guest", listeners)
-	if err != nil {
-		return err
-	}
-	if err := parallel(4, len(guests), func(i int) error { return guests[i].join(room) }); err != nil {
 		return err
 	}
 	n := max(1, int(b.duration.Seconds()*rate))
@@ -156,7 +150,7 @@ func (b *bench) slidingFanOut(p *process) error {
 		if err != nil {
 			return err
 		}
-		r, err := ebbFanOut(p, host[0], guests, since, room, n)
+		r, err := ebbFanOut(p, host, guests, since, room, n)
 		if err != nil {
 			return err
 		}
@@ -169,7 +163,7 @@ func (b *bench) slidingFanOut(p *process) error {
 			return err
 		}
 		err = b.profiled(p, fmt.Sprint("sliding-fanout-", round), func() error {
-			r, err = slidingFanOutOf(p, host[0], guests, since, room, n)
+			r, err = slidingFanOutOf(p, host, guests, since, room, n)
 			return err
 		})
 		if err != nil {
@@ -198,14 +192,7 @@ func slidingFanOutOf(p *process, host *account, guests []*account, pos []string,
 			return numbersIn(answer), nil
 		}}
 	}
-	r, err := fanOutOf(p, waiters, n, func(i int) error {
-		_, err := host.do("PUT", sendPath(room), fmt.Appendf(nil, `{"msgtype":"m.text","body":"%s%d. %s %s"}`, numberMark, i, text, text))
-		return err
-	})
-	for _, g := range guests {
-		g.close()
-	}
-	return r, err
+	return fanOutToGuests(p, host, guests, waiters, room, n)
 }
 
 // slidingWaiting returns how much memory, in KB, the server uses for each waiting device that has received all rooms of
@@ -255,8 +242,42 @@ func (b *bench) slidingWaiting(p *process, a *account) (float64, error) {
 	return float64(after-before) / 1000 / float64(len(devices)), err
 }
 
+// bareWaiting is slidingWaiting for the limit, whose clients have been sent nothing.
+func (b *bench) bareWaiting() (float64, error) {
+	limit, err := b.startLimit(0)
+	if err != nil {
+		return 0, err
+	}
+	defer limit.kill()
+	before, err := limit.inUse()
+	if err != nil {
+		return 0, err
+	}
+	var after int64
+	_, err = b.waitingUntil(limit, slidingClients, func(int) (*conn, func() error) {
+		c := newConn(limit.addr, "a token as long as those of the server are")
+		return c, func() error {
+			_, err := c.do("GET", "/poll?since=0", nil)
+			return err
+		}
+	}, func() (err error) {
+		after, err = limit.inUse()
+		return err
+	})
+	return float64(after-before) / 1000 / slidingClients, err
+}
+
 // inUse returns the size in bytes of the heap and the stacks that the server uses after a garbage collection.
-func (p *process) inUse() (int64, error) {
+func (p *process) inUse() (total int64, err error) {
+	if p.binary == "" { // the limit
+		c := newConn(p.addr, "")
+		defer c.close()
+		answer, err := c.do("GET", "/inuse", nil)
+		if err != nil {
+			return 0, err
+		}
+		return strconv.ParseInt(string(answer), 10, 64)
+	}
 	file := filepath.Join(p.dir, "heap.txt")
 	if err := errors.Join(p.fetch("heap?gc=1&debug=1", file), p.fetch("heap?gc=1&debug=1", file)); err != nil { // twice, because pools release their memory only at the second collection
 		return 0, err
@@ -265,7 +286,6 @@ func (p *process) inUse() (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	var total int64
 	for _, name := range []string{"# HeapAlloc = ", "# Stack = "} {
 		_, rest, found := bytes.Cut(raw, []byte(name))
 		var n int64
