@@ -180,6 +180,7 @@ func (g *requiredGatherer) changed(ctx context.Context) (keys []pdu.StateKey, er
 			}
 			return true
 		})
+		keys = append(keys, q.room.Resolved(q.since)...) // for those that were deleted
 	}
 	return keys, nil
 }

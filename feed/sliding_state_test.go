@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/mxerr"
+	"ebb/storage"
 )
 
 // subscribed is a request for one room.
@@ -301,6 +302,45 @@ func TestClientsThatShareARequestGetTheirOwnMember(t *testing.T) {
 		a = c.next()
 		if r := a.Rooms[room]; len(r.State) != 1 || *r.State[0].StateKey != string(u.UserID) {
 			t.Errorf("%s got of its change: %s", u.UserID, a.raw)
+		}
+	}
+}
+
+// The database is changed as state resolution changes it; package rooms has the test that it does so.
+func TestEntryDeletedByStateResolutionIsADeletionStub(t *testing.T) {
+	for _, gap := range []bool{false, true} {
+		w := newWorld(t)
+		alice := w.user("alice")
+		room := alice.create("public_chat")
+		alice.send(room, "x.note", `{"body":"here"}`, "key")
+		c := alice.sliding(`{"lists":{"all":{"range":[0,9],"timeline_limit":5,"required_state":{"include":[{"type":"x.note"}]}}}}`)
+		c.merged = true
+		if a := c.next(); len(a.Rooms[room].State) != 1 {
+			t.Fatalf("first: %s", a.raw)
+		}
+		r, err := w.Room(t.Context(), room)
+		c.must(err)
+		c.must(w.db.Write(t.Context(), func(tx *storage.Tx) error {
+			return tx.DeleteCurrentState(r.NID(), "x.note", "key", tx.NextPos())
+		}))
+		w.restart()
+		says := 1
+		if gap {
+			says = 200 // more than there are in memory
+		}
+		for i := range says {
+			alice.say(room, fmt.Sprint("message ", i))
+		}
+		a := c.next()
+		if state := a.Rooms[room].State; len(state) != 1 || state[0].Type != "x.note" || *state[0].StateKey != "key" || state[0].Content != nil {
+			t.Errorf("gap %t: %s", gap, a.raw)
+		}
+		if a := c.next(); len(a.Rooms) != 0 {
+			t.Errorf("gap %t: it comes again: %s", gap, a.raw)
+		}
+		alice.send(room, "x.note", `{"body":"again"}`, "key")
+		if a := c.next(); len(a.Rooms[room].State) != 0 && a.Rooms[room].State[0].Content == nil {
+			t.Errorf("gap %t: once it is set again: %s", gap, a.raw)
 		}
 	}
 }

@@ -106,15 +106,15 @@ func millis(ms *int64) *time.Duration {
 	return &d
 }
 
-func (r *Room) fillState(stored *storedRoom, h *head) error {
+func (r *Room) fillState(stored *storedRoom, h *head) (err error) {
 	for i := range stored.state {
 		entry := &stored.state[i]
-		e, err := graph.LoadEvent(r.version, &entry.EventRow)
-		if err != nil {
-			return err
-		}
 		key := pdu.StateKey{Type: entry.Type, Key: entry.StateKey}
-		h.state[key] = e
+		if entry.Position != 0 { // else the entry was deleted
+			if h.state[key], err = graph.LoadEvent(r.version, &entry.EventRow); err != nil {
+				return err
+			}
+		}
 		if entry.Changed != 0 {
 			h.changed[key] = entry.Changed
 			h.last = max(h.last, entry.Changed)
@@ -211,10 +211,9 @@ func (h *head) dropMember(user id.UserID) {
 	delete(h.local, old.NID)
 	delete(h.invited, old.NID)
 	h.counts[old.Membership]--
-	if old.Membership != Join {
-		return
+	if old.Membership == Join {
+		h.dropServer(ident.ServerOf(user))
 	}
-	h.dropServer(ident.ServerOf(user))
 }
 
 func (h *head) dropServer(server string) {
@@ -275,6 +274,9 @@ func (r *Room) apply(e *pendingEvent) {
 
 func (r *Room) applyState(c *stateChange) {
 	h := &r.head
+	if delete(h.changed, c.key); c.event == nil {
+		h.changed[c.key] = c.by.Pos
+	}
 	if c.member != nil {
 		r.pending.joined -= c.member.joinedMore()
 		if old := h.members[c.member.user]; old != nil && old.event.Load() != nil {
@@ -295,7 +297,6 @@ func (r *Room) applyState(c *stateChange) {
 		h.nameMember(m, c.event)
 		return
 	}
-	delete(h.changed, c.key)
 	switch c.event {
 	case nil:
 		delete(h.state, c.key)

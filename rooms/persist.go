@@ -180,7 +180,7 @@ func (c *stateChange) write(tx *storage.Tx, room ident.RoomNID) error {
 				return err
 			}
 		}
-		return tx.DeleteCurrentState(room, c.key.Type, c.key.Key)
+		return tx.DeleteCurrentState(room, c.key.Type, c.key.Key, c.by.Pos)
 	}
 	changed := storage.Pos(0)
 	if c.event != c.by.Event {

@@ -833,3 +833,40 @@ func TestPurgedMessageDoesNotComeBack(t *testing.T) {
 	}
 	s.whole()
 }
+
+func TestEntryThatStateResolutionDeletesIsAChange(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	bob := s.user("bob")
+	s.ok(s.svc.Join(t.Context(), bob, s.room, ""))
+	levels := func(bob int) string {
+		return fmt.Sprintf(`{"users":{%q:100,%q:100,"@bob:here":%d},"state_default":50}`, s.alice.UserID, s.mallory, bob)
+	}
+	s.set(s.alice, s.room, typePowerLevels, "", levels(50))
+	head := s.ends()
+	noKey := ""
+	demotion := s.evil.make(s.room, pdu.Proto{Type: typePowerLevels, StateKey: &noKey, Sender: s.mallory, Content: json.RawMessage(levels(0)), PrevEvents: head})
+	s.set(bob, s.room, "x.note", "key", `{"body":"by bob"}`)
+	before := s.house.room(s.room).Last()
+	s.evil.sendGood(s.room, demotion)
+	note := pdu.StateKey{Type: "x.note", Key: "key"}
+	deleted := func(when string, want bool) {
+		t.Helper()
+		r := s.house.room(s.room)
+		if got := slices.Contains(r.Resolved(before), note); got != want || r.State(note.Type, note.Key) != nil == want {
+			t.Errorf("%s: reported as changed: %t, in the state: %t", when, got, r.State(note.Type, note.Key) != nil)
+		}
+		if slices.Contains(r.Resolved(r.Last()), note) {
+			t.Errorf("%s: it has changed after the newest event", when)
+		}
+	}
+	deleted("at once", true)
+	s.whole()
+	again, err := s.open().Room(t.Context(), s.room)
+	s.ok(err)
+	if !slices.Contains(again.Resolved(before), note) {
+		t.Error("a restart has forgotten it")
+	}
+	s.set(s.alice, s.room, "x.note", "key", `{"body":"by alice"}`)
+	deleted("once it is set again", false)
+	s.whole()
+}

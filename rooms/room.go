@@ -116,7 +116,7 @@ type Room struct {
 // head is the committed head of a room.
 type head struct {
 	state   map[pdu.StateKey]*Event      // current state without members
-	changed map[pdu.StateKey]storage.Pos // where an entry of state became current, if that was after its event
+	changed map[pdu.StateKey]storage.Pos // where an entry of state became current, if that was after its event, or was deleted
 	servers map[string]int               // joined users by server; see setPartial
 	members map[id.UserID]*Member
 	local   map[ident.UserNID]*Member // joined local users
@@ -209,8 +209,8 @@ func (r *Room) EachState(f func(key pdu.StateKey, pos, changed storage.Pos, e *E
 	}
 }
 
-// Resolved returns the entries of the current state that became current after a position although their events are
-// older, because state resolution chose them. Members who became known when the room was completed are not included.
+// Resolved returns the entries that state resolution changed after a position: those whose events are older, and those
+// that it deleted. Members who became known when the room was completed are not included.
 func (r *Room) Resolved(since storage.Pos) (keys []pdu.StateKey) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

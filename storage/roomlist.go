@@ -10,7 +10,7 @@ const (
 	allRoomsQuery        = `SELECT nid FROM rooms WHERE nid > $1 ORDER BY nid LIMIT $2`
 	publishedRoomsQuery  = `SELECT nid FROM rooms WHERE published = 1 AND nid > $1 ORDER BY nid LIMIT $2`
 	roomsWithPolicyQuery = `SELECT nid FROM rooms r WHERE nid > $1 AND (overridden = 1 OR EXISTS (SELECT 1 FROM current_state c
-WHERE c.room_nid = r.nid AND c.type IN ('m.room.retention', 'org.matrix.msc1763.retention') AND c.state_key = '')) ORDER BY nid LIMIT $2`
+WHERE c.room_nid = r.nid AND c.type IN ('m.room.retention', 'org.matrix.msc1763.retention') AND c.state_key = '' AND c.position <> 0)) ORDER BY nid LIMIT $2`
 )
 
 // AllRooms returns a page of all rooms. It uses the primary key.

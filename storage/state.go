@@ -26,7 +26,7 @@ func (tx *Tx) InsertStateDelta(snapshot int64, typ, key string, p Pos) error {
 }
 
 const copyCurrentStateQuery = `INSERT INTO state_deltas (snapshot, type, state_key, position)
-SELECT CAST($1 AS BIGINT), type, state_key, position FROM current_state WHERE room_nid = $2`
+SELECT CAST($1 AS BIGINT), type, state_key, position FROM current_state WHERE room_nid = $2 AND position <> 0`
 
 // CopyCurrentState fills a full snapshot with the room's current state.
 func (tx *Tx) CopyCurrentState(snapshot int64, room ident.RoomNID) error {
@@ -44,9 +44,12 @@ func (tx *Tx) SetCurrentState(room ident.RoomNID, typ, key string, p, changed Po
 	return err
 }
 
-// DeleteCurrentState deletes one entry of a room's current state.
-func (tx *Tx) DeleteCurrentState(room ident.RoomNID, typ, key string) error {
-	_, err := tx.exec(`DELETE FROM current_state WHERE room_nid = $1 AND type = $2 AND state_key = $3`, int64(room), typ, key)
+const deleteCurrentStateQuery = `UPDATE current_state SET position = 0, changed = $4 WHERE room_nid = $1 AND type = $2 AND state_key = $3`
+
+// DeleteCurrentState deletes one entry of a room's current state, and remembers that it was deleted at a position, for
+// clients that have it.
+func (tx *Tx) DeleteCurrentState(room ident.RoomNID, typ, key string, at Pos) error {
+	_, err := tx.exec(deleteCurrentStateQuery, int64(room), typ, key, int64(at))
 	return err
 }
 
@@ -57,7 +60,8 @@ func (tx *Tx) ClearCurrentState(room ident.RoomNID) error {
 }
 
 // CurrentEntry is an event of the current state with the position since which it is current (0 if that is its own
-// position).
+// position). Of an entry that was deleted, the event has only its room, type and state key, and Changed is where it was
+// deleted.
 type CurrentEntry struct {
 	EventRow
 	Changed Pos
@@ -66,14 +70,24 @@ type CurrentEntry struct {
 const currentStatesQuery = `SELECT c.changed, ` + eventColumns + ` FROM current_state c JOIN events e ON e.position = c.position
 WHERE c.type <> 'm.room.member' AND c.room_nid IN `
 
-// CurrentStates returns the current state of rooms, except for their members (see RoomMembers). It uses the primary
-// keys.
+// deletedStatesQuery uses the index current_state_deleted.
+const deletedStatesQuery = `SELECT room_nid, type, state_key, changed FROM current_state WHERE position = 0 AND room_nid IN `
+
+// CurrentStates returns the current state of rooms, except for their members (see RoomMembers), and the deleted entries
+// of all types. It uses the primary keys.
 func (tx *Tx) CurrentStates(rooms []ident.RoomNID) ([]CurrentEntry, error) {
 	list, args := In(1, rooms)
-	return collect(tx, func(r Row) (c CurrentEntry, err error) {
+	entries, err := collect(tx, func(r Row) (c CurrentEntry, err error) {
 		c.EventRow, err = scanEvent(prefixed{r, &c.Changed})
 		return c, err
 	}, currentStatesQuery+list, args...)
+	if err != nil {
+		return nil, err
+	}
+	deleted, err := collect(tx, func(r Row) (c CurrentEntry, err error) {
+		return c, r.Scan(&c.Room, &c.Type, &c.StateKey, &c.Changed)
+	}, deletedStatesQuery+list, args...)
+	return append(entries, deleted...), err
 }
 
 // prefixed is a row whose first column is scanned separately.
