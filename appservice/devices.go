@@ -89,7 +89,7 @@ func (w *worker) takeNoted() (users []ident.UserNID, any bool) {
 	return users, any
 }
 
-// deviceNews collects the device news for the next transaction, and records in t what has to be stored of it.
+// deviceNews collects the device news for the next transaction, and records in t the part that has to be stored.
 func (w *worker) deviceNews(ctx context.Context, t *transaction, events []history.AppEvent) (news deviceNews, err error) {
 	a := w.app.Load()
 	w.mu.Lock()

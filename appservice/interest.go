@@ -173,7 +173,7 @@ func roomsOf(rows []storage.Arrival) (out []ident.RoomNID) {
 	return out
 }
 
-// roomIDs returns those rooms of the events whose IDs are in the namespaces.
+// roomIDs returns those of the events' rooms whose IDs are in the namespaces.
 func (s *Service) roomIDs(ctx context.Context, a *app, rows []storage.Arrival) (map[ident.RoomNID]bool, error) {
 	if len(a.Rooms) == 0 {
 		return nil, nil

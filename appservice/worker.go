@@ -257,7 +257,7 @@ type transaction struct {
 	counts deviceNews // includes the key counts, which are not stored
 }
 
-// about is what the database stores of a transaction until the application service has confirmed it.
+// about is the part of a transaction that is stored until the application service has confirmed it.
 type about struct {
 	Events   []history.Placed `json:"events,omitempty"`
 	UpTo     storage.Pos      `json:"up_to"`

@@ -21,9 +21,8 @@ const (
 	// maxEnvelopeDepth is the maximum depth of encoding/json.
 	maxEnvelopeDepth = 10_000
 
-	// maxMembers bounds the members that the encoder holds at a time, which are those of all objects of an envelope
-	// that have begun and not ended. A list of the devices of 100,000 users has fewer than 250,000, and sorting these
-	// takes 12 MB.
+	// maxMembers bounds the members that the encoder holds at a time: those of all objects that it has begun and not
+	// finished. A list of the devices of 100,000 users has fewer than 250,000, and sorting these takes 12 MB.
 	maxMembers = 250_000
 
 	// MaxInt is the largest integer of canonical JSON, 2^53-1; the smallest is -MaxInt.

@@ -106,8 +106,8 @@ func IsObject(raw []byte) bool {
 	return pos < len(raw) && raw[pos] == '{'
 }
 
-// String returns the value of a JSON string, or "" for any other value. Like that of Unquote, the result may share
-// memory with raw.
+// String returns the value of a JSON string, or "" for any other value. The result may share memory with raw, like the
+// result of Unquote.
 func String(raw []byte) string {
 	if s, ok := Unquote(raw); ok {
 		return s

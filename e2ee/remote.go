@@ -103,7 +103,7 @@ func (s *Service) queryServers(ctx context.Context, viewer ident.Requester, serv
 	maps.Copy(out.Failures, failures)
 }
 
-// queryServer returns the keys of users of one server. It returns what it has even if some keys could not be retrieved.
+// queryServer returns the keys of users of one server. If some keys could not be retrieved, it returns the others.
 func (s *Service) queryServer(ctx context.Context, viewer ident.Requester, server string, wanted map[id.UserID][]id.DeviceID) (*Keys, error) {
 	out := newKeys()
 	missing, _, err := s.cached(ctx, viewer, wanted, out)

@@ -206,7 +206,7 @@ func (c *Client) doPieces(ctx context.Context, r request, p pieces) error {
 	return c.doneReading(ctx, r.server, began, err)
 }
 
-// pieceReader limits to maxItem bytes how far a decoder reads ahead of what it has decoded.
+// pieceReader limits how far a decoder reads ahead of the data that it has decoded. The limit is maxItem bytes.
 type pieceReader struct {
 	io.Reader
 	read, allowed int64

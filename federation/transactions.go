@@ -94,8 +94,8 @@ func (a *API) sendTransaction(r *httpapi.Request) (any, error) {
 	})
 }
 
-// receivePDUs passes the events to their rooms, several rooms at a time. It returns an error if this server could not
-// store events, in which case the other server has to send them again.
+// receivePDUs passes the events to their rooms, several rooms at a time. If it returns an error, this server could not
+// store events, and the other server has to send them again.
 func (a *API) receivePDUs(ctx context.Context, origin string, pdus []json.RawMessage) (transactionAnswer, error) {
 	byRoom := map[id.RoomID][]json.RawMessage{}
 	for _, raw := range pdus {

@@ -40,7 +40,7 @@ func (f *File) ETag() string {
 // errDamaged means that a file on disk is missing, truncated or altered.
 var errDamaged = errors.New("media: the file on disk differs from the upload")
 
-// openBlob opens a file. It returns errDamaged if the file on disk is not what was stored.
+// openBlob opens a file. It returns errDamaged if the file on disk differs from the stored one.
 func (s *Service) openBlob(m storage.Media) (*File, error) {
 	f, err := s.files.openIntact(m.Blob, m.Size)
 	if err != nil {

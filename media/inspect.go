@@ -37,7 +37,7 @@ const (
 	// maxScans bounds the scans of a progressive JPEG. Each scan processes all blocks, no matter how few bytes it has.
 	// Encoders make about ten scans.
 	maxScans = 64
-	// maxWebPChunks bounds the chunks that are read of a WebP.
+	// maxWebPChunks bounds the chunks of a WebP that are read.
 	maxWebPChunks = 1000
 )
 

@@ -182,7 +182,8 @@ func (s *Service) fetch(ctx context.Context, server, mediaID string, wait time.D
 	return m, nil
 }
 
-// watched is a reader that records its error, so that a failure of the network can be told from one of the disk.
+// watched is a reader that records its error, so that a failure of the network can be distinguished from one of the
+// disk.
 type watched struct {
 	io.Reader
 	err error

@@ -17,7 +17,7 @@ import (
 	"ebb/media"
 )
 
-// MaxPage bounds the bytes that are read of a page. The parts that describe a page are at its beginning.
+// MaxPage bounds how many bytes of a page are read. The parts that describe a page are at its beginning.
 const MaxPage = 1 << 20
 
 const (

@@ -56,7 +56,7 @@ func (s *Service) dispatchAll(ctx context.Context) {
 			}
 		}
 		select {
-		case <-s.wake: // sent to by committed and tick
+		case <-s.wake: // committed and tick send to it
 		case <-ctx.Done():
 		}
 	}

@@ -49,7 +49,7 @@ type device struct {
 	Tweaks    map[string]json.RawMessage `json:"tweaks,omitempty"`
 }
 
-// These outcomes of an event are labels in the metric, beside those of requests to gateways.
+// These are the outcomes of events in the metric, in addition to those of requests to gateways.
 const (
 	outcomeSent    = "sent"
 	outcomeRead    = "read"    // or the event does not notify the user

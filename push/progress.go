@@ -100,8 +100,8 @@ func (s *Service) store(ctx context.Context) error {
 	return nil
 }
 
-// progress returns what has to be stored: one row for each pusher that has been waiting since the last tick or longer,
-// and the position up to which everything has been delivered to the others.
+// progress collects the progress to be stored: one row for each pusher that has been waiting since the last tick or
+// longer, and the position up to which everything has been delivered to the others.
 func (s *Service) progress() (rows []progress, pushed storage.Pos, changed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -89,7 +89,7 @@ type Service struct {
 	emailTick chan struct{}
 	workers   sync.WaitGroup
 
-	// mu guards the fields below, and those of the users, pushers and gateways; a leaf lock.
+	// mu guards the fields below and the contents of users, pushers and gateways; a leaf lock.
 	mu       sync.Mutex
 	ctx      context.Context // the context of Run; nil while Run is not running
 	sending  context.Context // the context of requests, which ends a little later than ctx

@@ -61,7 +61,7 @@ type evaluation struct {
 	lists map[string]map[string]struct{} // scalars in array properties by key, in canonical form
 }
 
-// maxDefaults is larger than the number of default rules.
+// maxDefaults is an upper bound on the number of default rules.
 const maxDefaults = 64
 
 // verdict caches whether a default rule matches; 0 means that it is not known yet.

@@ -58,7 +58,7 @@ func compileGlob(pattern string) *glob {
 func setBit(set []uint64, i int)      { set[i/64] |= 1 << (i % 64) }
 func hasBit(set []uint64, i int) bool { return set[i/64]>>(i%64)&1 == 1 }
 
-// whole reports whether the pattern matches the whole of a lower-case text.
+// whole reports whether the pattern matches an entire lower-case text.
 func (g *glob) whole(text string) bool {
 	if !g.wild {
 		return text == g.plain
@@ -73,7 +73,8 @@ func (g *glob) whole(text string) bool {
 	return hasBit(at, g.steps)
 }
 
-// word reports whether the pattern matches a part of a lower-case text that starts and ends at a word boundary.
+// word reports whether the pattern matches some part of a lower-case text. The part must start and end at word
+// boundaries.
 func (g *glob) word(text string) bool {
 	if !g.wild {
 		return containsWord(text, g.plain)

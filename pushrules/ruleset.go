@@ -104,8 +104,8 @@ func indexRule(list []Rule, ruleID string) int {
 type stored struct {
 	Own     Ruleset            `json:"own"`
 	Changed map[string]changed `json:"changed,omitempty"` // by the ID of the default rule
-	// Threads reports whether the user has subscribed to a thread, in which case threads without a subscription do not
-	// notify the user.
+	// Threads reports whether the user has subscribed to a thread. Threads without a subscription then do not notify
+	// the user.
 	Threads bool `json:"threads,omitempty"`
 }
 

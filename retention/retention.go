@@ -122,8 +122,8 @@ func (j *Job) Purge(ctx context.Context) (Report, error) {
 // roomsPerPage is the number of rooms that are listed at a time.
 const roomsPerPage = 100
 
-// purgeRooms purges the messages in all rooms that have expired by the given time, page by page. An error in one room
-// does not stop it.
+// purgeRooms purges, in all rooms, the messages that have expired by the given time. An error in one room does not stop
+// it.
 func (j *Job) purgeRooms(ctx context.Context, by time.Time, report *Report) error {
 	var errs []error
 	for after, more := ident.RoomNID(0), true; more; {

@@ -205,8 +205,8 @@ func (h *Hub) Device(user ident.UserNID, device ident.DeviceNID) {
 // For a room of 50,000 members with three readers online it does three look-ups.
 func (h *Hub) Members(m Members) { h.each(m, 0, 1) }
 
-// EachOf is like Users for a set: it wakes all readers whose user is in m because of news of their own. Its cost is
-// that of Members.
+// EachOf is like Users for a set: it wakes all readers whose user is in m because of news of their own. It costs as
+// much as Members.
 func (h *Hub) EachOf(m Members) {
 	h.each(m, 1, 0)
 	h.observed()
