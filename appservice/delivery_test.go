@@ -11,14 +11,14 @@ import (
 	"ebb/internal/testserver"
 )
 
-// running starts a server with all background jobs and the bridge's registration.
+// running starts a server with all background jobs, at which the bridge is registered.
 func running(t *testing.T, b *bridge, more string) (*testserver.Network, *testserver.Server) {
 	change := b.registered(more)
 	n := testserver.Federation(t, 1, func(_ int, c *config.Config) { change(c) })
 	return n, n.Servers[0]
 }
 
-// transactions returns the bodies of the transactions so far, by ID in the order of their first arrival.
+// transactions returns the bodies of the transactions received so far, with their IDs in the order of first arrival.
 func (b *bridge) transactions() (ids []string, bodies map[string]map[string]any) {
 	bodies = map[string]map[string]any{}
 	for _, r := range b.got("/transactions/") {
@@ -31,7 +31,7 @@ func (b *bridge) transactions() (ids []string, bodies map[string]map[string]any)
 	return ids, bodies
 }
 
-// events returns the events of all transactions, each transaction once.
+// events returns the events of all transactions, counting repeated transactions once.
 func (b *bridge) events() (out []map[string]any) {
 	ids, bodies := b.transactions()
 	for _, id := range ids {
@@ -43,7 +43,7 @@ func (b *bridge) events() (out []map[string]any) {
 	return out
 }
 
-// texts returns the texts of the messages that were delivered.
+// texts returns the texts of the delivered messages.
 func (b *bridge) texts() (out []string) {
 	for _, e := range b.events() {
 		if text, ok := testserver.Get(e, "content", "body").(string); ok && e["type"] == "m.room.message" {
@@ -53,7 +53,7 @@ func (b *bridge) texts() (out []string) {
 	return out
 }
 
-// hears waits until the bridge has got exactly these messages.
+// hears waits until exactly these messages have been delivered to the bridge.
 func (b *bridge) hears(texts ...string) {
 	b.t.Helper()
 	eventually(b.t, fmt.Sprint("the bridge gets ", texts), func() bool { return slices.Contains(b.texts(), texts[len(texts)-1]) })
@@ -62,7 +62,7 @@ func (b *bridge) hears(texts ...string) {
 	}
 }
 
-// passing is eventually while the server's clock runs, so that delays between tries end.
+// passing is like eventually, but advances the server's clock so that the delays between attempts end.
 func passing(t testing.TB, s *testserver.Server, what string, f func() bool) {
 	t.Helper()
 	eventually(t, what, func() bool {
@@ -186,7 +186,7 @@ func TestARefusedTransactionIsRepeatedUnchangedAndInOrder(t *testing.T) {
 	}
 }
 
-func TestWhatHappenedWhileTheServerWasDownOrTheBridgeBehindArrivesOnce(t *testing.T) {
+func TestEventsFromADowntimeAreDeliveredOnce(t *testing.T) {
 	b := newBridge(t)
 	n, s := running(t, b, "")
 	app, alice := callerOf(s), s.Register("alice")
@@ -210,7 +210,7 @@ func TestWhatHappenedWhileTheServerWasDownOrTheBridgeBehindArrivesOnce(t *testin
 	b.hears("one", "two", "three")
 }
 
-func TestWhatWasRedactedOrHasExpiredIsNotDeliveredLate(t *testing.T) {
+func TestRedactedAndExpiredEventsAreNotDeliveredLate(t *testing.T) {
 	b := newBridge(t)
 	_, s := running(t, b, "")
 	app, alice := callerOf(s), s.Register("alice")
@@ -239,7 +239,7 @@ func TestWhatWasRedactedOrHasExpiredIsNotDeliveredLate(t *testing.T) {
 	}
 }
 
-func TestABridgeThatHangsDelaysNobody(t *testing.T) {
+func TestAHangingBridgeDelaysNobodyElse(t *testing.T) {
 	slow, quick := newBridge(t), newBridge(t)
 	first, second := slow.registered(""), quick.registeredAs("quick", "quick-token", "_quick_", "")
 	n := testserver.Federation(t, 1, func(_ int, c *config.Config) { first(c); second(c) })

@@ -8,7 +8,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// ephemeral returns the ephemeral events of a type that were delivered.
+// ephemeral returns the delivered ephemeral events of a type.
 func (b *bridge) ephemeral(typ string) (out []map[string]any) {
 	ids, bodies := b.transactions()
 	for _, id := range ids {
@@ -87,7 +87,7 @@ func TestBridgesGetNoEphemeralDataUnlessTheyWantIt(t *testing.T) {
 	}
 }
 
-// devices returns what the bridge was told under a member of its transactions.
+// members returns the values of a member of the transactions that the bridge received.
 func (b *bridge) members(name string) (out []any) {
 	ids, bodies := b.transactions()
 	for _, id := range ids {
@@ -98,7 +98,7 @@ func (b *bridge) members(name string) (out []any) {
 	return out
 }
 
-func TestMessagesBetweenDevicesReachTheBridgeOnce(t *testing.T) {
+func TestToDeviceMessagesReachTheBridgeOnce(t *testing.T) {
 	b := newBridge(t)
 	n, s := running(t, b, "receive_ephemeral: true")
 	app, alice := callerOf(s), s.Register("alice")
@@ -160,7 +160,7 @@ func TestDeviceListsAndKeyCountsReachTheBridge(t *testing.T) {
 			})
 		}
 	}
-	s.Login("bob") // shares no room
+	s.Login("bob") // she shares no room
 	s.Login("alice")
 	eventually(t, "a new device is announced", told("changed", alice.User))
 	bob.Do("POST", "/v3/join/"+room, map[string]any{})

@@ -18,7 +18,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// request is a request that a bridge got from the server.
+// request is a request that a bridge received from the server.
 type request struct {
 	method, path string
 	query        url.Values
@@ -26,14 +26,14 @@ type request struct {
 	body         map[string]any
 }
 
-// bridge is an application service of the test's own.
+// bridge is an application service implemented by the test.
 type bridge struct {
 	t   testing.TB
 	url string
 
 	// mu guards the fields below.
 	mu       sync.Mutex
-	answer   func(r request) (status int, body string) // nil: 200 {}
+	answer   func(r request) (status int, body string) // nil means that it answers 200 {}
 	requests []request
 }
 
@@ -71,14 +71,14 @@ func (b *bridge) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	_, _ = io.WriteString(w, body)
 }
 
-// answers sets how the bridge answers.
+// answers sets the function that answers the requests to the bridge.
 func (b *bridge) answers(f func(r request) (status int, body string)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.answer = f
 }
 
-// got returns the requests so far whose path contains text.
+// got returns the requests received so far whose path contains text.
 func (b *bridge) got(text string) (out []request) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -90,7 +90,7 @@ func (b *bridge) got(text string) (out []request) {
 	return out
 }
 
-// eventually waits until f is true.
+// eventually waits until f returns true.
 func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(15 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
@@ -100,7 +100,7 @@ func eventually(t testing.TB, what string, f func() bool) {
 	}
 }
 
-// registered returns a change of the configuration that registers the bridge. more is added to the file.
+// registered returns a change of the configuration that registers the bridge. more is added to the registration file.
 func (b *bridge) registered(more string) func(*config.Config) {
 	return b.registeredAs("bridge", asToken, "_bridge_", more)
 }
@@ -125,7 +125,7 @@ namespaces:
 	return func(c *config.Config) { c.Appservices = append(c.Appservices, file) }
 }
 
-// caller makes requests with the token of an application service.
+// caller makes requests with the access token of an application service.
 type caller struct{ *testserver.Client }
 
 func callerOf(s *testserver.Server) caller {
@@ -134,7 +134,7 @@ func callerOf(s *testserver.Server) caller {
 	return caller{c}
 }
 
-// as returns a path at which the application service acts as a user, and as a device unless it is "".
+// as returns a path for a request that the application service makes as a user, and as a device unless device is empty.
 func as(path, user, device string) string {
 	q := url.Values{"user_id": {user}}
 	if device != "" {

@@ -19,7 +19,7 @@ func TestAnApplicationServiceActsAsItsUsersOnly(t *testing.T) {
 	if who := app.Do("GET", as("/v3/account/whoami", ghost, ""), nil); who["user_id"] != ghost {
 		t.Errorf("as its user it is %v", who)
 	}
-	query := s.Anonymous() // old bridges give the token in the query
+	query := s.Anonymous() // old bridges send the token in the query
 	if who := query.Do("GET", as("/v3/account/whoami?access_token="+asToken, ghost, ""), nil); who["user_id"] != ghost {
 		t.Errorf("with the token in the query it is %v", who)
 	}
@@ -31,12 +31,12 @@ func TestAnApplicationServiceActsAsItsUsersOnly(t *testing.T) {
 	}
 }
 
-func TestDeactivatedUsersAreNotAssumed(t *testing.T) {
+func TestAnApplicationServiceCannotActAsDeactivatedUsers(t *testing.T) {
 	s := testserver.New(t, newBridge(t).registered(""))
 	app := callerOf(s)
 	ghost := app.registers("_bridge_ghost")
 	app.Do("GET", as("/v3/account/whoami", ghost, ""), nil)
-	app.Do("POST", as("/v3/account/deactivate", ghost, ""), map[string]any{}) // without a password
+	app.Do("POST", as("/v3/account/deactivate", ghost, ""), map[string]any{}) // no password is required
 	app.Refused("GET", as("/v3/account/whoami", ghost, ""), nil, 403, "M_USER_DEACTIVATED")
 }
 
@@ -76,7 +76,7 @@ func TestExclusiveAliasesAreReserved(t *testing.T) {
 	app.Do("POST", "/v3/createRoom", map[string]any{"room_alias_name": "_bridge_b"})
 	alice.Refused("DELETE", directory("#_bridge_a:test"), nil, 400, "M_EXCLUSIVE")
 	app.Do("POST", "/v3/rooms/"+room+"/leave", map[string]any{})
-	app.Do("DELETE", directory("#_bridge_a:test"), nil) // it manages its namespace wherever its users are
+	app.Do("DELETE", directory("#_bridge_a:test"), nil) // it may manage its namespace even if its users are in no room
 	alice.Refused("GET", directory("#_bridge_a:test"), nil, 404, "M_NOT_FOUND")
 }
 
@@ -130,7 +130,7 @@ func TestDevicesAreManagedWithoutSigningIn(t *testing.T) {
 	}
 	app.Refused("POST", as("/v3/keys/upload", ghost, ""), map[string]any{}, 400, "M_MISSING_PARAM")
 	app.Do("POST", as("/v3/keys/upload", ghost, "DEV"), map[string]any{})
-	app.Do("DELETE", as("/v3/devices/DEV", ghost, ""), nil) // without user-interactive authentication
+	app.Do("DELETE", as("/v3/devices/DEV", ghost, ""), nil) // no user-interactive authentication is required
 	app.Refused("GET", as("/v3/account/whoami", ghost, "DEV"), nil, 400, "M_UNKNOWN_DEVICE")
 }
 
@@ -175,7 +175,7 @@ func TestApplicationServicesSetTimestampsAndRepeatTransactionsWithoutDevice(t *t
 	}
 }
 
-func TestRateLimitsSpareApplicationServicesUnlessTheirRegistrationSaysOtherwise(t *testing.T) {
+func TestApplicationServicesAreRateLimitedOnlyIfRegisteredSo(t *testing.T) {
 	limited := func(c *config.Config) {
 		c.RateLimits.Enabled = true
 		c.RateLimits.Sends, c.RateLimits.Anonymous = config.Bucket{PerSecond: 0.001, Burst: 3}, config.Bucket{PerSecond: 0.001, Burst: 3}

@@ -8,7 +8,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// reloaded returns a configuration with the registrations of the given changes.
+// reloaded returns a configuration with the registrations that the given changes add.
 func reloaded(changes ...func(*config.Config)) *config.Config {
 	c := config.Default()
 	for _, change := range changes {

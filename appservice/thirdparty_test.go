@@ -113,7 +113,7 @@ func TestBridgesKeepRoomDirectoriesOfTheirNetworks(t *testing.T) {
 	alice.Refused("PUT", "/v3/directory/list/appservice/libera/"+portal, map[string]any{"visibility": "public"}, 403, "M_FORBIDDEN")
 }
 
-func TestPingsSayWhatIsWrong(t *testing.T) {
+func TestPingsReportTheKindOfFailure(t *testing.T) {
 	b := newBridge(t)
 	s := testserver.New(t, b.registered(""))
 	app, alice := callerOf(s), s.Register("alice")
@@ -147,7 +147,7 @@ func TestPingsSayWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestKeysOfItsUsersAreAskedOfTheBridge(t *testing.T) {
+func TestKeysOfItsUsersAreRequestedFromTheBridge(t *testing.T) {
 	b := newBridge(t)
 	s := testserver.New(t, b.registered(""))
 	app, alice := callerOf(s), s.Register("alice")

@@ -12,7 +12,7 @@ import (
 )
 
 // Spec: appendices#canonical-json, "Examples".
-func TestCanonicalGivesTheValuesOfTheSpecification(t *testing.T) {
+func TestCanonicalMatchesTheSpecification(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
 		{`{}`, `{}`},
 		{"{\n  \"one\": 1,\n  \"two\": \"Two\"\n}", `{"one":1,"two":"Two"}`},
@@ -45,7 +45,7 @@ func TestCanonicalWritesTheShortestForm(t *testing.T) {
 		{`"\u00aa\u00AA\u00ff\u00FF\u0099"`, `"ªªÿÿ` + "\u0099" + `"`},
 		{`{"a\"":1,"a!":2,"a\u0001":3,"a#":4}`, `{"a\u0001":3,"a!":2,"a\"":1,"a#":4}`},
 		{`{"\\":1,"]":2,"[":3}`, `{"[":3,"\\":1,"]":2}`},
-		{`{"😀":1,"":2}`, `{"":2,"😀":1}`}, // by code point; by UTF-16 unit it would be the other way round
+		{`{"😀":1,"":2}`, `{"":2,"😀":1}`}, // by code point; the order by UTF-16 units would be the opposite
 		{`{"z":{"b":1,"a":[{"d":1,"c":2}]},"":0}`, `{"":0,"z":{"a":[{"c":2,"d":1}],"b":1}}`},
 		{`-0`, `0`}, {`9007199254740991`, `9007199254740991`}, {`-9007199254740991`, `-9007199254740991`},
 		{`true`, `true`}, {"\tfalse\r\n", `false`},
@@ -89,7 +89,7 @@ func TestStrictRefusesWhatLenientKeeps(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotJSONIsRefused(t *testing.T) {
+func TestInvalidJSONIsRefused(t *testing.T) {
 	for _, in := range []string{
 		``, ` `, `{`, `}`, `[`, `{"a"}`, `{"a":}`, `{"a":1,}`, `{,"a":1}`, `{"a":1 "b":2}`, `[1,]`, `[,1]`, `[1 2]`, `[1}`, `{"a":1]`,
 		`{a:1}`, `{1:1}`, `01`, `-`, `-01`, `+1`, `.5`, `1.`, `1.e5`, `1e`, `1e+`, `0x1`, `NaN`, `Infinity`, `tru`, `nul`, `True`, `truefalse`,
@@ -139,7 +139,7 @@ func TestErrorsQuoteLittleOfTheText(t *testing.T) {
 	}
 }
 
-func TestAppendCanonicalKeepsWhatIsThere(t *testing.T) {
+func TestAppendCanonicalKeepsExistingBytes(t *testing.T) {
 	got, err := AppendCanonical([]byte(`{"content":`), []byte(`{"b":1,"a":{"d":1,"c":1,"d":2}}`), false)
 	if want := `{"content":{"a":{"c":1,"d":2},"b":1}`; err != nil || string(got) != want {
 		t.Errorf("got %s, %v; want %s", got, err, want)
@@ -150,7 +150,7 @@ func TestAppendCanonicalKeepsWhatIsThere(t *testing.T) {
 	}
 }
 
-// The encoder agrees with a slow one on maps, and its output is its own canonical form.
+// The encoder gives the same result as a slow one that uses maps, and leaves its own output unchanged.
 func TestCanonicalEqualsANaiveEncoderOnRandomValues(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range 3000 {
@@ -184,7 +184,7 @@ func TestObjectsWithManyMembersAreSorted(t *testing.T) {
 			text, values := []byte("{"), map[string]any{}
 			for i := range members {
 				k := key()
-				if values[k] = json.Number(fmt.Sprint(i)); i > 0 { // of equal keys the last member counts
+				if values[k] = json.Number(fmt.Sprint(i)); i > 0 { // of duplicate keys the last one counts
 					text = append(text, ',')
 				}
 				text = fmt.Appendf(AppendString(text, k), ":%d", i)
@@ -295,7 +295,7 @@ func decode(t *testing.T, text []byte) any {
 	return value
 }
 
-func TestEnvelopeHoldsWhatIsNoCanonicalJSON(t *testing.T) {
+func TestEnvelopeMayContainNonCanonicalJSON(t *testing.T) {
 	deep := []byte(`{"pdus":[` + strings.Repeat(`{"a":`, 500) + `1e999` + strings.Repeat(`}`, 500) + `]}`)
 	if got, err := AppendEnvelope(nil, deep, nil); err != nil || !bytes.Equal(got, deep) {
 		t.Errorf("%.60s %v", got, err)

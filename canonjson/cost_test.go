@@ -15,7 +15,7 @@ import (
 	"unsafe"
 )
 
-// megabyte repeats the text that f makes of a number until there is one megabyte.
+// megabyte repeats the text that f returns for successive numbers until there is one megabyte.
 func megabyte(before, after string, f func(i int) string) []byte {
 	b := []byte(before)
 	for i := 0; len(b) < 1_000_000; i++ {
@@ -27,7 +27,7 @@ func megabyte(before, after string, f func(i int) string) []byte {
 	return append(b, after...)
 }
 
-// hostile are texts of a megabyte that cost much where each unsorted level is copied, or where keys are compared
+// hostile returns texts of a megabyte that are expensive if each unsorted level is copied, or if keys are compared
 // slowly.
 func hostile() map[string][]byte {
 	const depth = 9000
@@ -51,7 +51,7 @@ func hostile() map[string][]byte {
 	}
 }
 
-// threadCPU is the CPU time that the calling thread has used.
+// threadCPU returns the CPU time that the calling thread has used.
 func threadCPU() time.Duration {
 	const threadClock = 3
 	var ts syscall.Timespec
@@ -59,7 +59,7 @@ func threadCPU() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// A megabyte that nobody has signed is made canonical within 20 ms of CPU time, whatever it holds.
+// A megabyte that nobody has signed is made canonical within 20 ms of CPU time, whatever it contains.
 func TestHostileTextCostsLinearTime(t *testing.T) {
 	const limit = 20 * time.Millisecond
 	runtime.LockOSThread()
@@ -67,7 +67,8 @@ func TestHostileTextCostsLinearTime(t *testing.T) {
 	for name, text := range hostile() {
 		took := time.Hour
 		var got []byte
-		for tries := 0; tries < 25 && took > limit; tries++ { // the best of some: others use this machine too
+		// The best of several runs counts, since others use this machine too.
+		for tries := 0; tries < 25 && took > limit; tries++ {
 			before := threadCPU()
 			var err error
 			if got, err = AppendEnvelope(nil, text, nil); err != nil {
@@ -85,8 +86,8 @@ func TestHostileTextCostsLinearTime(t *testing.T) {
 	}
 }
 
-// Hostile text makes the encoder use a few times its own size, not a multiple of it for each level.
-func TestHostileTextTakesMemoryOfItsOwnSize(t *testing.T) {
+// For hostile text, the encoder needs a few times the size of the text, not a multiple of it for each level.
+func TestHostileTextTakesMemoryInProportionToItsSize(t *testing.T) {
 	for name, text := range hostile() {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
@@ -134,8 +135,8 @@ func TestCanonicalisationCanBeInterrupted(t *testing.T) {
 	}
 }
 
-// Objects larger and smaller than smallObject, sorted and not, with duplicates, within each other: as a slow encoder
-// writes them.
+// Objects larger and smaller than smallObject, sorted and unsorted, with duplicates and nested in each other, are
+// written as by a slow encoder.
 func TestNestedUnsortedObjectsAreSortedAtEveryLevel(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	var text func(depth int) (in, want string)

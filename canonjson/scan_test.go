@@ -22,7 +22,7 @@ func TestEachWalksOverMembersInOrder(t *testing.T) {
 	}
 }
 
-func TestEachEndsWithTheFirstError(t *testing.T) {
+func TestEachStopsAtTheFirstError(t *testing.T) {
 	stop, calls := errors.New("stop"), 0
 	err := Each([]byte(sample), func(string, []byte) error { calls++; return stop })
 	if err != stop || calls != 1 {
@@ -30,7 +30,7 @@ func TestEachEndsWithTheFirstError(t *testing.T) {
 	}
 }
 
-func TestTextThatIsNoObjectIsAnErrorToEachAndEmptyToTheOthers(t *testing.T) {
+func TestNonObjectsAreAnErrorForEachAndEmptyForOthers(t *testing.T) {
 	for _, in := range []string{``, ` `, `1`, `[]`, `"{}"`, `{`, `{"a"`, `{"a":`, `{"a":1`, `{"a":1,`, `{"a" 1}`, `{a:1}`, `{"a":[1}`, `{"a":"x}`, `{"a":1,}`, `["b":1}`, `{"a":1{"b":2}`, `{"a":1]`, `{"a":1 "b":2}`, `{"a":[1`, `{"a":{"b":1`, `{"a":["x`} {
 		err := Each([]byte(in), func(string, []byte) error { return nil })
 		if !errors.Is(err, ErrSyntax) {
@@ -137,7 +137,7 @@ func TestIntReadsIntegersOnly(t *testing.T) {
 	}
 }
 
-func TestAppendStringEscapesAndMends(t *testing.T) {
+func TestAppendStringEscapesAndReplacesInvalidUTF8(t *testing.T) {
 	for in, want := range map[string]string{
 		"": `""`, "a\"\\\x00\n\x1f\x7f/<é😀": `"a\"\\\u0000\n\u001f` + "\x7f" + `/<é😀"`,
 		"a\xffb\xed\xa0\x80": `"a` + "\ufffdb\ufffd\ufffd\ufffd" + `"`, "\ufffd": `"` + "\ufffd" + `"`,
@@ -152,7 +152,7 @@ func TestAppendStringEscapesAndMends(t *testing.T) {
 	}
 }
 
-// The finders look only for bounds, but whatever they are given they end and do not panic.
+// The functions only look for bounds, but for any input they end and do not panic.
 func FuzzScan(f *testing.F) {
 	f.Add([]byte(sample), "a")
 	f.Add([]byte(`{"a\"b":"\\\"","c":[{"d":"]"}]}`), `a"b`)

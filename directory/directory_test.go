@@ -20,7 +20,7 @@ import (
 	"ebb/wake"
 )
 
-// house is a server with a room directory, on a real database.
+// house is a server with a room directory, in a real database.
 type house struct {
 	testing.TB
 	rooms *rooms.Service
@@ -47,7 +47,7 @@ func (h *house) ok(err error) {
 	}
 }
 
-// refused wants an error with this code.
+// refused fails the test unless err has this error code.
 func (h *house) refused(err error, code string) {
 	h.Helper()
 	if mxerr.Code(err) != code {
@@ -70,7 +70,7 @@ func (h *house) create(s ident.Requester, req rooms.CreateRoom) id.RoomID {
 	return room
 }
 
-// public makes a room that everybody may join, and lets them.
+// public creates a public room and makes the members join it.
 func (h *house) public(s ident.Requester, members ...ident.Requester) id.RoomID {
 	h.Helper()
 	room := h.create(s, rooms.CreateRoom{Preset: "public_chat"})
@@ -178,7 +178,7 @@ func TestAliases(t *testing.T) {
 		}
 		h.ok(h.setAlias(alice, room, `{"alias":"#a:here","alt_aliases":["#a:here","#老虎:here"]}`))
 		h.ok(s.DeleteAlias(ctx, bob, "#a:here"))
-		h.ok(h.setAlias(alice, room, `{"alias":"#a:here"}`)) // it stood there before
+		h.ok(h.setAlias(alice, room, `{"alias":"#a:here"}`)) // the alias was already in the event
 		h.ok(s.CreateAlias(ctx, bob, "#a:here", room))
 		h.ok(h.setAlias(alice, room, `{"alias":"#a:here","alt_aliases":["#a:here","#老虎:here"]}`))
 		h.ok(s.DeleteAlias(ctx, alice, "#a:here"))

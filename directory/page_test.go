@@ -13,8 +13,8 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// directory has the directory's pages read from the one with a token on, and returns the names of the rooms; between
-// runs after each page.
+// directory returns the names of the rooms in the directory, reading pages from the token in q on. between is called
+// after each page.
 func (h *house) directory(q PublicRoomsQuery, between func(page PublicRooms)) (names []string) {
 	h.Helper()
 	for range 20 {
@@ -32,7 +32,8 @@ func (h *house) directory(q PublicRoomsQuery, between func(page PublicRooms)) (n
 	return nil
 }
 
-// listed makes published rooms; each is called by a letter and has as many more members as the digit behind it says.
+// listed creates published rooms. Each has a letter as its name, and as many additional members as the digit after the
+// letter says.
 func (h *house) listed(names string) {
 	h.Helper()
 	owner := h.user("owner")
@@ -74,7 +75,7 @@ func TestRoomsThatAreListedBetweenPagesHideNoOthers(t *testing.T) {
 			if first {
 				h.publish("h", true)  // before the first page
 				h.publish("d", false) // where the first page ended
-				h.publish("c", false) // to come
+				h.publish("c", false) // on a later page
 			}
 			first = false
 		}), "")
@@ -84,7 +85,7 @@ func TestRoomsThatAreListedBetweenPagesHideNoOthers(t *testing.T) {
 	})
 }
 
-func TestPagesOfTheDirectoryLeadBack(t *testing.T) {
+func TestDirectoryPagesCanBeReadBackwards(t *testing.T) {
 	h := newHouse(t, storagetest.Open(t, storage.Config{}))
 	h.listed("a1 b3 c0 d2 e1 f0 g0")
 	var pages []string
@@ -120,7 +121,7 @@ func TestPagesOfTheDirectoryLeadBack(t *testing.T) {
 	}
 }
 
-func TestAPageOfTheDirectoryBehindItsEndLeadsBack(t *testing.T) {
+func TestAPageBeyondTheEndOfTheDirectoryLeadsBack(t *testing.T) {
 	h := newHouse(t, storagetest.Open(t, storage.Config{}))
 	h.listed("a1 b0 c0")
 	page, err := h.svc.PublicRooms(h.Context(), PublicRoomsQuery{Limit: 2})

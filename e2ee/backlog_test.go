@@ -13,7 +13,7 @@ import (
 	"ebb/storage"
 )
 
-// receive delivers a message from another server to @alice:test's device A.
+// receive delivers a message from another server to device A of @alice:test.
 func (f *federated) receive(origin, sender, body string) {
 	f.t.Helper()
 	f.messageID++
@@ -23,7 +23,7 @@ func (f *federated) receive(origin, sender, body string) {
 	}
 }
 
-// waiting lists which of the given bodies are in the queue of a device, and the total cost of the queue.
+// waiting returns those of the given bodies that are in the queue of a device, and the total cost of the queue.
 func (f *federated) waiting(device ident.DeviceNID, of ...string) (found []string, cost int64) {
 	f.t.Helper()
 	f.read(func(tx *storage.Tx) error {
@@ -43,7 +43,7 @@ func (f *federated) waiting(device ident.DeviceNID, of ...string) (found []strin
 	return found, cost
 }
 
-func TestAFloodOfMessagesEvictsNobodyElsesRoomKey(t *testing.T) {
+func TestAFloodOfMessagesDoesNotDisplaceOtherSendersRoomKeys(t *testing.T) {
 	big := strings.Repeat("x", 60_000)
 	for name, flood := range map[string]func(f *federated){
 		"by a user of another server in the room": func(f *federated) {
@@ -103,7 +103,7 @@ func TestAFloodOfMessagesEvictsNobodyElsesRoomKey(t *testing.T) {
 	}
 }
 
-func TestManyEmptyMessagesEvictNoRoomKey(t *testing.T) {
+func TestManyEmptyMessagesDisplaceNoRoomKey(t *testing.T) {
 	f := newFederated(t)
 	alice := f.device("alice", "A")
 	f.membership("@alice:test", 1, "join")
@@ -126,7 +126,7 @@ func TestManyEmptyMessagesEvictNoRoomKey(t *testing.T) {
 	}
 }
 
-func TestWhatGoesFromAQueueIsOfThoseWhoHaveMost(t *testing.T) {
+func TestMessagesOfTheSendersWithTheMostAreDroppedFirst(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 200 {
 		var rows []storage.BacklogRow
@@ -163,7 +163,7 @@ func TestWhatGoesFromAQueueIsOfThoseWhoHaveMost(t *testing.T) {
 			t.Fatalf("%d bytes stay, %d of strangers; %d more are said to fit", total, strangers, left)
 		}
 		for origin := range cut {
-			for other, has := range kept { // one message more or less
+			for other, has := range kept { // give or take a message
 				if !cut[other] && has > kept[origin]+(64<<10+messageCost)*9 {
 					t.Fatalf("origin %d was cut to %d, and %d keeps %d", origin, kept[origin], other, has)
 				}

@@ -8,7 +8,7 @@ import (
 	"ebb/storage"
 )
 
-func TestKeyBackupsOfAUserAreBoundedInSum(t *testing.T) {
+func TestTotalSizeOfAUsersKeyBackupsIsBounded(t *testing.T) {
 	f := newFixture(t)
 	alice, bob := f.device("alice", "A"), f.device("bob", "B")
 	const algorithm = "m.megolm_backup.v1.curve25519-aes-sha2"
@@ -48,7 +48,7 @@ func TestKeyBackupsOfAUserAreBoundedInSum(t *testing.T) {
 		t.Errorf("without sessions there are %d bytes", got)
 	}
 
-	// The older backup is nearly full: it counts, as if it had a large session.
+	// The older backup is made nearly full by counting as if it had a large session.
 	err := f.opts.DB.Write(t.Context(), func(tx *storage.Tx) error {
 		return tx.SetBackupKey(alice.UserNID, 1, storage.BackupKey{RoomID: "!r:test", SessionID: "s", SessionData: `{}`}, empty-maxBackups+100)
 	})
@@ -63,7 +63,7 @@ func TestKeyBackupsOfAUserAreBoundedInSum(t *testing.T) {
 	}
 	_, err = f.CreateBackup(t.Context(), alice.UserNID, algorithm, json.RawMessage(`{"public_key":"0123456789012345678901234567890123456789012345678901234567890123456789"}`))
 	wantCode(t, err, mxerr.CodeTooLarge)
-	other := must(f.CreateBackup(t.Context(), bob.UserNID, algorithm, auth)) // others are not affected
+	other := must(f.CreateBackup(t.Context(), bob.UserNID, algorithm, auth)) // other users are not affected
 	must(f.PutBackupKeys(t.Context(), bob.UserNID, other, rooms))
 	if err := f.DeleteBackup(t.Context(), alice.UserNID, old); err != nil {
 		t.Fatal(err)

@@ -45,7 +45,7 @@ func (f *fixture) devicesOf(viewer ident.Requester, user id.UserID) []string {
 	return out
 }
 
-func TestReadingWhatADehydratedDeviceReceivedRemovesNothing(t *testing.T) {
+func TestReadingADehydratedDevicesMessagesDeletesNothing(t *testing.T) {
 	f := newFixture(t)
 	alice, bob := f.device("alice", "A"), f.device("bob", "B")
 	_, err := f.Dehydrated(t.Context(), alice)
@@ -119,7 +119,7 @@ func TestReadingWhatADehydratedDeviceReceivedRemovesNothing(t *testing.T) {
 	}
 }
 
-func TestNewDehydratedDeviceTakesThePlaceOfTheOldOne(t *testing.T) {
+func TestNewDehydratedDeviceReplacesTheOldOne(t *testing.T) {
 	f := newFixture(t)
 	alice, bob := f.device("alice", "A"), f.device("bob", "B")
 	for _, deviceID := range []string{"DRY1", "DRY2", "DRY2"} {
@@ -154,7 +154,7 @@ func TestNewDehydratedDeviceTakesThePlaceOfTheOldOne(t *testing.T) {
 	})
 }
 
-func TestDehydratedDeviceThatSomebodySignedInWithStays(t *testing.T) {
+func TestDehydratedDeviceThatSignedInIsKept(t *testing.T) {
 	f := newFixture(t)
 	alice := f.device("alice", "A")
 	if err := f.Dehydrate(t.Context(), alice, f.dehydrated(alice, "DRY1")); err != nil {
@@ -180,13 +180,13 @@ func TestDehydratedDeviceThatSomebodySignedInWithStays(t *testing.T) {
 	})
 }
 
-func TestDeletedDeviceIsNoDehydratedOneAnyMore(t *testing.T) {
+func TestDeletedDeviceIsNoLongerDehydrated(t *testing.T) {
 	f := newFixture(t)
 	alice := f.device("alice", "A")
 	if err := f.Dehydrate(t.Context(), alice, f.dehydrated(alice, "DRY")); err != nil {
 		t.Fatal(err)
 	}
-	f.write(func(tx *storage.Tx) error { // as accounts deletes a device
+	f.write(func(tx *storage.Tx) error { // as package accounts deletes a device
 		d, _, err := tx.Dehydrated(alice.UserNID)
 		if err != nil {
 			return err

@@ -47,7 +47,7 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
-// device creates a user, if needed, and a device.
+// device creates a device, and its user if necessary.
 func (f *fixture) device(localpart, deviceID string) ident.Requester {
 	f.t.Helper()
 	d := ident.Requester{UserID: id.NewUserID(localpart, serverName), DeviceID: id.DeviceID(deviceID)}
@@ -170,7 +170,7 @@ func TestConcurrentClaimsNeverGiveOneKeyTwice(t *testing.T) {
 	}
 }
 
-func TestSameOneTimeKeyAgainIsAcceptedAnotherUnderItsIDIsNot(t *testing.T) {
+func TestRepeatedOneTimeKeyIsAcceptedButADifferentOneIsNot(t *testing.T) {
 	f := newFixture(t)
 	alice := f.device("alice", "A")
 	for range 2 {
@@ -182,7 +182,7 @@ func TestSameOneTimeKeyAgainIsAcceptedAnotherUnderItsIDIsNot(t *testing.T) {
 	wantCode(t, err, mxerr.CodeInvalidParam)
 }
 
-func TestKeySignedAnewIsTheSameKey(t *testing.T) {
+func TestKeyWithANewSignatureIsTheSameKey(t *testing.T) {
 	f := newFixture(t)
 	alice := f.device("alice", "A")
 	signed := func(keyID, signature string) map[string]json.RawMessage {
@@ -351,7 +351,7 @@ func TestUserSigningKeyAndForeignSignaturesStayWithTheirOwner(t *testing.T) {
 	})
 }
 
-func TestDeviceSignaturesAreCheckedAndSeenByAll(t *testing.T) {
+func TestDeviceSignaturesAreCheckedAndVisibleToEverybody(t *testing.T) {
 	f := newFixture(t)
 	alice, bob := f.device("alice", "A"), f.device("bob", "B")
 	must(f.Upload(t.Context(), alice, UploadKeys{DeviceKeys: identity(alice, "")}))
@@ -377,7 +377,7 @@ func TestDeviceSignaturesAreCheckedAndSeenByAll(t *testing.T) {
 	}
 }
 
-func TestToDeviceMessagesAreOrderedOnceAndStayUntilConfirmed(t *testing.T) {
+func TestToDeviceMessagesAreOrderedUniqueAndKeptUntilConfirmed(t *testing.T) {
 	f := newFixture(t)
 	alice, bob1, bob2 := f.device("alice", "A"), f.device("bob", "B1"), f.device("bob", "B2")
 	send := func(txn, body string, to id.DeviceID) {
@@ -533,7 +533,7 @@ func TestBackedUpSessionNeedsAllItsMembers(t *testing.T) {
 	for name := range whole {
 		part := maps.Clone(whole)
 		delete(part, name)
-		for range 2 { // without it, and with null
+		for range 2 { // the member is missing, then null
 			var session BackupSession
 			if err := json.Unmarshal(must(json.Marshal(part)), &session); err != nil {
 				t.Fatal(err)

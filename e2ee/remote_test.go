@@ -17,15 +17,15 @@ import (
 	"ebb/storage"
 )
 
-// network is a Remote with answers set by the tests.
+// network is a Remote whose responses are set by the tests.
 type network struct {
 	mu      sync.Mutex
-	asked   []string // the requests, in order
+	asked   []string // the requests in order
 	down    bool
 	keys    string // response of /user/keys/query
 	devices string // response of /user/devices
 	claims  string // response of /user/keys/claim
-	before  func() // called before an answer
+	before  func() // called before each response
 }
 
 var errDown = errors.New("down")
@@ -62,7 +62,7 @@ type sent struct {
 	Body   json.RawMessage `json:"content"`
 }
 
-// outgoing keeps what was queued in committed writes; a write that fails leaves nothing.
+// outgoing keeps the EDUs queued in committed writes. A write that fails leaves none.
 type outgoing struct {
 	queue  []sent
 	kicked []string
@@ -77,7 +77,7 @@ func (o *outgoing) AddEDU(_ *storage.Tx, server string, _ id.UserID, edu json.Ra
 
 func (o *outgoing) Kick(server string) { o.kicked = append(o.kicked, server) }
 
-// sharedRooms answers from the memberships in the database.
+// sharedRooms implements Rooms with the memberships in the database.
 type sharedRooms struct{ f *fixture }
 
 func (r sharedRooms) sharers(user ident.UserNID) (ids []string, nids []ident.UserNID) {
@@ -186,7 +186,7 @@ func (f *federated) query(viewer ident.Requester) *Keys {
 	return must(f.Query(f.t.Context(), viewer, map[id.UserID][]id.DeviceID{far: {}}, 0))
 }
 
-// changes returns the users whose devices changed for a user since a position.
+// changes returns the users whose device changes a user must be notified of since a position.
 func (f *federated) changes(user ident.UserNID, since int64) (changed []ident.UserNID, now int64) {
 	f.read(func(tx *storage.Tx) (err error) {
 		now = int64(tx.Settled())
@@ -235,7 +235,7 @@ func TestDevicesOfOtherServersAreCachedWhileARoomIsShared(t *testing.T) {
 	})
 }
 
-func TestManyWhoAskForOneUserAskTheServerOnce(t *testing.T) {
+func TestConcurrentQueriesForAUserShareOneRequest(t *testing.T) {
 	f := newFederated(t)
 	f.net.keys = farQuery(`"X":` + farKeys("X", "one"))
 	f.membership(far, 1, "join")
@@ -261,7 +261,7 @@ func update(device, keys string, stream int64, prev string, more string) json.Ra
 	return json.RawMessage(fmt.Sprintf(`{"user_id":%q,"device_id":%q,%s"stream_id":%d,"prev_id":[%s]%s}`, far, device, keys, stream, prev, more))
 }
 
-func TestAMissedDeviceListUpdateIsMadeUpFor(t *testing.T) {
+func TestAMissedDeviceListUpdateCausesARequest(t *testing.T) {
 	f := newFederated(t)
 	alice := f.device("alice", "A")
 	f.membership(alice.UserID, 1, "join")
@@ -345,12 +345,12 @@ func TestAMissedDeviceListUpdateIsMadeUpFor(t *testing.T) {
 	if err := f.Resync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	told(true) // so that clients whose request failed ask again
+	told(true) // so that clients whose request failed try again
 	devices("Z")
 }
 
-// Dendrite deletes a device under the stream_id that the list already has.
-func TestADeviceThatIsDeletedUnderAKnownStreamIDGoes(t *testing.T) {
+// Dendrite deletes a device with the stream ID that the list already has.
+func TestADeviceDeletedUnderAKnownStreamIDIsRemoved(t *testing.T) {
 	f := newFederated(t)
 	alice := f.device("alice", "A")
 	f.membership(alice.UserID, 1, "join")
@@ -410,7 +410,7 @@ func TestASigningKeyUpdateMakesTheListStale(t *testing.T) {
 	}
 }
 
-func TestAnUpdateThatComesWhileTheListIsAskedForMakesItStale(t *testing.T) {
+func TestAnUpdateDuringTheRequestMakesTheListStale(t *testing.T) {
 	f := newFederated(t)
 	alice := f.device("alice", "A")
 	f.membership(alice.UserID, 1, "join")
@@ -429,8 +429,8 @@ func TestAnUpdateThatComesWhileTheListIsAskedForMakesItStale(t *testing.T) {
 	}
 }
 
-// TestHostileDeviceKeysStayOut sends malformed keys, and keys of users of other servers.
-func TestHostileDeviceKeysStayOut(t *testing.T) {
+// Malformed keys and keys of users of other servers are not stored.
+func TestHostileDeviceKeysAreNotStored(t *testing.T) {
 	f := newFederated(t)
 	alice := f.device("alice", "A")
 	f.membership(alice.UserID, 1, "join")
@@ -483,7 +483,7 @@ func TestHostileDeviceKeysStayOut(t *testing.T) {
 	}
 }
 
-func TestALocalChangeOfDevicesIsToldToServersInAChain(t *testing.T) {
+func TestLocalDeviceChangesAreSentToServersAsASequence(t *testing.T) {
 	f := newFederated(t)
 	alice := f.device("alice", "A")
 	f.membership(alice.UserID, 1, "join")
@@ -544,7 +544,7 @@ func TestALocalChangeOfDevicesIsToldToServersInAChain(t *testing.T) {
 	}
 }
 
-func TestServersThatNewlyShareARoomAreToldOfDevices(t *testing.T) {
+func TestServersThatNewlyShareARoomReceiveDevices(t *testing.T) {
 	f := newFederated(t)
 	alice := f.device("alice", "A")
 	must(f.Upload(t.Context(), alice, UploadKeys{DeviceKeys: identity(alice, "")}))
@@ -554,7 +554,7 @@ func TestServersThatNewlyShareARoomAreToldOfDevices(t *testing.T) {
 	if err := f.SendDeviceLists(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for partial, want := range map[bool][]string{false: {"A", "B"}, true: {"A"}} { // B has no keys
+	for partial, want := range map[bool][]string{false: {"A", "B"}, true: {"A"}} { // device B has no keys
 		f.out.queue = nil
 		f.write(func(tx *storage.Tx) error {
 			return tx.AddDeviceTelling(storage.DeviceTelling{User: alice.UserNID, Room: 1, Partial: partial})
@@ -578,7 +578,7 @@ func TestServersThatNewlyShareARoomAreToldOfDevices(t *testing.T) {
 	}
 }
 
-func TestServersDiscoveredInARoomAreToldOfAllDevices(t *testing.T) {
+func TestServersDiscoveredInARoomReceiveAllDevices(t *testing.T) {
 	f := newFederated(t)
 	alice := f.device("alice", "A")
 	f.device("alice", "B")
@@ -680,7 +680,7 @@ func TestToDeviceMessagesOfOtherServersArriveOnceAndInOrder(t *testing.T) {
 	}
 }
 
-func TestClaimsOfOtherServersKeysAreChecked(t *testing.T) {
+func TestKeysClaimedFromOtherServersAreChecked(t *testing.T) {
 	f := newFederated(t)
 	f.net.claims = `{"one_time_keys":{"@far:elsewhere":{"X":{"signed_curve25519:A":{"key":"k","signatures":{}},"signed_curve25519:B":{"key":"k"}},
 		"EXTRA":{"signed_curve25519:A":{"key":"k"}},"Y":{"other:A":{"key":"k"}},"Z":{"signed_curve25519:A":{"key":5}}},"@alice:test":{"A":{"signed_curve25519:A":{"key":"evil"}}}}}`

@@ -18,7 +18,7 @@ import (
 	"ebb/mxerr"
 )
 
-// storyteller starts servers that answer every request with the function that a test assigns.
+// storyteller starts servers that answer every request with a function that the test sets.
 func storyteller(t *testing.T, servers ...string) (c *Client, answer *func(w io.Writer, r *http.Request)) {
 	l := newLab(t)
 	answer = new(func(io.Writer, *http.Request))
@@ -59,7 +59,7 @@ func (a *answers) counted() (bytes int64, servers int) {
 
 func anything(json.RawMessage) bool { return true }
 
-// The state of a room with 100,000 members fits into the bound for large answers; a state twice as large is refused.
+// The state of a room with 100,000 members fits into the bound for large responses; a state twice as large is refused.
 func TestRoomOf100000MembersIsRead(t *testing.T) {
 	c, answer := storyteller(t, "a.test")
 	members := 100_000
@@ -108,7 +108,7 @@ func TestOnlyWantedEventsOfLargeStateAreHeld(t *testing.T) {
 	}
 }
 
-// endless writes until the reader closes the connection.
+// endless writes text until the reader closes the connection.
 func endless(text string) func(io.Writer, *http.Request) {
 	many := []byte(strings.Repeat(text, 64<<10/len(text)))
 	return func(w io.Writer, _ *http.Request) {

@@ -64,7 +64,7 @@ func TestOnlyUnreachableServersAreReportedToTheGate(t *testing.T) {
 		{"an error of its proxy", "a.test", "failed", status(502, `<html>`)},
 		{"an answer that breaks off", "a.test", "failed", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }},
 		{"no such server", "nowhere.test", "failed", nil},
-		{"a server that is kept out", "kept.test", "failed", nil}, // otherwise it would be retried over and over
+		{"a server that is kept out", "kept.test", "failed", nil}, // otherwise a caller would retry over and over
 	} {
 		answer = s.answer
 		_, _, err := c.Version(t.Context(), s.server)
@@ -92,7 +92,7 @@ func TestAnswersAreBoundedInSizeAndTime(t *testing.T) {
 	l.ips["a.test"] = []string{"8.8.1.1"}
 	sent := 0
 	l.serve("8.8.1.1:8448", "a.test", func(w http.ResponseWriter, r *http.Request) {
-		if strings.Contains(r.URL.Path, "/user/devices/") { // slowly, byte by byte
+		if strings.Contains(r.URL.Path, "/user/devices/") { // slowly, one byte after the other
 			_, _ = w.Write([]byte("{"))
 			w.(http.Flusher).Flush()
 			<-r.Context().Done()
@@ -132,7 +132,7 @@ func TestRemoteErrorsAreRelayedOnlyIfTheirMeaningIsTheSame(t *testing.T) {
 		{remote(404, "M_NOT_FOUND"), 404, "M_NOT_FOUND"},
 		{remote(403, "M_INVITE_BLOCKED"), 403, "M_INVITE_BLOCKED"},
 		{remote(400, "M_UNKNOWN"), 400, "M_UNKNOWN"},
-		{remote(403, "M_BANNED_FROM_HERE"), 403, "M_BANNED_FROM_HERE"}, // code of a later version of the specification
+		{remote(403, "M_BANNED_FROM_HERE"), 403, "M_BANNED_FROM_HERE"}, // a code of a later specification
 		{remote(409, "ORG.EXAMPLE.TOO_LATE"), 409, "ORG.EXAMPLE.TOO_LATE"},
 		{remote(400, "not a code"), 502, "M_UNKNOWN"},
 		{remote(400, ""), 502, "M_UNKNOWN"},

@@ -17,7 +17,7 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// keyServer is a server that serves its keys; a test can change the answer.
+// keyServer is a server that serves its keys. A test can change the response.
 type keyServer struct {
 	l      *lab
 	name   string
@@ -32,7 +32,7 @@ func public64(s pdu.Signer) string {
 	return base64.RawStdEncoding.EncodeToString(s.Key.Public().(ed25519.PublicKey))
 }
 
-// said returns a server's key answer, valid for an hour and signed by the signers.
+// said returns the key response of a server. It is valid for an hour and signed by the signers.
 func (l *lab) said(server string, signers ...pdu.Signer) map[string]any {
 	keys := map[string]any{}
 	for _, s := range signers {
@@ -149,7 +149,7 @@ func TestFormerKeysAreValidForEarlierSignatures(t *testing.T) {
 	}
 }
 
-// Landscape 6, row 32, and other answers that a hostile server may give about its keys.
+// Landscape 6, row 32, and other responses that a hostile server may give about its keys.
 func TestUnprovenKeyAnswersAreIgnored(t *testing.T) {
 	l := newLab(t)
 	a, b := l.keyServer(1, "a.test"), l.keyServer(2, "b.test")
@@ -325,7 +325,7 @@ func TestOwnKeyAnswerIsSignedAndListsFormerKeys(t *testing.T) {
 	if ahead := time.UnixMilli(a.ValidUntil).Sub(l.clock()); ahead < 24*time.Hour || ahead > 7*24*time.Hour {
 		t.Errorf("good for %s", ahead)
 	}
-	// Signatures that the first key made before the rotation are still accepted here; later ones are not.
+	// Signatures that the first key made before the rotation are still accepted; later ones are not.
 	if !has(t, k, KeyWant{"me.test", first.KeyID, l.clock().Add(-2 * time.Hour).UnixMilli()}) || has(t, k, KeyWant{"me.test", first.KeyID, l.clock().UnixMilli()}) {
 		t.Error("a former key of this server")
 	}
@@ -340,7 +340,7 @@ func TestInterruptedKeyChangeLosesNoKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Only the first of the two files was written.
+	// Only the first of the two files has been written.
 	line := fmt.Sprintf("ed25519 %s %s %d\n", strings.TrimPrefix(string(keys.Current().KeyID), "ed25519:"), public64(keys.Current()), 1)
 	if err := replaceFile(file+".old", line); err != nil {
 		t.Fatal(err)

@@ -10,7 +10,7 @@ import (
 	"ebb/netguard"
 )
 
-// inside is a resolver that resolves every name to an address in the local network.
+// inside resolves every name to an address in the local network.
 type inside struct{}
 
 func (inside) LookupSRV(context.Context, string, string, string) (string, []*net.SRV, error) {
@@ -21,7 +21,7 @@ func (inside) LookupNetIP(context.Context, string, string) ([]netip.Addr, error)
 	return []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("fd00::1")}, nil
 }
 
-// CVE-2023-32683, CVE-2024-52594: a location that a server names must not give access to the local network.
+// CVE-2023-32683, CVE-2024-52594: a location named by another server must not give access to the local network.
 func TestFilesAreNotReadFromPrivateAddresses(t *testing.T) {
 	c := New(Options{Server: "own.test", Resolver: inside{}})
 	for _, place := range []string{"https://rebound.test/x", "https://127.0.0.1/x", "https://[::1]:8448/x", "https://169.254.169.254/latest/meta-data", "https://10.0.0.1/"} {

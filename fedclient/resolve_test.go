@@ -25,7 +25,7 @@ func says(body string, header ...string) http.HandlerFunc {
 	}
 }
 
-// echo answers /version with the Host of the request and the server name of its TLS handshake.
+// echo answers /version with the Host header of the request and the server name of its TLS handshake.
 func echo(w http.ResponseWriter, r *http.Request) {
 	answerJSON(w, map[string]any{"server": map[string]string{"name": r.Host, "version": r.TLS.ServerName}})
 }
@@ -160,7 +160,7 @@ func TestFailedWellKnownIsRetriedLessAndLessOften(t *testing.T) {
 	}
 }
 
-// Landscape 6, row 19: a .well-known that redirects to an endless file, in circles, or elsewhere.
+// Landscape 6, row 19: .well-known redirects to an endless file, in circles, or to another host.
 func TestWellKnownIsBoundedInSizeAndRedirects(t *testing.T) {
 	endless := 0
 	for name, h := range map[string]http.HandlerFunc{

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// verifyRequest verifies a request as the server does: the headers first, then the body.
+// verifyRequest verifies a request in the order in which the server does: the headers first, then the body.
 func verifyRequest(ctx context.Context, k *KeyRing, method, uri string, headers http.Header, body []byte) (string, error) {
 	claim, err := k.Claim(ctx, headers)
 	if err != nil {
@@ -45,8 +45,8 @@ func TestRequestsAreVerifiedAsTheyWereSigned(t *testing.T) {
 	other := l.client("a.test", func(o *Options) { o.Signer = signerOf("a.test", "1") })
 	badly := l.client("bad.test", func(o *Options) { o.Signer = bad.signer })
 	own := l.client("me.test", func(o *Options) { o.Signer = me.opts.Signer })
-	// The header need not name the destination, but what is signed always does: else any server could repeat the
-	// request here.
+	// The header need not name the destination, but the signature always covers it. Otherwise any server could replay a
+	// request to this server.
 	withoutName := strings.Replace(good, `destination="me.test",`, "", 1)
 	text, _ := signedText("PUT", uri, "a.test", "me.test", []byte(`{"a":1}`), nil)
 	text = []byte(strings.Replace(string(text), `"destination":"me.test",`, "", 1))
@@ -91,7 +91,7 @@ func TestRequestsAreVerifiedAsTheyWereSigned(t *testing.T) {
 	if _, err := verifyRequest(t.Context(), k, "POST", uri, h, []byte(`{"a":1.5,"b":[]}`)); err == nil {
 		t.Error("another method")
 	}
-	// The key is valid for one more hour; then it must be fetched again.
+	// The key is valid for one more hour. Then it must be fetched again.
 	l.advance(59 * time.Minute)
 	asked := a.asked.Load()
 	if _, err := verifyRequest(t.Context(), k, "PUT", uri, h, []byte(`{"a":1.5,"b":[]}`)); err != nil || a.asked.Load() != asked {
@@ -178,7 +178,7 @@ func TestOnlySignaturesOfOneServerAreChecked(t *testing.T) {
 	}
 }
 
-// A server with a wrong clock declares its keys long expired, or valid for ever; either has an effect only until the
+// A server with a wrong clock declares its keys long expired, or valid for ever. Both have an effect only until the
 // clock is corrected.
 func TestServerIsAcceptedOnceItsClockIsCorrected(t *testing.T) {
 	l := newLab(t)
@@ -201,7 +201,7 @@ func FuzzVerifyRequest(f *testing.F) {
 	f.Add("PUT", "/x", `X-Matrix origin="a.test",destination="me.test",key="ed25519:1",sig="aaaa"`, []byte(`{}`))
 	f.Fuzz(func(t *testing.T, method, uri, header string, body []byte) {
 		c := New(Options{Server: "me.test", Signer: signerOf("me.test", "1"), Allowed: func(string) bool { return false }})
-		k := NewKeyRing(c, nil, nil, nil) // no server is looked up, because all are kept out
+		k := NewKeyRing(c, nil, nil, nil) // no server is contacted, because all are kept out
 		if origin, err := verifyRequest(t.Context(), k, method, uri, http.Header{"Authorization": {header}}, body); err == nil {
 			t.Errorf("%q is let in", origin)
 		}

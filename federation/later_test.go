@@ -77,7 +77,7 @@ func TestEventsAreTriedLessAndLessOften(t *testing.T) {
 	}
 }
 
-func TestWhatMayBeTriedAgain(t *testing.T) {
+func TestOnlyTemporaryFailuresAreRetried(t *testing.T) {
 	for err, want := range map[error]bool{
 		rooms.ErrLater: true, context.DeadlineExceeded: true, errors.New("the disk is odd"): true,
 		fmt.Errorf("%w: index out of range", errPanic): false, mxerr.Forbidden("you are not in it"): false,
@@ -91,7 +91,7 @@ func TestWhatMayBeTriedAgain(t *testing.T) {
 	}
 }
 
-// measured returns the bytes that are kept, in total and by server, and checks them against the counters.
+// measured returns the bytes of the kept events, in total and by server, and compares them with the counters.
 func (l *later) measured(t *testing.T) (all int, servers map[string]int) {
 	t.Helper()
 	servers = map[string]int{}
@@ -132,7 +132,7 @@ func TestEventsThatWaitForAnotherTryAreBoundedInBytes(t *testing.T) {
 			t.Errorf("%d bytes of %s", bytes, server)
 		}
 	}
-	// put back again and again, they disappear in the end
+	// events that are put back again and again disappear in the end
 	for try := now; len(l.waiting) > 0; try = try.Add(time.Hour) {
 		for key, w := range l.due(try) {
 			l.add(try, key, large)
@@ -147,7 +147,7 @@ func TestEventsThatWaitForAnotherTryAreBoundedInBytes(t *testing.T) {
 	}
 }
 
-// hall returns a server with a room that has a remote member, and an event that this member sends.
+// hall returns a server with a room that has a remote member, and an event sent by this member.
 func hall(t *testing.T) (a *API, room id.RoomID, said json.RawMessage) {
 	seed := func(server string) pdu.Signer {
 		sum := sha256.Sum256([]byte(server))
@@ -210,11 +210,11 @@ func (k oneKey) Keys(_ context.Context, wants []fedclient.KeyWant) map[fedclient
 }
 
 // The sender considers events delivered even if this server fails to process them, so they must be tried again, unless
-// their server is not in the room.
-func TestWhatThisServerFailsAtIsTriedAgain(t *testing.T) {
+// the sending server is not in the room.
+func TestEventsThatThisServerFailsToProcessAreRetried(t *testing.T) {
 	a, room, said := hall(t)
 	over, cancel := context.WithCancel(t.Context())
-	cancel() // as after transactionTime
+	cancel() // like the end of transactionTime
 	pdus := []json.RawMessage{said}
 	for _, origin := range []string{"there", "elsewhere"} {
 		if _, err := a.receivePDUs(over, origin, pdus); err != nil {

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// A server that is itself catching up may be able to answer a request only a little later. Its event must not be
-// forgotten in the meantime, although no later event refers to it.
-func TestEventWhosePastIsNotToBeHadIsTriedAgain(t *testing.T) {
+// A server that is itself catching up may be able to answer a request only a little later. Until then its event must
+// not be forgotten, although no later event refers to it.
+func TestEventWithUnavailablePredecessorsIsRetried(t *testing.T) {
 	net, alice, bob := pair(t)
 	room := made(alice, "tea", "public_chat", nil)
 	bob.Do("POST", "/v3/join/"+url.PathEscape(room)+"?via=hs1.test", nil)

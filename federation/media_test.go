@@ -17,7 +17,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// picture returns a PNG of a size.
+// picture returns a PNG of the given size.
 func picture(t *testing.T, width, height int) []byte {
 	t.Helper()
 	img := image.NewGray(image.Rect(0, 0, width, height))
@@ -31,7 +31,7 @@ func picture(t *testing.T, width, height int) []byte {
 	return out.Bytes()
 }
 
-// upload stores a file and returns its media id.
+// upload stores a file and returns its media ID.
 func upload(t *testing.T, c *testserver.Client, name string, data []byte) string {
 	t.Helper()
 	uri, _ := c.Do("POST", "/_matrix/media/v3/upload?filename="+name, data)["content_uri"].(string)
@@ -67,12 +67,12 @@ func TestFilesOfOtherServers(t *testing.T) {
 			t.Errorf("%s: %d %s", bad, status, raw)
 		}
 	}
-	// deprecated endpoints are disabled
+	// the deprecated endpoints are disabled
 	alice.Refused("GET", "/_matrix/media/v3/download/hs2.test/"+mediaID, nil, 404, "M_NOT_FOUND")
 }
 
 // All requests for a file that is being downloaded share one download.
-func TestAFileIsFetchedOnceForAll(t *testing.T) {
+func TestConcurrentRequestsForAFileShareOneDownload(t *testing.T) {
 	net, alice, bob := pair(t)
 	mediaID := upload(t, bob, "a", []byte("the file"))
 	asked := count(net, "/media/download/")
@@ -90,7 +90,7 @@ func TestAFileIsFetchedOnceForAll(t *testing.T) {
 	}
 }
 
-func TestFilesOfOtherServersGoWhenNobodyAsksForThem(t *testing.T) {
+func TestUnusedFilesOfOtherServersAreRemoved(t *testing.T) {
 	net, alice, bob := pair(t)
 	mediaID := upload(t, bob, "a", []byte("what nobody looks at"))
 	asked := count(net, "/media/download/")
@@ -100,7 +100,7 @@ func TestFilesOfOtherServersGoWhenNobodyAsksForThem(t *testing.T) {
 		t.Fatalf("kept in %v", found)
 	}
 	s.Advance(31 * 24 * time.Hour)
-	// a new download makes room by removing old files
+	// old files are removed to make room for a new one
 	alice.Raw("GET", downloads+"hs2.test/"+upload(t, bob, "b", []byte("another")), nil)
 	if found := s.FilesWith("what nobody looks at"); len(found) != 0 {
 		t.Errorf("still in %v", found)
@@ -129,7 +129,7 @@ func TestTheCacheOfOtherServersFilesIsBounded(t *testing.T) {
 	alice.Refused("GET", downloads+"hs2.test/"+upload(t, bob, "a", make([]byte, 1001)), nil, 502, "M_TOO_LARGE")
 }
 
-func TestAnAnnouncedFileOfAnotherServerIsWaitedFor(t *testing.T) {
+func TestRequestsWaitForAReservedFileOfAnotherServer(t *testing.T) {
 	_, alice, bob := pair(t)
 	uri, _ := bob.Do("POST", "/_matrix/media/v1/create", nil)["content_uri"].(string)
 	mediaID := uri[strings.LastIndex(uri, "/")+1:]
@@ -181,7 +181,8 @@ func parts(w http.ResponseWriter, body string) {
 	io.WriteString(w, body)
 }
 
-// CVE-2021-21274, CVE-2024-52805 and similar: a response of another server costs a bounded amount and is not passed on.
+// CVE-2021-21274, CVE-2024-52805 and similar: processing a response of another server has a bounded cost, and the
+// response is not passed on.
 func TestHostileAnswersToRequestsForFiles(t *testing.T) {
 	net := testserver.Federation(t, 1, func(_ int, cfg *config.Config) { cfg.Media.MaxRemoteSize = 1 << 20 })
 	alice := net.Servers[0].Register("alice")
@@ -213,7 +214,7 @@ func TestHostileAnswersToRequestsForFiles(t *testing.T) {
 	}
 }
 
-// Servers without the signed operation are asked through the old endpoint; a redirect to another location is followed.
+// A server without the signed endpoint is asked through the old one. A redirect to another location is followed.
 func TestFilesFromOldServersAndFromElsewhere(t *testing.T) {
 	net := testserver.Federation(t, 1, nil)
 	alice := net.Servers[0].Register("alice")
@@ -228,7 +229,7 @@ func TestFilesFromOldServersAndFromElsewhere(t *testing.T) {
 		case r.URL.Path == "/store" && r.Header.Get("Authorization") == "":
 			io.WriteString(w, "a file of the store")
 		case strings.HasSuffix(r.URL.Path, "/media/download/abc"):
-			// a response that servers with the operation never give
+			// a response that servers with the endpoint never send
 			http.Error(w, "what origin?", http.StatusBadRequest)
 		default:
 			http.NotFound(w, r)

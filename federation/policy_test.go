@@ -19,14 +19,14 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// police plays the policy server of hs2.test, a separate program beside its homeserver.
+// police is the policy server of hs2.test, a separate program beside its homeserver.
 type police struct {
 	signer pdu.Signer
 	down   bool
-	wrong  bool // sign with another key
+	wrong  bool // whether to sign with the wrong key
 
 	mu    sync.Mutex
-	asked []string // event types
+	asked []string // types of the events to be signed
 	sent  []map[string]any
 }
 

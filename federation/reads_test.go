@@ -23,7 +23,7 @@ func pair(t *testing.T) (net *testserver.Network, alice, bob *testserver.Client)
 	return net, net.Servers[0].Register("alice"), net.Servers[1].Register("bob")
 }
 
-// count counts the requests between servers whose path contains a text.
+// count counts the requests between servers whose path contains the given text.
 func count(net *testserver.Network, path string) *atomic.Int32 {
 	var n atomic.Int32
 	net.Intercept(func(w http.ResponseWriter, r *http.Request, _ string, next http.Handler) {
@@ -35,7 +35,7 @@ func count(net *testserver.Network, path string) *atomic.Int32 {
 	return &n
 }
 
-func TestProfilesOfOtherServersAreAskedFor(t *testing.T) {
+func TestProfilesOfOtherServersAreRequested(t *testing.T) {
 	net, alice, bob := pair(t)
 	asked := count(net, "/query/profile")
 	bob.Do("PUT", "/v3/profile/"+bob.User+"/displayname", map[string]any{"displayname": "Bob over there"})
@@ -101,7 +101,7 @@ func TestAliasesOfOtherServersLeadToRoomsAndServers(t *testing.T) {
 	}
 }
 
-func TestOpenIDTokensTellWhoTheirOwnerIs(t *testing.T) {
+func TestOpenIDTokensIdentifyTheirOwner(t *testing.T) {
 	net, alice, bob := pair(t)
 	request := "/v3/user/" + url.PathEscape(alice.User) + "/openid/request_token"
 	answer := alice.Do("POST", request, map[string]any{})
@@ -145,7 +145,7 @@ func TestTheUserDirectoryKnowsUsersOfOtherServersFromSharedAndPublicRooms(t *tes
 	carol := net.Servers[0].Register("carol")
 	bob.Do("PUT", "/v3/profile/"+bob.User+"/displayname", map[string]any{"displayname": "Robert the Bruce"})
 	var rooms []string
-	for _, name := range []string{"one", "two"} { // he is found only once nevertheless
+	for _, name := range []string{"one", "two"} { // he is found only once although he shares two rooms
 		room := url.PathEscape(made(alice, name, "public_chat", nil))
 		bob.Do("POST", "/v3/join/"+room+"?via=hs1.test", nil)
 		rooms = append(rooms, room)
@@ -173,7 +173,7 @@ func TestTheUserDirectoryKnowsUsersOfOtherServersFromSharedAndPublicRooms(t *tes
 	}
 }
 
-func TestOddEventSpoilsNoTransaction(t *testing.T) {
+func TestAMalformedEventDoesNotAffectItsTransaction(t *testing.T) {
 	net, alice, bob := pair(t)
 	room, _ := alice.Do("POST", "/v3/createRoom", map[string]any{"preset": "public_chat"})["room_id"].(string)
 	bob.Do("POST", "/v3/join/"+url.PathEscape(room)+"?via=hs1.test", nil)
@@ -196,8 +196,8 @@ func TestOddEventSpoilsNoTransaction(t *testing.T) {
 	}
 }
 
-// Anonymous requests must not make this server ask others, and invalid server names are never looked up.
-func TestStrangersAndImpossibleNamesDoNotSendThisServerOut(t *testing.T) {
+// Anonymous requests must not make this server send requests to others, and invalid server names are never looked up.
+func TestStrangersAndInvalidNamesCauseNoRequests(t *testing.T) {
 	net := testserver.Federation(t, 2, func(_ int, c *config.Config) { c.RateLimits.Enabled = true })
 	alice, bob := net.Servers[0].Register("alice"), net.Servers[1].Register("bob")
 	var asked atomic.Int32

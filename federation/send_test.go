@@ -38,7 +38,7 @@ func TestTransactionsBeyondTheirBoundsAreRefused(t *testing.T) {
 	}
 }
 
-func TestGarbageInATransactionHarmsNothing(t *testing.T) {
+func TestGarbageInATransactionIsIgnored(t *testing.T) {
 	net, alice, bob := pair(t)
 	room := made(alice, "garden", "public_chat", nil)
 	bob.Do("POST", "/v3/join/"+room+"?via=hs1.test", map[string]any{})

@@ -33,7 +33,7 @@ func child(c *testserver.Client, space, room string, content map[string]any) {
 
 func via(servers ...string) map[string]any { return map[string]any{"via": servers} }
 
-// walked lists the names of the rooms in a hierarchy.
+// walked returns the names of the rooms in a hierarchy.
 func walked(t *testing.T, answer map[string]any) (names []string) {
 	t.Helper()
 	rooms, _ := answer["rooms"].([]any)
@@ -59,8 +59,8 @@ func TestSpacesAreWalkedAcrossServers(t *testing.T) {
 	child(alice, root, inner, map[string]any{"via": []string{"hs1.test"}, "order": "a", "suggested": true})
 	child(alice, root, outer, map[string]any{"via": []string{"nowhere.test", "hs2.test"}, "order": "b"})
 	child(alice, root, mine, via("hs1.test"))
-	child(alice, root, leaf, map[string]any{}) // removed
-	child(alice, inner, root, via("hs1.test")) // a cycle
+	child(alice, root, leaf, map[string]any{}) // removes the child
+	child(alice, inner, root, via("hs1.test")) // makes a cycle
 	child(bob, outer, far, map[string]any{"via": []string{"hs2.test"}, "order": "f"})
 	child(bob, outer, hidden, map[string]any{"via": []string{"hs2.test"}, "order": "h"})
 	child(bob, outer, leaf, map[string]any{"via": []string{"hs1.test"}, "order": "l"})
@@ -99,8 +99,8 @@ func TestSpacesAreWalkedAcrossServers(t *testing.T) {
 	bob.Refused("GET", hierarchy(mine, ""), nil, 403, "M_FORBIDDEN")
 }
 
-// Synapse once showed rooms in spaces to users outside them: a room may be shown only to users who may join or read it.
-func TestSpacesShowRoomsToWhoMayJoinThem(t *testing.T) {
+// Synapse once showed rooms in spaces to users outside them. A room may be shown only to users who may join or read it.
+func TestSpacesShowRoomsOnlyToUsersWhoMayJoin(t *testing.T) {
 	net, alice, bob := pair(t)
 	carol := net.Servers[0].Register("carol")
 	root := made(alice, "root", "public_chat", space())
@@ -166,7 +166,7 @@ func TestRoomSummaries(t *testing.T) {
 	stranger.Refused("GET", summary("!elsewhere:hs1.test", "via=hs1.test"), nil, 404, "M_NOT_FOUND")
 }
 
-// A server that returns wrong information about a room is ignored, and costs a bounded amount.
+// A server that returns wrong information about a room is ignored, and its response has a bounded cost.
 func TestHostileAnswersAboutSpaces(t *testing.T) {
 	net, alice, _ := pair(t)
 	root := made(alice, "root", "public_chat", space())

@@ -23,7 +23,7 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// spy is a server without any rooms: spy.test, played by the test.
+// spy is spy.test, a server without any rooms that is implemented by the test.
 type spy struct {
 	*testing.T
 	net    *testserver.Network
@@ -81,7 +81,7 @@ func (s *spy) ask(method, uri string, body any) *httptest.ResponseRecorder {
 	return w
 }
 
-// gets sends a request that must succeed with 200.
+// gets sends a request that must return 200.
 func (s *spy) gets(method, uri string, body any) any {
 	s.Helper()
 	w := s.ask(method, uri, body)
@@ -101,9 +101,9 @@ func (s *spy) refused(method, uri string, body any, status int, code string) {
 
 const v1 = "/_matrix/federation/v1"
 
-// CVE-2022-39335, CVE-2021-39164 and similar: a server that is not in a private room gets no information about it from
+// CVE-2022-39335, CVE-2021-39164 and similar: a server outside a private room gets no information about the room from
 // any request.
-func TestAServerOutsideLearnsNothingOfRooms(t *testing.T) {
+func TestAServerOutsideARoomLearnsNothingAboutIt(t *testing.T) {
 	net, alice, _ := pair(t)
 	s := newSpy(t, net)
 	private := made(alice, "private", "private_chat", map[string]any{"visibility": "public"})
@@ -136,7 +136,7 @@ func TestAServerOutsideLearnsNothingOfRooms(t *testing.T) {
 	}
 }
 
-func TestAServerLearnsWhatIsForEverybody(t *testing.T) {
+func TestPublicInformationIsVisibleToEveryServer(t *testing.T) {
 	net, alice, _ := pair(t)
 	s := newSpy(t, net)
 	room := made(alice, "tea", "public_chat", map[string]any{"visibility": "public", "room_alias_name": "tea"})
@@ -159,7 +159,7 @@ func TestAServerLearnsWhatIsForEverybody(t *testing.T) {
 	s.refused("POST", "/_matrix/policy/v1/sign", map[string]any{}, 404, "M_UNRECOGNIZED")
 }
 
-func TestFilesAndThumbnailsAreGivenInTwoParts(t *testing.T) {
+func TestFilesAndThumbnailsAreServedInTwoParts(t *testing.T) {
 	net, alice, _ := pair(t)
 	s := newSpy(t, net)
 	data := picture(t, 600, 400)

@@ -22,7 +22,7 @@ func working(n *int, release chan struct{}) func() (transactionAnswer, error) {
 	}
 }
 
-func TestATransactionThatComesAgainWaitsForTheFirstAndGetsItsAnswer(t *testing.T) {
+func TestARepeatedTransactionWaitsForTheFirstAndGetsItsResponse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tr, n, release := newTransactions(), 0, make(chan struct{})
 		var all sync.WaitGroup
@@ -75,7 +75,7 @@ func TestAServerThatSendsManyTransactionsAtOnceIsSlowedDownAlone(t *testing.T) {
 	})
 }
 
-func TestWhatThisServerCouldNotStoreIsNotRememberedAsAnswered(t *testing.T) {
+func TestFailedTransactionsAreNotCached(t *testing.T) {
 	tr := newTransactions()
 	full := errors.New("the disk is full")
 	if _, err := tr.once(t.Context(), transactionKey{"a", "1"}, func() (transactionAnswer, error) { return transactionAnswer{}, full }); !errors.Is(err, full) {
@@ -88,7 +88,7 @@ func TestWhatThisServerCouldNotStoreIsNotRememberedAsAnswered(t *testing.T) {
 	}
 }
 
-func TestAnswersAreRememberedWithinBounds(t *testing.T) {
+func TestCachedResponsesAreBounded(t *testing.T) {
 	tr := newTransactions()
 	quick := func() (transactionAnswer, error) { return transactionAnswer{}, nil }
 	for i := range 3 * maxAnswers {

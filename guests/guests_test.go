@@ -17,7 +17,7 @@ import (
 	"ebb/wake"
 )
 
-// office is a server with a job.
+// office is a server with a Job.
 type office struct {
 	t   *testing.T
 	db  *storage.DB
@@ -41,7 +41,7 @@ func newOffice(t *testing.T, db *storage.DB) *office {
 	return o
 }
 
-// user returns the requester of an account, which it makes.
+// user creates an account and returns its requester.
 func (o *office) user(name string, guest bool) ident.Requester {
 	o.t.Helper()
 	who := ident.Requester{UserID: id.NewUserID(name, "here"), Guest: guest}
@@ -58,7 +58,7 @@ func (o *office) user(name string, guest bool) ident.Requester {
 	return who
 }
 
-// create makes a room that guests may join, and has members join it.
+// create creates a room that guests may join, and makes members join it.
 func (o *office) create(owner ident.Requester, members ...ident.Requester) id.RoomID {
 	o.t.Helper()
 	room, err := o.svc.Create(o.t.Context(), owner, rooms.CreateRoom{Preset: "public_chat", InitialState: []rooms.InitialState{access("can_join")}})

@@ -60,7 +60,7 @@ func TestSizedMapCountsBytes(t *testing.T) {
 		t.Error("an entry larger than a half was kept")
 	}
 	m.Put("a", "first")
-	m.Put("a", strings.Repeat("x", 60)) // too large to be stored, but it must remove the first value
+	m.Put("a", strings.Repeat("x", 60)) // too large to be stored, but it must still remove the first value
 	if v, ok := m.Get("a"); ok {
 		t.Errorf("the replaced value %q is still there", v)
 	}

@@ -12,7 +12,7 @@ import (
 	"ebb/keyed"
 )
 
-// load returns a loader of the value v.
+// load returns a loader that returns v.
 func load[V any](v V) func(context.Context) (V, error) {
 	return func(context.Context) (V, error) { return v, nil }
 }
@@ -42,7 +42,7 @@ func TestMemoLoadsOncePerLifetime(t *testing.T) {
 		t.Error("an old answer is remembered")
 	}
 	get("b")
-	get("c") // a third key, with room for two
+	get("c") // a third key where only two fit
 	if got := get("c"); got != 4 || asked != 4 {
 		t.Errorf("got %d after %d questions", got, asked)
 	}
@@ -140,7 +140,7 @@ func TestMemoDiscardsLoadsThatBeganBeforeForget(t *testing.T) {
 			<-begun
 			truth.Store(1)
 			forget(m)
-			// A caller that arrives after the change does not wait for the load that began before it.
+			// A caller that comes after the change does not wait for the load that began before it.
 			if v, err := m.Get(t.Context(), "a", load(1)); v != 1 || err != nil {
 				t.Errorf("after the change: %d %v", v, err)
 			}
@@ -168,8 +168,8 @@ func TestMemoUpdatesCachedValues(t *testing.T) {
 	}
 }
 
-// Only one load at a time is allowed: the second caller waits for the slot and leaves. The third, which waits for the
-// second's load, must not receive the second's error.
+// Only one load at a time is allowed. The second caller waits for the slot and leaves. The third caller, which waits
+// for the second caller's load, must not receive the second caller's error.
 func TestMemoWaitersSurviveACallerThatLeavesBeforeLoading(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := keyed.NewMemo(keyed.Options[string, int]{Entries: 4, Loads: 1})
@@ -210,8 +210,8 @@ func TestMemoSurvivesAPanic(t *testing.T) {
 	}
 }
 
-// A counter grows, and its key is forgotten each time: no caller may read a value lower than the counter had when it
-// called.
+// A counter grows, and after each change its key is forgotten. No caller may read a value below the one that the
+// counter had at the time of the call.
 func TestMemoIsNeverStaleUnderConcurrentChanges(t *testing.T) {
 	m := keyed.NewMemo(keyed.Options[int, int64]{Entries: 8})
 	var truth atomic.Int64

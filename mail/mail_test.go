@@ -16,7 +16,7 @@ import (
 	"ebb/mail"
 )
 
-// sender returns a Sender for a sink, with options that change may modify.
+// sender returns a Sender that sends to a sink. change may modify its options.
 func sender(t *testing.T, s *mailsink.Sink, change func(*mail.Options)) *mail.Sender {
 	t.Helper()
 	o := mail.Options{Host: s.Host, Port: s.Port, TLS: mail.Plain, From: "Ebb Tide <ebb@example.org>", Hello: "example.org", Timeout: 10 * time.Second}
@@ -69,7 +69,7 @@ func TestNothingIsSentWithoutTheConfiguredEncryption(t *testing.T) {
 	}
 	elsewhere := func(o *mail.Options) {
 		o.Dial = func(context.Context, string, string) (net.Conn, error) {
-			client, server := net.Pipe() // has no loopback address
+			client, server := net.Pipe() // its address is not a loopback address
 			_ = server.Close()
 			return client, nil
 		}
@@ -127,7 +127,7 @@ func TestWrongPasswordIsAnError(t *testing.T) {
 	}
 }
 
-// hostile returns a Sender for a server that talk implements.
+// hostile returns a Sender for an SMTP server implemented by talk.
 func hostile(t *testing.T, timeout time.Duration, talk func(net.Conn)) *mail.Sender {
 	t.Helper()
 	m, err := mail.New(mail.Options{Host: "127.0.0.1", Port: 25, TLS: mail.Plain, From: "ebb@example.org", Hello: "example.org", Timeout: timeout,
@@ -151,14 +151,15 @@ func hostile(t *testing.T, timeout time.Duration, talk func(net.Conn)) *mail.Sen
 	return m
 }
 
-func TestServerThatNeverAnswersIsGivenUp(t *testing.T) {
+func TestServerThatNeverAnswersTimesOut(t *testing.T) {
 	m := hostile(t, 50*time.Millisecond, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
-	if err := m.Send(t.Context(), mail.Message{To: "a@example.org", Text: "x"}); !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, os.ErrDeadlineExceeded) { // of the context or of the connection
+	// Either the context or the connection times out first.
+	if err := m.Send(t.Context(), mail.Message{To: "a@example.org", Text: "x"}); !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error(err)
 	}
 }
 
-func TestServerThatNeverEndsIsGivenUp(t *testing.T) {
+func TestEndlessServerResponseIsAborted(t *testing.T) {
 	written := 0
 	ended := make(chan bool)
 	m := hostile(t, time.Minute, func(c net.Conn) {
@@ -174,7 +175,7 @@ func TestServerThatNeverEndsIsGivenUp(t *testing.T) {
 		t.Error("the endless greeting ended")
 	}
 	<-ended
-	if written > 20<<20 { // what the client accepts, and buffers of the system
+	if written > 20<<20 { // the client's bound plus the buffers of the system
 		t.Errorf("the server could send %d bytes", written)
 	}
 }

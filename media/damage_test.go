@@ -17,7 +17,7 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// harm lists the ways in which a disk may lose a file.
+// harm lists the ways in which a disk may damage a file.
 var harm = map[string]func(path string) error{
 	"missing":  os.Remove,
 	"empty":    func(path string) error { return os.Truncate(path, 0) },
@@ -76,7 +76,7 @@ func TestDamagedUploadIsNotServed(t *testing.T) {
 				wantCode(t, err, "M_NOT_FOUND")
 			}
 			if name == "a folder" {
-				return // nothing can be put where the file was
+				return // a file cannot be put in its place
 			}
 			f.uploaded(t, raw) // the same bytes again
 			if got := f.read(t, id); got != string(raw) {
@@ -103,7 +103,7 @@ func TestDamagedThumbnailIsMadeAgain(t *testing.T) {
 	}
 }
 
-// origin is another server that has one file.
+// origin is another server with one file.
 type origin struct {
 	body  []byte
 	asked int
@@ -152,7 +152,7 @@ func TestDamagedFileOfAnotherServerIsFetchedAgain(t *testing.T) {
 	}
 }
 
-// onFullDisk moves the files of a fixture to a full disk; free makes room on it.
+// onFullDisk moves the files of a fixture to a full disk. free makes room on it.
 func onFullDisk(t *testing.T, f *fixture) (free func()) {
 	t.Helper()
 	disk := storagetest.TinyDisk(t, 1<<20)
@@ -172,7 +172,7 @@ func onFullDisk(t *testing.T, f *fixture) (free func()) {
 	}
 }
 
-func TestUploadToAFullDiskIsRefusedAsSuchAndLeavesNothing(t *testing.T) {
+func TestUploadToAFullDiskIsRefusedAndLeavesNothing(t *testing.T) {
 	f := newFixture(t)
 	free := onFullDisk(t, f)
 	f.opts.MaxUploadSize, f.opts.QuotaPerUser = 1<<20, 0
@@ -216,7 +216,7 @@ func TestThumbnailOnAFullDiskIsTheOriginal(t *testing.T) {
 	}
 }
 
-func TestWhatOnlyAJumpOfTheClockExpiredStays(t *testing.T) {
+func TestFilesThatExpiredThroughAClockJumpAreKept(t *testing.T) {
 	f, o := newFixture(t), &origin{body: []byte("what its server may have lost")}
 	f.connect(o)
 	right := f.now

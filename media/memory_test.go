@@ -16,8 +16,8 @@ import (
 	"testing"
 )
 
-// tinyJPEG returns a JPEG of one colour, with a bit or two per block whatever its size. sampling has the sampling
-// factors of each component.
+// tinyJPEG returns a JPEG of one colour that has only a bit or two per block. sampling has the sampling factors of each
+// component.
 func tinyJPEG(w, h int, progressive bool, sampling ...byte) []byte {
 	raw := []byte{0xFF, 0xD8}
 	segment := func(marker byte, data ...byte) {
@@ -45,8 +45,8 @@ func tinyJPEG(w, h int, progressive bool, sampling ...byte) []byte {
 	return append(raw, 0xFF, 0xD9)
 }
 
-// interlaced sets the interlace flag in the header of a PNG. The data is then too short for all passes, which the
-// decoder notices only in the last one.
+// interlaced sets the interlace flag in the header of a PNG. The data is then too short for all passes, but the decoder
+// notices that only in the last one.
 func interlaced(raw []byte) []byte {
 	raw = bytes.Clone(raw)
 	raw[28] = 1
@@ -59,7 +59,7 @@ func lossyWebP(w, h int) []byte {
 	return append([]byte{0x10, 0, 0, 0x9d, 0x01, 0x2a}, byte(w), byte(w>>8), byte(h), byte(h>>8), 0, 0, 0, 0, 0, 0, 0, 0)
 }
 
-func TestDecodingTakesWhatWasFound(t *testing.T) {
+func TestDecodingTakesNoMoreThanEstimated(t *testing.T) {
 	const w, h = 1200, 801
 	all := image.Rect(0, 0, w, h)
 	palette := color.Palette{color.Black, color.White}
@@ -113,7 +113,7 @@ func TestDecodingTakesWhatWasFound(t *testing.T) {
 			runtime.ReadMemStats(&before)
 			_, err = thumbnail(t.Context(), bytes.NewReader(raw), p, pl)
 			runtime.ReadMemStats(&after)
-			// 5 MB: encoders, decompressors and the quantiser of animations.
+			// 5 MB are for encoders, decompressors and the quantiser of animations.
 			took, cost := int64(after.TotalAlloc-before.TotalAlloc), pl.cost(p)
 			if took > cost+5<<20 || took < cost/8 && cost > 10<<20 {
 				t.Errorf("%s took %d bytes, %d were expected (%v)", name, took, cost, err)
@@ -145,7 +145,7 @@ func bombs(t *testing.T) map[string][]byte {
 	}
 }
 
-func TestThumbnailsTakeBoundedMemoryInSum(t *testing.T) {
+func TestTotalMemoryOfThumbnailsIsBounded(t *testing.T) {
 	f := newFixture(t)
 	var ids []string
 	for name, raw := range bombs(t) {

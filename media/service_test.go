@@ -116,7 +116,7 @@ func wantCode(t *testing.T, err error, code string) {
 	}
 }
 
-func TestFileGoesWithItsLastMediaID(t *testing.T) {
+func TestFileIsRemovedWithItsLastMediaID(t *testing.T) {
 	f := newFixture(t)
 	f.connect(&origin{body: []byte("same bytes")})
 	local := f.upload(t, 1, "same bytes")
@@ -139,7 +139,7 @@ func TestFileGoesWithItsLastMediaID(t *testing.T) {
 	}
 }
 
-func TestThumbnailGoesWithItsFile(t *testing.T) {
+func TestThumbnailIsRemovedWithItsFile(t *testing.T) {
 	f := newFixture(t)
 	f.connect(&origin{body: pngOf(t, 500, 500)})
 	for range 2 { // made the first time, cached the second time
@@ -173,7 +173,7 @@ func TestUploadLimits(t *testing.T) {
 	if n := f.filesWith(t, "yyy"); n != 0 {
 		t.Fatalf("%d files of a refused upload", n)
 	}
-	f.upload(t, 2, strings.Repeat("y", 1000)) // the quota of another user
+	f.upload(t, 2, strings.Repeat("y", 1000)) // another user has a quota of their own
 }
 
 func TestAsyncUpload(t *testing.T) {
@@ -205,7 +205,7 @@ func TestAsyncUpload(t *testing.T) {
 	}
 }
 
-func TestReservationsAreFewAndExpire(t *testing.T) {
+func TestReservationsAreBoundedAndExpire(t *testing.T) {
 	f := newFixture(t)
 	first, _, err := f.Create(t.Context(), 1)
 	if err != nil {
@@ -250,7 +250,7 @@ func TestConcurrentPutsLeaveOneUpload(t *testing.T) {
 	}
 }
 
-func TestBootSweepsWhatACrashLeft(t *testing.T) {
+func TestStartupRemovesTheRemainsOfACrash(t *testing.T) {
 	f := newFixture(t)
 	kept := f.upload(t, 1, "kept")
 	in, err := f.files.receive(strings.NewReader("orphan"), 100)

@@ -151,7 +151,7 @@ func vp8x(flags byte, w, h int) []byte {
 	return webpChunk("VP8X", []byte{flags, 0, 0, 0, byte(w), byte(w >> 8), byte(w >> 16), byte(h), byte(h >> 8), byte(h >> 16)})
 }
 
-// bitWriter writes bits in the order of a lossless WebP.
+// bitWriter writes bits in the order that lossless WebP uses.
 type bitWriter struct {
 	b []byte
 	n uint
@@ -167,8 +167,8 @@ func (w *bitWriter) put(v uint32, bits uint) {
 	}
 }
 
-// vp8l returns the data of a lossless WebP of one colour: its trees have one symbol each, so it needs no bits per
-// pixel.
+// vp8l returns the data of a lossless WebP of one colour. Its trees have one symbol each, so that its pixels need no
+// bits.
 func vp8l(w, h int, c color.RGBA) []byte {
 	out := &bitWriter{}
 	out.put(0x2f, 8)
@@ -239,7 +239,7 @@ func TestThumbnailSizes(t *testing.T) {
 		name         string
 		w, h         int
 		want         Size
-		wantW, wantH int // of the result; 0: the original
+		wantW, wantH int // size of the result; 0 means the original
 	}{
 		{"scale keeps proportions", 1000, 500, scale(320, 240), 320, 160},
 		{"scale of a tall picture", 300, 1200, scale(320, 240), 60, 240},
@@ -275,7 +275,7 @@ func TestThumbnailSizes(t *testing.T) {
 	}
 }
 
-func TestFitTakesTheSmallestThatCovers(t *testing.T) {
+func TestFitReturnsTheSmallestCoveringSize(t *testing.T) {
 	for want, spec := range map[Size]string{
 		{Width: 1, Height: 1, Crop: true}:       "32x32-crop-still",
 		{Width: 64, Height: 64, Crop: true}:     "96x96-crop-still",
@@ -294,7 +294,7 @@ func TestFitTakesTheSmallestThatCovers(t *testing.T) {
 	}
 }
 
-func TestThumbnailIsTurnedAsEXIFSays(t *testing.T) {
+func TestThumbnailFollowsEXIFOrientation(t *testing.T) {
 	f := newFixture(t)
 	for orientation, want := range map[uint16]string{
 		1: "RGBW", 2: "GRWB", 3: "WBGR", 4: "BWRG", 5: "RBGW", 6: "BRWG", 7: "WGBR", 8: "GWRB",
@@ -336,7 +336,7 @@ func TestCropWithOrientationShowsTheMiddle(t *testing.T) {
 	}
 }
 
-func TestOrientationOfBrokenEXIFIsNone(t *testing.T) {
+func TestBrokenEXIFHasNoOrientation(t *testing.T) {
 	good := exif(binary.BigEndian, 6)
 	for n := range good[:18+2] {
 		if got := orientationOf(good[:n]); got != 1 {
@@ -350,7 +350,7 @@ func TestOrientationOfBrokenEXIFIsNone(t *testing.T) {
 	}
 }
 
-func TestWebPIsTurnedAsEXIFSays(t *testing.T) {
+func TestWebPThumbnailFollowsEXIFOrientation(t *testing.T) {
 	raw := riff(vp8x(8, 800, 400), webpChunk("VP8L", vp8l(800, 400, quarterColours[1])), webpChunk("EXIF", exif(binary.LittleEndian, 8)))
 	f := newFixture(t)
 	data, typ := f.thumb(t, raw, Size{Width: 320, Height: 240})
@@ -359,7 +359,7 @@ func TestWebPIsTurnedAsEXIFSays(t *testing.T) {
 	}
 }
 
-func TestImageThatCannotBeScaledIsGivenAsItIs(t *testing.T) {
+func TestImageThatCannotBeScaledIsServedUnchanged(t *testing.T) {
 	huge := pngOf(t, 8, 8)
 	copy(huge[16:24], []byte{0, 0, 0xEA, 0x60, 0, 0, 0xEA, 0x60}) // IHDR: 60,000 × 60,000
 	cut := pngOf(t, 500, 500)
@@ -396,7 +396,7 @@ func TestImageThatCannotBeScaledIsGivenAsItIs(t *testing.T) {
 	}
 }
 
-func TestNoThumbnailOfWhatIsNoPicture(t *testing.T) {
+func TestThumbnailOfANonImageIsRefused(t *testing.T) {
 	for _, raw := range []string{"<svg onload=alert(1)>", "", "\x89PNG\r\n\x1a\n", "\xff\xd8\xff\xd9", "\xff\xd8\xff\xe0", "GIF89a", "RIFF\x04\x00\x00\x00WEBPVP8 ",
 		"\x00\x00\x00\x18ftypmp42", "%PDF-1.7", "\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR" + strings.Repeat("\x00", 60)} {
 		f := newFixture(t)
@@ -407,7 +407,7 @@ func TestNoThumbnailOfWhatIsNoPicture(t *testing.T) {
 	}
 }
 
-func TestAnimationIsStillUnlessAskedFor(t *testing.T) {
+func TestThumbnailIsStillUnlessAnimationIsRequested(t *testing.T) {
 	raw := gifOf(t, 200, 100, 3)
 	apng := pngWithChunk(pngOf(t, 200, 100), "acTL", []byte{0, 0, 0, 2, 0, 0, 0, 0})
 	anim := animatedWebP(200, 100, frame{0, 0, 200, 100}, vp8l(200, 100, quarterColours[0]))
@@ -436,7 +436,7 @@ func TestAnimationIsStillUnlessAskedFor(t *testing.T) {
 	}
 }
 
-func TestStillOfAnAnimationIsItsWholeCanvas(t *testing.T) {
+func TestStillOfAnAnimationShowsItsWholeCanvas(t *testing.T) {
 	anim := &gif.GIF{Config: image.Config{Width: 400, Height: 400}}
 	for range 2 { // the frame fills only the lower right quarter
 		p := image.NewPaletted(image.Rect(200, 200, 400, 400), color.Palette{color.RGBA{0, 255, 0, 255}})
@@ -501,7 +501,7 @@ func TestFramesWithColourTablesOfTheirOwnKeepTheirColours(t *testing.T) {
 	}
 }
 
-func TestManyColoursAreReducedCloseToWhatTheyWere(t *testing.T) {
+func TestReducedColoursAreCloseToTheOriginals(t *testing.T) {
 	img := gradient(256, 256)
 	reduced := new(quantiser).reduce(img)
 	if len(reduced.Palette) > 256 {
@@ -560,7 +560,7 @@ func TestScalingAverages(t *testing.T) {
 	}
 }
 
-func TestThumbnailsOfOneFileAreFew(t *testing.T) {
+func TestThumbnailsPerFileAreBounded(t *testing.T) {
 	f := newFixture(t)
 	raw := pngOf(t, 400, 400)
 	for w := 1; w <= 2*maxThumbnails; w++ {

@@ -25,7 +25,7 @@ func (z zone) LookupNetIP(_ context.Context, _, host string) (ips []netip.Addr, 
 	return ips, nil
 }
 
-// wire dials the server at to for every address and records the addresses.
+// wire connects to the server at to instead of any address, and records the addresses.
 type wire struct {
 	to      string
 	dialled []string
@@ -36,7 +36,7 @@ func (w *wire) dial(ctx context.Context, network, address string) (net.Conn, err
 	return (&net.Dialer{}).DialContext(ctx, network, w.to)
 }
 
-// client returns a client that may use http, and whose names are those of z.
+// client returns a client that allows http and resolves names by z.
 func client(t *testing.T, z zone, w *wire, h http.HandlerFunc, o ClientOptions) *http.Client {
 	t.Helper()
 	s := httptest.NewServer(h)
@@ -74,7 +74,7 @@ func TestPrivateAddressesAreNotPublic(t *testing.T) {
 	}
 }
 
-// A name that is checked and then resolved again could be rebound in between.
+// If a name were checked and then resolved again, an attacker could rebind it in between.
 func TestAddressIsCheckedOnEveryDial(t *testing.T) {
 	z, w := zone{"a.test": {"8.8.1.1"}}, &wire{}
 	c := client(t, z, w, func(http.ResponseWriter, *http.Request) {}, ClientOptions{})
@@ -85,7 +85,7 @@ func TestAddressIsCheckedOnEveryDial(t *testing.T) {
 	if _, err := get(t, c, "http://a.test/"); !errors.Is(err, ErrPrivateAddress) || len(w.dialled) != 1 || w.dialled[0] != "8.8.1.1:80" {
 		t.Errorf("after the name was rebound: %v, dialled %v", err, w.dialled)
 	}
-	// An address that the net package dials itself is checked once more, at the moment of dialling.
+	// An address that the net package dials itself is checked again at the moment of dialling.
 	if _, err := NewDialer(DialerOptions{}).dial(t.Context(), "tcp", "127.0.0.1:1"); !errors.Is(err, ErrPrivateAddress) {
 		t.Errorf("the dialer of the net package lets through: %v", err)
 	}
@@ -182,7 +182,7 @@ func TestResponseIsBoundedInSize(t *testing.T) {
 	}
 }
 
-func TestResponseThatNeverEndsIsCutOff(t *testing.T) {
+func TestEndlessResponseIsAborted(t *testing.T) {
 	done := make(chan struct{})
 	defer close(done)
 	c := client(t, zone{"a.test": {"8.8.1.1"}}, &wire{}, func(w http.ResponseWriter, _ *http.Request) {
@@ -194,7 +194,7 @@ func TestResponseThatNeverEndsIsCutOff(t *testing.T) {
 	}
 }
 
-func TestEnvironmentsProxyIsNotUsed(t *testing.T) {
+func TestProxyFromTheEnvironmentIsNotUsed(t *testing.T) {
 	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
 	w := &wire{}
 	c := client(t, zone{"a.test": {"8.8.1.1"}}, w, func(http.ResponseWriter, *http.Request) {}, ClientOptions{})

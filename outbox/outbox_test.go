@@ -23,7 +23,7 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// The tests run in synctest bubbles: time passes only while all goroutines wait.
+// The tests run in synctest bubbles, in which time passes only while all goroutines wait.
 
 // world simulates the other servers and the rooms.
 type world struct {
@@ -33,17 +33,17 @@ type world struct {
 	end func()
 
 	mu       sync.Mutex
-	answer   func(server string, pdus, edus []json.RawMessage) error // nil: everything is accepted
+	answer   func(server string, pdus, edus []json.RawMessage) error // nil accepts everything
 	tries    []try
-	since    map[string]storage.Pos // the servers of every room
+	since    map[string]storage.Pos // the servers of every room, with the time since which they are in it
 	redacted map[storage.Pos]bool
 	expired  map[storage.Pos]bool
 	rooms    map[storage.Pos]ident.RoomNID
 	newest   []storage.Pos
-	slow     time.Duration // the duration of every response
+	slow     time.Duration // how long every response takes
 }
 
-// try is a transaction sent to a server.
+// try is a transaction that was sent to a server.
 type try struct {
 	at     time.Time
 	server string
@@ -130,7 +130,7 @@ func in(t *testing.T, f func(w *world)) {
 	})
 }
 
-// start starts a run of the program.
+// start starts the outbox as a new process does.
 func (w *world) start() {
 	w.t.Helper()
 	w.Service = New(Options{DB: w.db, Server: "here", History: w, Sender: w, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
@@ -146,14 +146,14 @@ func (w *world) start() {
 	synctest.Wait()
 }
 
-// restart ends the run and starts another one.
+// restart stops the outbox and starts it again.
 func (w *world) restart() {
 	w.t.Helper()
 	w.end()
 	w.start()
 }
 
-// crash is like restart, but nothing more is stored before the end.
+// crash is like restart, but nothing is stored before the stop.
 func (w *world) crash() {
 	w.t.Helper()
 	stored, edus := w.snapshot()
@@ -162,7 +162,7 @@ func (w *world) crash() {
 	w.start()
 }
 
-// snapshot reads the stored state.
+// snapshot returns the stored state.
 func (w *world) snapshot() (d []storage.Destination, rows []storage.OutboxRow) {
 	w.t.Helper()
 	err := w.db.Read(context.Background(), func(tx *storage.Tx) (err error) {
@@ -178,7 +178,7 @@ func (w *world) snapshot() (d []storage.Destination, rows []storage.OutboxRow) {
 	return d, rows
 }
 
-// restore writes a state back.
+// restore writes a stored state back.
 func (w *world) restore(destinations []storage.Destination, rows []storage.OutboxRow) {
 	w.t.Helper()
 	err := w.db.Write(context.Background(), func(tx *storage.Tx) error {
@@ -283,7 +283,7 @@ func (w *world) dead(servers ...string) {
 	})
 }
 
-// after lets time pass and returns the transactions sent meanwhile.
+// after lets time pass and returns the transactions sent in the meantime.
 func (w *world) after(d time.Duration) []try {
 	time.Sleep(d)
 	synctest.Wait()
@@ -294,7 +294,7 @@ func (w *world) after(d time.Duration) []try {
 	return out
 }
 
-// taken lists the events and EDUs that a server accepted.
+// taken returns the events and EDUs that a server accepted.
 func taken(tries []try, server string) (pdus, edus []string) {
 	for _, t := range tries {
 		if t.server == server && t.err == nil {
@@ -340,7 +340,7 @@ func TestEventsGoToEachServerInOrderInFullTransactions(t *testing.T) {
 			}
 			ids[try.txn] = true
 		}
-		if len(ids) != len(tries) || len(tries) > 8 { // the first may be sent before the others exist
+		if len(ids) != len(tries) || len(tries) > 8 { // the first one may be sent before the others exist
 			t.Errorf("%d transactions with %d ids", len(tries), len(ids))
 		}
 		if _, rows := w.snapshot(); len(rows) != 0 {
@@ -349,7 +349,7 @@ func TestEventsGoToEachServerInOrderInFullTransactions(t *testing.T) {
 	})
 }
 
-func TestADeadServerIsTriedLessAndLessOftenAndDelaysNobody(t *testing.T) {
+func TestADeadServerIsRetriedLessAndLessOftenAndDelaysNobody(t *testing.T) {
 	in(t, func(w *world) {
 		w.dead("a")
 		p := w.event(1, "a", "b")
@@ -376,7 +376,7 @@ func TestADeadServerIsTriedLessAndLessOftenAndDelaysNobody(t *testing.T) {
 	})
 }
 
-func TestARequestOfADeadServerEndsItsWait(t *testing.T) {
+func TestARequestFromADeadServerEndsItsDelay(t *testing.T) {
 	in(t, func(w *world) {
 		w.dead("a")
 		p := w.event(1, "a")
@@ -387,7 +387,7 @@ func TestARequestOfADeadServerEndsItsWait(t *testing.T) {
 	})
 }
 
-func TestAServerThatAsksButCannotBeAskedIsNotTriedForEachOfItsRequests(t *testing.T) {
+func TestRequestsFromAnUnreachableServerDoNotEachCauseARetry(t *testing.T) {
 	in(t, func(w *world) {
 		w.dead("a")
 		w.event(1, "a")
@@ -402,9 +402,8 @@ func TestAServerThatAsksButCannotBeAskedIsNotTriedForEachOfItsRequests(t *testin
 	})
 }
 
-// Regression: a server that answered every transaction with an error of its own was tried again immediately, without
-// end.
-func TestAServerThatTakesNoTransactionIsLeftAlone(t *testing.T) {
+// Regression: a server that answered every transaction with an error of its own was retried immediately, without end.
+func TestAServerThatRejectsEveryTransactionIsRetriedWithDelays(t *testing.T) {
 	for _, status := range []int{401, 403, 404, 429, 500, 502} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			in(t, func(w *world) {
@@ -423,7 +422,7 @@ func TestAServerThatTakesNoTransactionIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestAServerIsNotAskedBeforeTheTimeItAskedFor(t *testing.T) {
+func TestRetryAfterOfAServerIsRespected(t *testing.T) {
 	in(t, func(w *world) {
 		w.answers(func(string, []json.RawMessage, []json.RawMessage) error {
 			return &fedclient.RemoteError{Server: "a", Status: http.StatusTooManyRequests, Code: "M_LIMIT_EXCEEDED", RetryAfter: 30 * time.Minute}
@@ -463,7 +462,7 @@ func TestOneBadItemBlocksNothing(t *testing.T) {
 	})
 }
 
-func TestWhatWaitsOutlivesARestart(t *testing.T) {
+func TestPendingItemsSurviveARestart(t *testing.T) {
 	in(t, func(w *world) {
 		w.dead("a")
 		last := w.events(3, 1, "a", "b")
@@ -482,7 +481,7 @@ func TestWhatWaitsOutlivesARestart(t *testing.T) {
 
 func TestAfterACrashNothingIsMissingAndIDsAreNew(t *testing.T) {
 	in(t, func(w *world) {
-		w.after(5 * time.Second) // to a moment just after the state was stored
+		w.after(5 * time.Second) // just after the state was stored
 		w.after(100 * time.Millisecond)
 		last := w.events(3, 1, "a")
 		before := w.after(0)
@@ -496,7 +495,7 @@ func TestAfterACrashNothingIsMissingAndIDsAreNew(t *testing.T) {
 	})
 }
 
-func TestTheWaitOfADeadServerOutlivesARestart(t *testing.T) {
+func TestTheDelayOfADeadServerSurvivesARestart(t *testing.T) {
 	in(t, func(w *world) {
 		w.dead("a")
 		w.event(1, "a")
@@ -508,7 +507,7 @@ func TestTheWaitOfADeadServerOutlivesARestart(t *testing.T) {
 	})
 }
 
-func TestWhatAServerMissesComesInOrderFromTheTable(t *testing.T) {
+func TestMissedEventsAreSentInOrderFromTheTable(t *testing.T) {
 	in(t, func(w *world) {
 		w.dead("a")
 		last := w.events(3*maxQueue+7, 1, "a", "b")
@@ -526,7 +525,7 @@ func TestWhatAServerMissesComesInOrderFromTheTable(t *testing.T) {
 	})
 }
 
-func TestManyMissedEventsOutliveARestart(t *testing.T) {
+func TestManyMissedEventsSurviveARestart(t *testing.T) {
 	in(t, func(w *world) {
 		w.dead("a")
 		last := w.events(2*maxQueue, 1, "a")
@@ -537,7 +536,7 @@ func TestManyMissedEventsOutliveARestart(t *testing.T) {
 	})
 }
 
-func TestAServerThatMissedTooMuchIsToldOfTheNewestEvents(t *testing.T) {
+func TestAServerThatMissedTooMuchGetsTheNewestEvents(t *testing.T) {
 	in(t, func(w *world) {
 		w.dead("a")
 		last := w.events(maxQueue+maxMissed+1, 1, "a")
@@ -570,8 +569,8 @@ func TestAServerThatIsDeadForLongHoldsNothingBack(t *testing.T) {
 	})
 }
 
-// Regression: an event that came while the newest events were being sent to a server was lost.
-func TestAnEventBesidesTheNewestOnesIsNotLost(t *testing.T) {
+// Regression: an event that arrived while the newest events were being sent to a server was lost.
+func TestAnEventDuringTheSendingOfTheNewestIsNotLost(t *testing.T) {
 	in(t, func(w *world) {
 		w.dead("a")
 		w.events(maxQueue+maxMissed+1, 1, "a")
@@ -591,8 +590,8 @@ func TestAnEventBesidesTheNewestOnesIsNotLost(t *testing.T) {
 	})
 }
 
-// Regression: an EDU stored while a transaction was in progress waited for the next one.
-func TestEphemeralDataBesidesATransactionIsNotForgotten(t *testing.T) {
+// Regression: an EDU that was stored while a transaction was in progress waited for the next one.
+func TestAnEDUStoredDuringATransactionIsSent(t *testing.T) {
 	in(t, func(w *world) {
 		first := true
 		w.answers(func(string, []json.RawMessage, []json.RawMessage) error {
@@ -609,7 +608,7 @@ func TestEphemeralDataBesidesATransactionIsNotForgotten(t *testing.T) {
 	})
 }
 
-func TestEphemeralDataInTheTableComesInOrderOnceInBoundedTransactions(t *testing.T) {
+func TestStoredEDUsAreSentInOrderOnceInBoundedTransactions(t *testing.T) {
 	in(t, func(w *world) {
 		w.dead("a")
 		var want []string
@@ -639,7 +638,7 @@ func TestVolatileDataIsReplacedByKeyAndBounded(t *testing.T) {
 		release := make(chan struct{})
 		w.answers(func(string, []json.RawMessage, []json.RawMessage) error { <-release; return nil })
 		w.event(1, "a")
-		synctest.Wait() // in progress
+		synctest.Wait() // the request is in progress
 		for i := range 3 {
 			w.Queue("a", "typing !r @u", json.RawMessage(fmt.Sprintf(`"typing %d"`, i)))
 		}
@@ -667,7 +666,7 @@ func TestVolatileDataDoesNotWaitForADeadServer(t *testing.T) {
 	})
 }
 
-func TestAnEventThatIsRedactedWhileItWaitsGoesOutRedacted(t *testing.T) {
+func TestAnEventRedactedWhilePendingIsSentRedacted(t *testing.T) {
 	in(t, func(w *world) {
 		w.dead("a")
 		p := w.event(1, "a")
@@ -682,7 +681,7 @@ func TestAnEventThatIsRedactedWhileItWaitsGoesOutRedacted(t *testing.T) {
 	})
 }
 
-// expire lets the lifetime of events end.
+// expire makes events expire.
 func (w *world) expire(positions ...storage.Pos) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -691,7 +690,7 @@ func (w *world) expire(positions ...storage.Pos) {
 	}
 }
 
-func TestWhatExpiredWhileItWaitedIsDroppedUnlessSomethingFollows(t *testing.T) {
+func TestAnEventExpiredWhilePendingIsDroppedUnlessSomethingFollows(t *testing.T) {
 	in(t, func(w *world) {
 		w.dead("a")
 		first, middle, last := w.event(1, "a"), w.event(1, "a"), w.event(1, "a")
@@ -708,8 +707,8 @@ func TestWhatExpiredWhileItWaitedIsDroppedUnlessSomethingFollows(t *testing.T) {
 	})
 }
 
-func TestWhatFollowsInALaterTransactionKeepsWhatExpired(t *testing.T) {
-	// with the last number, some events are only in the table
+func TestALaterTransactionKeepsExpiredEventsBeforeIt(t *testing.T) {
+	// With the largest number, some events are only in the table.
 	for _, n := range []int{maxPDUs + 20, 3 * maxPDUs, maxQueue + 200} {
 		in(t, func(w *world) {
 			w.dead("a")
@@ -748,7 +747,7 @@ func TestADeadServerForWhichEverythingExpiredIsSentNothingAndStaysDead(t *testin
 	})
 }
 
-func TestTheNewestEventsAreSentThoughTheyExpired(t *testing.T) {
+func TestTheNewestEventsAreSentEvenIfExpired(t *testing.T) {
 	in(t, func(w *world) {
 		w.dead("a")
 		w.event(1, "a")
@@ -808,7 +807,7 @@ func TestServersThatWereOnlyAskedLeaveNoTrace(t *testing.T) {
 	})
 }
 
-func TestTheEndDoesNotWaitForASlowServer(t *testing.T) {
+func TestStoppingDoesNotWaitForASlowServer(t *testing.T) {
 	in(t, func(w *world) {
 		w.slow = time.Hour
 		p := w.event(1, "a")
@@ -825,7 +824,7 @@ func TestTheEndDoesNotWaitForASlowServer(t *testing.T) {
 	})
 }
 
-func TestDeadServersTakeNoPlaceFromLivingOnes(t *testing.T) {
+func TestDeadServersDoNotBlockOthers(t *testing.T) {
 	in(t, func(w *world) {
 		w.answers(func(server string, _, _ []json.RawMessage) error {
 			if strings.HasPrefix(server, "dead") {

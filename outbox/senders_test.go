@@ -12,7 +12,7 @@ import (
 	"ebb/storage/storagetest"
 )
 
-func TestMessagesOfOneUserPushOutOnlyTheirOwn(t *testing.T) {
+func TestMessagesOfOneUserDisplaceOnlyTheirOwn(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		s := New(Options{DB: db, Server: "here"})
 		write := func(f func(tx *storage.Tx) error) {

@@ -30,17 +30,17 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// web is a set of hosts, all of which one test server serves. public.test and other.test have public addresses,
-// inside.test a private one.
+// web is a set of hosts, all served by one test server. public.test and other.test have public addresses, inside.test
+// has a private one.
 type web struct {
 	t       *testing.T
 	s       *Service
 	db      *storage.DB
 	media   *media.Service
-	ms      atomic.Int64 // the clock
+	ms      atomic.Int64 // the time of the clock
 	mux     *http.ServeMux
 	address string
-	inside  atomic.Int64 // connections to private addresses
+	inside  atomic.Int64 // number of connections to private addresses
 	hits    sync.Map     // path → *atomic.Int64
 }
 
@@ -89,7 +89,7 @@ func (w *web) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, erro
 	return nil, errors.New("no such host")
 }
 
-// dial connects to the test server instead of any address that was not refused before.
+// dial connects to the test server in place of any address that was not refused before.
 func (w *web) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	if !strings.HasPrefix(address, "93.184.216.") {
 		w.inside.Add(1)
@@ -171,7 +171,7 @@ func TestPageIsPreviewedWithItsImage(t *testing.T) {
 	_ = f.Close()
 }
 
-func TestPageWithoutOpenGraphIsPreviewedByWhatItHas(t *testing.T) {
+func TestPageWithoutOpenGraphIsPreviewedFromOtherMetadata(t *testing.T) {
 	w := newWeb(t, nil)
 	for path, c := range map[string]struct{ html, title, description string }{
 		"/twitter":    {`<title>t</title><meta name="twitter:title" content="T"><meta name="twitter:description" content="D">`, "T", "D"},
@@ -262,7 +262,7 @@ func TestNothingIsFetchedFromPrivateAddresses(t *testing.T) {
 	}
 }
 
-func TestOnlyURLsOfTheWebArePreviewed(t *testing.T) {
+func TestOnlyHTTPURLsArePreviewed(t *testing.T) {
 	w := newWeb(t, nil)
 	for _, link := range []string{"ftp://public.test/", "file:///etc/passwd", "javascript:alert(1)", "public.test", "http://", "http://user:password@public.test/", "http://public.test/" + strings.Repeat("x", 2048), "http://%zz/", "data:text/html,x"} {
 		if _, err := w.s.Preview(t.Context(), alice, link, w.now()); mxerr.Code(err) != mxerr.CodeInvalidParam {
@@ -274,7 +274,7 @@ func TestOnlyURLsOfTheWebArePreviewed(t *testing.T) {
 	}
 }
 
-func TestConfiguredHostsHoldForEveryRequest(t *testing.T) {
+func TestHostRestrictionsApplyToEveryRequest(t *testing.T) {
 	w := newWeb(t, func(o *Options) { o.Allowed = func(host string) bool { return host == "public.test" } })
 	w.mux.HandleFunc("/redirect", func(rw http.ResponseWriter, r *http.Request) {
 		http.Redirect(rw, r, "http://other.test/page", http.StatusFound)
@@ -342,7 +342,7 @@ func TestHostileSitesAreBounded(t *testing.T) {
 			t.Errorf("%s: a preview of %d bytes", path, len(raw))
 		}
 	}
-	if n := sent.Load(); n > 40<<20 { // what is read, and buffers of the system
+	if n := sent.Load(); n > 40<<20 { // what may be read, and the buffers of the system
 		t.Errorf("endless responses could send %d bytes", n)
 	}
 	if n := w.requests("/itself"); n != 3 { // the page, its oEmbed document and its image
@@ -373,7 +373,8 @@ func TestPreviewsAreCachedAndExpireWithTheirImages(t *testing.T) {
 		t.Errorf("%v after %d requests", out, w.requests("/page"))
 	}
 	raw, err := w.s.Preview(t.Context(), alice, "http://public.test/page", w.now().Add(-time.Hour))
-	if err != nil || !strings.Contains(string(raw), "second") || w.requests("/page") != 2 { // the first one is gone, a newer one is returned
+	// The first one has been deleted, so a newer one is returned.
+	if err != nil || !strings.Contains(string(raw), "second") || w.requests("/page") != 2 {
 		t.Errorf("an older time: %s, %v after %d requests", raw, err, w.requests("/page"))
 	}
 	w.ms.Add((24 * time.Hour).Milliseconds())
@@ -402,9 +403,9 @@ func TestPageWithoutPreviewIsNotFetchedAgainAtOnce(t *testing.T) {
 	}
 }
 
-func TestImagesOfPreviewsAreBoundedInSum(t *testing.T) {
+func TestTotalSizeOfPreviewImagesIsBounded(t *testing.T) {
 	w := newWeb(t, nil)
-	noise := func(seed int) string { // incompressible: 90 KB
+	noise := func(seed int) string { // incompressible, 90 KB
 		img := image.NewGray(image.Rect(0, 0, 300, 300))
 		_, _ = rand.NewChaCha8([32]byte{byte(seed)}).Read(img.Pix)
 		var b bytes.Buffer

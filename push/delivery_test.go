@@ -63,7 +63,7 @@ func TestInviteNotifiesTheInvitedUser(t *testing.T) {
 	}
 }
 
-func TestEventIDOnlyTellsTheGatewayNoMore(t *testing.T) {
+func TestEventIDOnlySendsNoContentToTheGateway(t *testing.T) {
 	l := newLab(t, nil)
 	g := newGateway(t, nil)
 	alice, bob := l.Register("alice"), l.Register("bob")
@@ -95,7 +95,7 @@ func TestClientThatCountsItselfGetsNoCounts(t *testing.T) {
 	}
 	alice.Do("POST", "/v3/rooms/"+room+"/receipt/m.read/"+id, object{})
 	second := say(bob, room, "again", nil)
-	for range 2 { // and no push for the receipt
+	for range 2 { // and no notification for the receipt
 		if n := g.next(); n.EventID != second {
 			t.Errorf("%+v", n)
 		}
@@ -162,14 +162,14 @@ func TestPushRulesDecideWhoIsNotified(t *testing.T) {
 	set(alice, g.pusher("key", nil))
 	set(bob, g.pusher("bob", nil))
 	say(bob, muted, "muted", nil)
-	say(bob, loud, "a notice", object{"msgtype": "m.notice"}) // suppressed by default
+	say(bob, loud, "a notice", object{"msgtype": "m.notice"}) // suppressed by the default rules
 	id := say(bob, loud, "loud", nil)
 	if n := g.next(); n.EventID != id || !reflect.DeepEqual(n.Devices[0].Tweaks, object{"sound": "horn.wav", "x": 1.0}) || n.Prio != "high" {
 		t.Errorf("%+v", n)
 	}
 }
 
-func TestRejectedPushkeyEndsItsPusher(t *testing.T) {
+func TestRejectedPushkeyDeletesItsPusher(t *testing.T) {
 	l := newLab(t, nil)
 	g := newGateway(t, func(w http.ResponseWriter, n notification) {
 		_, _ = io.WriteString(w, `{"rejected":["bad","of somebody else"]}`)
@@ -191,7 +191,7 @@ func TestRejectedPushkeyEndsItsPusher(t *testing.T) {
 	}
 }
 
-// refusing returns a gateway that responds with a status until the returned switch is set.
+// refusing returns a gateway that responds with the given status until the returned switch is set.
 func refusing(t *testing.T, status int) (*gateway, *atomic.Bool) {
 	t.Helper()
 	works := &atomic.Bool{}
@@ -205,7 +205,7 @@ func refusing(t *testing.T, status int) (*gateway, *atomic.Bool) {
 	return g, works
 }
 
-func TestDeliveryIsTriedAgainAcrossARestart(t *testing.T) {
+func TestDeliveryIsRetriedAfterARestart(t *testing.T) {
 	l := newLab(t, nil)
 	g, works := refusing(t, 502)
 	alice, bob := l.Register("alice"), l.Register("bob")
@@ -219,7 +219,7 @@ func TestDeliveryIsTriedAgainAcrossARestart(t *testing.T) {
 		t.Fatalf("%+v, want %s", n, want[0])
 	}
 	l.stop()
-	for i := range 70 { // more than a queue holds, while nobody delivers
+	for i := range 70 { // more than fit into a queue, while nothing is delivered
 		want = append(want, say(bob, room, fmt.Sprint("later ", i), nil))
 	}
 	l.Reopen()
@@ -239,7 +239,7 @@ func TestDeliveryIsTriedAgainAcrossARestart(t *testing.T) {
 	}
 }
 
-func TestWhatIsReadRedactedOrExpiredMeanwhileIsNotSent(t *testing.T) {
+func TestReadRedactedAndExpiredEventsAreNotSent(t *testing.T) {
 	l := newLab(t, nil)
 	g, works := refusing(t, 503)
 	alice, bob := l.Register("alice"), l.Register("bob")
@@ -266,7 +266,7 @@ func TestWhatIsReadRedactedOrExpiredMeanwhileIsNotSent(t *testing.T) {
 	}
 }
 
-func TestOldEventsAreGivenUp(t *testing.T) {
+func TestOldEventsAreNoLongerSent(t *testing.T) {
 	l := newLab(t, nil)
 	g, works := refusing(t, 500)
 	alice, bob := l.Register("alice"), l.Register("bob")
@@ -298,8 +298,9 @@ func TestEventsFromBeforeThePusherAreNotSent(t *testing.T) {
 	}
 }
 
-// A gateway that hangs, is closed, answers garbage, redirects into this network or never ends delays nobody else.
-func TestBadGatewaysCostNobodyElseAnything(t *testing.T) {
+// A gateway that hangs, is closed, sends garbage, redirects into the local network or sends an endless response does
+// not delay any other gateway.
+func TestBadGatewaysDoNotDelayOthers(t *testing.T) {
 	l := newLab(t, nil)
 	good := newGateway(t, nil)
 	hang := make(chan struct{})
@@ -337,7 +338,7 @@ func TestBadGatewaysCostNobodyElseAnything(t *testing.T) {
 			set(alice, (&gateway{url: s.URL + "/_matrix/push/v1/notify"}).pusher(fmt.Sprint(name, i), nil))
 		}
 	}
-	t.Cleanup(func() { close(hang) }) // before the servers are closed
+	t.Cleanup(func() { close(hang) }) // runs before the servers are closed
 	set(alice, (&gateway{url: "http://127.0.0.1:1/_matrix/push/v1/notify"}).pusher("closed", nil))
 	set(alice, good.pusher("good", nil))
 	for i := range 20 {
@@ -392,7 +393,7 @@ func TestAddressOfAGatewayIsCheckedWhenItIsDialled(t *testing.T) {
 	}
 }
 
-// failures returns the line of the metrics that counts failed deliveries.
+// failures returns the metric line that counts failed deliveries.
 func failures(t *testing.T, s *testserver.Server) string {
 	t.Helper()
 	resp, err := http.Get(s.URL + "/metrics")
@@ -422,7 +423,7 @@ func TestLockedAccountIsNotNotified(t *testing.T) {
 	room := room(bob, nil, alice, admin)
 	set(alice, g.pusher("alice", nil))
 	set(admin, g.pusher("admin", nil))
-	next := func(want map[string]string) { // the events of the pushkeys
+	next := func(want map[string]string) { // expects events by pushkey
 		got := map[string]string{}
 		for range want {
 			n := g.event()
@@ -441,8 +442,8 @@ func TestLockedAccountIsNotNotified(t *testing.T) {
 	next(map[string]string{"alice": last, "admin": last})
 }
 
-func TestSendDoesNothingInTheDatabaseForPushers(t *testing.T) {
-	s := testserver.New(t, nil) // nobody delivers, so that only the send itself is observed
+func TestSendAccessesNoPushersInTheDatabase(t *testing.T) {
+	s := testserver.New(t, nil) // nothing is delivered, so that only the send itself is observed
 	bob := s.Register("bob")
 	var members []*testserver.Client
 	for i := range 5 {

@@ -13,7 +13,7 @@ func sendEncrypted(c *testserver.Client, room, txn string) string {
 	return c.Do("PUT", "/v3/rooms/"+room+"/send/m.room.encrypted/"+txn, content)["event_id"].(string)
 }
 
-func TestAllEncryptedEventsNotifyWhereTheServerIsConfiguredSo(t *testing.T) {
+func TestAllEncryptedEventsNotifyIfConfigured(t *testing.T) {
 	for _, all := range []bool{true, false} {
 		l := newLab(t, func(cfg *config.Config) { cfg.Push.AllEncrypted = all })
 		g := newGateway(t, nil)

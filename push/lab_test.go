@@ -18,7 +18,7 @@ import (
 
 type object = map[string]any
 
-// lab is a server whose push notifications the test receives.
+// lab is a server with a gateway at which the test receives its push notifications.
 type lab struct {
 	*testserver.Server
 	t    *testing.T
@@ -41,10 +41,10 @@ type gateway struct {
 	t        *testing.T
 	url      string
 	received chan notification
-	respond  func(w http.ResponseWriter, n notification) // nil: accepts everything
+	respond  func(w http.ResponseWriter, n notification) // nil accepts everything
 }
 
-// notification is what a gateway received, decoded strictly.
+// notification is a notification received by a gateway, decoded strictly.
 type notification struct {
 	EventID           string  `json:"event_id"`
 	RoomID            string  `json:"room_id"`
@@ -119,8 +119,8 @@ func (g *gateway) event() notification {
 	}
 }
 
-// retried returns the next notification that is about an event. Until it comes, the server's clock advances, so that
-// retries become due.
+// retried returns the next notification about an event. It advances the server's clock until the notification comes, so
+// that retries become due.
 func (g *gateway) retried(s *testserver.Server) notification {
 	g.t.Helper()
 	for range 400 {
@@ -137,7 +137,7 @@ func (g *gateway) retried(s *testserver.Server) notification {
 	return notification{}
 }
 
-// badge returns the next unread count that is sent without an event.
+// badge returns the next unread count that was sent without an event.
 func (g *gateway) badge() int64 {
 	g.t.Helper()
 	for {
@@ -150,7 +150,7 @@ func (g *gateway) badge() int64 {
 	}
 }
 
-// pusher returns the request for a pusher of a gateway.
+// pusher returns the request body for a pusher at the gateway, with changes applied.
 func (g *gateway) pusher(pushkey string, changes object) object {
 	p := object{
 		"kind": "http", "app_id": "org.example.app", "pushkey": pushkey, "app_display_name": "App", "device_display_name": "Phone", "lang": "en",
@@ -172,7 +172,7 @@ func pushkeys(c *testserver.Client) []string {
 	return keys
 }
 
-// room creates a room of its first member, to which the others are invited and which they join.
+// room creates a room in which its creator and the other users are joined.
 func room(first *testserver.Client, body object, others ...*testserver.Client) string {
 	var invite []string
 	for _, c := range others {
@@ -197,7 +197,7 @@ func say(c *testserver.Client, room, body string, more object) string {
 	return c.Do("PUT", fmt.Sprintf("/v3/rooms/%s/send/m.room.message/t%d", room, txns), content)["event_id"].(string)
 }
 
-// mention is the content of a message that mentions a user.
+// mention returns the content of a message that mentions a user.
 func mention(c *testserver.Client) object {
 	return object{"m.mentions": object{"user_ids": []string{c.User}}}
 }

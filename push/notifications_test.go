@@ -11,7 +11,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// notified returns the IDs of the events that a user was notified of, newest first, read page by page.
+// notified returns the IDs of the events that notified a user, newest first. It reads page by page.
 func notified(c *testserver.Client, query string) (ids []string) {
 	for from, first := "", true; first || from != ""; first = false {
 		page := c.Do("GET", "/v3/notifications?"+query+"&from="+url.QueryEscape(from), nil)
@@ -68,7 +68,7 @@ func TestNotificationsListWhatNotifiedTheUser(t *testing.T) {
 	s.Anonymous().Refused("GET", "/v3/notifications", nil, 401, "M_MISSING_TOKEN")
 }
 
-func TestNotificationsShowNothingThatIsGone(t *testing.T) {
+func TestNotificationsOmitEventsThatAreNoLongerVisible(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob, eve := s.Register("alice"), s.Register("bob"), s.Register("eve")
 	expiring := room(bob, object{"initial_state": []object{{"type": "m.room.retention", "state_key": "", "content": object{"max_lifetime": 60_000}}}}, alice)
@@ -92,7 +92,7 @@ func TestNotificationsShowNothingThatIsGone(t *testing.T) {
 	}
 }
 
-// What lies between the notifications of a user is skipped, however much it is.
+// Events that did not notify the user are skipped, however many there are between two notifications.
 func TestNotificationsAreFoundBehindManyEvents(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob := s.Register("alice"), s.Register("bob")

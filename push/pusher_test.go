@@ -94,14 +94,14 @@ func TestInvalidPushersAreRefused(t *testing.T) {
 	}
 }
 
-func TestGatewayMustUseTLSUnlessPrivateOnesAreAllowed(t *testing.T) {
+func TestGatewayMustUseTLSUnlessPrivateAddressesAreAllowed(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice := s.Register("alice")
 	g := &gateway{url: "http://push.example.org/_matrix/push/v1/notify"}
 	alice.Refused("POST", "/v3/pushers/set", g.pusher("key", nil), 400, "M_INVALID_PARAM")
 }
 
-func TestUserHasABoundedNumberOfPushers(t *testing.T) {
+func TestPushersPerUserAreBounded(t *testing.T) {
 	l := newLab(t, nil)
 	g := newGateway(t, nil)
 	alice := l.Register("alice")
@@ -109,13 +109,13 @@ func TestUserHasABoundedNumberOfPushers(t *testing.T) {
 		set(alice, g.pusher(fmt.Sprint("key", i), nil))
 	}
 	alice.Refused("POST", "/v3/pushers/set", g.pusher("one too many", nil), 413, "M_TOO_LARGE")
-	set(alice, g.pusher("key7", object{"lang": "de"})) // changing one is not adding one
+	set(alice, g.pusher("key7", object{"lang": "de"})) // changing a pusher does not add one
 	if got := pushkeys(alice); len(got) != 50 {
 		t.Errorf("%d pushers", len(got))
 	}
 }
 
-func TestPushersEndWithTheirDevice(t *testing.T) {
+func TestPushersAreDeletedWithTheirDevice(t *testing.T) {
 	l := newLab(t, nil)
 	g := newGateway(t, nil)
 	alice := l.Register("alice")
@@ -168,7 +168,7 @@ func TestPushkeyBelongsToOneUserUnlessItIsAppended(t *testing.T) {
 	}
 }
 
-func TestPusherOfAnotherDeviceIsDisabledAndStaysThatDevices(t *testing.T) {
+func TestPusherOfAnotherDeviceCanBeDisabledAndKeepsItsDevice(t *testing.T) {
 	l := newLab(t, nil)
 	g := newGateway(t, nil)
 	alice, bob := l.Register("alice"), l.Register("bob")

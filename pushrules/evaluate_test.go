@@ -24,14 +24,14 @@ const (
 	thisRoom = id.RoomID("!room:here")
 )
 
-// hall is a room to evaluate in.
+// hall is a room in which rules are evaluated.
 type hall struct {
 	joined  int
 	members map[id.UserID]ident.UserNID
 	names   map[id.UserID]string
 	mayRoom bool
 
-	thread     bool // the event is in a thread
+	thread     bool // whether the event is in a thread
 	subscribed map[ident.UserNID]bool
 }
 
@@ -59,7 +59,7 @@ func (h *hall) EachLocal(f func(nid ident.UserNID, user id.UserID)) {
 	}
 }
 
-// desk is Rules with users on a real database.
+// desk holds Rules with users in a real database.
 type desk struct {
 	*testing.T
 	db    *storage.DB
@@ -82,7 +82,7 @@ func newDesk(t *testing.T) *desk {
 	return d
 }
 
-// reopen takes all rules from the database.
+// reopen loads all rules from the database again.
 func (d *desk) reopen() {
 	d.Helper()
 	rules, err := New(d.Context(), d.db, wake.New(), "here", Defaults{Legacy: d.legacy})
@@ -130,7 +130,7 @@ func event(t testing.TB, raw string) *Event {
 	return e
 }
 
-// class is what an event by alice is to bob.
+// class returns the class of an event by alice for bob.
 func (d *desk) class(raw string) Class {
 	d.Helper()
 	return d.rules.Evaluate(event(d, raw), d.room).For(d.room.members[bobID])
@@ -274,7 +274,7 @@ func TestConditions(t *testing.T) {
 		{`{"kind":5}`, false},
 		{`{}`, false},
 	} {
-		d.put(bobID, Override, "r", NewRule{}) // matches, so that a rule set that fails to compile is noticed
+		d.put(bobID, Override, "r", NewRule{}) // it matches, so that a rule set that fails to compile would be noticed
 		d.put(bobID, Override, "r", NewRule{Conditions: raws(tc.condition)})
 		want := Notify
 		if tc.holds {
@@ -345,7 +345,7 @@ func TestPropertyPathsAreSplitAtDots(t *testing.T) {
 	}
 }
 
-// The members with custom rules are found by going through the members or through the users with custom rules.
+// The members with custom rules are found by iterating over the members or over the users with custom rules.
 func TestFewMembersAmongManyCustomRulesAreFound(t *testing.T) {
 	d := newDesk(t)
 	d.put(bobID, Room, string(thisRoom), NewRule{Actions: raws()})
@@ -404,7 +404,7 @@ func TestKindsAreCheckedInOrder(t *testing.T) {
 	want(Notify | Highlight)
 	d.put(bobID, Override, "o", NewRule{Actions: raws(notify, `{"set_tweak":"highlight","value":false}`)})
 	want(Notify)
-	d.put(bobID, Override, "o", NewRule{Actions: raws(highlight)}) // nothing to highlight where nothing notifies
+	d.put(bobID, Override, "o", NewRule{Actions: raws(highlight)}) // a rule cannot highlight without notifying
 	want(0)
 	bob := d.room.members[bobID]
 	for _, step := range []struct {
@@ -419,7 +419,7 @@ func TestKindsAreCheckedInOrder(t *testing.T) {
 	}
 }
 
-func TestRuleOfARoomHoldsWithoutAnyAfterIt(t *testing.T) {
+func TestRoomRuleAppliesWithoutLaterRules(t *testing.T) {
 	d := newDesk(t)
 	d.put(bobID, Room, string(thisRoom), NewRule{Actions: raws(notify)})
 	bob := d.room.members[bobID]
@@ -435,7 +435,7 @@ func TestRuleOfARoomHoldsWithoutAnyAfterIt(t *testing.T) {
 	}
 }
 
-func TestMutedRoomConcernsNoOther(t *testing.T) {
+func TestMutingARoomDoesNotAffectOthers(t *testing.T) {
 	d := newDesk(t)
 	d.put(bobID, Room, "!other:here", NewRule{Actions: raws()})
 	if out := d.rules.Evaluate(event(t, `{}`), d.room); out.Default != Notify || len(out.Users) != 0 {
@@ -446,7 +446,7 @@ func TestMutedRoomConcernsNoOther(t *testing.T) {
 	if want := map[ident.UserNID]Class{d.room.members[bobID]: 0}; !maps.Equal(out.Users, want) {
 		t.Errorf("%+v", out)
 	}
-	// A mention is an override and comes first.
+	// A mention matches an override rule, which is checked first.
 	if got := d.class(`{"content":{"m.mentions":{"user_ids":["@bob:here"]}}}`); got != Notify|Highlight {
 		t.Errorf("mention in a muted room: %d", got)
 	}
@@ -459,7 +459,7 @@ func TestMutedRoomConcernsNoOther(t *testing.T) {
 	}
 }
 
-// TestGroupsGoWithTheirLastUser: nothing of former rules stays in memory, and equal rules are one group.
+// No rules of a former user stay in memory, and users with equal rules are in one group.
 func TestEqualRulesAreOneGroup(t *testing.T) {
 	d := newDesk(t)
 	for _, user := range []id.UserID{bobID, carolID} {
@@ -480,7 +480,7 @@ func TestEqualRulesAreOneGroup(t *testing.T) {
 	}
 }
 
-// TestHostileRulesAreBounded: the biggest rule set that a user can store, against the biggest event.
+// The largest rule set that a user can store is evaluated for the largest event.
 func TestHostileRulesAreBounded(t *testing.T) {
 	d := newDesk(t)
 	own := stored{}

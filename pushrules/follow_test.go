@@ -42,7 +42,7 @@ func TestRulesForARoomFollowItsUpgrade(t *testing.T) {
 			return own
 		}
 		var set *Ruleset
-		for range 2 { // joining again copies nothing twice
+		for range 2 { // joining again must not copy a rule twice
 			ok(rules.Follow(t.Context(), nid, user, old, successor))
 			set, err = rules.Rules(t.Context(), nid, user)
 			ok(err)
@@ -58,7 +58,8 @@ func TestRulesForARoomFollowItsUpgrade(t *testing.T) {
 			t.Fatalf("the copied rule is for %s", got)
 		}
 		ok(rules.Follow(t.Context(), nid, user, "!unknown:here", "!else:here"))
-		ok(rules.Follow(t.Context(), nid, user, "!other:here", "!another:here")) // which has no override rule
+		// The rules have no override rule for this room.
+		ok(rules.Follow(t.Context(), nid, user, "!other:here", "!another:here"))
 		set, err = rules.Rules(t.Context(), nid, user)
 		ok(err)
 		if _, copied := set.Find(Room, "!another:here"); !copied {

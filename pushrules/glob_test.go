@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// matchesNaively is the definition, in exponential time: p and t as runes, ? any one, * any number.
+// matchesNaively implements the definition of a glob, in exponential time. p and t are runes; ? matches any one, and *
+// any number.
 func matchesNaively(p, t []rune) bool {
 	switch {
 	case len(p) == 0:
@@ -55,7 +56,7 @@ func TestGlobAgreesWithItsDefinition(t *testing.T) {
 			hits[0]++
 		}
 		if pattern == "" {
-			continue // an empty keyword is found nowhere
+			continue // an empty keyword never matches
 		}
 		if got, want := g.word(s), wordNaively(pattern, s); got != want {
 			t.Fatalf("%q is a word of %q: %v", pattern, s, got)
@@ -68,7 +69,7 @@ func TestGlobAgreesWithItsDefinition(t *testing.T) {
 	}
 }
 
-func TestWordsEndAtCharactersThatAreInNone(t *testing.T) {
+func TestWordsEndAtNonWordCharacters(t *testing.T) {
 	const inWords = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 	for c := range byte(128) {
 		if got, want := containsWord("x"+string(rune(c)), "x"), !strings.ContainsRune(inWords, rune(c)); got != want {
@@ -92,7 +93,7 @@ func TestWordsThatMayBeLocalparts(t *testing.T) {
 		}
 	}
 	for range localparts("bob. x") {
-		break // the sequence ends when its consumer does
+		break // the sequence stops when its consumer does
 	}
 }
 
@@ -119,7 +120,7 @@ func TestGlobIgnoresCase(t *testing.T) {
 	}
 }
 
-// TestHostileGlobIsLinear: patterns and texts that take a backtracking matcher for ever.
+// These patterns and texts would keep a backtracking matcher busy practically for ever.
 func TestHostileGlobIsLinear(t *testing.T) {
 	text := strings.Repeat("a ", 32<<10)
 	start := time.Now()

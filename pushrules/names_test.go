@@ -13,14 +13,14 @@ import (
 	"ebb/ident"
 )
 
-// found lists the users whom an index finds in a text.
+// found returns the users whose names an index finds in a text.
 func found(n *Names, text string) []ident.UserNID {
 	got := map[ident.UserNID]bool{}
 	n.In(strings.ToLower(text), func(nid ident.UserNID, _ id.UserID) { got[nid] = true })
 	return slices.Sorted(maps.Keys(got))
 }
 
-func TestNamesFindsWhomTryingEveryNameFinds(t *testing.T) {
+func TestNamesAgreesWithTryingEveryName(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 8))
 	piece := func(n int) (s string) {
 		for range 1 + rng.IntN(n) {
@@ -33,7 +33,7 @@ func TestNamesFindsWhomTryingEveryNameFinds(t *testing.T) {
 		n, names := NewNames(), map[ident.UserNID]string{}
 		for nid := range ident.UserNID(20) {
 			names[nid] = piece(4)
-			n.Set(nid, "", piece(4)) // a former name
+			n.Set(nid, "", piece(4)) // replaces a former name
 			n.Set(nid, "", names[nid])
 		}
 		n.Set(99, "", "gone")
@@ -95,7 +95,7 @@ func TestNamesInATextAreBounded(t *testing.T) {
 	}
 }
 
-func TestPeopleWhoAreCalledAlikeCostABoundedTime(t *testing.T) {
+func TestManyPeopleWithTheSameNameTakeBoundedTime(t *testing.T) {
 	n := NewNames()
 	for nid := range ident.UserNID(5000) {
 		n.Set(nid, "", fmt.Sprint("user number ", nid))
@@ -170,7 +170,7 @@ func TestLegacyMentionRulesActOnlyOnEventsWithoutMentions(t *testing.T) {
 	}
 }
 
-func TestLegacyMentionRulesAreServedUnlessSwitchedOff(t *testing.T) {
+func TestLegacyMentionRulesAreServedUnlessDisabled(t *testing.T) {
 	d := newDesk(t)
 	d.room.names[bobID], d.room.mayRoom = "Bob (Ü)", true
 	bob := d.room.members[bobID]

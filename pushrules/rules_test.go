@@ -20,7 +20,7 @@ func (d *desk) refused(err error, code string) {
 	}
 }
 
-// list is the ids of bob's rules of a kind, defaults left out but for the master rule.
+// list returns the IDs of bob's rules of a kind. It leaves out the defaults except for the master rule.
 func (d *desk) list(k Kind) []string {
 	d.Helper()
 	set, err := d.rules.Rules(d.Context(), d.room.members[bobID], bobID)
@@ -45,7 +45,7 @@ func TestRulesArePlaced(t *testing.T) {
 		{"b", "", "", "b a"},
 		{"c", "", "b", "b c a"},
 		{"d", "a", "", "b c d a"},
-		{"e", "b", "a", "e b c d a"}, // before wins
+		{"e", "b", "a", "e b c d a"}, // before takes precedence
 		{"a", "", "", "e b c d a"},
 		{"a", "e", "", "a e b c d"},
 		{"a", "", "d", "e b c d a"},
@@ -79,7 +79,7 @@ func TestRulesArePlaced(t *testing.T) {
 	}
 }
 
-func TestUpdatedRuleStaysOff(t *testing.T) {
+func TestUpdatedRuleStaysDisabled(t *testing.T) {
 	d := newDesk(t)
 	bob := d.room.members[bobID]
 	d.put(bobID, Override, "a", NewRule{})
@@ -158,11 +158,12 @@ func TestMalformedAndTooManyRulesAreRefused(t *testing.T) {
 		return tx.SetPushRules(bob, string(raw))
 	}))
 	d.refused(d.rules.Put(t.Context(), bob, bobID, Room, "!x", NewRule{Actions: raws()}), mxerr.CodeTooLarge)
-	d.ok(d.rules.Follow(t.Context(), bob, bobID, "!7", "!successor")) // has no place for one more, and is no error
+	// There is no room for another rule, which is not an error.
+	d.ok(d.rules.Follow(t.Context(), bob, bobID, "!7", "!successor"))
 	d.put(bobID, Room, "!7", NewRule{Actions: raws(notify)})
 }
 
-func TestRulesAsLargeAsTheirBoundsAreTaken(t *testing.T) {
+func TestRulesOfMaximumSizeAreAccepted(t *testing.T) {
 	d := newDesk(t)
 	long, action := strings.Repeat("x", maxPattern), `""`
 	d.put(bobID, Content, "pattern", NewRule{Actions: raws(), Pattern: &long})
@@ -175,7 +176,7 @@ func TestRulesAsLargeAsTheirBoundsAreTaken(t *testing.T) {
 	d.refused(d.rules.Put(t.Context(), d.room.members[bobID], bobID, Override, "big", NewRule{Actions: raws(action), Conditions: raws()}), mxerr.CodeTooLarge)
 }
 
-func TestChangedRulesAreNewsOnce(t *testing.T) {
+func TestChangedRulesAreReportedOnce(t *testing.T) {
 	d := newDesk(t)
 	bob := d.room.members[bobID]
 	since := func(since storage.Pos) (content string, isNew bool, now storage.Pos) {

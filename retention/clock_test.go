@@ -12,7 +12,7 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// restart makes a new job over the same database, as another start of the server does. The log goes to the returned
+// restart creates a new job over the same database, as another start of the server does. Its log goes to the returned
 // buffer.
 func (f *fixture) restart() *bytes.Buffer {
 	o, log := f.opts, &bytes.Buffer{}
@@ -28,14 +28,14 @@ func (f *fixture) wantPurged(events int, when string) {
 	}
 }
 
-func TestWhatOnlyAJumpOfTheClockExpiredIsKeptForADay(t *testing.T) {
+func TestMessagesThatExpiredThroughAClockJumpAreKeptForADay(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		f := newFixture(t, db, rooms.Retention{})
 		f.room("3600000", 2)
 		f.now = f.now.Add(30 * time.Minute)
 		f.room("3600000", 3)
 		f.wantPurged(0, "at first")
-		f.now = f.now.Add(45 * time.Minute) // the first two have expired while the server was off
+		f.now = f.now.Add(45 * time.Minute) // the first two have expired while the server was stopped
 		f.now = f.now.Add(30 * 24 * time.Hour)
 		log := f.restart()
 		f.wantPurged(0, "after the jump")
@@ -60,7 +60,7 @@ func TestWhatOnlyAJumpOfTheClockExpiredIsKeptForADay(t *testing.T) {
 	})
 }
 
-func TestAClockThatIsSetRightAgainHasPurgedNothing(t *testing.T) {
+func TestCorrectingAJumpedClockPurgesNothing(t *testing.T) {
 	f := newFixture(t, storagetest.Open(t, storage.Config{}), rooms.Retention{})
 	day := 24 * time.Hour
 	f.room("864000000", 4) // ten days
@@ -74,10 +74,10 @@ func TestAClockThatIsSetRightAgainHasPurgedNothing(t *testing.T) {
 	if r := f.purged(); r.Events != 0 || r.KeptUntil != nil {
 		t.Errorf("once it is right: %+v", r)
 	}
-	f.now = right.Add(30 * day) // wrong once more
+	f.now = right.Add(30 * day) // the clock is wrong again
 	f.restart()
 	f.wantPurged(0, "after another jump")
-	f.now = f.now.Add(20 * day) // and once more, before the day is over
+	f.now = f.now.Add(20 * day) // and again, before the day of waiting is over
 	f.restart()
 	f.wantPurged(0, "after a jump on a jump")
 	f.now = f.now.Add(day)
@@ -88,7 +88,7 @@ func TestAJumpIsNoticedWithoutAnyRecordOfTheClock(t *testing.T) {
 	f := newFixture(t, storagetest.Open(t, storage.Config{}), rooms.Retention{})
 	f.room("3600000", 4)
 	f.now = f.now.Add(30 * 24 * time.Hour)
-	f.wantPurged(0, "at the first start of this version") // the newest event says when the server last ran
+	f.wantPurged(0, "at the first start of this version") // the newest event shows when the server last ran
 }
 
 func TestAnOrdinaryRestartDelaysNothing(t *testing.T) {
@@ -114,7 +114,7 @@ func TestAClockThatJumpsWhileTheServerRunsIsNoticed(t *testing.T) {
 	f.wantPurged(4, "what has expired by the steady clock")
 }
 
-func TestWhatElseIsRemovedGoesByTheSameTime(t *testing.T) {
+func TestOtherRemovalsUseTheSameTime(t *testing.T) {
 	f := newFixture(t, storagetest.Open(t, storage.Config{}), rooms.Retention{})
 	want := func(by time.Time, when string) {
 		t.Helper()

@@ -21,7 +21,7 @@ import (
 	"ebb/wake"
 )
 
-// fixture is a job over rooms on a real database.
+// fixture has a job for rooms in a real database.
 type fixture struct {
 	*testing.T
 	*Job
@@ -53,7 +53,7 @@ func (f *fixture) ok(err error) {
 	}
 }
 
-// room makes a room with messages; lifetime "" is without a policy.
+// room creates a room with messages. An empty lifetime means a room without a policy.
 func (f *fixture) room(lifetime string, messages int) id.RoomID {
 	f.Helper()
 	room, err := f.opts.Rooms.Create(f.Context(), f.alice, rooms.CreateRoom{Preset: "private_chat"})
@@ -111,7 +111,7 @@ func TestDefaultPolicyPurgesEveryRoom(t *testing.T) {
 	}
 }
 
-func TestLimitOfTheServerPurgesRoomsThatAskForLonger(t *testing.T) {
+func TestServerLimitOverridesLongerRoomPolicies(t *testing.T) {
 	minute := time.Minute
 	f := newFixture(t, storagetest.Open(t, storage.Config{}), rooms.Retention{Limits: expiry.Limits{MaxLifetime: expiry.Bounds{Max: &minute}}})
 	f.room("3600000", 3)
@@ -145,7 +145,7 @@ func TestRunPurgesAtOnceAndAgainUntilItIsStopped(t *testing.T) {
 	f.ok(<-done)
 }
 
-func TestRunThatIsBrokenOffIsFinishedByTheNext(t *testing.T) {
+func TestInterruptedRunIsFinishedByTheNext(t *testing.T) {
 	f := newFixture(t, storagetest.Open(t, storage.Config{}), rooms.Retention{})
 	f.room("60000", 3)
 	f.now = f.now.Add(time.Minute)

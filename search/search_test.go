@@ -20,7 +20,7 @@ import (
 
 var allFields = []postings.Field{postings.Body, postings.Name, postings.Topic}
 
-// house is a database with events and its index.
+// house is a database with events and a search index.
 type house struct {
 	testing.TB
 	db *storage.DB
@@ -34,7 +34,7 @@ func newHouse(t testing.TB, db *storage.DB, flushAt int) *house {
 	return h
 }
 
-// open makes the index anew, as a start of the server does.
+// open creates the index anew, as the start of the server does.
 func (h *house) open(flushAt int) {
 	h.Helper()
 	var err error
@@ -50,7 +50,7 @@ func (h *house) write(f func(tx *storage.Tx) error) {
 	}
 }
 
-// say stores messages in a room, and returns their positions.
+// say stores messages in a room and returns their positions.
 func (h *house) say(room ident.RoomNID, bodies ...string) (positions []storage.Pos) {
 	h.Helper()
 	h.write(func(tx *storage.Tx) error {
@@ -70,7 +70,7 @@ func (h *house) say(room ident.RoomNID, bodies ...string) (positions []storage.P
 	return positions
 }
 
-// found returns the positions of what a search finds.
+// found returns the positions of the events that a search finds.
 func (h *house) found(term string, rooms ...ident.RoomNID) []storage.Pos {
 	h.Helper()
 	q, ok := words.Parse(term)
@@ -103,7 +103,7 @@ func (h *house) flush() {
 	h.ok(h.Flush(h.Context()))
 }
 
-// blocks returns how many events each block of a room has, in order.
+// blocks returns the number of events in each block of a room, in order.
 func (h *house) blocks(rooms ...ident.RoomNID) (docs []int) {
 	h.Helper()
 	h.ok(h.db.Read(h.Context(), func(tx *storage.Tx) error {
@@ -167,7 +167,8 @@ func TestBlocksOfAGrowingRoomAreMerged(t *testing.T) {
 	}
 }
 
-// A server that is killed between two writes of the index has stored some rooms, and does them again.
+// A server that is killed between two writes of the index has stored some rooms. After the restart, it stores them
+// again.
 func TestAnInterruptedFlushIsRepeated(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		h := newHouse(t, db, 0)
@@ -175,7 +176,7 @@ func TestAnInterruptedFlushIsRepeated(t *testing.T) {
 		h.flush()
 		all := append(old, h.say(1, "needle one", "needle two")...)
 		h.ok(h.CatchUp(t.Context()))
-		h.ok(h.store(t.Context(), h.current().docs)) // without the note that it is done
+		h.ok(h.store(t.Context(), h.current().docs)) // without recording that it is done
 		h.open(0)
 		h.expect("needle", all, 1)
 		all = append(all, h.say(1, "needle three")...)
@@ -208,7 +209,7 @@ func TestEventsFromBeforeTheIndexAreIndexedNewestGapFirst(t *testing.T) {
 			t.Fatal(more, err)
 		}
 		h.expect("needle", append(two, three...), 1)
-		h.open(2) // goes on after a restart
+		h.open(2) // continues after a restart
 		for more := true; more; {
 			var err error
 			more, err = h.fill(t.Context())
@@ -226,7 +227,7 @@ func TestEventsFromBeforeTheIndexAreIndexedNewestGapFirst(t *testing.T) {
 	})
 }
 
-// After a long time without the index, new messages are found before the old ones are indexed.
+// After the index was not updated for a long time, new messages are found before the old ones are indexed.
 func TestALongBacklogBecomesAGap(t *testing.T) {
 	h := newHouse(t, storagetest.Open(t, storage.Config{}), 0)
 	old := h.say(1, "needle old")
@@ -331,7 +332,7 @@ func TestAClearedIndexIsEmptyAndStartsAgain(t *testing.T) {
 	})
 }
 
-// A search goes on while events are moved from the tail to blocks, and finds each.
+// A search that runs while events are moved from the tail to blocks finds each of them.
 func TestSearchesDuringAFlushFindEverything(t *testing.T) {
 	h := newHouse(t, storagetest.Open(t, storage.Config{}), 0)
 	all := h.say(1, "needle one", "needle two")
@@ -413,7 +414,7 @@ func BenchmarkFind(b *testing.B) {
 	}
 }
 
-// cpu returns the CPU time of the process: on a busy machine the time that passes says little.
+// cpu returns the CPU time used by the process, which on a busy machine says more than the elapsed time.
 func cpu(b *testing.B) time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
