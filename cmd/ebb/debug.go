@@ -30,7 +30,8 @@ type files []string
 func (f *files) String() string     { return strings.Join(*f, " ") }
 func (f *files) Set(s string) error { *f = append(*f, s); return nil }
 
-// spread repeats --pdus and --state before each of the words that follow them, because a flag accepts only one word.
+// spread inserts the flag again before each further word that follows --pdus or --state, because a flag accepts only
+// one word.
 func spread(args []string) []string {
 	var out []string
 	list, bare := "", false // the flag to repeat, and whether no word has followed it yet

@@ -104,7 +104,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return inv.report(c, err)
 }
 
-// commandFirst moves a --config flag that precedes the command after the command.
+// commandFirst moves the command to the front if a --config flag precedes it.
 func commandFirst(args []string) []string {
 	n := 0
 	for n < len(args) {
