@@ -195,8 +195,8 @@ type member struct {
 	Membership string `json:"membership"`
 }
 
-// membersChanged adds the users of member events: a user who joined now shares a room, and a user who left may no
-// longer share one.
+// membersChanged adds the users of member events. A user who has joined is a changed user, since a room is now shared.
+// A user who has left is added if no room is shared any more.
 func (w *worker) membersChanged(ctx context.Context, t *transaction, events []history.AppEvent) error {
 	changed, left := map[string]bool{}, map[string]bool{}
 	for _, user := range t.about.Changed {

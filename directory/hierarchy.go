@@ -236,7 +236,7 @@ func (s *Service) Hierarchy(ctx context.Context, q HierarchyQuery) (page Hierarc
 			page.Rooms = append(page.Rooms, *room)
 		}
 	}
-	page.Rooms = page.Rooms[:len(page.Rooms)-1] // it was only needed to know that there is another page
+	page.Rooms = page.Rooms[:len(page.Rooms)-1] // the extra room only shows that there is another page
 	page.NextBatch = q.token(skip + len(page.Rooms))
 	return page, nil
 }

@@ -139,8 +139,8 @@ func (s *Service) queryServer(ctx context.Context, viewer ident.Requester, serve
 	})
 }
 
-// cached adds the users whose cached devices are current. It returns the other users, and the stream position to pass
-// to cacheLists after requesting them.
+// cached adds the users whose cached devices are current. It returns the other users, whose keys have to be requested,
+// and the stream position to pass to cacheLists afterwards.
 func (s *Service) cached(ctx context.Context, viewer ident.Requester, wanted map[id.UserID][]id.DeviceID, out *Keys) (missing map[id.UserID][]id.DeviceID, asked storage.Pos, err error) {
 	missing = map[id.UserID][]id.DeviceID{}
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {

@@ -96,7 +96,7 @@ const (
 	// with 100,000 members has about 150 MB.
 	longTime = 5 * time.Minute
 	longSize = 512 << 20
-	// maxErrorBody bounds how much is read of the body of an error.
+	// maxErrorBody bounds how much of the body of an error response is read.
 	maxErrorBody = 64 << 10
 )
 

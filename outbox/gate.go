@@ -49,8 +49,8 @@ func (b *backoff) failed(now time.Time, asked time.Duration, refuses bool, sprea
 
 func (b *backoff) succeeded() { *b = backoff{} }
 
-// Heard is called for each request from a server. It shows that the server is up, so pending transactions are sent at
-// once.
+// Heard is called for each request from a server. Such a request shows that the server is up, so pending transactions
+// are sent to it at once.
 func (s *Service) Heard(server string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -166,7 +166,7 @@ func (s *stored) apply(r *Rule) {
 	}
 }
 
-// The bounds of a user's own rules, listed in docs/limits.md.
+// These constants bound a user's own rules; docs/limits.md lists them.
 const (
 	maxRules    = 1000
 	maxRuleJSON = 16 << 10 // bytes of one rule
