@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/accounts/gate"
 	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
@@ -87,13 +88,10 @@ func (s *Service) LoginService(ctx context.Context, service, user string, n NewS
 	if s.reserved(service, a.Localpart) {
 		return SignedIn{}, mxerr.New(http.StatusForbidden, mxerr.CodeExclusive, "The user is outside the namespaces of the application service")
 	}
-	switch {
-	case a.NID == 0:
+	if a.NID == 0 {
 		return SignedIn{}, mxerr.Forbidden("The application service has not registered this user")
-	case a.DeactivatedTS != 0:
-		return SignedIn{}, errDeactivated()
 	}
-	return s.signIn(ctx, n, func(*write) (ident.UserNID, error) { return a.NID, nil })
+	return s.SignIn(ctx, gate.Attempt{Path: gate.PathAppService, User: a.NID, Shown: gate.AppService}, n, nil)
 }
 
 // reserved reports whether an application service, or anybody else if service is "", may not use a localpart.

@@ -11,6 +11,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/accounts/gate"
 	"ebb/keyed"
 	"ebb/mail"
 	"ebb/mxerr"
@@ -165,15 +166,15 @@ func (s *Service) emailSession(ctx context.Context, q EmailRequest) (v storage.E
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (s *Service) countEmail(q EmailRequest) error {
-	var counted attempt // never taken back
+	var counted gate.Guess // never taken back
 	b := s.opts.Budgets
-	if err := counted.take(b.MailsTo, q.Address); err != nil {
+	if err := counted.Take(b.MailsTo, q.Address); err != nil {
 		return err
 	}
-	if err := counted.take(b.MailsFrom, q.Network); err != nil {
+	if err := counted.Take(b.MailsFrom, q.Network); err != nil {
 		return err
 	}
-	return counted.take(b.Mails, "")
+	return counted.Take(b.Mails, "")
 }
 
 // sendLink stores a new token for a session and sends it, or sends a message without one where the address cannot be

@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/accounts/gate"
 	"ebb/ident"
 	"ebb/mxerr"
 )
@@ -46,10 +47,12 @@ const (
 
 // withGuesses runs a test that allows three guesses for each account and network, and atOneAccount for one account in
 // total.
-func withGuesses(t *testing.T, atOneAccount int, f func(t *testing.T, s *Service)) {
+func withGuesses(t *testing.T, atOneAccount int, f func(t *testing.T, s *Service, limits gate.Budgets)) {
 	each(t, Options{Network: func(addr string) string { return addr }}, func(t *testing.T, s *Service, _ *clock) {
-		s.opts.Budgets = Budgets{Guesses: newQuota(3), Networks: newQuota(1000), Accounts: newQuota(atOneAccount), NewAccounts: newQuota(2)}
-		f(t, s)
+		s.opts.Budgets = Budgets{NewAccounts: newQuota(2)}
+		limits := gate.Budgets{Guesses: newQuota(3), Networks: newQuota(1000), Accounts: newQuota(atOneAccount)}
+		s.gate = gate.New(gate.Options{Budgets: limits, Now: s.opts.Now})
+		f(t, s, limits)
 	})
 }
 
@@ -60,7 +63,7 @@ func login(t *testing.T, s *Service, user, password, network string) error {
 }
 
 func TestStrangersWhoGuessDoNotLockTheOwnerOut(t *testing.T) {
-	withGuesses(t, 1000, func(t *testing.T, s *Service) {
+	withGuesses(t, 1000, func(t *testing.T, s *Service, _ gate.Budgets) {
 		alice := mustSession(t, s, mustCreate(t, s, "alice").Access)
 		for range 3 {
 			refused(t, "a guess", login(t, s, "@Alice:here", "wrong", stranger), mxerr.CodeForbidden)
@@ -80,7 +83,7 @@ func TestStrangersWhoGuessDoNotLockTheOwnerOut(t *testing.T) {
 }
 
 func TestRightPasswordIsNoGuess(t *testing.T) {
-	withGuesses(t, 3, func(t *testing.T, s *Service) {
+	withGuesses(t, 3, func(t *testing.T, s *Service, limits gate.Budgets) {
 		alice := mustSession(t, s, mustCreate(t, s, "alice").Access)
 		refused(t, "a guess", login(t, s, "alice", "wrong", home), mxerr.CodeForbidden)
 		for range 10 {
@@ -93,14 +96,14 @@ func TestRightPasswordIsNoGuess(t *testing.T) {
 			}
 		}
 		want := map[string]int{"password\x00alice\x00" + home: 1}
-		if got := s.opts.Budgets.Guesses.(*quota).used; !maps.Equal(got, want) {
+		if got := limits.Guesses.(*quota).used; !maps.Equal(got, want) {
 			t.Errorf("counted guesses %v", got)
 		}
 	})
 }
 
 func TestGuessesInAStolenSessionLeaveTheOthersAlone(t *testing.T) {
-	withGuesses(t, 1000, func(t *testing.T, s *Service) {
+	withGuesses(t, 1000, func(t *testing.T, s *Service, _ gate.Budgets) {
 		stolen := mustSession(t, s, mustCreate(t, s, "alice").Access)
 		in, err := s.LoginPassword(t.Context(), Identifier{User: "alice"}, goodPassword, NewSession{Network: home})
 		if err != nil {
@@ -121,7 +124,7 @@ func TestGuessesInAStolenSessionLeaveTheOthersAlone(t *testing.T) {
 }
 
 func TestManyNetworksGuessAtOneAccountWithinABound(t *testing.T) {
-	withGuesses(t, 5, func(t *testing.T, s *Service) {
+	withGuesses(t, 5, func(t *testing.T, s *Service, _ gate.Budgets) {
 		mustSession(t, s, mustCreate(t, s, "alice").Access)
 		wrong := 0
 		for _, network := range []string{"198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.4"} {
@@ -141,7 +144,7 @@ func TestManyNetworksGuessAtOneAccountWithinABound(t *testing.T) {
 }
 
 func TestOnlyWrongRegistrationTokensCountAsGuesses(t *testing.T) {
-	withGuesses(t, 1000, func(t *testing.T, s *Service) {
+	withGuesses(t, 1000, func(t *testing.T, s *Service, _ gate.Budgets) {
 		s.opts.Registration = WithToken
 		if _, err := s.CreateToken(t.Context(), RegistrationToken{Token: "good"}); err != nil {
 			t.Fatal(err)
@@ -173,7 +176,7 @@ func TestOnlyWrongRegistrationTokensCountAsGuesses(t *testing.T) {
 }
 
 func TestNewAccountsOfANetworkAreBounded(t *testing.T) {
-	withGuesses(t, 1000, func(t *testing.T, s *Service) {
+	withGuesses(t, 1000, func(t *testing.T, s *Service, _ gate.Budgets) {
 		add := func(name, network string) error {
 			_, err := s.Create(t.Context(), NewAccount{Username: name, Password: goodPassword, Network: network})
 			return err
@@ -197,10 +200,10 @@ func TestNewAccountsOfANetworkAreBounded(t *testing.T) {
 }
 
 func TestWrongLoginTokensAreBounded(t *testing.T) {
-	withGuesses(t, 1000, func(t *testing.T, s *Service) {
+	withGuesses(t, 1000, func(t *testing.T, s *Service, _ gate.Budgets) {
 		who := mustSession(t, s, mustCreate(t, s, "alice").Access)
 		for range 5 {
-			token, _, err := s.CreateLoginToken(t.Context(), who.UserNID)
+			token, _, err := s.CreateLoginToken(t.Context(), who)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"ebb/accounts/gate"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -24,12 +25,12 @@ func (s *Service) CreateGuest(ctx context.Context, deviceName, network string) (
 		return SignedIn{}, mxerr.GuestAccessForbidden("This server has no guest accounts")
 	}
 	name := guestPrefix + letters(lowerAlphabet, 12)
-	n := NewAccount{Username: name, DisplayName: name, Network: network, SignIn: &NewSession{DisplayName: deviceName}}
+	n := NewAccount{Username: name, DisplayName: name, Network: network, Path: gate.PathGuest, SignIn: &NewSession{DisplayName: deviceName}}
 	if err := n.SignIn.check(); err != nil {
 		return SignedIn{}, err
 	}
-	var made attempt
-	if err := made.take(s.opts.Budgets.NewAccounts, network); err != nil {
+	var made gate.Guess
+	if err := made.Take(s.opts.Budgets.NewAccounts, network); err != nil {
 		return SignedIn{}, err
 	}
 	var out SignedIn
@@ -110,7 +111,7 @@ func (s *Service) upgrade(w *write, to storage.AccountRow, n NewAccount) (Signed
 	if n.SignIn == nil {
 		return SignedIn{User: user}, nil
 	}
-	return s.startSession(w, a, *n.SignIn)
+	return s.admit(w, n.attempt(a.NID), *n.SignIn)
 }
 
 // idleGuests is the number of unused guest accounts that are deactivated at a time.

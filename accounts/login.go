@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/accounts/gate"
 	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
@@ -19,14 +20,13 @@ type NewSession struct {
 	Device      id.DeviceID // "": a new device
 	DisplayName string      // of a new device
 	Refresh     bool        // the client supports refreshing its access token
+
+	// Lifetime is how long the access token of a client that does not refresh is valid; 0: it does not expire.
+	Lifetime time.Duration
 }
 
 // Tokens are the tokens of a session.
-type Tokens struct {
-	Access    string
-	Refresh   string        // "" if the client does not refresh
-	ExpiresIn time.Duration // of the access token; 0: never
-}
+type Tokens = gate.Tokens
 
 // SignedIn is the result of signing in or registering.
 type SignedIn struct {
@@ -39,10 +39,15 @@ type SignedIn struct {
 // have no password, so that names cannot be guessed.
 func errWrongPassword() error { return mxerr.Forbidden("Wrong username or password") }
 
-// LoginPassword signs in with a password. The user of who is a localpart or a user ID.
+// LoginPassword signs in with a password. The user of who is a localpart or a user ID. If a second factor is required
+// of everybody, the password is not compared. For an account that has one, the answer does not depend on the password.
 //
 // Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED, M_USER_LOCKED, M_MISSING_PARAM, M_INVALID_PARAM.
 func (s *Service) LoginPassword(ctx context.Context, who Identifier, password string, n NewSession) (SignedIn, error) {
+	if !s.gate.OffersPassword() {
+		s.failed(ctx, "", "password without a second factor")
+		return SignedIn{}, gate.ErrUnread()
+	}
 	checked, err := s.accountOf(ctx, who)
 	if err != nil {
 		return SignedIn{}, err
@@ -51,54 +56,78 @@ func (s *Service) LoginPassword(ctx context.Context, who Identifier, password st
 	if err != nil {
 		return SignedIn{}, err
 	}
-	if err := s.checkPassword(ctx, checked, password, try); err != nil {
-		return SignedIn{}, err
-	}
-	return s.signIn(ctx, n, func(w *write) (ident.UserNID, error) {
-		a, _, err := w.Account(checked.NID)
-		if err == nil && a.Password != checked.Password { // changed in the meantime
-			err = errWrongPassword()
-		}
-		return checked.NID, err
-	})
-}
-
-// LoginToken signs in with a token of CreateLoginToken, which cannot be used again.
-//
-// Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED, M_USER_LOCKED.
-func (s *Service) LoginToken(ctx context.Context, token string, n NewSession) (SignedIn, error) {
-	try, err := s.guessToken("login token", n.Network)
+	more, err := s.needsSecond(ctx, checked)
 	if err != nil {
 		return SignedIn{}, err
 	}
-	in, err := s.signIn(ctx, n, func(w *write) (ident.UserNID, error) {
-		nid, found, err := w.TakeLoginToken(keyOf(token).String())
+	if err := s.checkPassword(ctx, checked, password, try, more); err != nil {
+		if mxerr.Code(err) == mxerr.CodeForbidden {
+			err = s.gate.ErrWrongPassword()
+		}
+		return SignedIn{}, err
+	}
+	return s.signIn(ctx, n, func(w *write) (gate.Attempt, error) {
+		a, _, err := w.Account(checked.NID)
+		if err == nil && a.Password != checked.Password { // changed in the meantime
+			err = s.gate.ErrWrongPassword()
+		}
+		return gate.Attempt{Path: gate.PathPassword, User: checked.NID, Shown: gate.Password, Network: n.Network, Guess: try}, err
+	})
+}
+
+// OffersPassword reports whether a password alone can sign anybody in.
+func (s *Service) OffersPassword() bool { return s.gate.OffersPassword() }
+
+// needsSecond reports whether signing in to an account needs a second factor.
+func (s *Service) needsSecond(ctx context.Context, a storage.AccountRow) (needed bool, err error) {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		needed, err = s.gate.NeedsSecond(tx, a)
+		return err
+	})
+	return needed, err
+}
+
+// LoginToken signs in with a token of CreateLoginToken, which cannot be used again. What the user had shown who made it
+// counts for the new session.
+//
+// Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED, M_USER_LOCKED.
+func (s *Service) LoginToken(ctx context.Context, token string, n NewSession) (SignedIn, error) {
+	try, err := s.gate.GuessToken("login token", n.Network)
+	if err != nil {
+		return SignedIn{}, err
+	}
+	in, err := s.signIn(ctx, n, func(w *write) (gate.Attempt, error) {
+		t, found, err := w.TakeLoginToken(keyOf(token).String())
 		if err == nil && !found {
 			s.failed(ctx, "", "unknown login token")
 			err = mxerr.Forbidden("The login token is unknown or has expired")
 		}
-		return nid, err
+		return gate.Attempt{Path: gate.PathLoginToken, User: t.User, Shown: gate.Evidence(t.Evidence), Network: n.Network, Guess: try}, err
 	})
 	if mxerr.Code(err) != mxerr.CodeForbidden {
-		try.takeBack()
+		try.Right()
 	}
 	return in, err
 }
 
-// checkPassword checks the password of an account. The attempt counts only if the password is wrong.
+// checkPassword checks the password of an account. The attempt counts only if the password is wrong. With more, the
+// account needs a second factor besides: a correct password is treated like a wrong one, at the same cost.
 //
 // Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED.
-func (s *Service) checkPassword(ctx context.Context, a storage.AccountRow, password string, try attempt) error {
+func (s *Service) checkPassword(ctx context.Context, a storage.AccountRow, password string, try *gate.Guess, more bool) error {
 	good, err := s.hasher.verify(ctx, password, a.Password)
 	switch {
 	case err != nil: // nothing was compared
-		try.takeBack()
+		try.Right()
 		return fmt.Errorf("check password of %s: %w", a.Localpart, err)
+	case more:
+		s.failed(ctx, a.Localpart, "password without a second factor")
+		return errWrongPassword()
 	case !good || a.DeactivatedTS != 0:
 		s.failed(ctx, a.Localpart, whyRefused(a))
 		return errWrongPassword()
 	}
-	try.takeBack()
+	try.Right()
 	return nil
 }
 
@@ -143,34 +172,55 @@ func (s *Service) accountToSignIn(ctx context.Context, user string) (a storage.A
 	return a, err
 }
 
-// signIn creates the session for every kind of sign-in. who returns the user to sign in.
-func (s *Service) signIn(ctx context.Context, n NewSession, who func(*write) (ident.UserNID, error)) (SignedIn, error) {
+// SignIn creates a session for somebody whose evidence another package has checked, on a path of its own. also, which
+// may be nil, is called in the same write once the session exists, to use the evidence up.
+//
+// Errors: M_FORBIDDEN, M_USER_LOCKED, M_INVALID_PARAM, and those of also.
+func (s *Service) SignIn(ctx context.Context, at gate.Attempt, n NewSession, also func(tx *storage.Tx, in SignedIn) error) (SignedIn, error) {
+	if n.Network == "" {
+		n.Network = at.Network
+	}
+	return s.signIn(ctx, n, func(*write) (gate.Attempt, error) { return at, nil }, also)
+}
+
+// signIn creates the session for every kind of sign-in to an existing account. shown returns what was shown, as read
+// within the write.
+func (s *Service) signIn(ctx context.Context, n NewSession, shown func(*write) (gate.Attempt, error), also ...func(*storage.Tx, SignedIn) error) (SignedIn, error) {
 	if err := n.check(); err != nil {
 		return SignedIn{}, err
 	}
 	var out SignedIn
 	err := s.write(ctx, func(w *write) error {
-		nid, err := who(w)
+		at, err := shown(w)
 		if err != nil {
 			return err
 		}
-		a, found, err := w.Account(nid)
-		if err != nil {
+		if out, err = s.admit(w, at, n); err != nil {
 			return err
 		}
-		if !found || a.DeactivatedTS != 0 {
-			return errWrongPassword()
+		for _, f := range also {
+			if f == nil {
+				continue
+			}
+			if err := f(w.Tx, out); err != nil {
+				return err
+			}
 		}
-		if a.Locked {
-			return mxerr.UserLocked()
-		}
-		out, err = s.startSession(w, a, n)
-		return err
+		return nil
 	})
 	if err != nil {
 		return SignedIn{}, err
 	}
 	return out, nil
+}
+
+// admit passes the gate and starts the session.
+func (s *Service) admit(w *write, at gate.Attempt, n NewSession) (SignedIn, error) {
+	pass, err := s.gate.Admit(w.Tx, at)
+	if err != nil {
+		return SignedIn{}, err
+	}
+	return s.startSession(w, pass, n)
 }
 
 func (n NewSession) check() error {
@@ -181,17 +231,27 @@ func (n NewSession) check() error {
 }
 
 // startSession issues new tokens for a device; an existing device loses its old ones.
-func (s *Service) startSession(w *write, a storage.AccountRow, n NewSession) (SignedIn, error) {
+func (s *Service) startSession(w *write, pass gate.Pass, n NewSession) (SignedIn, error) {
 	if n.Device == "" {
 		n.Device = id.DeviceID(letters(upperAlphabet, 10))
 	}
+	a := pass.Account()
 	nid, err := s.device(w, a.NID, n)
 	if err != nil {
 		return SignedIn{}, err
 	}
-	tokens, err := s.issueTokens(w, a.NID, nid, n.Refresh, false)
-	w.note("signed in", "user", s.UserID(a.Localpart), "device", n.Device)
+	tokens, err := pass.Tokens(nid, s.tokenOptions(n))
+	w.note("signed in", "user", s.UserID(a.Localpart), "device", n.Device, "path", pass.Attempt().Path)
 	return SignedIn{User: s.UserID(a.Localpart), Device: n.Device, Tokens: tokens}, err
+}
+
+// tokenOptions returns what tokens a session gets: without refresh tokens, access tokens do not expire.
+func (s *Service) tokenOptions(n NewSession) gate.TokenOptions {
+	o := gate.TokenOptions{Refresh: n.Refresh, Lifetime: n.Lifetime}
+	if n.Refresh {
+		o.Lifetime = s.opts.AccessTokenLifetime
+	}
+	return o
 }
 
 // device finds or creates the device of a new session.
@@ -249,21 +309,6 @@ func refuseKeyName(tx *storage.Tx, user ident.UserNID, device id.DeviceID) error
 	return nil
 }
 
-// issueTokens creates tokens for a device. With unused, they come from a refresh, and the previous ones remain valid.
-func (s *Service) issueTokens(w *write, user ident.UserNID, device ident.DeviceNID, refresh, unused bool) (Tokens, error) {
-	t := Tokens{Access: secret("ebb_a_", 32)}
-	expires := int64(0)
-	if refresh {
-		t.Refresh = secret("ebb_r_", 32)
-		t.ExpiresIn = s.opts.AccessTokenLifetime
-		expires = s.opts.Now().Add(t.ExpiresIn).UnixMilli()
-		if err := w.AddRefreshToken(keyOf(t.Refresh).String(), user, device, unused); err != nil {
-			return t, err
-		}
-	}
-	return t, w.AddAccessToken(keyOf(t.Access).String(), user, device, expires, unused)
-}
-
 // Refresh issues new tokens for the device of a refresh token. The old ones remain valid until one of the new ones is
 // used, so that a client that did not get the response can ask again.
 //
@@ -279,10 +324,9 @@ func (s *Service) Refresh(ctx context.Context, refreshToken string) (Tokens, err
 			s.failed(ctx, "", "unknown refresh token")
 			return mxerr.UnknownToken(false)
 		}
-		if a, _, err := w.Account(t.User); err != nil {
+		pass, err := s.gate.Admit(w.Tx, gate.Attempt{Path: gate.PathRefresh, User: t.User, Shown: gate.Evidence(t.Evidence)})
+		if err != nil {
 			return err
-		} else if a.Locked {
-			return mxerr.UserLocked()
 		}
 		if t.Unused { // its first use
 			w.after(func() { s.sessions.dropDevice(t.User, t.Device) })
@@ -293,7 +337,7 @@ func (s *Service) Refresh(ctx context.Context, refreshToken string) (Tokens, err
 		if err != nil {
 			return err
 		}
-		out, err = s.issueTokens(w, t.User, t.Device, true, true)
+		out, err = pass.Tokens(t.Device, gate.TokenOptions{Lifetime: s.opts.AccessTokenLifetime, Refresh: true, Unused: true})
 		return err
 	})
 	if err != nil {
@@ -306,16 +350,23 @@ func (s *Service) Refresh(ctx context.Context, refreshToken string) (Tokens, err
 // Spec: client-server-api#post_matrixclientv1loginget_token
 const loginTokenLifetime = 2 * time.Minute
 
-// CreateLoginToken creates a token that signs in one further device of a user.
-func (s *Service) CreateLoginToken(ctx context.Context, user ident.UserNID) (string, time.Duration, error) {
-	token := secret("ebb_l_", 32)
-	err := s.write(ctx, func(w *write) error {
-		name, err := w.UserID(user)
+// CreateLoginToken creates a token that signs in one further device of a user. The new session counts as one in which
+// the same was shown as in this one.
+//
+// Errors: M_FORBIDDEN, M_USER_LOCKED.
+func (s *Service) CreateLoginToken(ctx context.Context, who ident.Requester) (token string, lifetime time.Duration, err error) {
+	err = s.write(ctx, func(w *write) error {
+		shown, err := w.Evidence(who.DeviceNID)
 		if err != nil {
 			return err
 		}
-		w.note("login token made", "user", name)
-		return w.AddLoginToken(keyOf(token).String(), user, s.opts.Now().Add(loginTokenLifetime).UnixMilli())
+		pass, err := s.gate.Admit(w.Tx, gate.Attempt{Path: gate.PathHandOver, User: who.UserNID, Shown: gate.Evidence(shown)})
+		if err != nil {
+			return err
+		}
+		w.note("login token made", "user", who.UserID)
+		token, err = pass.LoginToken(loginTokenLifetime)
+		return err
 	})
 	return token, loginTokenLifetime, err
 }

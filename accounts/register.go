@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/accounts/gate"
 	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
@@ -25,6 +26,7 @@ type NewAccount struct {
 	Email       *Verified   // the address of the account; nil: none
 	Network     string      // the client's network, for Budgets; "": an administrator or application service creates the account
 	AppService  string      // the application service that creates the account, which gets no password; "": none
+	Path        gate.Path   // on which SignIn gets its tokens; "": gate.PathRegister
 }
 
 // Create creates an account, regardless of the registration mode: the caller decides who may.
@@ -46,8 +48,8 @@ func (s *Service) Create(ctx context.Context, n NewAccount) (SignedIn, error) {
 		return SignedIn{}, err
 	}
 	if n.Network != "" {
-		var made attempt // counts even if creating the account fails, because the password is hashed
-		if err := made.take(s.opts.Budgets.NewAccounts, n.Network); err != nil {
+		var made gate.Guess // counts even if creating the account fails, because the password is hashed
+		if err := made.Take(s.opts.Budgets.NewAccounts, n.Network); err != nil {
 			return SignedIn{}, err
 		}
 	}
@@ -125,7 +127,28 @@ func (s *Service) create(w *write, a storage.AccountRow, n NewAccount) (SignedIn
 	if n.SignIn == nil {
 		return SignedIn{User: user}, nil
 	}
-	return s.startSession(w, a, *n.SignIn)
+	return s.admit(w, n.attempt(a.NID), *n.SignIn)
+}
+
+// attempt returns what was shown to create an account and sign in to it.
+func (n NewAccount) attempt(user ident.UserNID) gate.Attempt {
+	at := gate.Attempt{Path: n.Path, User: user, Network: n.Network}
+	switch {
+	case n.AppService != "":
+		at.Path, at.Shown = gate.PathAppService, gate.AppService
+	case n.Path == "":
+		at.Path = gate.PathRegister
+	}
+	if n.Password != "" {
+		at.Shown |= gate.Password
+	}
+	if n.Token != "" || n.Path == gate.PathSharedSecret {
+		at.Shown |= gate.Invitation
+	}
+	if n.Email != nil {
+		at.Shown |= gate.Email
+	}
+	return at
 }
 
 func errExclusive() error {
@@ -288,13 +311,13 @@ func (s *Service) guessRegistrationToken(ctx context.Context, token, network str
 	if token == "" {
 		return t, false, nil
 	}
-	try, err := s.guessToken("registration token", network)
+	try, err := s.gate.GuessToken("registration token", network)
 	if err != nil {
 		return t, false, err
 	}
 	t, found, err = s.registrationToken(ctx, token)
 	if found || err != nil {
-		try.takeBack()
+		try.Right()
 	} else {
 		s.opts.Log.InfoContext(ctx, "unknown registration token")
 	}

@@ -9,8 +9,6 @@ package accounts
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -18,6 +16,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/accounts/gate"
 	"ebb/ident"
 	"ebb/keyed"
 	"ebb/mxerr"
@@ -76,6 +75,7 @@ type Options struct {
 	GuestLifetime       time.Duration // how long a guest account may be unused; 0: for ever
 	AccessTokenLifetime time.Duration // for clients that refresh; 0: one hour
 	HashWorkers         int           // passwords hashed at a time, 19 MiB each; 0: half of the processors
+	Gate                *gate.Gate    // nil: one without second factors and limits
 	Budgets             Budgets
 	Network             func(addr string) string // returns the network of a client address; nil: networks are unknown
 	Emails              EmailOptions
@@ -91,6 +91,7 @@ type Options struct {
 // Service implements the package. It is safe for concurrent use.
 type Service struct {
 	opts      Options
+	gate      *gate.Gate
 	hasher    *hasher
 	sessions  *sessionCache
 	asked     *challenges              // challenges of users
@@ -114,7 +115,10 @@ func New(o Options) *Service {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Service{opts: o, hasher: newHasher(o.HashWorkers), sessions: newSessionCache(o.Cache.Entries(maxSessions)),
+	if o.Gate == nil {
+		o.Gate = gate.New(gate.Options{Now: o.Now})
+	}
+	return &Service{opts: o, gate: o.Gate, hasher: newHasher(o.HashWorkers), sessions: newSessionCache(o.Cache.Entries(maxSessions)),
 		mailing: keyed.NewSemaphore[string](1, maxMailsWaiting),
 		asked:   newChallenges(o.Now), applying: newChallenges(o.Now), announcer: announcer{states: map[ident.UserNID]*announcement{}},
 		profiles: newProfileMemo(o.Cache.Entries(maxRemoteProfiles), o.Now)}
@@ -130,8 +134,8 @@ const (
 )
 
 // Run makes accounts searchable after an upgrade, completes interrupted deactivations, deactivates unused guest
-// accounts, and periodically stores when devices were last seen. It returns when ctx ends, after storing that once
-// more.
+// accounts, ends sessions that lack a required second factor, and periodically stores when devices were last seen. It
+// returns when ctx ends, after storing that once more.
 func (s *Service) Run(ctx context.Context) error {
 	if err := s.fillDirectory(ctx); err != nil && ctx.Err() == nil {
 		s.opts.Log.Error("Cannot update the user directory; it is tried again at the next start", "err", err)
@@ -155,9 +159,13 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// tidy completes interrupted deactivations and deactivates unused guest accounts.
+// tidy completes interrupted deactivations, deactivates unused guest accounts and ends sessions that the policy on
+// second factors no longer allows.
 func (s *Service) tidy(ctx context.Context) {
 	s.resumeDeactivations(ctx)
+	if err := s.endWeakSessions(ctx); err != nil && ctx.Err() == nil {
+		s.opts.Log.Error("Cannot end the sessions that lack a second factor", "err", err)
+	}
 	if err := s.expireGuests(ctx); err != nil && ctx.Err() == nil {
 		s.opts.Log.Error("Cannot deactivate unused guest accounts", "err", err)
 	}
@@ -224,11 +232,7 @@ func (w *write) devicesChanged(user ident.UserNID, devices ...string) error {
 func (s *Service) UserID(localpart string) id.UserID { return id.NewUserID(localpart, s.opts.Server) }
 
 // secret returns a random token with n bytes of entropy and a prefix that shows its kind.
-func secret(prefix string, n int) string {
-	b := make([]byte, n)
-	_, _ = rand.Read(b) // never fails (crypto/rand)
-	return prefix + base64.RawURLEncoding.EncodeToString(b)
-}
+func secret(prefix string, n int) string { return gate.Secret(prefix, n) }
 
 // letters returns n random characters of an alphabet.
 func letters(alphabet string, n int) string {
@@ -245,13 +249,10 @@ const (
 	lowerAlphabet = "abcdefghijklmnopqrstuvwxyz234567"
 )
 
-// tokenKey identifies a token in memory and in the database; the token itself is not stored.
-type tokenKey [sha256.Size]byte
+// tokenKey identifies a token in memory and in the database.
+type tokenKey = gate.TokenKey
 
-func keyOf(token string) tokenKey { return sha256.Sum256([]byte(token)) }
-
-// String returns the form stored in the database.
-func (k tokenKey) String() string { return base64.RawURLEncoding.EncodeToString(k[:]) }
+func keyOf(token string) tokenKey { return gate.KeyOf(token) }
 
 // Exists returns nil if a local user exists and is not deactivated.
 //

@@ -265,7 +265,7 @@ func TestDeactivatedAccountsAreClosedForGood(t *testing.T) {
 		left, erased, fail = nil, nil, false
 		alice, bob := mustCreate(t, s, "alice"), mustCreate(t, s, "bob")
 		a := mustSession(t, s, alice.Access)
-		token, _, err := s.CreateLoginToken(t.Context(), a.UserNID)
+		token, _, err := s.CreateLoginToken(t.Context(), a)
 		if err != nil {
 			t.Fatal(err)
 		}

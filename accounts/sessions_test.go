@@ -188,7 +188,7 @@ func TestLoginTokensWorkOnceAndForTwoMinutes(t *testing.T) {
 		alice := mustCreate(t, s, "alice")
 		who := mustSession(t, s, alice.Access)
 		make := func() string {
-			token, lifetime, err := s.CreateLoginToken(t.Context(), who.UserNID)
+			token, lifetime, err := s.CreateLoginToken(t.Context(), who)
 			if err != nil || lifetime != 2*time.Minute {
 				t.Fatal(lifetime, err)
 			}
@@ -213,7 +213,7 @@ func TestLoginTokensWorkOnceAndForTwoMinutes(t *testing.T) {
 func TestOneLoginTokenSignsInOnceConcurrently(t *testing.T) {
 	each(t, Options{}, func(t *testing.T, s *Service, _ *clock) {
 		who := mustSession(t, s, mustCreate(t, s, "alice").Access)
-		token, _, err := s.CreateLoginToken(t.Context(), who.UserNID)
+		token, _, err := s.CreateLoginToken(t.Context(), who)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 
+	"ebb/accounts/gate"
 	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
@@ -144,6 +145,9 @@ func (s *Service) resetPassword(ctx context.Context, v Verified, password string
 		if !found { // removed from the account in the meantime
 			return errNoSuchEmail()
 		}
+		if _, err := s.gate.Admit(w.Tx, gate.Attempt{Path: gate.PathReset, User: nid, Shown: gate.Email}); err != nil {
+			return err
+		}
 		w.note("password reset by e-mail", "user", user, "address", v.Address)
 		return s.setPassword(w, nid, hash, signOut, "")
 	})
@@ -165,7 +169,7 @@ func (s *Service) checkOwn(ctx context.Context, at tried) (_ proof, refused *mxe
 			return proof{}, nil, mxerr.Forbidden("The password must be the one of your own account")
 		}
 	}
-	try, err := s.guessBy(who)
+	try, err := s.gate.GuessOwn(who)
 	if err != nil {
 		return proof{}, nil, err
 	}
@@ -173,7 +177,7 @@ func (s *Service) checkOwn(ctx context.Context, at tried) (_ proof, refused *mxe
 	if err != nil {
 		return proof{}, nil, err
 	}
-	err = s.checkPassword(ctx, row, a.Password, try)
+	err = s.checkPassword(ctx, row, a.Password, try, false)
 	if errors.As(err, &refused) && refused.Code == mxerr.CodeForbidden {
 		return proof{}, refused, nil
 	}

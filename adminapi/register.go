@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/accounts"
+	"ebb/accounts/gate"
 	"ebb/httpapi"
 	"ebb/mxerr"
 )
@@ -120,7 +121,7 @@ func (a *API) sharedSecretRegister(r *httpapi.Request) (any, error) {
 		return nil, mxerr.Forbidden("mac does not match")
 	}
 	takeBack()
-	n := accounts.NewAccount{Username: body.Username, Password: body.Password, DisplayName: body.DisplayName, Admin: body.Admin}
+	n := accounts.NewAccount{Username: body.Username, Password: body.Password, DisplayName: body.DisplayName, Admin: body.Admin, Path: gate.PathSharedSecret}
 	if !body.InhibitLogin {
 		n.SignIn = &accounts.NewSession{}
 	}

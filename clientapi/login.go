@@ -29,10 +29,11 @@ func (a *API) loginRoutes() []httpapi.Route {
 // getLoginFlows lists the login types.
 // Spec: client-server-api#get_matrixclientv3login
 func (a *API) getLoginFlows(*httpapi.Request) (any, error) {
-	flows := []map[string]any{
-		{"type": loginPassword},
-		{"type": loginToken, "get_login_token": true},
+	var flows []map[string]any
+	if a.Accounts.OffersPassword() {
+		flows = append(flows, map[string]any{"type": loginPassword})
 	}
+	flows = append(flows, map[string]any{"type": loginToken, "get_login_token": true})
 	if a.Services.Any() {
 		flows = append(flows, map[string]any{"type": loginAppService})
 	}

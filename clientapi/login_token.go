@@ -13,6 +13,6 @@ func (a *API) generateLoginToken(r *httpapi.Request) (any, error) {
 	if err := a.interactiveAuth(r, "generateLoginToken"); err != nil {
 		return nil, err
 	}
-	token, lifetime, err := a.Accounts.CreateLoginToken(r.Context(), r.UserNID)
+	token, lifetime, err := a.Accounts.CreateLoginToken(r.Context(), r.Requester)
 	return map[string]any{"login_token": token, "expires_in_ms": lifetime.Milliseconds()}, err
 }

@@ -24,6 +24,7 @@ type Config struct {
 	ACME           ACME         `yaml:"acme"`
 	Registration   Registration `yaml:"registration"`
 	Login          Login        `yaml:"login"`
+	Auth           Auth         `yaml:"auth"`
 	Email          Email        `yaml:"email"`
 	Identity       Identity     `yaml:"identity"`
 	RateLimits     RateLimits   `yaml:"rate_limits"`
@@ -89,6 +90,13 @@ type Term struct {
 // Login configures sessions.
 type Login struct {
 	AccessTokenLifetime Duration `yaml:"access_token_lifetime" doc:"How long an access token is valid, for clients that use refresh tokens."`
+}
+
+// Auth says what people must show to sign in.
+type Auth struct {
+	MFA               string   `yaml:"mfa" doc:"Second factors. off: they are not used; optional: users can set one up, and then need it; required: every user needs one. This version cannot set up second factors yet, and so accepts only off."`
+	MFAAdministrators string   `yaml:"mfa_administrators" doc:"The same for administrators, where it is stricter than mfa."`
+	MFAGrace          Duration `yaml:"mfa_grace" doc:"How long users without a second factor can still sign in after it became required. Then their sessions end."`
 }
 
 // Email configures the e-mail that this server sends.
@@ -307,6 +315,7 @@ func Default() *Config {
 		ACME:         ACME{Directory: "https://acme-v02.api.letsencrypt.org/directory"},
 		Registration: Registration{Mode: "token", Email: "off", GuestLifetime: Duration(30 * 24 * time.Hour)},
 		Login:        Login{AccessTokenLifetime: Duration(time.Hour)},
+		Auth:         Auth{MFA: "off", MFAAdministrators: "off", MFAGrace: Duration(14 * 24 * time.Hour)},
 		Email:        Email{SMTP: SMTP{Port: 587, TLS: "starttls", Timeout: Duration(30 * time.Second)}},
 		RateLimits: RateLimits{Enabled: true, Connections: 2000, Sends: Bucket{20, 200}, Reads: Bucket{50, 1000}, Logins: Bucket{0.2, 10},
 			Registrations: Bucket{0.2, 50}, Emails: Bucket{0.002, 5}, Anonymous: Bucket{50, 500}, Invites: Bucket{1, 100}, Joins: Bucket{1, 30}, Uploads: Bucket{5, 200}, Claims: Bucket{20, 200}},

@@ -55,6 +55,7 @@ func (c *Config) mistakes(found Problems) Problems {
 			p.add(fmt.Sprintf("trusted_proxies[%d]", i), "%q is neither an address such as 127.0.0.1 nor a network such as 10.0.0.0/8", proxy)
 		}
 	}
+	c.Auth.validate(&p)
 	p.check(c.Login.AccessTokenLifetime > 0, "login.access_token_lifetime", "must be positive")
 	p.check(c.Cache.Size >= 16<<20, "cache.size", "must be at least 16M")
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
@@ -132,6 +133,19 @@ func (c *Config) validateRegistration(p *problems) {
 		p.check(!seen[t.ID], key+".id", "%q is listed twice", t.ID)
 		seen[t.ID] = true
 	}
+}
+
+// secondFactors reports whether this version has the pages on which users set up a second factor and show it. Without
+// them, a policy that asks for one would lock users out.
+const secondFactors = false
+
+func (a Auth) validate(p *problems) {
+	for _, mode := range []struct{ key, value string }{{"auth.mfa", a.MFA}, {"auth.mfa_administrators", a.MFAAdministrators}} {
+		p.oneOf(mode.key, mode.value, "off", "optional", "required")
+		p.check(secondFactors || mode.value != "optional" && mode.value != "required", mode.key,
+			"must be off: this version of Ebb has no page yet on which users could set up a second factor")
+	}
+	p.check(a.MFAGrace >= 0, "auth.mfa_grace", "must not be negative")
 }
 
 func (s SMTP) validate(p *problems) {

@@ -21,6 +21,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/accounts/gate"
 	"ebb/adminapi"
 	"ebb/appservice"
 	"ebb/clientapi"
@@ -44,6 +45,7 @@ type Options struct {
 	// Called before every statement of a transaction; may be nil.
 	OnStatement func(query string)
 	Log         *slog.Logger       // nil for no log
+	MFA         *gate.Policy       // instead of that of the configuration; nil: that one
 	Resolver    fedclient.Resolver // looks up the names of other servers; nil for the system's resolver
 	Dial        netguard.DialFunc  // connects to other servers; nil for the network
 

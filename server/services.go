@@ -13,6 +13,7 @@ import (
 
 	"ebb/accountdata"
 	"ebb/accounts"
+	"ebb/accounts/gate"
 	"ebb/appservice"
 	"ebb/config"
 	"ebb/delayed"
@@ -50,6 +51,7 @@ import (
 type services struct {
 	db          *storage.DB
 	hub         *wake.Hub
+	gate        *gate.Gate
 	accounts    *accounts.Service
 	rooms       *rooms.Service
 	accountData *accountdata.Service
@@ -156,8 +158,12 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		keys.Remote, keys.Outgoing = s.remote, s.outbox
 	}
 	s.e2ee = e2ee.New(keys)
+	if err := s.openGate(ctx, cfg, o); err != nil {
+		return err
+	}
 	s.accounts = accounts.New(accounts.Options{
-		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
+		Gate: s.gate,
+		DB:   s.db, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
 		Guests: cfg.Registration.Guests, GuestLifetime: time.Duration(cfg.Registration.GuestLifetime),
 		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Emails: s.emails(cfg), SearchAllUsers: cfg.UserDirectory.SearchAllUsers, Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,
 	})
@@ -201,6 +207,19 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	}
 	s.identity, err = s.newIdentity(cfg, o)
 	return err
+}
+
+// openGate builds the gate that every sign-in passes.
+func (s *services) openGate(ctx context.Context, cfg *config.Config, o Options) error {
+	policy := gate.Policy{MFA: gate.Mode(cfg.Auth.MFA), Administrators: gate.Mode(cfg.Auth.MFAAdministrators), Grace: time.Duration(cfg.Auth.MFAGrace)}
+	if o.MFA != nil {
+		policy = *o.MFA
+	}
+	s.gate = gate.New(gate.Options{Policy: policy, Budgets: guesses(cfg.RateLimits, o.Now), Now: o.Now})
+	if err := s.gate.Load(ctx, s.db); err != nil {
+		return fmt.Errorf("read the policy on second factors: %w", err)
+	}
+	return nil
 }
 
 // openSearch opens the search index, unless search is switched off.
@@ -314,19 +333,34 @@ const (
 	emailsInSum       = 100
 )
 
-// budgets returns the limits on password guesses and on new accounts.
+// guessesOnServer is how many times more wrong passwords are allowed to all networks for all accounts.
+const guessesOnServer = 100
+
+// limitedTo returns a budget of a rate, times over.
+func limitedTo(class httpapi.Rate, b config.Bucket, times int, now func() time.Time) budget {
+	rate := httpapi.Bucket{PerSecond: b.PerSecond * float64(times), Burst: b.Burst * times}
+	return budget{httpapi.NewLimiter(map[httpapi.Rate]httpapi.Bucket{class: rate}, now), class}
+}
+
+// guesses returns the limits on guesses at passwords and tokens.
+func guesses(c config.RateLimits, now func() time.Time) gate.Budgets {
+	if !c.Enabled {
+		return gate.Budgets{}
+	}
+	of := func(times int) gate.Budget { return limitedTo(httpapi.Logins, c.Logins, times, now) }
+	return gate.Budgets{Guesses: of(1), Networks: of(guessesInSum), Accounts: of(guessesInSum), Server: of(guessesOnServer)}
+}
+
+// budgets returns the limits on new accounts and verification mails.
 func budgets(c config.RateLimits, now func() time.Time) accounts.Budgets {
 	if !c.Enabled {
 		return accounts.Budgets{}
 	}
-	of := func(class httpapi.Rate, b config.Bucket, times int) accounts.Budget {
-		rate := httpapi.Bucket{PerSecond: b.PerSecond * float64(times), Burst: b.Burst * times}
-		return budget{httpapi.NewLimiter(map[httpapi.Rate]httpapi.Bucket{class: rate}, now), class}
+	of := func(b config.Bucket, times int) accounts.Budget {
+		return limitedTo(httpapi.Registrations, b, times, now)
 	}
 	return accounts.Budgets{
-		Guesses: of(httpapi.Logins, c.Logins, 1), Networks: of(httpapi.Logins, c.Logins, guessesInSum),
-		Accounts: of(httpapi.Logins, c.Logins, guessesInSum), NewAccounts: of(httpapi.Registrations, c.Registrations, 1),
-		MailsTo: of(httpapi.Registrations, c.Emails, 1), MailsFrom: of(httpapi.Registrations, c.Emails, emailsFromNetwork), Mails: of(httpapi.Registrations, c.Emails, emailsInSum),
+		NewAccounts: of(c.Registrations, 1), MailsTo: of(c.Emails, 1), MailsFrom: of(c.Emails, emailsFromNetwork), Mails: of(c.Emails, emailsInSum),
 	}
 }
 

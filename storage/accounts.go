@@ -12,13 +12,15 @@ type AccountRow struct {
 	DeactivatedTS int64 // ms; 0 if the account is active
 	Locked        bool
 	Suspended     bool
-	Guest         bool // a guest account, without password
+	Guest         bool   // a guest account, without password
+	MFA           string // the policy on second factors for this account; "": that of the server
+	MFASinceTS    int64  // ms; when a second factor became required for this account, 0 if it is not
 }
 
-const accountColumns = `nid, localpart, password, created_ts, admin, deactivated_ts, locked, suspended, guest`
+const accountColumns = `nid, localpart, password, created_ts, admin, deactivated_ts, locked, suspended, guest, mfa, mfa_since_ts`
 
 func scanAccount(r Row) (a AccountRow, err error) {
-	err = r.Scan(&a.NID, &a.Localpart, &a.Password, &a.CreatedTS, &a.Admin, &a.DeactivatedTS, &a.Locked, &a.Suspended, &a.Guest)
+	err = r.Scan(&a.NID, &a.Localpart, &a.Password, &a.CreatedTS, &a.Admin, &a.DeactivatedTS, &a.Locked, &a.Suspended, &a.Guest, &a.MFA, &a.MFASinceTS)
 	return a, err
 }
 

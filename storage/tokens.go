@@ -47,18 +47,21 @@ func (tx *Tx) AddRefreshToken(hash string, user ident.UserNID, device ident.Devi
 
 // RefreshTokenRow is a refresh token.
 type RefreshTokenRow struct {
-	NID    int64
-	User   ident.UserNID
-	Device ident.DeviceNID
-	Unused bool
+	NID      int64
+	User     ident.UserNID
+	Device   ident.DeviceNID
+	Unused   bool
+	Evidence int64 // what the user has shown to sign in
 }
+
+const refreshTokenQuery = `SELECT t.nid, t.user_nid, t.device_nid, t.unused, d.evidence FROM refresh_tokens t JOIN devices d ON d.nid = t.device_nid WHERE t.hash = $1`
 
 // RefreshToken finds a refresh token by its hash.
 func (tx *Tx) RefreshToken(hash string) (RefreshTokenRow, bool, error) {
 	return one(tx, func(r Row) (t RefreshTokenRow, err error) {
-		err = r.Scan(&t.NID, &t.User, &t.Device, &t.Unused)
+		err = r.Scan(&t.NID, &t.User, &t.Device, &t.Unused, &t.Evidence)
 		return t, err
-	}, `SELECT nid, user_nid, device_nid, unused FROM refresh_tokens WHERE hash = $1`, hash)
+	}, refreshTokenQuery, hash)
 }
 
 // RetireTokens makes the tokens that a refresh issued the only ones of a device. It deletes those used before.
@@ -94,25 +97,34 @@ func (tx *Tx) DeleteDeviceTokens(device ident.DeviceNID) error {
 	return err
 }
 
-const addLoginTokenQuery = `INSERT INTO login_tokens (hash, user_nid, expires_ts) VALUES ($1, $2, $3)`
+const addLoginTokenQuery = `INSERT INTO login_tokens (hash, user_nid, evidence, expires_ts) VALUES ($1, $2, $3, $4)`
 
-// AddLoginToken stores the hash of a single-use login token. It also deletes expired ones.
-func (tx *Tx) AddLoginToken(hash string, user ident.UserNID, expiresTS int64) error {
+// AddLoginToken stores the hash of a single-use login token, and what its user has shown. It also deletes expired ones.
+func (tx *Tx) AddLoginToken(hash string, user ident.UserNID, evidence, expiresTS int64) error {
 	if _, err := tx.exec(`DELETE FROM login_tokens WHERE expires_ts <= $1`, tx.now.UnixMilli()); err != nil {
 		return err
 	}
-	_, err := tx.exec(addLoginTokenQuery, hash, int64(user), expiresTS)
+	_, err := tx.exec(addLoginTokenQuery, hash, int64(user), evidence, expiresTS)
 	return err
 }
 
-// TakeLoginToken deletes a login token and returns its user. It returns false if the token is unknown or expired.
-func (tx *Tx) TakeLoginToken(hash string) (user ident.UserNID, found bool, err error) {
-	user, found, err = one(tx, scanNumber[ident.UserNID], `SELECT user_nid FROM login_tokens WHERE hash = $1 AND expires_ts > $2`, hash, tx.now.UnixMilli())
+// LoginToken is a single-use login token.
+type LoginToken struct {
+	User     ident.UserNID
+	Evidence int64 // what the user had shown who made it
+}
+
+// TakeLoginToken deletes a login token and returns it. It returns false if the token is unknown or expired.
+func (tx *Tx) TakeLoginToken(hash string) (t LoginToken, found bool, err error) {
+	t, found, err = one(tx, func(r Row) (t LoginToken, err error) {
+		err = r.Scan(&t.User, &t.Evidence)
+		return t, err
+	}, `SELECT user_nid, evidence FROM login_tokens WHERE hash = $1 AND expires_ts > $2`, hash, tx.now.UnixMilli())
 	if err != nil || !found {
-		return 0, false, err
+		return LoginToken{}, false, err
 	}
 	_, err = tx.exec(`DELETE FROM login_tokens WHERE hash = $1`, hash)
-	return user, true, err
+	return t, true, err
 }
 
 const (

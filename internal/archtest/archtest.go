@@ -80,6 +80,8 @@ var rules = map[string]rule{
 	// The room directory and other information about rooms for users who are not members.
 	"directory": {rank: 5},
 
+	// Who gets access tokens.
+	"accounts/gate":  {rank: 5},
 	"accounts":       {rank: 6},
 	"accounts/oauth": {rank: 6, sideways: []string{"accounts"}},
 	"appservice":     {rank: 6},

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"ebb/accounts/gate"
 	"ebb/config"
 	"ebb/fedclient"
 	"ebb/server"
@@ -40,7 +41,19 @@ type Server struct {
 // New starts a server with open registration and without rate limits; change may modify its configuration.
 func New(t testing.TB, change func(*config.Config)) *Server {
 	t.Helper()
-	s := build(t, change, server.Options{})
+	return start(t, change, server.Options{})
+}
+
+// NewWithPolicy is New with a policy on second factors.
+func NewWithPolicy(t testing.TB, policy gate.Policy, change func(*config.Config)) *Server {
+	t.Helper()
+	return start(t, change, server.Options{MFA: &policy})
+}
+
+// start starts a server that is closed when the test ends.
+func start(t testing.TB, change func(*config.Config), o server.Options) *Server {
+	t.Helper()
+	s := build(t, change, o)
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			t.Error(err)

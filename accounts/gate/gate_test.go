@@ -1,0 +1,320 @@
+package gate
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"ebb/ident"
+	"ebb/mxerr"
+	"ebb/storage"
+	"ebb/storage/storagetest"
+)
+
+var ctx = context.Background()
+
+// lab is a database with one account and one device of it.
+type lab struct {
+	t      *testing.T
+	db     *storage.DB
+	ms     atomic.Int64
+	user   ident.UserNID
+	device ident.DeviceNID
+}
+
+func each(t *testing.T, f func(t *testing.T, l *lab)) {
+	storagetest.EachDSN(t, func(t *testing.T, dsn string) {
+		l := &lab{t: t}
+		l.ms.Store(1_750_000_000_000)
+		l.db = storagetest.Open(t, storage.Config{DSN: dsn, Now: l.now})
+		l.write(func(tx *storage.Tx) (err error) {
+			if l.user, err = tx.UserNID("@alice:here"); err != nil {
+				return err
+			}
+			if _, err = tx.AddAccount(storage.AccountRow{NID: l.user, Localpart: "alice"}, ""); err != nil {
+				return err
+			}
+			l.device, err = tx.AddDevice(l.user, "DEVICE", nil)
+			return err
+		})
+		f(t, l)
+	})
+}
+
+func (l *lab) now() time.Time { return time.UnixMilli(l.ms.Load()) }
+
+func (l *lab) write(f func(*storage.Tx) error) {
+	l.t.Helper()
+	if err := l.db.Write(ctx, f); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+func (l *lab) gate(p Policy, factors Factors) *Gate {
+	l.t.Helper()
+	g := New(Options{Policy: p, Factors: factors, Now: l.now})
+	if err := g.Load(ctx, l.db); err != nil {
+		l.t.Fatal(err)
+	}
+	return g
+}
+
+// try passes the gate on a path with evidence, and makes the tokens.
+func (l *lab) try(g *Gate, path Path, shown Evidence) error {
+	return l.db.Write(ctx, func(tx *storage.Tx) error {
+		p, err := g.Admit(tx, Attempt{Path: path, User: l.user, Shown: shown, Guess: &Guess{}})
+		switch {
+		case err != nil:
+			return err
+		case path == PathHandOver:
+			_, err = p.LoginToken(time.Minute)
+		case rules[path].tokens:
+			_, err = p.Tokens(l.device, TokenOptions{Refresh: true, Lifetime: time.Hour})
+		}
+		return err
+	})
+}
+
+// enrolled are accounts with second factors.
+type enrolled map[ident.UserNID]Evidence
+
+func (e enrolled) Enrolled(_ *storage.Tx, user ident.UserNID) (Evidence, error) { return e[user], nil }
+
+// likely is the evidence that each path shows without a second factor.
+var likely = map[Path]Evidence{
+	PathPassword: Password, PathLoginToken: Password, PathRefresh: Password, PathRegister: Password | Invitation | Email,
+	PathGuest: 0, PathSharedSecret: Invitation | Password, PathHandOver: Password, PathReset: Email,
+	PathAppService: AppService, PathMachine: Administrator,
+}
+
+func TestNoPathLetsOneFactorThroughWhereTwoAreRequired(t *testing.T) {
+	each(t, func(t *testing.T, l *lab) {
+		policies := map[string]*Gate{
+			"required":                l.gate(Policy{MFA: Required}, nil),
+			"optional, one enrolled":  l.gate(Policy{MFA: Optional}, enrolled{l.user: TOTP}),
+			"optional, none enrolled": l.gate(Policy{MFA: Optional}, nil),
+			"off":                     l.gate(Policy{MFA: Off}, enrolled{l.user: TOTP}),
+		}
+		for _, path := range Paths() {
+			shown, known := likely[path]
+			if !known {
+				t.Errorf("%s: say what this path shows", path)
+			}
+			passes := path == PathReset || path == PathAppService || path == PathMachine
+			for name, want := range map[string]bool{"required": passes, "optional, one enrolled": passes, "optional, none enrolled": true, "off": true} {
+				if err := l.try(policies[name], path, shown); (err == nil) != want {
+					t.Errorf("%s, %s: %v", path, name, err)
+				}
+			}
+			for _, more := range []Evidence{TOTP, RecoveryCode, SecurityKey} {
+				if err := l.try(policies["required"], path, shown|Password|more); err != nil {
+					t.Errorf("%s with a second factor: %v", path, err)
+				}
+				if err := l.try(policies["required"], path, shown&^first|more); err == nil && !passes {
+					t.Errorf("%s with a second factor alone passes", path)
+				}
+			}
+			if err := l.try(policies["required"], path, shown|Passkey); err != nil {
+				t.Errorf("%s with a passkey: %v", path, err)
+			}
+		}
+	})
+}
+
+func TestNothingPassesWithoutTheEvidenceOfItsPath(t *testing.T) {
+	each(t, func(t *testing.T, l *lab) {
+		g := l.gate(Policy{}, nil)
+		for _, path := range Paths() {
+			if err := l.try(g, path, 0); (err == nil) != rules[path].inherits {
+				t.Errorf("%s with nothing: %v", path, err)
+			}
+			if !rules[path].counted {
+				continue
+			}
+			err := l.db.Write(ctx, func(tx *storage.Tx) error {
+				_, err := g.Admit(tx, Attempt{Path: path, User: l.user, Shown: Password})
+				return err
+			})
+			if err == nil {
+				t.Errorf("%s passes although nothing was counted", path)
+			}
+		}
+		if err := l.try(g, "teleportation", Password|TOTP); err == nil {
+			t.Error("a path without a rule passes")
+		}
+		if _, err := (Pass{}).Tokens(l.device, TokenOptions{}); err == nil {
+			t.Error("tokens without a pass")
+		}
+	})
+}
+
+func TestClosedAccountsPassOnNoPath(t *testing.T) {
+	each(t, func(t *testing.T, l *lab) {
+		g := l.gate(Policy{}, nil)
+		check := func(what string, codes ...string) {
+			t.Helper()
+			for _, path := range Paths() {
+				err := l.try(g, path, likely[path])
+				known := false
+				for _, code := range codes {
+					known = known || mxerr.Code(err) == code
+				}
+				if !known {
+					t.Errorf("%s, %s: %v", what, path, err)
+				}
+			}
+		}
+		l.write(func(tx *storage.Tx) error { return tx.SetLocked(l.user, true) })
+		check("locked", mxerr.CodeUserLocked)
+		l.write(func(tx *storage.Tx) error {
+			if err := tx.SetLocked(l.user, false); err != nil {
+				return err
+			}
+			return tx.SetSuspended(l.user, true)
+		})
+		check("suspended", "") // a suspended user may sign in, and can then do little
+		l.write(func(tx *storage.Tx) error { _, err := tx.Deactivate(l.user, false); return err })
+		check("deactivated", mxerr.CodeForbidden, mxerr.CodeUnknownToken, mxerr.CodeUserDeactivated)
+	})
+}
+
+func TestGraceBeginsWhenASecondFactorBecomesRequired(t *testing.T) {
+	each(t, func(t *testing.T, l *lab) {
+		policy := Policy{MFA: Required, Grace: time.Hour}
+		g := l.gate(policy, nil)
+		if err := l.try(g, PathPassword, Password); err != nil || !g.OffersPassword() {
+			t.Errorf("within the grace period: %v, offered %v", err, g.OffersPassword())
+		}
+		l.ms.Add(time.Hour.Milliseconds())
+		g = l.gate(policy, nil) // after a restart
+		if err := l.try(g, PathPassword, Password); err == nil || g.OffersPassword() {
+			t.Errorf("after it: %v, offered %v", err, g.OffersPassword())
+		}
+		l.gate(Policy{MFA: Optional}, nil) // switched off and on again
+		if err := l.try(l.gate(policy, nil), PathPassword, Password); err != nil {
+			t.Errorf("a new grace period: %v", err)
+		}
+	})
+}
+
+func TestPolicyOfOneAccountAndOfAdministrators(t *testing.T) {
+	each(t, func(t *testing.T, l *lab) {
+		set := func(mode Mode) {
+			l.write(func(tx *storage.Tx) error {
+				a, _, err := tx.Account(l.user)
+				if err != nil {
+					return err
+				}
+				return SetMode(tx, a, mode)
+			})
+		}
+		pass := func(p Policy) bool { return l.try(l.gate(p, nil), PathPassword, Password) == nil }
+		set(Off)
+		if !pass(Policy{MFA: Required}) {
+			t.Error("an account that is exempt does not pass")
+		}
+		set(Required)
+		if pass(Policy{}) || !pass(Policy{Grace: time.Hour}) {
+			t.Error("an account of which a second factor is required")
+		}
+		l.ms.Add(time.Hour.Milliseconds())
+		set(Required) // said again: the grace period does not begin again
+		if pass(Policy{Grace: time.Hour}) {
+			t.Error("passes after its grace period")
+		}
+		set("")
+		administrators := Policy{MFA: Off, Administrators: Required}
+		if !pass(administrators) {
+			t.Error("a user does not pass")
+		}
+		l.write(func(tx *storage.Tx) error { return tx.SetAdmin(l.user, true) })
+		if pass(administrators) || pass(Policy{MFA: Required, Administrators: Off}) {
+			t.Error("an administrator passes")
+		}
+		err := l.db.Write(ctx, func(tx *storage.Tx) error { return SetMode(tx, storage.AccountRow{NID: l.user}, "sometimes") })
+		if mxerr.Code(err) != mxerr.CodeInvalidParam {
+			t.Errorf("an unknown policy: %v", err)
+		}
+	})
+}
+
+func TestEvidenceOfASessionIsRecordedAndGrows(t *testing.T) {
+	each(t, func(t *testing.T, l *lab) {
+		g := l.gate(Policy{}, nil)
+		evidence := func() (e int64) {
+			l.write(func(tx *storage.Tx) (err error) { e, err = tx.Evidence(l.device); return err })
+			return e
+		}
+		if err := l.try(g, PathPassword, Password); err != nil || Evidence(evidence()) != Password {
+			t.Errorf("%v, %v", evidence(), err)
+		}
+		l.write(func(tx *storage.Tx) error { return Strengthen(tx, l.device, TOTP) })
+		if e := Evidence(evidence()); e != Password|TOTP {
+			t.Errorf("%v after another factor", e)
+		}
+		if err := l.try(g, PathRefresh, 0); err != nil || Evidence(evidence()) != Password|TOTP {
+			t.Errorf("%v after a refresh, %v", evidence(), err)
+		}
+	})
+}
+
+func TestFiveCodesInFifteenMinutes(t *testing.T) {
+	now := time.UnixMilli(1_750_000_000_000)
+	g := New(Options{Now: func() time.Time { return now }})
+	for range 20 { // correct ones do not count
+		at, err := g.GuessCode(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at.Right()
+	}
+	wrong := 0
+	for range 60 { // a guess a minute
+		if _, err := g.GuessCode(1); err == nil {
+			wrong++
+		}
+		now = now.Add(time.Minute)
+	}
+	if wrong != 20 {
+		t.Errorf("%d guesses in an hour", wrong)
+	}
+	if _, err := g.GuessCode(2); err != nil {
+		t.Errorf("another account: %v", err)
+	}
+}
+
+// quota is a Budget that never refills.
+type quota struct {
+	max  int
+	used map[string]int
+}
+
+func (q *quota) Take(key string) time.Duration {
+	if q.used[key] == q.max {
+		return time.Second
+	}
+	q.used[key]++
+	return 0
+}
+
+func (q *quota) Return(key string) { q.used[key]-- }
+
+func TestSprayingOverManyAccountsCountsForTheWholeServer(t *testing.T) {
+	g := New(Options{Budgets: Budgets{Server: &quota{10, map[string]int{}}}})
+	from := func(known bool) func() (bool, error) { return func() (bool, error) { return known, nil } }
+	wrong := 0
+	for i := range 30 { // another account and another network each time
+		name := strings.Repeat("x", i+1)
+		if _, err := g.GuessPassword(name, name, from(false)); err == nil {
+			wrong++
+		}
+	}
+	if wrong != 10 {
+		t.Errorf("%d guesses", wrong)
+	}
+	if _, err := g.GuessPassword("alice", "home", from(true)); err != nil {
+		t.Errorf("where a device of the owner is: %v", err)
+	}
+}

@@ -1,0 +1,162 @@
+package gate
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"time"
+
+	"ebb/ident"
+	"ebb/mxerr"
+)
+
+// Budget limits attempts by a key. Take records an attempt; if the budget is used up, it records nothing and returns
+// how long to wait. Return takes one attempt back.
+type Budget interface {
+	Take(key string) (wait time.Duration)
+	Return(key string)
+}
+
+// Budgets limit how often somebody can guess. Only wrong guesses count, except for Networks. A nil budget is unlimited.
+type Budgets struct {
+	// Guesses counts wrong passwords by account and network, or by session for signed-in users, and wrong registration
+	// and login tokens by network. Strangers elsewhere cannot use up the budget of an account's owner.
+	Guesses Budget
+	// Networks counts password comparisons for one network or session, right or wrong: each costs 20 ms, and one
+	// network may try many accounts.
+	Networks Budget
+	// Accounts counts wrong passwords for one account from all networks in which the account has no device.
+	Accounts Budget
+	// Server counts wrong passwords for all accounts from all networks: somebody may try one password for each account
+	// from many networks. It, too, spares networks in which the account has a device.
+	Server Budget
+}
+
+// Guess is an attempt to guess a secret, which counts as wrong until Right is called.
+type Guess struct{ counted []counted }
+
+type counted struct {
+	budget Budget
+	key    string
+}
+
+// Take also counts the attempt in b. If that budget is used up, the attempt is removed from all budgets.
+//
+// Errors: M_LIMIT_EXCEEDED.
+func (a *Guess) Take(b Budget, key string) error {
+	if b == nil {
+		return nil
+	}
+	if wait := b.Take(key); wait > 0 {
+		a.Right()
+		return mxerr.LimitExceeded(wait)
+	}
+	a.counted = append(a.counted, counted{b, key})
+	return nil
+}
+
+// Right removes the attempt from all budgets.
+func (a *Guess) Right() {
+	for _, c := range a.counted {
+		c.budget.Return(c.key)
+	}
+	a.counted = nil
+}
+
+// GuessPassword counts an attempt at an account's password by a network that is not signed in. known reports whether
+// the account has a device in that network: its owner is then likely to be there, and must not be locked out by a
+// distributed attack from elsewhere.
+//
+// Errors: M_LIMIT_EXCEEDED.
+func (g *Gate) GuessPassword(localpart, network string, known func() (bool, error)) (*Guess, error) {
+	at := &Guess{}
+	for _, b := range []struct {
+		Budget
+		key string
+	}{{g.opts.Budgets.Accounts, localpart}, {g.opts.Budgets.Server, ""}} {
+		full := at.Take(b.Budget, b.key)
+		if full == nil {
+			continue
+		}
+		if yes, err := known(); err != nil || !yes {
+			return nil, cmp.Or(err, full)
+		}
+	}
+	return g.compare(at, "password\x00"+localpart+"\x00"+network, network)
+}
+
+// GuessOwn counts an attempt of a signed-in user at the password of their own account. Each session counts separately,
+// so that neither strangers nor a stolen session can keep the owner from changing the password.
+//
+// Errors: M_LIMIT_EXCEEDED.
+func (g *Gate) GuessOwn(who ident.Requester) (*Guess, error) {
+	session := "session\x00" + strconv.FormatInt(int64(who.DeviceNID), 10)
+	return g.compare(&Guess{}, session, session)
+}
+
+// compare counts the guess by a key, and its comparison by a network or session.
+func (g *Gate) compare(at *Guess, key, network string) (*Guess, error) {
+	if err := at.Take(g.opts.Budgets.Guesses, key); err != nil {
+		return nil, err
+	}
+	var comparison Guess // never taken back
+	if err := comparison.Take(g.opts.Budgets.Networks, network); err != nil {
+		at.Right()
+		return nil, err
+	}
+	return at, nil
+}
+
+// GuessToken counts an attempt to guess a token from a network. Each kind of token has a count of its own.
+//
+// Errors: M_LIMIT_EXCEEDED.
+func (g *Gate) GuessToken(kind, network string) (*Guess, error) {
+	at := &Guess{}
+	if err := at.Take(g.opts.Budgets.Guesses, kind+"\x00"+network); err != nil {
+		return nil, err
+	}
+	return at, nil
+}
+
+// Bounds of one-time codes.
+const (
+	maxCodes        = 5                // wrong codes of one account, from all networks, within codeWindow: one in a million is right
+	codeWindow      = 15 * time.Minute // so that guessing takes years
+	maxCodeAccounts = 100_000          // accounts whose codes are counted, about 100 bytes each
+)
+
+// GuessCode counts an attempt at a one-time code or a recovery code of an account.
+//
+// Errors: M_LIMIT_EXCEEDED.
+func (g *Gate) GuessCode(user ident.UserNID) (*Guess, error) {
+	at := &Guess{}
+	if err := at.Take(codeBudget{g, user}, ""); err != nil {
+		return nil, err
+	}
+	return at, nil
+}
+
+// codeBudget is the Budget of the codes of one account.
+type codeBudget struct {
+	g    *Gate
+	user ident.UserNID
+}
+
+// Take implements Budget. It counts exactly maxCodes in any codeWindow, which a bucket that refills does not.
+func (b codeBudget) Take(string) (wait time.Duration) {
+	now := b.g.opts.Now()
+	b.g.codes.Update(b.user, func(tried []time.Time, _ bool) []time.Time {
+		tried = slices.DeleteFunc(slices.Clone(tried), func(t time.Time) bool { return now.Sub(t) >= codeWindow })
+		if len(tried) >= maxCodes {
+			wait = tried[0].Add(codeWindow).Sub(now)
+			return tried
+		}
+		return append(tried, now)
+	})
+	return wait
+}
+
+// Return implements Budget.
+func (b codeBudget) Return(string) {
+	b.g.codes.Update(b.user, func(tried []time.Time, _ bool) []time.Time { return slices.Clone(tried[:max(len(tried)-1, 0)]) })
+}

@@ -1,0 +1,147 @@
+package gate
+
+import (
+	"context"
+	"time"
+
+	"ebb/ident"
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// Mode is the policy on second factors.
+type Mode string
+
+// The modes.
+const (
+	Off      Mode = "off"      // second factors are not asked for, even if an account has one
+	Optional Mode = "optional" // accounts that have a second factor need it
+	Required Mode = "required" // every account needs one
+)
+
+// strictness orders modes.
+var strictness = map[Mode]int{Off: 0, Optional: 1, Required: 2}
+
+// Policy says who needs a second factor.
+type Policy struct {
+	MFA            Mode          // "": Off
+	Administrators Mode          // of administrators, where it is stricter than MFA
+	Grace          time.Duration // how long accounts without a second factor can still sign in after it became required
+}
+
+// offers reports whether some account may have a second factor.
+func (p Policy) offers() bool {
+	return strictness[p.MFA] > 0 || strictness[p.Administrators] > 0
+}
+
+// requiredSince is when a second factor became required, in ms; 0: it is not, or that is not recorded yet.
+type requiredSince struct{ all, administrators int64 }
+
+// Load reads when a second factor became required, and records it if the policy has just changed.
+func (g *Gate) Load(ctx context.Context, db *storage.DB) error {
+	var was, now requiredSince
+	err := db.Read(ctx, func(tx *storage.Tx) (err error) {
+		was.all, was.administrators, err = tx.SecondFactorRequiredSince()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	now = requiredSince{since(was.all, g.opts.Policy.MFA, g.opts.Now()), since(was.administrators, g.opts.Policy.Administrators, g.opts.Now())}
+	if now != was {
+		err = db.Write(ctx, func(tx *storage.Tx) error { return tx.SetSecondFactorRequiredSince(now.all, now.administrators) })
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.since = now
+	return err
+}
+
+func since(was int64, mode Mode, now time.Time) int64 {
+	switch {
+	case mode != Required:
+		return 0
+	case was == 0:
+		return now.UnixMilli()
+	}
+	return was
+}
+
+// mode returns the policy for an account, and since when it is required.
+func (g *Gate) mode(a storage.AccountRow) (mode Mode, since int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p := g.opts.Policy
+	switch {
+	case a.MFA != "":
+		return Mode(a.MFA), a.MFASinceTS
+	case a.Admin && strictness[p.Administrators] > strictness[p.MFA]:
+		return p.Administrators, g.since.administrators
+	}
+	return p.MFA, g.since.all
+}
+
+// NeedsSecond reports whether signing in to an account needs a second factor.
+func (g *Gate) NeedsSecond(tx *storage.Tx, a storage.AccountRow) (bool, error) {
+	mode, since := g.mode(a)
+	if strictness[mode] == 0 {
+		return false, nil
+	}
+	if mode == Required && g.graceIsOver(since) {
+		return true, nil
+	}
+	has, err := g.Enrolled(tx, a.NID)
+	return has != 0, err
+}
+
+// Enrolled returns the second factors of an account.
+func (g *Gate) Enrolled(tx *storage.Tx, user ident.UserNID) (Evidence, error) {
+	if g.opts.Factors == nil {
+		return 0, nil
+	}
+	return g.opts.Factors.Enrolled(tx, user)
+}
+
+func (g *Gate) graceIsOver(since int64) bool {
+	return !g.opts.Now().Before(time.UnixMilli(since).Add(g.opts.Policy.Grace))
+}
+
+// OffersPassword reports whether a password alone can sign anybody in. It cannot once a second factor is required of
+// everybody; exceptions for single accounts do not count, since they would show who has one.
+func (g *Gate) OffersPassword() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.opts.Policy.MFA != Required || !g.graceIsOver(g.since.all)
+}
+
+// Enforces reports whether there may be sessions that the policy no longer allows.
+func (g *Gate) Enforces(tx *storage.Tx) (bool, error) {
+	if g.opts.Policy.MFA == Required || g.opts.Policy.Administrators == Required {
+		return true, nil
+	}
+	return tx.AnyAccountRequiresMFA()
+}
+
+// Allows reports whether a session with the given evidence may go on. An optional second factor does not end the
+// sessions from before it was enrolled.
+func (g *Gate) Allows(a storage.AccountRow, shown Evidence) bool {
+	mode, since := g.mode(a)
+	return mode != Required || shown.TwoFactors() || !g.graceIsOver(since)
+}
+
+// SetMode sets the policy for one account, "" for that of the server. Grace begins when it becomes required.
+//
+// Errors: M_INVALID_PARAM.
+func SetMode(tx *storage.Tx, a storage.AccountRow, mode Mode) error {
+	if _, known := strictness[mode]; !known && mode != "" {
+		return mxerr.InvalidParam("The policy on second factors must be off, optional or required, not %.32q", string(mode))
+	}
+	since := int64(0)
+	if mode == Required {
+		since = tx.Now().UnixMilli()
+		if Mode(a.MFA) == Required {
+			since = a.MFASinceTS
+		}
+	}
+	return tx.SetAccountMFA(a.NID, string(mode), since)
+}

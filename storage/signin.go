@@ -1,0 +1,89 @@
+package storage
+
+import "ebb/ident"
+
+// SetSession records on which path the session of a device began, and what its user has shown.
+func (tx *Tx) SetSession(device ident.DeviceNID, path string, evidence int64) error {
+	_, err := tx.exec(`UPDATE devices SET path = $2, evidence = $3 WHERE nid = $1`, int64(device), path, evidence)
+	return err
+}
+
+// AddEvidence adds to what the user of a device has shown.
+func (tx *Tx) AddEvidence(device ident.DeviceNID, evidence int64) error {
+	_, err := tx.exec(`UPDATE devices SET evidence = evidence | $2 WHERE nid = $1`, int64(device), evidence)
+	return err
+}
+
+// Evidence returns what the user of a device has shown.
+func (tx *Tx) Evidence(device ident.DeviceNID) (int64, error) {
+	e, _, err := one(tx, scanNumber[int64], `SELECT evidence FROM devices WHERE nid = $1`, int64(device))
+	return e, err
+}
+
+// SetAccountMFA sets the policy on second factors for an account, and since when it requires one (ms).
+func (tx *Tx) SetAccountMFA(user ident.UserNID, mode string, sinceTS int64) error {
+	_, err := tx.exec(`UPDATE accounts SET mfa = $2, mfa_since_ts = $3 WHERE nid = $1`, int64(user), mode, sinceTS)
+	return err
+}
+
+// Names of the rows of meta that store when a second factor became required.
+const (
+	metaMFASince      = "mfa_required_since"
+	metaAdminMFASince = "mfa_required_since_admins"
+)
+
+const metaNumberQuery = `SELECT value FROM meta WHERE name = $1`
+
+// SecondFactorRequiredSince returns when a second factor became required of everybody and of administrators, in ms; 0
+// if it is not recorded.
+func (tx *Tx) SecondFactorRequiredSince() (all, administrators int64, err error) {
+	if all, _, err = one(tx, scanNumber[int64], metaNumberQuery, metaMFASince); err != nil {
+		return 0, 0, err
+	}
+	administrators, _, err = one(tx, scanNumber[int64], metaNumberQuery, metaAdminMFASince)
+	return all, administrators, err
+}
+
+// SetSecondFactorRequiredSince records what SecondFactorRequiredSince returns.
+func (tx *Tx) SetSecondFactorRequiredSince(all, administrators int64) error {
+	if _, err := tx.exec(setMetaNumberQuery, metaMFASince, all); err != nil {
+		return err
+	}
+	_, err := tx.exec(setMetaNumberQuery, metaAdminMFASince, administrators)
+	return err
+}
+
+// AnyAccountRequiresMFA reports whether a second factor is required of some account by a policy of its own. It uses the
+// index accounts_mfa.
+func (tx *Tx) AnyAccountRequiresMFA() (bool, error) {
+	_, found, err := one(tx, scanNumber[int64], `SELECT nid FROM accounts WHERE mfa = 'required' ORDER BY nid LIMIT 1`)
+	return found, err
+}
+
+// SessionRow is a session with what its user has shown.
+type SessionRow struct {
+	Device   ident.DeviceNID
+	Evidence int64
+	Account  AccountRow
+}
+
+const sessionsQuery = `SELECT d.nid, d.evidence, a.nid, a.localpart, a.admin, a.mfa, a.mfa_since_ts FROM devices d JOIN accounts a ON a.nid = d.user_nid WHERE d.nid > $1
+AND EXISTS (SELECT 1 FROM access_tokens t WHERE t.device_nid = d.nid AND (t.expires_ts = 0 OR t.expires_ts > $2)) ORDER BY d.nid LIMIT $3`
+
+// Sessions returns a page of the sessions with an access token that has not expired, by device: at most limit of those
+// after a device. Of the accounts it reads what the policy on second factors depends on.
+func (tx *Tx) Sessions(after ident.DeviceNID, limit int) ([]SessionRow, error) {
+	return collect(tx, func(r Row) (s SessionRow, err error) {
+		a := &s.Account
+		err = r.Scan(&s.Device, &s.Evidence, &a.NID, &a.Localpart, &a.Admin, &a.MFA, &a.MFASinceTS)
+		return s, err
+	}, sessionsQuery, int64(after), tx.now.UnixMilli(), limit)
+}
+
+const expireTokensQuery = `UPDATE access_tokens SET expires_ts = $2 WHERE device_nid = $1 AND (expires_ts = 0 OR expires_ts > $2)`
+
+// ExpireTokens ends the access tokens of a device, which signs it out softly: it keeps its keys and can sign in again.
+func (tx *Tx) ExpireTokens(device ident.DeviceNID) error {
+	_, err := tx.exec(expireTokensQuery, int64(device), tx.now.UnixMilli())
+	return err
+}
