@@ -18,15 +18,15 @@ VULNS_TIMEOUT ?= 3m
 # A copy of the vulnerability database, as a file:// URL; empty for the public one.
 VULNDB ?=
 
-# The packages that are proved against mautrix's experiments. No SQLite among them, or its C code is built twice.
+# The packages that are compared with mautrix's experiments. No SQLite among them, or its C code is built twice.
 JSONV2_PACKAGES = ./rooms/pdu/... ./rooms/eventauth/... ./rooms/stateres/...
 
 # Shows the progress of go test.
 TESTRUN = $(GO) run ./internal/testrun
 
 .DEFAULT_GOAL := build
-# The packages that make mutate changes, its tool with every operator, and how the tests of a mutant run: short, without a test
-# of CPU time that fails on a busy machine, and without vet, whose complaints would count as failures.
+# For make mutate: the packages, the tool with every operator, and the flags of the tests. A test of CPU time that fails on a
+# busy machine is skipped, and vet is off because its complaints would count as failures.
 PURE_PACKAGES ?= canonjson rooms/pdu rooms/eventauth rooms/stateres rooms/visibility rooms/expiry pushrules
 GREMLINS = github.com/go-gremlins/gremlins/cmd/gremlins@v0.6.0
 OPERATORS = --arithmetic-base --conditionals-boundary --conditionals-negation --increment-decrement --invert-assignments --invert-bitwise \
@@ -35,42 +35,42 @@ MUTANT_TESTS = -short -vet=off -skip=^TestHostileText
 
 .PHONY: help run build test test-rust test-long check vulns fmt bench attack fuzz mutate deps clean
 
-## help: this list
+## help: print this list
 help:
 	@sed -n 's/^## \([a-z-]*\): /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 
-## run: a server for yourself: localhost, 127.0.0.1:8008, everything below ./data, a registration token printed
+## run: build and run a server on this machine (127.0.0.1:8008, data in ./data); prints a registration token
 run: build
 	@test -f data/ebb.yaml || bin/ebb init --server-name localhost --data-dir ./data
 	@test -f data/registration-token || (umask 077; \
 		bin/ebb token create --reusable --config data/ebb.yaml >data/registration-token || { rm -f data/registration-token; exit 1; })
-	@echo "Ebb: http://127.0.0.1:8008 is the homeserver to name in a client. Registration token: $$(cat data/registration-token)"
+	@echo "Ebb: enter http://127.0.0.1:8008 as the homeserver in a client. Registration token: $$(cat data/registration-token)"
 	@exec bin/ebb serve --config data/ebb.yaml
 
-## build: bin/ebb, static; the default
+## build: build the static binary bin/ebb; the default
 build:
-	@command -v $(GO) >/dev/null || { echo "Ebb is built with Go, of the version in go.mod or newer: https://go.dev/dl"; exit 1; }
-	@command -v $${CC:-gcc} >/dev/null || { echo "Ebb is built with a C compiler: apt-get install gcc libc6-dev"; exit 1; }
+	@command -v $(GO) >/dev/null || { echo "Building Ebb needs Go, in the version of go.mod or newer: https://go.dev/dl"; exit 1; }
+	@command -v $${CC:-gcc} >/dev/null || { echo "Building Ebb needs a C compiler: apt-get install gcc libc6-dev"; exit 1; }
 	CGO_ENABLED=1 $(GO) build $(STATIC) -o $(BINARY) ./cmd/ebb
 
-## test: every test, in at most 15 minutes on two cores, with progress
+## test: run all tests and show the progress; at most 15 minutes on two cores
 test:
 	$(GO) run ./internal/pgtest -- $(TESTRUN) -timeout 15m ./...
 	GOEXPERIMENT=jsonv2 $(TESTRUN) -timeout 10m $(JSONV2_PACKAGES)
 	@if [ -x test/sdk/run ]; then test/sdk/run; fi
 
-## test-rust: the crates that Element X is built on, against the real binary; needs cargo, and some minutes for their build
+## test-rust: run the crates of Element X against the real binary; needs cargo, and minutes for their build
 test-rust:
 	EBB_TEST_RUST=1 $(GO) test -v -count 1 -timeout 90m ./test/rustsdk
 
-## test-long: the same with the full counts, for hours; docs/test-report.md has the last result
+## test-long: run all tests with their full counts, for hours; docs/test-report.md has the last results
 test-long: build
 	EBB_TEST_LONG=1 EBB_TEST_RUST=1 EBB_TEST_KILLS=$(KILLS) $(GO) run ./internal/pgtest -- $(TESTRUN) -count 1 -timeout 90m ./...
 	GOEXPERIMENT=jsonv2 EBB_TEST_LONG=1 $(TESTRUN) -count 1 -timeout 60m $(JSONV2_PACKAGES)
 	@if [ -x test/sdk/run ]; then test/sdk/run; fi
 	$(MAKE) fuzz
 
-## check: form, vet, linters, import rules, the index of operations, known vulnerabilities
+## check: check formatting, vet, linters, import rules, the index of operations and known vulnerabilities
 check:
 	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l); test -z "$$unformatted" || { echo "not gofmt-ed:"; echo "$$unformatted"; exit 1; }
 	$(GO) vet ./...
@@ -78,7 +78,7 @@ check:
 	$(GO) test ./internal/archtest ./internal/specindex
 	@$(MAKE) --no-print-directory vulns
 
-## vulns: known vulnerabilities in the code that Ebb calls; skipped where the Go vulnerability database cannot be reached
+## vulns: check for known vulnerabilities in the code that Ebb calls; skipped if the database cannot be reached
 vulns:
 	@$(GO) build -modfile=tools/go.mod -o bin/govulncheck golang.org/x/vuln/cmd/govulncheck
 	@code=0; found=$$(timeout $(VULNS_TIMEOUT) bin/govulncheck $(if $(VULNDB),-db $(VULNDB)) ./... 2>&1) || code=$$?; \
@@ -88,19 +88,19 @@ vulns:
 	*) echo "$$found"; exit $$code ;; \
 	esac
 
-## fmt: gofmt every file
+## fmt: format every file with gofmt
 fmt:
 	git ls-files '*.go' | xargs gofmt -w
 
-## bench: the figures of docs/performance.md, with the limit of this machine beside them
+## bench: measure the figures of docs/performance.md, with the limit of this machine beside them
 bench: build
 	$(GO) run ./internal/bench
 
-## attack: attacks by a stranger, another server and a user on a server with default limits
+## attack: attack a server with default limits, as a stranger, another server and a user
 attack: build
 	$(GO) run ./internal/bench -only attack -duration 10s
 
-## fuzz: every fuzz target for FUZZTIME
+## fuzz: run every fuzz target for FUZZTIME
 fuzz:
 	@set -e; for file in $$(git grep -l '^func Fuzz' -- '*_test.go'); do \
 		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$file); do \
@@ -109,20 +109,20 @@ fuzz:
 		done; \
 	done
 
-## mutate: mutants of the pure packages that no test fails on; takes hours (docs/mutation.md)
+## mutate: list mutants of the pure packages that no test detects, for hours (docs/mutation.md)
 mutate:
 	@set -e; for package in $(PURE_PACKAGES); do \
 		echo "== $$package"; \
 		GOFLAGS="$(MUTANT_TESTS)" nice -n 19 $(GO) run $(GREMLINS) unleash --workers 1 --timeout-coefficient 10 $(OPERATORS) -E reference -S lt ./$$package; \
 	done
 
-## deps: what the tests need beyond Go: modules, and Node with the npm packages of test/sdk below that folder
+## deps: download Go modules and the npm packages of test/sdk, which the tests need
 deps:
 	$(GO) mod download
 	@if [ ! -f test/sdk/package.json ]; then :; \
 	elif ! command -v npm >/dev/null; then echo "SKIP client SDKs: apt-get install npm"; \
 	elif [ ! -d test/sdk/node_modules ]; then npm --prefix test/sdk ci --no-audit --no-fund; fi
 
-## clean: remove bin
+## clean: remove the folder bin
 clean:
 	rm -rf bin
