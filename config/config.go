@@ -375,16 +375,6 @@ func Load(path string) (*Config, error) {
 	return c, nil
 }
 
-// Parse reads YAML on top of the defaults, without validating the values.
-func Parse(raw []byte) (*Config, error) {
-	c := Default()
-	found, err := parse(raw, c)
-	if err != nil {
-		return nil, err
-	}
-	return c, found.Err()
-}
-
 // secretFile pairs a key that names a file with a secret and the key that holds the secret itself.
 type secretFile struct {
 	key    string

@@ -112,7 +112,6 @@ const (
 	maxResyncs        = 64 // lists requested in one round
 	maxResyncServers  = 8  // servers queried at a time in a round
 	maxResyncInterval = 6 * time.Hour
-	maxJoined         = 1000     // unprocessed joins for which other servers must be sent devices
 	maxDiscovered     = 100      // completed rooms with servers that still need to receive devices
 	maxJoinUpdates    = 2000     // updates caused by one join
 	maxEDUMessages    = 64 << 10 // bytes of messages in one m.direct_to_device; a larger message is sent alone

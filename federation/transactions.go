@@ -49,9 +49,9 @@ func (a *API) transactionsRoutes() []httpapi.Route {
 }
 
 var (
-	transactionsTotal = telemetry.NewCounterVec("ebb_federation_received_transactions_total", "Transactions of other servers, by result (taken, repeated, refused).", "result")
+	transactionsTotal = telemetry.NewCounterVec("ebb_federation_received_transactions_total", "Transactions of other servers, by result (accepted, repeated, refused).", "result")
 	receivedSeconds   = telemetry.NewHistogram("ebb_federation_received_seconds", "Time of the work on one transaction of another server.", telemetry.Seconds())
-	edusTotal         = telemetry.NewCounterVec("ebb_federation_received_edus_total", "Ephemeral data of other servers, by result (taken, refused, unknown).", "result")
+	edusTotal         = telemetry.NewCounterVec("ebb_federation_received_edus_total", "Ephemeral data of other servers, by result (accepted, refused, unknown).", "result")
 )
 
 // pduResult is the result for one event.
@@ -215,7 +215,7 @@ func (a *API) receiveEDUs(ctx context.Context, origin string, edus []ephemeral) 
 			a.Log.DebugContext(ctx, "Cannot process received ephemeral data", "type", edu.Type, "server", origin, "err", err)
 			continue
 		}
-		edusTotal.WithLabelValues("taken").Inc()
+		edusTotal.WithLabelValues("accepted").Inc()
 	}
 }
 
@@ -264,6 +264,6 @@ func (t *transactions) once(ctx context.Context, key transactionKey, work func()
 	}
 	before = before[max(0, len(before)-maxAnswers+1):]
 	t.answers.Put(key.server, append(slices.Clone(before), answered{key.txn, answer}))
-	transactionsTotal.WithLabelValues("taken").Inc()
+	transactionsTotal.WithLabelValues("accepted").Inc()
 	return answer, nil
 }

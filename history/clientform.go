@@ -1,7 +1,6 @@
 package history
 
 import (
-	"context"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -20,26 +19,6 @@ type FormOptions struct {
 	Bundle bool // include aggregated relations
 
 	reply bool // a thread reply, which cannot be the root of another thread
-}
-
-// ClientEvents returns events in the form for a requester, in the given order, leaving out those that the requester may
-// not see. With a nil tx it reads the database only if memory is not sufficient, which is rare for new events. The
-// parts that are the same for all recipients are made once per event.
-// Spec: client-server-api#definition-clientevent
-func (s *Service) ClientEvents(ctx context.Context, tx *storage.Tx, room *rooms.Room, evs []*rooms.Event, to ident.Requester, opt FormOptions) (out []json.RawMessage, err error) {
-	err = s.withTx(ctx, tx, func(tx *storage.Tx) error {
-		v, err := s.viewer(ctx, tx, room, to)
-		if err != nil {
-			return err
-		}
-		visible, sights, err := v.filter(tx, evs)
-		if err != nil {
-			return err
-		}
-		out, err = v.forms(tx, visible, sights, opt)
-		return err
-	})
-	return out, err
 }
 
 // forms returns the forms of events that are known to be visible.

@@ -7,7 +7,6 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/ident"
-	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/storage"
 )
@@ -33,10 +32,7 @@ func (s *Service) EventContext(ctx context.Context, roomID id.RoomID, eventID id
 		around, g, err = v.context(tx, e, at, limit, &filter)
 		return g, err
 	})
-	if mxerr.Code(err) == mxerr.CodeForbidden {
-		err = errNoEvent()
-	}
-	return around, err
+	return around, hideRoom(err)
 }
 
 // context returns the surroundings of an event. The events before it end at a gap, which is returned.

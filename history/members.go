@@ -3,6 +3,7 @@ package history
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -132,7 +133,7 @@ func (v *viewer) eventAtOrder(tx *storage.Tx, order ident.Order) (*rooms.Event, 
 		return nil, err
 	}
 	if len(rows) == 0 {
-		return nil, errNoEvent()
+		return nil, errNoEvent
 	}
 	return v.room.LoadEvent(&rows[0])
 }
@@ -272,7 +273,7 @@ func (v *viewer) membersAt(tx *storage.Tx, order ident.Order) ([]*rooms.Event, e
 		newest = last.Order
 	}
 	if order < newest {
-		if last, err = v.eventAtOrder(tx, order); mxerr.Code(err) == mxerr.CodeNotFound {
+		if last, err = v.eventAtOrder(tx, order); errors.Is(err, errNoEvent) {
 			last, err = v.beginning(tx) // before the room's first event
 		}
 		if err != nil {
@@ -305,7 +306,7 @@ func (v *viewer) beginning(tx *storage.Tx) (*rooms.Event, error) {
 func (s *Service) JoinedMembers(ctx context.Context, roomID id.RoomID, to ident.Requester) (joined []byte, err error) {
 	err = s.readingWhole(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
 		if !v.joined {
-			return errNotReadable()
+			return errNotReadable
 		}
 		users := map[string]bool{}
 		for _, m := range v.room.Members(rooms.Join) {

@@ -21,14 +21,18 @@ func benchHouse(b *testing.B, messages int) (*library, ident.Requester, *rooms.R
 	return l, alice, r
 }
 
-// BenchmarkClientEvents measures the form of one new event for one of many clients.
-func BenchmarkClientEvents(b *testing.B) {
+// BenchmarkView measures the form of one new event for one of many clients.
+func BenchmarkView(b *testing.B) {
 	l, alice, r := benchHouse(b, 1)
 	news, _ := r.Recent(l.db.Settled() - 1)
 	for b.Loop() {
-		forms, err := l.svc.ClientEvents(b.Context(), nil, r, news, alice, FormOptions{})
-		if err != nil || len(forms) != 1 {
-			b.Fatal(forms, err)
+		view := l.svc.View(r, alice)
+		seen, err := view.Visible(b.Context(), nil, news)
+		if err != nil || len(seen) != 1 {
+			b.Fatal(seen, err)
+		}
+		if _, err := view.Append(b.Context(), nil, nil, seen, FormOptions{}); err != nil {
+			b.Fatal(err)
 		}
 	}
 }

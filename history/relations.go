@@ -49,7 +49,7 @@ func (s *Service) Relations(ctx context.Context, roomID id.RoomID, eventID id.Ev
 		}
 		return err
 	})
-	return page, orNoEvent(err)
+	return page, hideRoom(err)
 }
 
 // unignoring returns a viewer that ignores nobody.

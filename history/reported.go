@@ -18,7 +18,7 @@ import (
 func (s *Service) Reported(ctx context.Context, room id.RoomID, eventID id.EventID, by ident.Requester) (reported *rooms.Event, err error) {
 	err = s.readingEvent(ctx, room, eventID, by, func(_ *storage.Tx, v *viewer, e *rooms.Event, _ sight) error {
 		if !v.joined {
-			return errNoEvent()
+			return errNoEvent
 		}
 		reported = e
 		return nil

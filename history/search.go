@@ -320,7 +320,7 @@ func (x *searching) roomOf(nid ident.RoomNID) (*searchedRoom, error) {
 	r := &searchedRoom{viewer: v, cutoff: v.cutoff()}
 	x.rooms[nid] = r
 	err = v.mayRead(x.tx)
-	if mxerr.Code(err) == mxerr.CodeForbidden {
+	if errors.Is(err, errNotReadable) {
 		r.unreadable, err = true, nil
 	}
 	w := everything()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"slices"
 
@@ -194,7 +195,7 @@ func (v *serverView) event(eventID id.EventID) (*rooms.Event, error) {
 		return nil, err
 	}
 	if !found || row.Flags&storage.RejectedEvent != 0 {
-		return nil, errNoEvent()
+		return nil, errNoEvent
 	}
 	return v.room.LoadEvent(&row)
 }
@@ -206,7 +207,7 @@ func (s *Service) EventForServer(ctx context.Context, origin string, eventID id.
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		row, found, err := tx.EventAnywhere(string(eventID))
 		if err == nil && !found {
-			err = errNoEvent()
+			err = errNoEvent
 		}
 		room = row.Room
 		return err
@@ -226,7 +227,7 @@ func (s *Service) EventForServer(ctx context.Context, origin string, eventID id.
 		if v.expired(e) {
 			// even the type of the event is hidden; a server that needs the graph gets redacted events with those
 			// around them
-			return errNoEvent()
+			return errNoEvent
 		}
 		raws, err := v.all([]*rooms.Event{e})
 		if err == nil {
@@ -338,7 +339,7 @@ func (s *Service) MissingEventsForServer(ctx context.Context, origin string, q M
 		var from []id.EventID
 		for _, eventID := range latest {
 			e, err := v.event(eventID)
-			if mxerr.Code(err) == mxerr.CodeNotFound {
+			if errors.Is(err, errNoEvent) {
 				continue
 			}
 			if err != nil {
@@ -473,7 +474,7 @@ func (v *serverView) closest(ts int64, backwards bool) (*rooms.Event, error) {
 	walk := newTimeWalk(v.room, ts, backwards)
 	e, err := walk.first(v.tx, v)
 	if err == nil && e == nil {
-		err = errNoEvent()
+		err = errNoEvent
 	}
 	return e, err
 }

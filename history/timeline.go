@@ -52,7 +52,7 @@ type Page struct {
 func (s *Service) reading(ctx context.Context, roomID id.RoomID, to ident.Requester, f func(*storage.Tx, *viewer) error) error {
 	room, err := s.rooms.Room(ctx, roomID)
 	if errors.Is(err, rooms.ErrNoRoom) {
-		return errNotReadable()
+		return errNotReadable
 	}
 	if err != nil {
 		return err
@@ -81,7 +81,8 @@ func (s *Service) readingWhole(ctx context.Context, room id.RoomID, to ident.Req
 	return s.reading(ctx, room, to, f)
 }
 
-func errNotReadable() error { return mxerr.Forbidden("You are not in this room") }
+// errNotReadable is returned for a room that the requester may not read, whether it exists or not.
+var errNotReadable error = mxerr.Forbidden("You are not in this room")
 
 // mayRead returns an error unless the viewer is a member, a former member who has not forgotten the room, or the room
 // is world readable.
@@ -94,7 +95,7 @@ func (v *viewer) mayRead(tx *storage.Tx) error {
 		return err
 	}
 	if !was {
-		return errNotReadable()
+		return errNotReadable
 	}
 	return nil
 }
@@ -341,18 +342,19 @@ func (s *Service) readingEvent(ctx context.Context, roomID id.RoomID, eventID id
 		}
 		return f(tx, v, e, at)
 	})
-	return orNoEvent(err)
+	return hideRoom(err)
 }
 
-// orNoEvent replaces the error for a room that may not be read by the one for a missing event.
-func orNoEvent(err error) error {
-	if mxerr.Code(err) == mxerr.CodeForbidden {
-		return errNoEvent()
+// hideRoom replaces errNotReadable by errNoEvent, for requests that name an event.
+func hideRoom(err error) error {
+	if errors.Is(err, errNotReadable) {
+		return errNoEvent
 	}
 	return err
 }
 
-func errNoEvent() error { return mxerr.NotFound("Event not found") }
+// errNoEvent is returned for an event that is not stored, or that the requester may not see.
+var errNoEvent error = mxerr.NotFound("Event not found")
 
 // event returns an event that the viewer may see.
 func (v *viewer) event(tx *storage.Tx, eventID id.EventID) (*rooms.Event, sight, error) {
@@ -361,7 +363,7 @@ func (v *viewer) event(tx *storage.Tx, eventID id.EventID) (*rooms.Event, sight,
 		return nil, sight{}, err
 	}
 	if !found || row.Flags&storage.HiddenEvent != 0 && !(row.IsState && row.Flags == storage.OutlierEvent) {
-		return nil, sight{}, errNoEvent()
+		return nil, sight{}, errNoEvent
 	}
 	e, err := v.room.LoadEvent(&row)
 	if err != nil {
@@ -372,7 +374,7 @@ func (v *viewer) event(tx *storage.Tx, eventID id.EventID) (*rooms.Event, sight,
 		return nil, sight{}, err
 	}
 	if !sights[0].visible {
-		return nil, sight{}, errNoEvent()
+		return nil, sight{}, errNoEvent
 	}
 	return e, sights[0], nil
 }
@@ -394,11 +396,11 @@ func (s *Service) FindEvent(ctx context.Context, eventID id.EventID, to ident.Re
 			return nil, err
 		}
 		form, err := s.GetEvent(ctx, room.ID(), eventID, to)
-		if mxerr.Code(err) != mxerr.CodeNotFound {
+		if !errors.Is(err, errNoEvent) {
 			return form, err
 		}
 	}
-	return nil, errNoEvent()
+	return nil, errNoEvent
 }
 
 // maxRoomsOfEvent bounds the rooms in which an event is looked for: in old room versions, strangers choose event IDs.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"image"
 	"image/gif"
@@ -177,7 +178,7 @@ func (pl *plan) cost(p picture) int64 {
 func thumbnail(ctx context.Context, src io.ReadSeeker, p picture, pl plan) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, maxDecodeTime)
 	defer cancel()
-	from := &cancellable{ctx: ctx, src: src}
+	from := &cancellable{cancelled: ctx.Err, src: src}
 	var buf bytes.Buffer
 	w, h := pl.stored(p)
 	if pl.animated {
@@ -201,15 +202,15 @@ func thumbnail(ctx context.Context, src io.ReadSeeker, p picture, pl plan) ([]by
 	return buf.Bytes(), err
 }
 
-// cancellable is a reader that fails when its context ends. This stops decoders.
+// cancellable is a reader that fails once a request has ended, which stops decoders.
 type cancellable struct {
-	ctx context.Context
-	src io.Reader
-	err error // read error other than the end of the file
+	cancelled func() error // Err of the request's context
+	src       io.Reader
+	err       error // read error other than the end of the file
 }
 
 func (c *cancellable) Read(b []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
+	if err := c.cancelled(); err != nil {
 		return 0, err
 	}
 	n, err := c.src.Read(b)
@@ -224,8 +225,8 @@ func (c *cancellable) cause(picture error) error {
 	if c.err != nil {
 		return c.err
 	}
-	if c.ctx.Err() == context.Canceled {
-		return c.ctx.Err()
+	if err := c.cancelled(); errors.Is(err, context.Canceled) {
+		return err
 	}
 	return picture
 }

@@ -18,8 +18,8 @@ import (
 )
 
 var (
-	sentTransactions = telemetry.NewCounterVec("ebb_federation_sent_transactions_total", "Transactions to other servers, by result (taken, refused, unreachable).", "result")
-	sentItems        = telemetry.NewCounterVec("ebb_federation_sent_items_total", "Events and ephemeral data sent to other servers, by kind (pdu, edu) and result (taken, refused, dropped).", "kind", "result")
+	sentTransactions = telemetry.NewCounterVec("ebb_federation_sent_transactions_total", "Transactions to other servers, by result (accepted, refused, unreachable).", "result")
+	sentItems        = telemetry.NewCounterVec("ebb_federation_sent_items_total", "Events and ephemeral data sent to other servers, by kind (pdu, edu) and result (accepted, refused, dropped).", "kind", "result")
 	failingServers   = telemetry.NewGauge("ebb_federation_failing_servers", "Servers that do not respond and for which something is pending.")
 )
 
@@ -302,10 +302,10 @@ func (s *Service) keep(ctx context.Context, d *destination, t *transaction, err 
 func (s *Service) transact(ctx context.Context, server, txn string, pdus, edus []json.RawMessage) error {
 	refused, err := s.opts.Sender.SendTransaction(ctx, server, txn, pdus, edus)
 	if err == nil {
-		sentTransactions.WithLabelValues("taken").Inc()
+		sentTransactions.WithLabelValues("accepted").Inc()
 		sentItems.WithLabelValues("pdu", "refused").Add(float64(len(refused)))
-		sentItems.WithLabelValues("pdu", "taken").Add(float64(max(len(pdus)-len(refused), 0)))
-		sentItems.WithLabelValues("edu", "taken").Add(float64(len(edus)))
+		sentItems.WithLabelValues("pdu", "accepted").Add(float64(max(len(pdus)-len(refused), 0)))
+		sentItems.WithLabelValues("edu", "accepted").Add(float64(len(edus)))
 		for eventID, why := range refused {
 			s.opts.Log.DebugContext(ctx, "A server rejected an event", "server", server, "event", eventID, "why", why)
 		}

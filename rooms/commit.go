@@ -1,6 +1,8 @@
 package rooms
 
 import (
+	"log/slog"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 
@@ -149,11 +151,12 @@ type Listener func(c *Commit)
 type Commits struct {
 	caches, services []Listener
 	wake             Listener
+	log              *slog.Logger
 	started          atomic.Bool
 }
 
 // NewCommits returns a Commits without listeners, for one Service.
-func NewCommits() *Commits { return &Commits{wake: func(*Commit) {}} }
+func NewCommits() *Commits { return &Commits{wake: func(*Commit) {}, log: slog.Default()} }
 
 // Subscribe adds a listener. It panics after the first commit, which the listener would have missed. On a nil Commits,
 // which delivers nothing, it has no effect.
@@ -170,7 +173,7 @@ func (cs *Commits) Subscribe(l Listener) {
 // own sets the first and the last listeners, which belong to a Service.
 func (cs *Commits) own(s *Service) {
 	cs.caches = []Listener{s.countEvents, s.endPartial, s.own.committed, s.erased.committed, s.threads.committed, s.changeInviteFilters}
-	cs.wake = s.wake
+	cs.wake, cs.log = s.wake, s.log
 }
 
 // Deliver delivers a Commit to the listeners. It is called in the Committed hook of a write that changes no room, such
@@ -180,12 +183,22 @@ func (cs *Commits) Deliver(c *Commit) {
 		cs.started.Store(true)
 	}
 	for _, l := range cs.caches {
-		l(c)
+		cs.call(l, c)
 	}
 	for _, l := range cs.services {
-		l(c)
+		cs.call(l, c)
 	}
-	cs.wake(c)
+	cs.call(cs.wake, c)
+}
+
+// call calls a listener. If it panics, that is logged, and the other listeners still get the Commit.
+func (cs *Commits) call(l Listener, c *Commit) {
+	defer func() {
+		if v := recover(); v != nil {
+			cs.log.Error("panic in a listener of a commit", "panic", v, "stack", string(debug.Stack()))
+		}
+	}()
+	l(c)
 }
 
 // headChange is a change of the committed head of a room by a committed write.

@@ -275,6 +275,26 @@ func TestClientsAreWokenAfterAllListeners(t *testing.T) {
 	}
 }
 
+func TestAListenerThatPanicsStopsNoOtherListener(t *testing.T) {
+	h := oneHouse(t)
+	alice, bob := h.user("alice"), h.user("bob")
+	room := h.public(alice)
+	sub := h.svc.opts.Hub.Watch(bob.UserNID, bob.DeviceNID)
+	defer sub.Close()
+	must(h.svc.Memberships(t.Context(), bob.UserNID)) // in memory, kept up to date by a listener
+	h.listen(func(*Commit) { panic("a fault") })
+	heard := 0
+	h.listen(func(*Commit) { heard++ })
+	h.ok(h.svc.Join(t.Context(), bob, room, ""))
+	h.db.Announced()
+	if own, _ := sub.News(); own == 0 || heard != 1 {
+		t.Errorf("bob was woken %d times, and the listener after the fault was called %d times", own, heard)
+	}
+	if r := h.room(room); r.Membership(bob.UserID) != Join {
+		t.Error("the join is not in the room's state")
+	}
+}
+
 func TestNobodySubscribesAfterTheFirstCommit(t *testing.T) {
 	commits := NewCommits()
 	h := oneHouse(t, func(o *Options) { o.Commits = commits })

@@ -220,7 +220,7 @@ func (s *Service) rejoinPartial(ctx context.Context, r *Room, join *pdu.Event) (
 		return false, err
 	}
 	if err := b.enqueue().Wait(context.WithoutCancel(ctx)); err != nil {
-		r.next.broken = true
+		r.writeFailed(r.next.epoch)
 		return false, err
 	}
 	s.partials.Announce()

@@ -158,12 +158,18 @@ func (r *Room) settle(ctx context.Context, epoch int64, p *storage.Pending) erro
 	err := p.Wait(context.WithoutCancel(ctx))
 	if err != nil {
 		r.writer.Lock()
-		if r.next.epoch == epoch {
-			r.next.broken = true
-		}
+		r.writeFailed(epoch)
 		r.writer.Unlock()
 	}
 	return err
+}
+
+// writeFailed marks the provisional head as broken after a queued write failed. epoch is the head's epoch when the
+// write was queued: a head that has been read again since is not affected. The writer lock is held.
+func (r *Room) writeFailed(epoch int64) {
+	if r.next.epoch == epoch {
+		r.next.broken = true
+	}
 }
 
 // committed is the Committed hook of the batch.

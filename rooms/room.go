@@ -411,13 +411,6 @@ func (r *Room) Published() bool {
 	return r.head.published
 }
 
-// Snapshot returns the number of the snapshot of the room's current state.
-func (r *Room) Snapshot() int64 {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.head.snapshot.NID
-}
-
 // entered returns the position of the join with which this server entered the room, or 0 if it created the room.
 func (r *Room) entered() storage.Pos {
 	r.mu.RLock()

@@ -225,12 +225,6 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	return errors.Join(err, adminapi.Remove(s.cfg.Dir()))
 }
 
-// SendDelayed sends the delayed events that are due. Run does this by itself; tests call SendDelayed instead.
-func (s *Server) SendDelayed(ctx context.Context) error {
-	_, err := s.svc.delayed.SendDue(ctx)
-	return err
-}
-
 // index keeps the search index up to date, or deletes the index if search is switched off.
 func (s *Server) index(ctx context.Context) error {
 	if s.svc.search != nil {
@@ -242,17 +236,14 @@ func (s *Server) index(ctx context.Context) error {
 	return nil
 }
 
-// Heard records that another server can be reached again. Events that wait for it are then sent at once.
-func (s *Server) Heard(server string) { s.svc.outbox.Heard(server) }
-
 // Notify delivers push notifications until ctx ends. It is for a Server whose Run was never called.
 func (s *Server) Notify(ctx context.Context) error { return s.svc.pushers.Run(ctx) }
 
-// SearchIndex returns the search index, or nil if search is switched off.
-func (s *Server) SearchIndex() *search.Index { return s.svc.search }
-
 // Remote returns the client with which this server sends requests to other servers.
 func (s *Server) Remote() *fedclient.Client { return s.svc.remote }
+
+// Heard records that another server can be reached again. Events that wait for it are then sent at once.
+func (s *Server) Heard(server string) { s.svc.outbox.Heard(server) }
 
 // front returns the listeners for all configured addresses.
 func (s *Server) front(drain func()) (httpapi.Front, error) {

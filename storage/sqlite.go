@@ -65,8 +65,8 @@ var storedSettings = []assertion{
 		`sqlite3 '%s' "PRAGMA auto_vacuum = INCREMENTAL; VACUUM;"`},
 }
 
-// mend returns the advice for a wrong setting, as the end of an error message.
-func (a assertion) mend(path string) string {
+// howToFix returns what to do about a wrong setting, as the end of an error message.
+func (a assertion) howToFix(path string) string {
 	if a.advice == "" {
 		return ""
 	}
@@ -117,7 +117,7 @@ func (d sqliteDialect) checkSettings(c *liteConn, settings []assertion) error {
 	for _, a := range settings {
 		var got string
 		if err := c.pragma(a.pragma, &setting{&got}); err != nil || got != a.want {
-			return errors.Join(fmt.Errorf("%s of %s is %s, it must be %s%s", a.pragma, d.path, got, a.want, a.mend(d.path)), err)
+			return errors.Join(fmt.Errorf("%s of %s is %s, it must be %s%s", a.pragma, d.path, got, a.want, a.howToFix(d.path)), err)
 		}
 	}
 	return nil

@@ -24,9 +24,6 @@ type Tx struct {
 // Now returns the time of the transaction, which does not change during it.
 func (tx *Tx) Now() time.Time { return tx.now }
 
-// IsWrite reports whether tx can write.
-func (tx *Tx) IsWrite() bool { return tx.committer != nil }
-
 // IDHash is DB.IDHash.
 func (tx *Tx) IDHash(s string) int64 { return tx.db.IDHash(s) }
 

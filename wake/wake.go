@@ -190,17 +190,6 @@ func (h *Hub) Room(nid ident.RoomNID) {
 	h.visitors[nid].wake(0, 1)
 }
 
-// Device wakes the readers of one device of a user, for example because of a to-device message.
-func (h *Hub) Device(user ident.UserNID, device ident.DeviceNID) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for s := h.users[user]; s != nil; s = s.next {
-		if s.device == device {
-			s.signal(1, 0)
-		}
-	}
-}
-
 // Members wakes all readers whose user is in m. It iterates over the set or over the parked users, whichever are fewer.
 // For a room of 50,000 members with three readers online it does three look-ups.
 func (h *Hub) Members(m Members) { h.each(m, 0, 1) }
@@ -226,18 +215,6 @@ func (h *Hub) each(m Members, own, rooms uint64) {
 		if m.Has(nid) {
 			s.wake(own, rooms)
 		}
-	}
-}
-
-// All wakes all readers.
-func (h *Hub) All() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, s := range h.users {
-		s.wake(1, 1)
-	}
-	for _, s := range h.visitors {
-		s.wake(1, 1)
 	}
 }
 

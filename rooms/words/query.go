@@ -27,7 +27,6 @@ type phrase []token
 type token struct {
 	text   string
 	joined bool
-	single bool
 }
 
 // Parse parses a query. Words in double quotes must follow each other. It returns false if there are too many words.
@@ -46,7 +45,7 @@ func Parse(text string) (*Query, bool) {
 				q.shown[len(q.shown)-1] = between(*last, s.Joined, s.Text()[s.Start:s.End])
 			}
 			last := len(q.phrases) - 1
-			q.phrases[last] = append(q.phrases[last], token{string(s.Term), s.Joined, s.Single})
+			q.phrases[last] = append(q.phrases[last], token{string(s.Term), s.Joined})
 			if q.tokens++; q.tokens > maxQueryTokens {
 				return nil, false
 			}
@@ -61,12 +60,6 @@ func between(before string, joined bool, after string) string {
 	}
 	return before + " " + after
 }
-
-// Empty reports whether the query has no words. It then matches nothing.
-func (q *Query) Empty() bool { return len(q.phrases) == 0 }
-
-// Words returns the words of the query as the user wrote them.
-func (q *Query) Words() []string { return slices.Clone(q.shown) }
 
 // Terms returns the terms that every matching text has: at most maxQueryTerms, of which those of joined characters are
 // the pairs.
@@ -112,7 +105,7 @@ func (q *Query) Matcher() *Matcher {
 func (m *Matcher) Match(text string) bool {
 	m.found, m.spans = m.found[:0], m.spans[:0]
 	for m.scan.Reset(text); m.scan.Next(); {
-		m.found = append(m.found, token{string(m.scan.Term), m.scan.Joined, m.scan.Single})
+		m.found = append(m.found, token{string(m.scan.Term), m.scan.Joined})
 		m.spans = append(m.spans, [2]int{m.scan.Start, m.scan.End})
 	}
 	at := make([]int, len(m.q.phrases))

@@ -21,7 +21,7 @@ const KeySize = 16
 
 // NewHasher returns a Hasher with the first KeySize bytes of a key. It is used by one goroutine.
 func NewHasher(key []byte) *Hasher {
-	return &Hasher{k0: binary.LittleEndian.Uint64(key), k1: binary.LittleEndian.Uint64(key[8:])}
+	return &Hasher{k0: binary.LittleEndian.Uint64(key), k1: binary.LittleEndian.Uint64(key[8:KeySize])}
 }
 
 // term returns the term of a word, or of two joined characters.
