@@ -62,6 +62,14 @@ func (r *Requester) Transactions() DeviceNID {
 	return r.DeviceNID
 }
 
+// HostOf returns a server name without its port.
+func HostOf(server string) string {
+	if i := strings.LastIndexByte(server, ':'); i >= 0 && !strings.HasSuffix(server, "]") {
+		return server[:i]
+	}
+	return server
+}
+
 // ServerOf returns the server name in a Matrix ID, which is the part after the first colon, or "" if there is none.
 // Spec: appendices#common-identifier-format
 func ServerOf[ID ~string](fullID ID) string {

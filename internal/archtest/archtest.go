@@ -60,7 +60,7 @@ var rules = map[string]rule{
 
 	"fedclient":  {rank: 3},
 	"pushrules":  {rank: 3},
-	"rooms/acl":  {rank: 3, only: []string{"canonjson"}, sideways: []string{"pushrules"}, pure: true},
+	"rooms/acl":  {rank: 3, only: []string{"canonjson", "ident"}, sideways: []string{"pushrules"}, pure: true},
 	"rooms/txns": {rank: 3},
 	"search":     {rank: 3},
 	"rooms/graph": {

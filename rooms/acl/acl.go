@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/pushrules"
 )
 
@@ -44,7 +45,7 @@ func patterns(content []byte, member string) (out []pushrules.Glob) {
 // Allows reports whether the list allows a server.
 // Spec: client-server-api#mroomserver_acl
 func (l *List) Allows(server string) bool {
-	host := hostOf(server)
+	host := ident.HostOf(server)
 	if !l.literals {
 		if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
 			return false
@@ -61,12 +62,4 @@ func (l *List) Allows(server string) bool {
 		}
 	}
 	return false
-}
-
-// hostOf returns a server name without its port.
-func hostOf(server string) string {
-	if i := strings.LastIndexByte(server, ':'); i >= 0 && !strings.HasSuffix(server, "]") {
-		return server[:i]
-	}
-	return server
 }

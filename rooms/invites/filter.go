@@ -96,7 +96,7 @@ func (f *filter) decide(inviter id.UserID) verdict {
 	if f.blockAll {
 		return block
 	}
-	server, _, _ := strings.Cut(ident.ServerOf(inviter), ":") // the port is not part of what is matched
+	server := ident.HostOf(ident.ServerOf(inviter)) // patterns have no ports
 	for _, l := range f.rules {
 		text := string(inviter)
 		if l.servers {

@@ -13,7 +13,7 @@ import (
 type Entry[R any] struct {
 	Size func(*R) int64 // bytes in memory
 	Used func(*R) int64 // time of the last use
-	// Retire marks a room as evicted, or returns false if the room must be kept.
+	// Retire marks a room as evicted, or returns false if the room is in use and must stay.
 	Retire func(*R) bool
 }
 
@@ -109,14 +109,17 @@ func (c *Cache[R]) measure() {
 	}
 }
 
-// shrink evicts the least recently used rooms until a tenth of the budget is free. It keeps the room keep, and stops at
-// a room that must be kept. mu is held.
+// shrink evicts rooms that have not been used for long until a tenth of the budget is free. It never evicts keep, and
+// stops at a room that is in use. mu is held.
 func (c *Cache[R]) shrink(keep *R) {
 	for c.bytes > c.budget-c.budget/10 {
 		var oldest ident.RoomNID
-		for range 8 { // sampling is good enough and needs no ordering
+		for range 8 { // a random sample is good enough and needs no ordering
 			for nid, r := range c.nids {
-				if r.room != keep && (oldest == 0 || c.entry.Used(r.room) < c.entry.Used(c.nids[oldest].room)) {
+				if r.room == keep {
+					continue
+				}
+				if oldest == 0 || c.entry.Used(r.room) < c.entry.Used(c.nids[oldest].room) {
 					oldest = nid
 				}
 				break

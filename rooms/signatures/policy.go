@@ -36,18 +36,14 @@ type PolicyServer struct {
 // PolicyServerOf returns the policy server that the content of m.room.policy names, or nil if it is not valid.
 // Spec: server-server-api#policy-servers
 func PolicyServerOf(content []byte) *PolicyServer {
-	var c struct {
-		Via  string                     `json:"via"`
-		Keys map[string]json.RawMessage `json:"public_keys"`
-	}
-	if json.Unmarshal(content, &c) != nil {
+	via, _ := canonjson.Get(content, "via")
+	keys, _ := canonjson.Get(content, "public_keys")
+	encoded, _ := canonjson.Get(keys, "ed25519")
+	name, key := canonjson.String(via), decodeKey(canonjson.String(encoded))
+	if name == "" || key == nil {
 		return nil
 	}
-	key := decodeKey(canonjson.String(c.Keys["ed25519"]))
-	if key == nil {
-		return nil
-	}
-	return &PolicyServer{c.Via, key}
+	return &PolicyServer{name, key}
 }
 
 // decodeKey decodes a public key in either alphabet of base64. It returns nil if it is invalid.

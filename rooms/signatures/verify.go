@@ -191,9 +191,11 @@ func (v *Verifier) Countersign(ctx context.Context, own *pdu.Event, server strin
 	keys := v.keys.Keys(ctx, wants)
 	for _, want := range wants {
 		if key, ok := keys[want]; ok {
-			if err = signed.VerifySignature(server, string(want.KeyID), key); err == nil {
+			wrong := signed.VerifySignature(server, string(want.KeyID), key)
+			if wrong == nil {
 				return signed, nil
 			}
+			err = fmt.Errorf("%w: %w", fedclient.ErrBadAnswer, wrong)
 		}
 	}
 	return nil, err
