@@ -195,8 +195,8 @@ type member struct {
 	Membership string `json:"membership"`
 }
 
-// membersChanged adds the users of member events. A user who has joined is a changed user, since a room is now shared.
-// A user who has left is added if no room is shared any more.
+// membersChanged adds the users of member events to t: a user who has joined to the changed users, and a user who has
+// left to the left users unless a room is still shared.
 func (w *worker) membersChanged(ctx context.Context, t *transaction, events []history.AppEvent) error {
 	changed, left := map[string]bool{}, map[string]bool{}
 	for _, user := range t.about.Changed {

@@ -44,8 +44,8 @@ type apps struct {
 	byID    map[string]*app
 }
 
-// tokenKey is the hash of an access token. Looking tokens up by hash hides from an attacker, by its timing, how much of
-// a guess was right.
+// tokenKey is the hash of an access token. Looking tokens up by hash prevents an attacker from learning, by timing, how
+// much of a guess is right.
 type tokenKey [sha256.Size]byte
 
 // app is a registered application service.

@@ -250,7 +250,7 @@ func putSession(tx *storage.Tx, user ident.UserNID, version int64, room id.RoomI
 }
 
 // better reports whether a session replaces the stored one. A verified session is better than an unverified one, then
-// the lower first message index wins, then the lower forwarded count. If both are equal, the stored session stays.
+// the lower first message index wins, then the lower forwarded count. If all are equal, the stored session stays.
 // Spec: client-server-api#backup-algorithm-mmegolm_backupv1curve25519-aes-sha2, "Recovering keys"
 func better(k, old storage.BackupKey) bool {
 	switch {

@@ -186,7 +186,8 @@ func object(what string, raw json.RawMessage) (map[string]json.RawMessage, error
 }
 
 // misspelled reports whether an object has a member whose name differs from one of the given names only in case.
-// encoding/json would accept it as that member, so that this server would check another value than others read.
+// encoding/json would accept it as that member, and this server would then check a different value from the one that
+// others read.
 func misspelled(raw json.RawMessage, names ...string) bool {
 	bad := errors.New("misspelled")
 	err := canonjson.Each(raw, func(key string, _ []byte) error {

@@ -52,7 +52,7 @@ type hold struct {
 	of      *answers   // nil means that nothing is held
 	servers map[string]int64
 	isLarge bool  // whether it has the slot in answers.large; servers is empty then
-	bytes   int64 // counted while isLarge
+	bytes   int64 // bytes counted while isLarge is set
 }
 
 type holdKey struct{}

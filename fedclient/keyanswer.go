@@ -32,8 +32,8 @@ type saidKey struct {
 // maxKeyID bounds a key ID, in bytes.
 const maxKeyID = 255
 
-// keep verifies a response with keys and stores the keys. It refuses a response about another server than the one asked
-// about, and a response that is not signed with the keys in it. direct says that the server itself sent the response.
+// keep verifies a response with keys and stores the keys. It refuses a response that is about a different server, or is
+// not signed with the keys in it. direct says that the server itself sent the response.
 func (k *KeyRing) keep(ctx context.Context, server string, raw json.RawMessage, direct bool) error {
 	var a keyAnswer
 	if err := json.Unmarshal(raw, &a); err != nil {

@@ -304,7 +304,7 @@ func serverNameOf(raw json.RawMessage) string {
 	var answer struct {
 		ServerName string `json:"server_name"`
 	}
-	_ = json.Unmarshal(raw, &answer) // on failure leaves ServerName empty, which no server has as its name
+	_ = json.Unmarshal(raw, &answer) // on failure, ServerName stays empty and matches no server
 	return answer.ServerName
 }
 

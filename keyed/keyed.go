@@ -11,9 +11,9 @@
 // value that began to load before its key was forgotten, so callers need no generation numbers.
 //
 // Eviction works by halves. New entries and used entries are in the younger half. When that is full, the older half is
-// dropped, and the younger half takes its place. Hence an entry stays if it is used again before half as many others
-// are added as the bound allows, and a stranger who asks for many keys first displaces entries that nobody uses. A map
-// with halves takes no more memory than a plain map, and needs no list.
+// dropped, and the younger half takes its place. Hence an entry stays if it is used again before the number of entries
+// added since reaches half the bound, and a stranger who asks for many keys first displaces entries that nobody uses. A
+// map with halves takes no more memory than a plain map, and needs no list.
 //
 // Several libraries were tried and rejected. hashicorp/golang-lru v2.0.7 (2023) keeps an exact order, which costs 115
 // bytes more per entry and ten times the time per insertion. It reads the clock itself, starts a goroutine that nothing

@@ -12,8 +12,8 @@ func shrink(img image.Image, from image.Rectangle, w, h int) *image.RGBA {
 	sw, sh := from.Dx(), from.Dy()
 	line := image.NewRGBA(image.Rect(from.Min.X, 0, from.Max.X, 1))
 	row, sum := make([]uint64, 4*w), make([]uint64, 4*w)
-	// y is the current row of the result, and room the height that it still lacks. A row of the source counts h, and a
-	// row of the result sh.
+	// y is the current row of the result, and room the height that it still lacks. Heights are in units such that a row
+	// of the source has the height h, and a row of the result the height sh.
 	y, room := 0, sh
 	for sy := range sh {
 		draw.Draw(line, line.Bounds(), img, image.Pt(from.Min.X, from.Min.Y+sy), draw.Src)

@@ -130,7 +130,7 @@ func Unrecognized() *Error {
 	return New(http.StatusNotFound, CodeUnrecognized, "Unrecognized request")
 }
 
-// BadJSON returns a 400 M_BAD_JSON, for JSON that is valid but malformed by the specification.
+// BadJSON returns a 400 M_BAD_JSON, for valid JSON that does not have the form required by the specification.
 func BadJSON(format string, args ...any) *Error {
 	return New(http.StatusBadRequest, CodeBadJSON, format, args...)
 }

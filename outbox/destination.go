@@ -18,7 +18,8 @@ type destination struct {
 	missedRooms map[ident.RoomNID]bool
 	seen        storage.Pos
 
-	// behind maps each room whose newest events alone are sent to the server to the stamp of the last addition.
+	// behind holds the rooms for which only the newest events are sent to the server, with the stamp of the last
+	// addition.
 	behind   map[ident.RoomNID]uint64
 	newly    map[ident.RoomNID]bool // rooms in behind that are not stored yet
 	volatile []volatile
@@ -64,8 +65,8 @@ func (d *destination) hasWork() bool {
 	return len(d.queue) > 0 || d.missed > 0 || len(d.behind) > 0 || len(d.volatile) > 0 || d.kicked != d.drained || d.unanswered != nil
 }
 
-// enqueue adds an event to the queue, to the missed events, or to the rooms whose newest events alone are sent. The
-// caller holds mu.
+// enqueue adds an event to the queue, to the missed events, or to the rooms for which only the newest events are sent.
+// The caller holds mu.
 func (s *Service) enqueue(d *destination, q queued) {
 	switch {
 	case q.pos <= d.seen && d.missed == 0: // refill has already read it from the table

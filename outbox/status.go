@@ -14,7 +14,7 @@ import (
 type Status struct {
 	Server       string     `json:"server"`
 	Events       int64      `json:"events"` // pending events
-	Rooms        int        `json:"rooms"`  // rooms whose newest events alone will be sent
+	Rooms        int        `json:"rooms"`  // rooms for which only the newest events will be sent
 	EDUs         int64      `json:"edus"`   // pending EDUs, including those in memory
 	Failures     int64      `json:"failures"`
 	FailingSince *time.Time `json:"failing_since"` // nil if the server responds

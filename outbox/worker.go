@@ -56,7 +56,7 @@ func (s *Service) work(ctx context.Context, d *destination) {
 	s.stopped(d)
 }
 
-// slots returns the semaphore that bounds the requests to servers of this kind.
+// slots returns the semaphore for requests to a server. It is a smaller one if the last request to the server failed.
 func (s *Service) slots(d *destination) chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()

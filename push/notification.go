@@ -101,8 +101,8 @@ func (s *Service) notification(ctx context.Context, nid ident.UserNID, t *target
 	return n, outcomeSent, nil
 }
 
-// inviteNotification makes the notification of an invite. It evaluates the push rules at delivery, because the invited
-// user has no unread counts in the room, with which a class would have been stored.
+// inviteNotification makes the notification of an invite. No class was stored for the invite, because the invited user
+// has no unread counts in the room, so the push rules are evaluated at delivery.
 func (s *Service) inviteNotification(ctx context.Context, nid ident.UserNID, t *target, r *rooms.Room, it item) (*notification, string, error) {
 	if m := r.MemberOf(t.user); m == nil || m.Membership != rooms.Invite || m.Pos != it.pos {
 		return nil, outcomeRead, nil

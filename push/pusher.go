@@ -15,7 +15,7 @@ import (
 	"ebb/storage"
 )
 
-// Bounds on pushers, listed in docs/limits.md.
+// These constants bound pushers; docs/limits.md lists them.
 const (
 	maxPushers   = 50       // per user
 	maxAppID     = 64       // characters; Spec: client-server-api#post_matrixclientv3pushersset
@@ -26,7 +26,7 @@ const (
 	maxSameKey = 1000
 )
 
-// The kinds of pushers.
+// These are the kinds of pushers.
 const (
 	kindHTTP  = "http"
 	kindEmail = "email"
@@ -210,7 +210,7 @@ func (s *Service) checkData(kind string, raw json.RawMessage) error {
 	return nil
 }
 
-// changes collects the pushers that one write changes, so that the index in memory can follow.
+// changes collects the pushers that one write changes, so that they can be applied to the index in memory.
 type changes struct {
 	set     *storage.PusherRow
 	removed []ident.PusherNID

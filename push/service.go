@@ -47,7 +47,7 @@ type Options struct {
 	Client      *http.Client   // for requests to gateways, made by NewClient
 	// AllowPrivate allows URLs with http, for gateways in the server's own network.
 	AllowPrivate bool
-	// CountRooms makes the badge count rooms with unread messages instead of unread messages.
+	// CountRooms makes the badge count rooms with unread messages instead of messages.
 	CountRooms bool
 	Email      EmailOptions
 	Cache      keyed.Budget     // bounds the caches

@@ -16,7 +16,7 @@ import (
 // compiled is a rule set prepared for matching. It holds the enabled rules in the order in which they are checked.
 type compiled struct {
 	general []compiledRule // the rules of every kind but room
-	// byRoom holds the room rules. They are checked after the first before rules of general.
+	// byRoom holds the room rules. They are checked after general[:before] and before the rest of general.
 	byRoom map[id.RoomID]*compiledRule
 	before int
 	// plain reports whether general is the same as in the defaults, so that the set differs from them only in the rooms

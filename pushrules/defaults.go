@@ -9,7 +9,7 @@ import (
 // Defaults selects server-default rules that are optional.
 type Defaults struct {
 	Legacy       bool // the legacy mention rules
-	AllEncrypted bool // the rule that notifies of every encrypted event, for clients that decrypt (MSC4028)
+	AllEncrypted bool // the rule that notifies of every encrypted event, so that clients can decide (MSC4028)
 }
 
 // defaultRules returns the server-default rules of one user.

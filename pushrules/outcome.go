@@ -12,7 +12,7 @@ import (
 // Class is the effect of an event on a user's unread counts. The database stores it in events.push and event_push.push.
 type Class int64
 
-// The bits of a Class. Highlight is never set without Notify.
+// These are the bits of a Class. Highlight is never set without Notify.
 const (
 	Notify    Class = 1
 	Highlight Class = 2

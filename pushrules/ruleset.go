@@ -16,7 +16,7 @@ import (
 // Kind is the kind of a push rule. A rule set has one list for each kind.
 type Kind string
 
-// The kinds of rules, in the order in which they are checked.
+// These are the kinds of rules, in the order in which they are checked.
 const (
 	Override    Kind = "override"
 	Content     Kind = "content"

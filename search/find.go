@@ -22,7 +22,8 @@ const (
 	blockBatch = 64
 )
 
-// Hit is an event that appears to contain all words of a query. Another word may have the same term as one of them.
+// Hit is an event that appears to contain all words of a query. It may contain other words instead, because different
+// words can have the same term.
 type Hit struct {
 	Room  ident.RoomNID
 	Pos   storage.Pos
@@ -132,8 +133,8 @@ type candidate struct {
 	found []uint32
 }
 
-// blocks searches some blocks, one term after the other. Blocks without a match for the first terms are not read again,
-// so a rare word saves reading.
+// blocks searches some blocks, one term after the other. Only blocks with a match for the previous terms are read for
+// the next term, so a query with a rare word needs little reading.
 func (s *scan) blocks(blocks []storage.SearchBlock) error {
 	left := make([]candidate, len(blocks))
 	for i, b := range blocks {

@@ -144,9 +144,9 @@ func (x *Index) add(ctx context.Context, together []addition) error {
 	return fmt.Errorf("the search index changed %d times while it was being written", maxRetries)
 }
 
-// prepare leaves out docs that clients may no longer see, and chooses the blocks to merge with the others. If blocks
-// overlap, which happens only if the server ended while it wrote them, it merges those. Otherwise it merges preceding
-// blocks, as long as they are not much larger.
+// prepare leaves out docs that clients may no longer see, and chooses the blocks to merge with the remaining docs. If
+// blocks overlap, which happens only if the server ended while it wrote them, it merges those. Otherwise it merges
+// preceding blocks, as long as they are not much larger.
 func (a *addition) prepare(tx *storage.Tx) error {
 	if err := a.keepShown(tx); err != nil || len(a.docs) == 0 {
 		return err

@@ -35,8 +35,8 @@ const (
 	flushAt = 4096
 	// readBatch is the number of events that are read at a time.
 	readBatch = 256
-	// maxBacklog is the number of positions since the last run above which they become a gap. New events are then found
-	// immediately instead of after the backlog.
+	// maxBacklog bounds the positions that are indexed before new events after a start. If more were added since the
+	// last run, they become a gap, so that new events are found immediately.
 	maxBacklog = 50_000
 	// maxGaps bounds the gaps that are read at a time; others are read when these have been filled.
 	maxGaps = 16
@@ -65,7 +65,7 @@ type Index struct {
 	key     []byte
 	flushAt int
 
-	flushing sync.Mutex // held while the tail is moved to blocks, over database work; taken before mu
+	flushing sync.Mutex // held while the tail is moved to blocks, including database work; taken before mu
 
 	mu   sync.Mutex // guards tail; a leaf lock
 	tail tail
