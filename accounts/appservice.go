@@ -14,9 +14,9 @@ import (
 	"ebb/storage"
 )
 
-// Assume returns the requester for a local user, and a device of the user unless device is "", as whom an application
-// service acts without an access token of the user. The caller has checked that it may. Like Authenticate it records
-// that the device was seen, and its results are cached.
+// Assume returns the requester for an application service that acts as a local user without an access token of the
+// user. If device is not "", the service acts as that device of the user. The caller has checked that the service may
+// do so. Like Authenticate, Assume records that the device was seen, and caches its results.
 // Spec: application-service-api#identity-assertion
 //
 // Errors: M_FORBIDDEN if there is no such user, M_USER_DEACTIVATED, M_UNKNOWN_DEVICE.
@@ -37,8 +37,8 @@ func (s *Service) Assume(ctx context.Context, user id.UserID, device id.DeviceID
 	return c.Requester, nil
 }
 
-// assumedKey returns the key of an assumed session among the cached ones. It comes from another hash function than the
-// keys of access tokens, so that no token has the same key.
+// assumedKey returns the key of an assumed session in the cache. It is computed with another hash function than the
+// keys of access tokens, so it cannot be equal to the key of a token.
 func assumedKey(user id.UserID, device id.DeviceID) tokenKey {
 	return sha512.Sum512_256([]byte(string(user) + "\x00" + string(device)))
 }
@@ -73,7 +73,7 @@ func errDeactivated() error {
 	return mxerr.New(http.StatusForbidden, mxerr.CodeUserDeactivated, "This account has been deactivated")
 }
 
-// LoginService signs in a user for an application service. user is a localpart or a user ID.
+// LoginService logs a user in for an application service. user is a localpart or a user ID.
 // Spec: application-service-api#server-admin-style-permissions
 //
 // Errors: M_EXCLUSIVE, M_FORBIDDEN if there is no such user, M_USER_DEACTIVATED.
@@ -94,13 +94,14 @@ func (s *Service) LoginService(ctx context.Context, service, user string, n NewS
 	return s.SignIn(ctx, gate.Attempt{Path: gate.PathAppService, User: a.NID, Shown: gate.AppService}, n, nil)
 }
 
-// reserved reports whether an application service, or anybody else if service is "", may not use a localpart.
+// reserved reports whether an application service may not use a localpart. If service is "", it reports whether
+// everybody else may not use it.
 func (s *Service) reserved(service, localpart string) bool {
 	return s.opts.Hooks.Exclusive != nil && s.opts.Hooks.Exclusive(service, localpart)
 }
 
-// EnsureUser creates the account of an application service's sender if it does not exist. Nobody can sign in to it with
-// a password. The localpart may be any that user IDs allow.
+// EnsureUser creates the account of an application service's sender if it does not exist. Nobody can log in to it with
+// a password. The localpart may be any that is valid in a user ID.
 func (s *Service) EnsureUser(ctx context.Context, localpart string) error {
 	found := false
 	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {

@@ -10,8 +10,7 @@ import (
 // Binding is an address that a user has bound to themselves at an identity server.
 type Binding = storage.IdentityBinding
 
-// maxBindings bounds the bindings of a user that are remembered, and the identity servers that are asked to remove
-// them.
+// maxBindings bounds the stored bindings of a user, and thereby the identity servers that are asked to remove them.
 const maxBindings = 20
 
 // Bindings returns the bindings of a user.
@@ -23,7 +22,7 @@ func (s *Service) Bindings(ctx context.Context, user ident.UserNID) (list []Bind
 	return list, err
 }
 
-// AddBinding remembers a binding, so that it can be removed. Beyond maxBindings it does not.
+// AddBinding stores a binding, so that it can be removed later. If the user has maxBindings already, it stores nothing.
 func (s *Service) AddBinding(ctx context.Context, user ident.UserNID, b Binding) error {
 	return s.write(ctx, func(w *write) error {
 		known, err := w.IdentityBindings(user, maxBindings)
@@ -34,7 +33,7 @@ func (s *Service) AddBinding(ctx context.Context, user ident.UserNID, b Binding)
 	})
 }
 
-// RemoveBinding forgets a binding.
+// RemoveBinding deletes a stored binding.
 func (s *Service) RemoveBinding(ctx context.Context, user ident.UserNID, b Binding) error {
 	return s.write(ctx, func(w *write) error { return w.DeleteIdentityBinding(user, b) })
 }

@@ -13,24 +13,25 @@ import (
 
 // Bounds of user-interactive authentication.
 const (
-	challengeLifetime = 15 * time.Minute // since its last use: longer than it takes to read terms or to find a message
-	maxChallenges     = 10_000           // for users, and as many for registrations; beyond that the oldest is dropped
-	// maxChallengesEach bounds the challenges of one user, or of registrations from one network, so that nobody can
-	// displace those of others. 500: an office or a class that registers within a lifetime.
+	challengeLifetime = 15 * time.Minute // since the challenge was last used; longer than it takes to read terms or to find an e-mail
+	maxChallenges     = 10_000           // for users, and as many for registrations; beyond it the oldest is dropped
+	// maxChallengesEach bounds the challenges of one user, and those of registrations from one network, so that nobody
+	// can displace the challenges of others. 500 is enough for an office or a class that registers within the lifetime
+	// of a challenge.
 	maxChallengesEach = 500
 )
 
-// challenges holds the sessions of user-interactive authentication: the completed stages, each for one request of one
-// user. It holds no passwords and no request bodies. After a registration it holds the response, for a client that did
-// not receive it.
+// challenges holds the sessions of user-interactive authentication. Each records the completed stages for one request.
+// It contains no passwords and no request bodies. After a registration it holds the response, for a client that did not
+// receive it.
 type challenges struct {
 	now func() time.Time
-	// mu guards all below; a leaf lock.
+	// mu guards the fields below; a leaf lock.
 	mu      sync.Mutex
 	byID    map[string]*list.Element
-	oldest  *list.List       // of *challenge, the one that was not used for the longest time first
-	pending map[string]int64 // registration token → open challenges with that token
-	sources map[string]int   // user or network → challenges
+	oldest  *list.List       // elements of type *challenge, least recently used first
+	pending map[string]int64 // number of open challenges by registration token
+	sources map[string]int   // number of challenges by user or network
 }
 
 type challenge struct {
@@ -50,15 +51,15 @@ type binding struct {
 	operation string
 	user      ident.UserNID
 	device    ident.DeviceNID
-	body      [sha256.Size]byte // digest of the request without auth; of {} while the client has sent only auth
+	body      [sha256.Size]byte // digest of the request without auth; that of {} as long as the client has sent only auth
 }
 
 func newChallenges(now func() time.Time) *challenges {
 	return &challenges{now: now, byID: map[string]*list.Element{}, oldest: list.New(), pending: map[string]int64{}, sources: map[string]int{}}
 }
 
-// find returns the challenge with an ID if it is for this request, otherwise a new one for source, a user or network. A
-// challenge started without parameters is bound to those of the next request.
+// find returns the challenge with the given ID if it is for this request. Otherwise it creates one for source, which is
+// a user or a network. A challenge that was started without parameters is bound to those of the next request.
 func (c *challenges) find(id string, b binding, source string) challenge {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -81,7 +82,7 @@ func (c *challenges) find(id string, b binding, source string) challenge {
 	return ch.copy()
 }
 
-// makeRoom drops the oldest challenge of a source that has too many, or the oldest of all if there are too many in
+// makeRoom drops the oldest challenge of a source that has too many, or the oldest one overall if there are too many in
 // total.
 func (c *challenges) makeRoom(source string) {
 	switch {
@@ -103,8 +104,8 @@ func (ch *challenge) copy() challenge {
 	return out
 }
 
-// complete records a stage as completed. For a stage with a registration token, p.usable decides first, given the
-// number of other challenges that hold the token.
+// complete records a stage as completed. For a stage with a registration token, p.usable is called first with the
+// number of other challenges that use the token, and decides.
 func (c *challenges) complete(id, stage string, p proof) (challenge, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -130,8 +131,7 @@ func (c *challenges) complete(id, stage string, p proof) (challenge, bool) {
 	return ch.copy(), true
 }
 
-// made returns the response to the request that registered an account with a challenge, if this request is a repetition
-// of it.
+// made returns the response to the request that registered an account with a challenge, if this request repeats it.
 func (c *challenges) made(id string, request [sha256.Size]byte) *SignedIn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -142,7 +142,8 @@ func (c *challenges) made(id string, request [sha256.Size]byte) *SignedIn {
 	return nil
 }
 
-// register records the account registered with a challenge, which then cannot be used for anything else.
+// register records the account that was registered with a challenge. The challenge cannot be used for anything else
+// then.
 func (c *challenges) register(id string, request [sha256.Size]byte, made SignedIn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -162,7 +163,7 @@ func (c *challenges) finish(id string) {
 	}
 }
 
-// pendingOf returns how many challenges hold a registration token.
+// pendingOf returns how many challenges use a registration token.
 func (c *challenges) pendingOf(token string) int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -207,6 +208,6 @@ func bodyDigest(body map[string]json.RawMessage) ([sha256.Size]byte, error) {
 			rest[name] = v
 		}
 	}
-	text, err := json.Marshal(rest) // with sorted members and no white space
+	text, err := json.Marshal(rest) // members are sorted, and there is no white space
 	return sha256.Sum256(text), err
 }

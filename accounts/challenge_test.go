@@ -14,7 +14,7 @@ import (
 	"ebb/mxerr"
 )
 
-// challenged is the body of a 401 response.
+// challenged is the body of a 401 response with flows.
 type challenged struct {
 	code, session string
 	flows         [][]string
@@ -53,7 +53,7 @@ func passwordAuth(user, password, session string) string {
 	return string(raw)
 }
 
-func TestConfirmationTakesTheOwnPassword(t *testing.T) {
+func TestConfirmationRequiresTheUsersOwnPassword(t *testing.T) {
 	each(t, Options{}, func(t *testing.T, s *Service, _ *clock) {
 		alice := mustSession(t, s, mustCreate(t, s, "alice").Access)
 		if _, err := s.Create(t.Context(), NewAccount{Username: "bob", Password: "bob's"}); err != nil {
@@ -149,7 +149,7 @@ func TestChallengesAreBoundToOneRequestOfOneUser(t *testing.T) {
 	}
 }
 
-func TestOneNetworkPushesOutOnlyItsOwnChallenges(t *testing.T) {
+func TestOneNetworkDisplacesOnlyItsOwnChallenges(t *testing.T) {
 	c := newChallenges(func() time.Time { return time.UnixMilli(0) })
 	other := c.find("", binding{operation: "register"}, "198.51.100.1")
 	for range maxChallenges + 10 {
@@ -173,7 +173,7 @@ func TestChallengesAreBoundedAndHoldNoPassword(t *testing.T) {
 	if len(c.byID) != maxChallenges || c.oldest.Len() != maxChallenges || len(c.pending) != 0 {
 		t.Errorf("%d challenges, %d pending tokens", len(c.byID), len(c.pending))
 	}
-	// Only a digest of the request without auth is kept.
+	// Only a digest of the request without auth is stored.
 	with, _ := bodyDigest(body(t, `{"a":1,"auth":{"password":"secret"}}`))
 	without, _ := bodyDigest(body(t, `{"a":1}`))
 	if with != without {
@@ -244,7 +244,7 @@ func TestRegistrationTokensAreNeverOverspent(t *testing.T) {
 		if made.Load() != 3 {
 			t.Errorf("%d accounts with three uses", made.Load())
 		}
-		// The write itself checks the limit again, independent of the challenge.
+		// The write itself checks the limit again, independently of the challenge.
 		_, err := s.Create(t.Context(), NewAccount{Username: "late", Password: goodPassword, Token: "three"})
 		refused(t, "a fourth", err, mxerr.CodeForbidden)
 		if err := s.Available(t.Context(), "late"); err != nil {
@@ -276,7 +276,7 @@ func TestPendingRegistrationsHoldTheirTokenUntilTheyExpire(t *testing.T) {
 		if usable, err := s.TokenUsable(t.Context(), "one", "192.0.2.1"); usable || err != nil {
 			t.Errorf("usable while pending, %v", err)
 		}
-		// The same session again counts as the same use.
+		// Using the same session again does not count as another use.
 		_, err = s.Admit(t.Context(), body(t, give+first.session+`"}}`), "192.0.2.1")
 		if again := readChallenge(t, err); again.code != "" || again.session != first.session {
 			t.Errorf("%+v", again)

@@ -10,9 +10,9 @@ import (
 	"ebb/storage"
 )
 
-// Deactivate closes an account permanently: nobody can sign in to it or reuse its name, and the user leaves every room.
-// With erase, users who join a room later get redacted copies of the user's events, and all other data of the user is
-// deleted. When Deactivate returns, nobody is signed in any more; leaving rooms is retried until it succeeds.
+// Deactivate closes an account permanently: nobody can log in to it or reuse its name, and the user leaves every room.
+// If erase is set, users who join a room later get redacted copies of the user's events, and all other data of the user
+// is deleted. When Deactivate returns, all sessions have ended; leaving rooms is retried until it succeeds.
 // Spec: client-server-api#post_matrixclientv3accountdeactivate
 //
 // Errors: M_NOT_FOUND.
@@ -72,7 +72,7 @@ func (s *Service) leave(ctx context.Context, l storage.LeavingAccount, user id.U
 	return s.write(ctx, func(w *write) error { return w.HasLeft(l.NID) })
 }
 
-// resumeDeactivations completes deactivations interrupted by a crash or an error.
+// resumeDeactivations completes deactivations that a crash or an error has interrupted.
 func (s *Service) resumeDeactivations(ctx context.Context) {
 	type leaving struct {
 		storage.LeavingAccount

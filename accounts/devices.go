@@ -16,8 +16,8 @@ type Device struct {
 	ID          id.DeviceID
 	DisplayName *string
 	LastSeen    time.Time
-	Address     string // last seen from here
-	UserAgent   string // last seen with this user agent
+	Address     string // address of the last request
+	UserAgent   string // user agent of the last request
 	nid         ident.DeviceNID
 }
 
@@ -27,7 +27,7 @@ func deviceOf(r storage.DeviceRow) Device {
 
 func errUnknownDevice() error { return mxerr.NotFound("There is no such device") }
 
-// Devices lists a user's devices by id.
+// Devices returns a user's devices, ordered by ID.
 func (s *Service) Devices(ctx context.Context, user ident.UserNID) ([]Device, error) {
 	var rows []storage.DeviceRow
 	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -61,8 +61,8 @@ func (s *Service) Device(ctx context.Context, user ident.UserNID, device id.Devi
 	return d, err
 }
 
-// PutDevice is RenameDevice for an application service, which creates the device if the user has no such device. A nil
-// name leaves an existing device as it is. It reports whether the device was created.
+// PutDevice is RenameDevice for an application service. It creates the device if it does not exist, and reports whether
+// it did so. A nil name leaves an existing device as it is.
 // Spec: application-service-api#device-management
 //
 // Errors: M_INVALID_PARAM, M_FORBIDDEN if the ID is the name of a cross-signing key.
@@ -133,7 +133,7 @@ func (s *Service) DeleteDevices(ctx context.Context, user ident.UserNID, devices
 	})
 }
 
-// DeleteAllDevices deletes every device of a user other than keep ("" for none).
+// DeleteAllDevices deletes every device of a user except keep, which may be "".
 func (s *Service) DeleteAllDevices(ctx context.Context, user ident.UserNID, keep id.DeviceID) error {
 	return s.write(ctx, func(w *write) error { return s.deleteAllDevices(w, user, keep) })
 }
@@ -186,8 +186,8 @@ func (s *Service) deleteDevices(w *write, user ident.UserNID, gone []storage.Dev
 	return w.devicesChanged(user, names...)
 }
 
-// deleteNotificationSettings deletes the account data in which clients store whether a device is silenced. The change
-// of the user's devices wakes the other clients, which learn of it together with that.
+// deleteNotificationSettings deletes the account data in which clients store whether a device is silenced. The other
+// clients are woken by the change of the devices and then also see this change.
 // Spec: MSC3890
 func deleteNotificationSettings(w *write, user ident.UserNID, deviceID string) error {
 	for _, prefix := range []string{"m.local_notification_settings.", "org.matrix.msc3890.local_notification_settings."} {
@@ -198,8 +198,8 @@ func deleteNotificationSettings(w *write, user ident.UserNID, deviceID string) e
 	return nil
 }
 
-// MaxDevices bounds the devices of a user. It is typically reached by scripts that sign in on every run and never sign
-// out: a sign-in beyond it still succeeds, and signs out the device that has been unused longest.
+// MaxDevices bounds the devices of a user. It is typically reached by scripts that log in on every run and never log
+// out. A login beyond it still succeeds, and logs out the device that has been unused longest.
 const MaxDevices = 500
 
 func (s *Service) dropIdleDevices(w *write, user ident.UserNID) error {

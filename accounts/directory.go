@@ -25,27 +25,27 @@ type Found struct {
 
 // Bounds of one search.
 const (
-	maxTerm      = 255 // bytes
+	maxTerm      = 255 // in bytes
 	maxFound     = 100
-	maxSearched  = 1000   // accounts that match, best first, whose rooms are examined
-	maxRooms     = 5000   // rooms of the searching user; newest rooms that may be public
-	maxSharers   = 10_000 // remote members that are compared, in all these rooms
-	searchRefill = 500    // accounts that get their search text at a time
+	maxSearched  = 1000   // matching accounts, best first, whose rooms are examined
+	maxRooms     = 5000   // rooms of the searching user, and newest rooms that may be public
+	maxSharers   = 10_000 // remote members to compare with, in all these rooms together
+	searchRefill = 500    // accounts whose search text is filled in at a time
 )
 
-// searchText returns what the user directory searches for a user: the folded localpart, ID and display name. Each
-// stands between newlines, and each word of them follows a space.
+// searchText returns the text in which the user directory searches for a user: the case-folded localpart, ID and
+// display name. Each is surrounded by newlines, and each of their words follows a space.
 func searchText(user id.UserID, displayName string) string {
 	return "\n " + words.Fold(user.Localpart()) + " \n " + words.Fold(string(user)) + " \n " + words.Fold(displayName) + " \n"
 }
 
-// directoryQuery is what a user searches for.
+// directoryQuery is a parsed search term.
 type directoryQuery struct {
-	exact, prefix string   // what a text has that is, or begins with, the search term
+	exact, prefix string   // the parts of a search text that is equal to the term, or begins with it
 	words         []string // longest first
 }
 
-// parseDirectoryQuery returns false for a term without words.
+// parseDirectoryQuery parses a search term. It returns false for a term without words.
 func parseDirectoryQuery(term string) (directoryQuery, bool) {
 	folded := words.Fold(term)
 	q := directoryQuery{exact: "\n " + folded + " \n", prefix: "\n " + folded, words: strings.Fields(folded)}
@@ -53,7 +53,7 @@ func parseDirectoryQuery(term string) (directoryQuery, bool) {
 	return q, len(q.words) > 0
 }
 
-// class returns how well a search text matches: 0 is best. It returns false if the text lacks a word.
+// class returns how well a search text matches; 0 is best. It returns false if the text lacks a word.
 func (q directoryQuery) class(text string) (int, bool) {
 	leading := true
 	for _, w := range q.words {
@@ -70,7 +70,7 @@ func (q directoryQuery) class(text string) (int, bool) {
 	case leading:
 		return 2, true
 	}
-	return 3, true // words within words, or characters of a script without spaces
+	return 3, true // words inside words, or characters of a script without spaces
 }
 
 // match is a user whose search text matches.
@@ -80,10 +80,10 @@ type match struct {
 	class int
 }
 
-// Search finds users by the words of their ID and display name: those who share a room with the searching user, those
-// in public rooms, or everybody if the options say so. Users whose ID or name is the term come first, then those whose
-// ID or name begins with it, those with words that begin with its words, and others that contain its words. limited
-// reports whether there are more.
+// Search finds users by the words of their IDs and display names. It finds users who share a room with the searching
+// user or are in a public room, or all users if the options say so. Users whose ID or name equals the term come first,
+// followed by those whose ID or name begins with it, those with words that begin with its words, and finally those that
+// contain its words. limited reports whether there are more.
 // Spec: client-server-api#post_matrixclientv3user_directorysearch
 //
 // Errors: M_INVALID_PARAM.
@@ -120,8 +120,8 @@ func (s *Service) Search(ctx context.Context, asks ident.UserNID, term string, l
 	return found, limited, nil
 }
 
-// searchAccounts finds local users. Those of application services are left out: they stand for people elsewhere, who
-// cannot be contacted through them without the service.
+// searchAccounts finds local users. It leaves out the users of application services: they stand for people on other
+// networks, who can be contacted only through the service.
 func (s *Service) searchAccounts(tx *storage.Tx, asks ident.UserNID, q directoryQuery) (found []match, err error) {
 	rows, err := tx.SearchAccounts(storage.DirectorySearch{
 		Asks: asks, Everybody: s.opts.SearchAllUsers, Exact: q.exact, Prefix: q.prefix, Words: q.words,
@@ -131,7 +131,7 @@ func (s *Service) searchAccounts(tx *storage.Tx, asks ident.UserNID, q directory
 	}
 	for _, r := range rows {
 		user := id.UserID(r.UserID)
-		class, ok := q.class(r.Search) // the database compares the first words only
+		class, ok := q.class(r.Search) // the database compares only the first words
 		if ok && (s.opts.Hooks.Exclusive == nil || !s.opts.Hooks.Exclusive("", user.Localpart())) {
 			found = append(found, match{Found: Found{User: user}, nid: r.User, class: class})
 		}
@@ -139,7 +139,7 @@ func (s *Service) searchAccounts(tx *storage.Tx, asks ident.UserNID, q directory
 	return found, nil
 }
 
-// searchRemote finds users of other servers, by their display names in the rooms that make them visible.
+// searchRemote finds users of other servers by their display names in the rooms through which they are visible.
 func (s *Service) searchRemote(tx *storage.Tx, asks ident.UserNID, q directoryQuery) ([]match, error) {
 	if s.opts.Remote == nil {
 		return nil, nil
@@ -201,7 +201,8 @@ func withProfiles(tx *storage.Tx, matches []match) ([]Found, error) {
 	return found, nil
 }
 
-// fillDirectory gives accounts without search text theirs. A migration removes the texts when their form changes.
+// fillDirectory fills in the search texts of accounts that have none. A migration removes the texts when their format
+// changes.
 func (s *Service) fillDirectory(ctx context.Context) error {
 	for after := ident.UserNID(0); ; {
 		var rows []storage.DirectoryRow

@@ -18,15 +18,15 @@ import (
 	"ebb/storage"
 )
 
-// A verification proves that a client's user can read the mail to an address. The client asks for a link (RequestEmail)
-// and gets a session ID; the owner of the address follows the link (ConfirmEmail); then the client uses the session ID
-// with its own secret. A verification is for one purpose only, so that somebody who confirms a new account by it does
-// not allow a password to be reset.
+// A verification proves that a client's user can read the mail sent to an address. The client requests a link
+// (RequestEmail) and gets a session ID. The owner of the address follows the link (ConfirmEmail). Then the client uses
+// the session ID together with its own secret. A verification is for one purpose only, so that somebody who confirms an
+// address for a new account does not allow a password to be reset.
 
-// EmailPurpose is what an address is verified for.
+// EmailPurpose is the purpose for which an address is verified.
 type EmailPurpose string
 
-// The purposes.
+// The purposes of a verification.
 const (
 	EmailForAccount  EmailPurpose = "register"
 	EmailToAdd       EmailPurpose = "add"
@@ -35,30 +35,30 @@ const (
 
 // Bounds of verifications.
 const (
-	emailLifetime    = time.Hour // of a link, and then of a verification for which it was followed
-	maxEmailGuesses  = 5         // wrong tokens of one verification
-	maxClientSecret  = 255       // characters, as the specification has it
-	maxNextLink      = 2000      // bytes
-	maxMailsWaiting  = 4         // requests for a link to one address that wait for each other
+	emailLifetime    = time.Hour // lifetime of a link, and after it was followed, of the verification
+	maxEmailGuesses  = 5         // wrong tokens for one verification
+	maxClientSecret  = 255       // in characters, as specified
+	maxNextLink      = 2000      // in bytes
+	maxMailsWaiting  = 4         // waiting requests for a link to the same address
 	emailTokenLength = 32        // bytes of randomness in a link
 )
 
-// EmailRequest asks for a link to verify an address.
+// EmailRequest is a request for a link that verifies an address.
 type EmailRequest struct {
 	Purpose      EmailPurpose
 	Address      string
 	ClientSecret string
 	SendAttempt  int64
-	NextLink     string // where the owner of the address goes on afterwards, "" for nowhere
+	NextLink     string // where the owner of the address continues afterwards, or ""
 	Network      string // the client's network, for Budgets
 }
 
-// RequestEmail sends a link to an address, unless it did so for this attempt or a later one. It returns the ID of the
-// session. Unless the server reveals which addresses belong to accounts, the answer does not depend on that; the owner
-// of the address then gets a message without a link.
+// RequestEmail sends a link to an address, unless it has sent one for this attempt or a later one. It returns the ID of
+// the session. Unless the server is configured to reveal which addresses belong to accounts, the response does not
+// depend on that; if the address cannot be used, its owner gets an e-mail without a link.
 //
 // Errors: M_THREEPID_MEDIUM_NOT_SUPPORTED, M_THREEPID_DENIED, M_THREEPID_IN_USE, M_THREEPID_NOT_FOUND, M_INVALID_PARAM,
-// M_LIMIT_EXCEEDED; 502 M_UNKNOWN where the message could not be sent.
+// M_LIMIT_EXCEEDED; 502 M_UNKNOWN if the e-mail could not be sent.
 func (s *Service) RequestEmail(ctx context.Context, q EmailRequest) (sid string, err error) {
 	if q.Address, err = s.checkEmailRequest(q); err != nil {
 		return "", err
@@ -125,7 +125,7 @@ func checkClientSecret(text string) error {
 	return nil
 }
 
-// checkNextLink checks the address to which the owner of an e-mail address goes on.
+// checkNextLink checks the address at which the owner of an e-mail address continues.
 func checkNextLink(text string) error {
 	if text == "" {
 		return nil
@@ -137,8 +137,8 @@ func checkNextLink(text string) error {
 	return nil
 }
 
-// emailSession returns the session of a client, which may be new, and the account that has the address. The session
-// has no token yet if it is new.
+// emailSession returns the session of a client, which it creates if needed, and the account that has the address. A new
+// session has no token yet.
 func (s *Service) emailSession(ctx context.Context, q EmailRequest) (v storage.EmailSession, holder id.UserID, err error) {
 	hash := keyOf(q.ClientSecret).String()
 	found, held := false, false
@@ -162,11 +162,11 @@ func (s *Service) emailSession(ctx context.Context, q EmailRequest) (v storage.E
 	return v, holder, nil
 }
 
-// countEmail counts a message against its recipient, the network that asks for it, and all together.
+// countEmail counts an e-mail for its recipient, for the network that requests it, and in total.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (s *Service) countEmail(q EmailRequest) error {
-	var counted gate.Guess // never taken back
+	var counted gate.Guess // never removed
 	b := s.opts.Budgets
 	if err := counted.Take(b.MailsTo, q.Address); err != nil {
 		return err
@@ -177,10 +177,10 @@ func (s *Service) countEmail(q EmailRequest) error {
 	return counted.Take(b.Mails, "")
 }
 
-// sendLink stores a new token for a session and sends it, or sends a message without one where the address cannot be
-// used for the purpose.
+// sendLink stores a new token for a session and sends it. If the address cannot be used for the purpose, it sends an
+// e-mail without a link.
 //
-// Errors: M_INVALID_PARAM where the SMTP server refuses the address; 502 M_UNKNOWN where it fails.
+// Errors: M_INVALID_PARAM if the SMTP server refuses the address; 502 M_UNKNOWN if it fails.
 func (s *Service) sendLink(ctx context.Context, q EmailRequest, v storage.EmailSession, holder id.UserID) error {
 	token := secret("", emailTokenLength)
 	v.NextLink, v.Wrong, v.ExpiresTS = q.NextLink, 0, s.opts.Now().Add(emailLifetime).UnixMilli()
@@ -207,7 +207,7 @@ func (s *Service) sendLink(ctx context.Context, q EmailRequest, v storage.EmailS
 // EmailLinkPath is the path of the page behind a link.
 const EmailLinkPath = "/_matrix/client/unstable/ebb/email/verify"
 
-// EmailLink is a link that somebody has followed.
+// EmailLink describes a link that somebody has followed.
 type EmailLink struct {
 	Purpose   EmailPurpose
 	Address   string
@@ -219,7 +219,8 @@ func errBadLink() error {
 	return mxerr.NotFound("This link is not valid any more. A link works for one hour, and only the newest one of several does. Ask for another one in your Matrix client.")
 }
 
-// EmailLink returns what a link is for, without confirming it: programs that check links in messages follow them too.
+// EmailLink returns the purpose of a link without confirming it, because programs that check links in e-mails follow
+// them too.
 //
 // Errors: M_NOT_FOUND.
 func (s *Service) EmailLink(ctx context.Context, sid, token string) (EmailLink, error) {
@@ -248,7 +249,7 @@ func findLink(tx *storage.Tx, sid, token string) (storage.EmailSession, error) {
 	return v, nil
 }
 
-// sameHash reports whether a stored hash is that of a secret, in a time that does not depend on the secret.
+// sameHash reports whether a stored hash is that of a secret. The time it takes does not depend on the secret.
 func sameHash(stored, secret string) bool {
 	return subtle.ConstantTimeCompare([]byte(stored), []byte(keyOf(secret).String())) == 1
 }
@@ -279,19 +280,19 @@ func (s *Service) ConfirmEmail(ctx context.Context, sid, token string) (link Ema
 	return link, err
 }
 
-// EmailCredentials identify a verification that a client uses.
+// EmailCredentials identifies the verification that a client uses.
 type EmailCredentials struct {
 	SID          string `json:"sid"`
 	ClientSecret string `json:"client_secret"`
 	purpose      EmailPurpose
 }
 
-// Verified is a verification for which the link was followed.
+// Verified is a verification whose link has been followed.
 type Verified struct {
 	Address     string
 	sid         string
 	purpose     string
-	validatedTS int64 // ms
+	validatedTS int64 // in ms
 }
 
 func errNotVerified() error {
@@ -319,8 +320,8 @@ func (s *Service) CheckEmail(ctx context.Context, creds EmailCredentials) (Verif
 type verification int
 
 const (
-	verifiedUnknown verification = iota // there is none, or it has expired, or the secret is wrong
-	verifiedNot                         // the link was not followed yet
+	verifiedUnknown verification = iota // it does not exist or has expired, or the secret is wrong
+	verifiedNot                         // the link has not been followed yet
 	verifiedYes
 )
 
@@ -371,7 +372,7 @@ func (s *Service) checkEmail(ctx context.Context, at tried) (p proof, refused *m
 	return proof{email: &v}, nil, nil
 }
 
-// forgetEmailSessions deletes the verifications that have expired.
+// forgetEmailSessions deletes expired verifications.
 func (s *Service) forgetEmailSessions(ctx context.Context) {
 	if err := s.write(ctx, func(w *write) error { return w.DeleteExpiredEmailSessions() }); err != nil && ctx.Err() == nil {
 		s.opts.Log.Error("Cannot delete expired verifications of e-mail addresses", "err", err)

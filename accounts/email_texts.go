@@ -9,8 +9,8 @@ import (
 	"ebb/mail"
 )
 
-// linkMessage returns the message that answers a request for a link. holder is the account that has the address, "" if
-// none has. Where the address cannot be used for the purpose, the message says so and has no link.
+// linkMessage returns the e-mail for a request for a link. holder is the account that has the address, or "". If the
+// address cannot be used for the purpose, the e-mail says so and contains no link.
 func linkMessage(server string, purpose EmailPurpose, holder id.UserID, link string) mail.Message {
 	switch {
 	case purpose == EmailForPassword && holder != "":

@@ -15,7 +15,7 @@ import (
 	"ebb/storage"
 )
 
-// EmailUse is how registration uses e-mail addresses.
+// EmailUse is the way in which registration uses e-mail addresses.
 type EmailUse string
 
 // The uses of e-mail addresses at registration.
@@ -25,13 +25,13 @@ const (
 	EmailRequired EmailUse = "required"
 )
 
-// EmailOptions are the settings for the e-mail addresses of accounts.
+// EmailOptions holds the settings for the e-mail addresses of accounts.
 type EmailOptions struct {
-	Sender       *mail.Sender // nil: accounts can have no addresses
+	Sender       *mail.Sender // nil if accounts cannot have addresses
 	Registration EmailUse
-	Domains      []string // whose addresses accounts can have; empty: all
-	Reveal       bool     // whether requests for a link reveal that an address belongs to an account
-	PublicURL    string   // the address of this server in links
+	Domains      []string // only addresses of these domains are allowed; empty for all domains
+	Reveal       bool     // whether the response to a request for a link reveals that an address belongs to an account
+	PublicURL    string   // the server's address in links
 }
 
 // The media of third-party identifiers.
@@ -49,7 +49,7 @@ func errNotOffered(medium string) error {
 	return mxerr.New(http.StatusBadRequest, mxerr.CodeThreepidMedium, "This server does not support %s", medium)
 }
 
-// RefusePhoneNumber returns the error for every operation on a telephone number.
+// RefusePhoneNumber returns the error for operations on telephone numbers.
 func RefusePhoneNumber() error { return errNotOffered("telephone numbers") }
 
 func errEmailInUse() error {
@@ -60,10 +60,10 @@ func errNoSuchEmail() error {
 	return mxerr.New(http.StatusBadRequest, mxerr.CodeThreepidNotFound, "No account on this server has this e-mail address")
 }
 
-// HasEmail reports whether this server sends e-mail, so that accounts can have addresses.
+// HasEmail reports whether this server sends e-mail. If it does not, accounts cannot have addresses.
 func (s *Service) HasEmail() bool { return s.opts.Emails.Sender != nil }
 
-// registrationEmail returns how registration uses e-mail addresses.
+// registrationEmail returns the way in which registration uses e-mail addresses.
 func (s *Service) registrationEmail() EmailUse {
 	if !s.HasEmail() || s.opts.Emails.Registration == "" {
 		return EmailOff
@@ -82,7 +82,7 @@ func parseEmail(text string) (string, error) {
 	return address, nil
 }
 
-// allowsDomain reports whether accounts can have an address.
+// allowsDomain reports whether accounts may have an address in its domain.
 func (o EmailOptions) allowsDomain(address string) bool {
 	_, domain, _ := strings.Cut(address, "@")
 	return len(o.Domains) == 0 || slices.ContainsFunc(o.Domains, func(d string) bool { return strings.EqualFold(d, domain) })
@@ -108,9 +108,10 @@ func (s *Service) Emails(ctx context.Context, user ident.UserNID) ([]Email, erro
 	return out, err
 }
 
-// AddEmail adds an address to an account whose owner has followed the link. The caller has checked who asks.
+// AddEmail adds an address to an account after the owner of the address has followed the link. The caller has
+// authenticated the user.
 //
-// Errors: M_THREEPID_AUTH_FAILED, M_THREEPID_IN_USE, M_LIMIT_EXCEEDED where the account has too many addresses.
+// Errors: M_THREEPID_AUTH_FAILED, M_THREEPID_IN_USE, M_LIMIT_EXCEEDED if the account has too many addresses.
 func (s *Service) AddEmail(ctx context.Context, who ident.Requester, creds EmailCredentials) error {
 	v, err := s.CheckEmail(ctx, creds)
 	if err != nil {
@@ -127,7 +128,7 @@ func (s *Service) AddEmail(ctx context.Context, who ident.Requester, creds Email
 	})
 }
 
-// useEmail uses a verification up and adds its address to an account.
+// useEmail uses up a verification and adds its address to an account.
 //
 // Errors: M_THREEPID_AUTH_FAILED, M_THREEPID_IN_USE.
 func (w *write) useEmail(v Verified, user ident.UserNID) error {
@@ -146,7 +147,7 @@ func (w *write) useEmail(v Verified, user ident.UserNID) error {
 	return err
 }
 
-// RemoveEmail removes an address from an account. It is no error if the account does not have it.
+// RemoveEmail removes an address from an account. It returns nil if the account does not have the address.
 //
 // Errors: M_INVALID_PARAM, M_THREEPID_MEDIUM_NOT_SUPPORTED.
 func (s *Service) RemoveEmail(ctx context.Context, who ident.Requester, medium, address string) error {
@@ -181,8 +182,8 @@ func checkMedium(medium string) error {
 	return mxerr.InvalidParam("medium must be email, not %.32q", medium)
 }
 
-// accountOfEmail finds the account that has an address. For an address that no account has it returns an account
-// without password, so that guesses at it cost and count the same.
+// accountOfEmail returns the account that has an address. If there is none, it returns an account without a password,
+// so that guesses cost and count the same.
 func (s *Service) accountOfEmail(ctx context.Context, text string) (a storage.AccountRow, err error) {
 	address, err := mail.ParseAddress(text)
 	if err != nil {
@@ -201,7 +202,7 @@ func (s *Service) accountOfEmail(ctx context.Context, text string) (a storage.Ac
 	return a, err
 }
 
-// userOfEmail returns the account that has an address. found is false if none has it.
+// userOfEmail returns the account that has an address. found is false if there is none.
 func (s *Service) userOfEmail(tx *storage.Tx, address string) (user id.UserID, nid ident.UserNID, found bool, err error) {
 	row, found, err := tx.Email(address)
 	if err != nil || !found {

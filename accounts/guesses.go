@@ -12,17 +12,17 @@ import (
 // Budget limits attempts by a key.
 type Budget = gate.Budget
 
-// Budgets limit what people who are not signed in may do besides guessing, which gate.Budgets limit. A nil budget is
-// unlimited.
+// Budgets limits what clients without an access token may do, apart from guessing, which gate.Budgets limits. A nil
+// budget is unlimited.
 type Budgets struct {
 	// NewAccounts counts the accounts created from one network.
 	NewAccounts Budget
-	// MailsTo counts the links sent to one e-mail address, MailsFrom those that one network asked for, and Mails all of
+	// MailsTo counts the links sent to one e-mail address, MailsFrom those requested by one network, and Mails all of
 	// them.
 	MailsTo, MailsFrom, Mails Budget
 }
 
-// guessFrom counts an attempt at an account's password by a network that is not signed in.
+// guessFrom counts an attempt at an account's password from a network without an access token.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (s *Service) guessFrom(ctx context.Context, a storage.AccountRow, network string) (*gate.Guess, error) {
@@ -38,8 +38,8 @@ func (s *Service) hasDeviceIn(ctx context.Context, user ident.UserNID, network s
 	return slices.ContainsFunc(devices, func(d Device) bool { return d.Address != "" && s.opts.Network(d.Address) == network }), err
 }
 
-// GuessSharedSecret counts an attempt to register with the shared secret like one at a token from that network. Call
-// takeBack if the secret was correct: only wrong ones count.
+// GuessSharedSecret counts an attempt to register with the shared secret, like an attempt at a token from that network.
+// The caller calls takeBack if the secret was correct, since only wrong ones count.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (s *Service) GuessSharedSecret(network string) (takeBack func(), err error) {

@@ -41,12 +41,12 @@ func (q *quota) Return(key string) {
 }
 
 const (
-	home     = "192.0.2.1"    // where mustSession signs in
-	stranger = "198.51.100.1" // a network without devices of local users
+	home     = "192.0.2.1"    // the network in which mustSession logs in
+	stranger = "198.51.100.1" // a network in which local users have no devices
 )
 
-// withGuesses runs a test that allows three guesses for each account and network, and atOneAccount for one account in
-// total.
+// withGuesses runs a test in which three guesses are allowed for each account and network, and atOneAccount guesses for
+// one account in total.
 func withGuesses(t *testing.T, atOneAccount int, f func(t *testing.T, s *Service, limits gate.Budgets)) {
 	each(t, Options{Network: func(addr string) string { return addr }}, func(t *testing.T, s *Service, _ *clock) {
 		s.opts.Budgets = Budgets{NewAccounts: newQuota(2)}
@@ -82,7 +82,7 @@ func TestStrangersWhoGuessDoNotLockTheOwnerOut(t *testing.T) {
 	})
 }
 
-func TestRightPasswordIsNoGuess(t *testing.T) {
+func TestCorrectPasswordsDoNotCountAsGuesses(t *testing.T) {
 	withGuesses(t, 3, func(t *testing.T, s *Service, limits gate.Budgets) {
 		alice := mustSession(t, s, mustCreate(t, s, "alice").Access)
 		refused(t, "a guess", login(t, s, "alice", "wrong", home), mxerr.CodeForbidden)
@@ -102,7 +102,7 @@ func TestRightPasswordIsNoGuess(t *testing.T) {
 	})
 }
 
-func TestGuessesInAStolenSessionLeaveTheOthersAlone(t *testing.T) {
+func TestGuessesInOneSessionDoNotBlockOthers(t *testing.T) {
 	withGuesses(t, 1000, func(t *testing.T, s *Service, _ gate.Budgets) {
 		stolen := mustSession(t, s, mustCreate(t, s, "alice").Access)
 		in, err := s.LoginPassword(t.Context(), Identifier{User: "alice"}, goodPassword, NewSession{Network: home})
@@ -123,7 +123,7 @@ func TestGuessesInAStolenSessionLeaveTheOthersAlone(t *testing.T) {
 	})
 }
 
-func TestManyNetworksGuessAtOneAccountWithinABound(t *testing.T) {
+func TestGuessesAtOneAccountFromManyNetworksAreBounded(t *testing.T) {
 	withGuesses(t, 5, func(t *testing.T, s *Service, _ gate.Budgets) {
 		mustSession(t, s, mustCreate(t, s, "alice").Access)
 		wrong := 0
@@ -155,7 +155,7 @@ func TestOnlyWrongRegistrationTokensCountAsGuesses(t *testing.T) {
 			return err
 		}
 		session = readChallenge(t, admit("")).session
-		for range 20 { // requests of a client while somebody guesses tokens
+		for range 20 { // requests that a client sends while somebody guesses tokens
 			readChallenge(t, admit(""))
 			readChallenge(t, admit(`"type":"m.login.registration_token",`))
 			if usable, err := s.TokenUsable(t.Context(), "good", home); !usable || err != nil {

@@ -10,16 +10,16 @@ import (
 	"ebb/storage"
 )
 
-// maxGuests bounds the active guest accounts; those that nobody uses are deactivated after a while.
+// maxGuests bounds the active guest accounts. Unused ones are deactivated after a while.
 const maxGuests = 10_000
 
-// guestPrefix begins the localparts of guest accounts, so that other users recognise them.
+// guestPrefix is the prefix of the localparts of guests, by which other users recognise them.
 const guestPrefix = "guest-"
 
-// CreateGuest creates a guest account on a new device. A guest has no password, and is not in the user directory.
-// Spec: client-server-api#guest-access
+// CreateGuest creates a guest account with a new device. A guest has no password and is not in the user directory.
 //
-// Errors: M_GUEST_ACCESS_FORBIDDEN where the server has no guests, M_LIMIT_EXCEEDED.
+// Errors: M_GUEST_ACCESS_FORBIDDEN if guests are switched off, M_LIMIT_EXCEEDED.
+// Spec: client-server-api#guest-access
 func (s *Service) CreateGuest(ctx context.Context, deviceName, network string) (SignedIn, error) {
 	if !s.opts.Guests {
 		return SignedIn{}, mxerr.GuestAccessForbidden("This server has no guest accounts")
@@ -48,8 +48,8 @@ func (s *Service) CreateGuest(ctx context.Context, deviceName, network string) (
 	return out, err
 }
 
-// IsGuest returns nil if a token is that of the guest account with a user name, which may then become an ordinary
-// account.
+// IsGuest returns nil if an access token belongs to the guest account with a user name. That account may then become an
+// ordinary one.
 //
 // Errors: M_MISSING_PARAM, M_UNKNOWN_TOKEN, M_FORBIDDEN.
 func (s *Service) IsGuest(ctx context.Context, token, username string) error {
@@ -62,7 +62,7 @@ func (s *Service) IsGuest(ctx context.Context, token, username string) error {
 	})
 }
 
-// guest returns the guest account of a token, which must have the given localpart.
+// guest returns the guest account to which a token belongs. The account must have the given localpart.
 func (s *Service) guest(tx *storage.Tx, token, localpart string) (a storage.AccountRow, err error) {
 	row, found, err := tx.AccessToken(keyOf(token).String())
 	if err != nil {
@@ -83,7 +83,7 @@ func (s *Service) guest(tx *storage.Tx, token, localpart string) (a storage.Acco
 	return a, nil
 }
 
-// upgrade makes a guest account an ordinary one. Its sessions go on, now with all rights of a user.
+// upgrade turns a guest account into an ordinary one. Its sessions continue with the rights of an ordinary user.
 func (s *Service) upgrade(w *write, to storage.AccountRow, n NewAccount) (SignedIn, error) {
 	a, err := s.guest(w.Tx, n.GuestToken, to.Localpart)
 	if err != nil {
@@ -114,10 +114,10 @@ func (s *Service) upgrade(w *write, to storage.AccountRow, n NewAccount) (Signed
 	return s.admit(w, n.attempt(a.NID), *n.SignIn)
 }
 
-// idleGuests is the number of unused guest accounts that are deactivated at a time.
+// idleGuests is how many unused guest accounts are deactivated at a time.
 const idleGuests = 100
 
-// expireGuests deactivates the guest accounts that were not used for a lifetime.
+// expireGuests deactivates guest accounts that have not been used for their lifetime.
 func (s *Service) expireGuests(ctx context.Context) error {
 	if s.opts.GuestLifetime == 0 {
 		return nil

@@ -49,7 +49,7 @@ func TestUnusedGuestAccountsAreDeactivated(t *testing.T) {
 	})
 }
 
-func TestGuestsHaveABound(t *testing.T) {
+func TestGuestAccountsAreBounded(t *testing.T) {
 	each(t, Options{Guests: true}, func(t *testing.T, s *Service, _ *clock) {
 		err := s.opts.DB.Write(t.Context(), func(tx *storage.Tx) error {
 			for i := range maxGuests {

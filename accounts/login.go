@@ -14,24 +14,25 @@ import (
 	"ebb/storage"
 )
 
-// NewSession describes the device that a user signs in on.
+// NewSession describes the device on which a user logs in.
 type NewSession struct {
 	Network     string      // the client's network, for Budgets
-	Device      id.DeviceID // "": a new device
-	DisplayName string      // of a new device
-	Refresh     bool        // the client supports refreshing its access token
+	Device      id.DeviceID // "" for a new device
+	DisplayName string      // name of a new device
+	Refresh     bool        // whether the client supports refreshing its access token
 
-	// Lifetime is how long the access token of a client that does not refresh is valid; 0: it does not expire.
+	// Lifetime is how long the access token of a client that does not refresh is valid. 0 means that it does not
+	// expire.
 	Lifetime time.Duration
 }
 
 // Tokens are the tokens of a session.
 type Tokens = gate.Tokens
 
-// SignedIn is the result of signing in or registering.
+// SignedIn is the result of logging in or registering.
 type SignedIn struct {
 	User   id.UserID
-	Device id.DeviceID // "" if nobody was signed in
+	Device id.DeviceID // "" if no session was created
 	Tokens
 }
 
@@ -39,8 +40,8 @@ type SignedIn struct {
 // have no password, so that names cannot be guessed.
 func errWrongPassword() error { return mxerr.Forbidden("Wrong username or password") }
 
-// LoginPassword signs in with a password. The user of who is a localpart or a user ID. If a second factor is required
-// of everybody, the password is not compared. For an account that has one, the answer does not depend on the password.
+// LoginPassword logs in with a password. The user in who is a localpart or a user ID. If everybody needs a second
+// factor, the password is not compared. For an account that needs one, the response does not depend on the password.
 //
 // Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED, M_USER_LOCKED, M_MISSING_PARAM, M_INVALID_PARAM.
 func (s *Service) LoginPassword(ctx context.Context, who Identifier, password string, n NewSession) (SignedIn, error) {
@@ -75,10 +76,10 @@ func (s *Service) LoginPassword(ctx context.Context, who Identifier, password st
 	})
 }
 
-// OffersPassword reports whether a password alone can sign anybody in.
+// OffersPassword reports whether anybody can log in with only a password.
 func (s *Service) OffersPassword() bool { return s.gate.OffersPassword() }
 
-// needsSecond reports whether signing in to an account needs a second factor.
+// needsSecond reports whether logging in to an account needs a second factor.
 func (s *Service) needsSecond(ctx context.Context, a storage.AccountRow) (needed bool, err error) {
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		needed, err = s.gate.NeedsSecond(tx, a)
@@ -87,8 +88,8 @@ func (s *Service) needsSecond(ctx context.Context, a storage.AccountRow) (needed
 	return needed, err
 }
 
-// LoginToken signs in with a token of CreateLoginToken, which cannot be used again. What the user had shown who made it
-// counts for the new session.
+// LoginToken logs in with a token from CreateLoginToken, which cannot be used again. The new session gets the evidence
+// of the session that created the token.
 //
 // Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED, M_USER_LOCKED.
 func (s *Service) LoginToken(ctx context.Context, token string, n NewSession) (SignedIn, error) {
@@ -110,8 +111,8 @@ func (s *Service) LoginToken(ctx context.Context, token string, n NewSession) (S
 	return in, err
 }
 
-// checkPassword checks the password of an account. The attempt counts only if the password is wrong. With more, the
-// account needs a second factor besides: a correct password is treated like a wrong one, at the same cost.
+// checkPassword checks the password of an account. The attempt counts only if the password is wrong. If more is set,
+// the account also needs a second factor: a correct password is then treated like a wrong one, at the same cost.
 //
 // Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED.
 func (s *Service) checkPassword(ctx context.Context, a storage.AccountRow, password string, try *gate.Guess, more bool) error {
@@ -131,12 +132,12 @@ func (s *Service) checkPassword(ctx context.Context, a storage.AccountRow, passw
 	return nil
 }
 
-// failed logs a failed attempt to sign in. The client does not get the reason.
+// failed logs a failed attempt to log in. The client does not get the reason.
 func (s *Service) failed(ctx context.Context, name, reason string) {
 	s.opts.Log.InfoContext(ctx, "sign-in failed", "user", name, "reason", reason)
 }
 
-// whyRefused returns the reason why a password was rejected.
+// whyRefused returns the reason for which a password was rejected.
 func whyRefused(a storage.AccountRow) string {
 	switch {
 	case a.NID == 0:
@@ -149,8 +150,8 @@ func whyRefused(a storage.AccountRow) string {
 	return "wrong password"
 }
 
-// accountToSignIn finds the account that a client names: first by the exact localpart, since historical ones may have
-// capitals. For an unknown name it returns an account without password.
+// accountToSignIn returns the account that a client names. It looks for the exact localpart first, since historical
+// ones may contain capitals. For an unknown name it returns an account without a password.
 func (s *Service) accountToSignIn(ctx context.Context, user string) (a storage.AccountRow, err error) {
 	localpart, ours := s.localpartOf(user)
 	if !ours || len(localpart) > maxUserID {
@@ -172,8 +173,8 @@ func (s *Service) accountToSignIn(ctx context.Context, user string) (a storage.A
 	return a, err
 }
 
-// SignIn creates a session for somebody whose evidence another package has checked, on a path of its own. also, which
-// may be nil, is called in the same write once the session exists, to use the evidence up.
+// SignIn creates a session for a user whose evidence another package has checked, on a path of that package. If also is
+// not nil, it is called in the same write after the session has been created, so that it can mark the evidence as used.
 //
 // Errors: M_FORBIDDEN, M_USER_LOCKED, M_INVALID_PARAM, and those of also.
 func (s *Service) SignIn(ctx context.Context, at gate.Attempt, n NewSession, also func(tx *storage.Tx, in SignedIn) error) (SignedIn, error) {
@@ -183,8 +184,8 @@ func (s *Service) SignIn(ctx context.Context, at gate.Attempt, n NewSession, als
 	return s.signIn(ctx, n, func(*write) (gate.Attempt, error) { return at, nil }, also)
 }
 
-// signIn creates the session for every kind of sign-in to an existing account. shown returns what was shown, as read
-// within the write.
+// signIn creates the session for every kind of login to an existing account. shown returns the attempt, read within the
+// write.
 func (s *Service) signIn(ctx context.Context, n NewSession, shown func(*write) (gate.Attempt, error), also ...func(*storage.Tx, SignedIn) error) (SignedIn, error) {
 	if err := n.check(); err != nil {
 		return SignedIn{}, err
@@ -230,7 +231,7 @@ func (n NewSession) check() error {
 	return checkText("initial_device_display_name", n.DisplayName, maxName)
 }
 
-// startSession issues new tokens for a device; an existing device loses its old ones.
+// startSession creates new tokens for a device. The old tokens of an existing device become invalid.
 func (s *Service) startSession(w *write, pass gate.Pass, n NewSession) (SignedIn, error) {
 	if n.Device == "" {
 		n.Device = id.DeviceID(letters(upperAlphabet, 10))
@@ -245,7 +246,7 @@ func (s *Service) startSession(w *write, pass gate.Pass, n NewSession) (SignedIn
 	return SignedIn{User: s.UserID(a.Localpart), Device: n.Device, Tokens: tokens}, err
 }
 
-// tokenOptions returns what tokens a session gets: without refresh tokens, access tokens do not expire.
+// tokenOptions returns which tokens a session gets. Without refresh tokens, access tokens do not expire.
 func (s *Service) tokenOptions(n NewSession) gate.TokenOptions {
 	o := gate.TokenOptions{Refresh: n.Refresh, Lifetime: n.Lifetime}
 	if n.Refresh {
@@ -267,7 +268,7 @@ func (s *Service) device(w *write, user ident.UserNID, n NewSession) (ident.Devi
 	return s.newDevice(w, user, n)
 }
 
-// newDevice creates a device. A user with too many loses those that have been unused longest.
+// newDevice creates a device. If the user has too many, those that have been unused longest are deleted.
 func (s *Service) newDevice(w *write, user ident.UserNID, n NewSession) (ident.DeviceNID, error) {
 	if err := refuseKeyName(w.Tx, user, n.Device); err != nil {
 		return 0, err
@@ -309,8 +310,8 @@ func refuseKeyName(tx *storage.Tx, user ident.UserNID, device id.DeviceID) error
 	return nil
 }
 
-// Refresh issues new tokens for the device of a refresh token. The old ones remain valid until one of the new ones is
-// used, so that a client that did not get the response can ask again.
+// Refresh creates new tokens for the device of a refresh token. The old ones remain valid until one of the new ones is
+// used, so that a client that did not get the response can repeat the request.
 //
 // Errors: M_UNKNOWN_TOKEN, M_USER_LOCKED.
 func (s *Service) Refresh(ctx context.Context, refreshToken string) (Tokens, error) {
@@ -328,7 +329,7 @@ func (s *Service) Refresh(ctx context.Context, refreshToken string) (Tokens, err
 		if err != nil {
 			return err
 		}
-		if t.Unused { // its first use
+		if t.Unused { // the first use of the new token
 			w.after(func() { s.sessions.dropDevice(t.User, t.Device) })
 			err = w.RetireTokens(t.Device)
 		} else {
@@ -350,8 +351,8 @@ func (s *Service) Refresh(ctx context.Context, refreshToken string) (Tokens, err
 // Spec: client-server-api#post_matrixclientv1loginget_token
 const loginTokenLifetime = 2 * time.Minute
 
-// CreateLoginToken creates a token that signs in one further device of a user. The new session counts as one in which
-// the same was shown as in this one.
+// CreateLoginToken creates a token with which a user can log in on one more device. The new session gets the evidence
+// of this session.
 //
 // Errors: M_FORBIDDEN, M_USER_LOCKED.
 func (s *Service) CreateLoginToken(ctx context.Context, who ident.Requester) (token string, lifetime time.Duration, err error) {

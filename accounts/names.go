@@ -10,12 +10,12 @@ import (
 	"ebb/mxerr"
 )
 
-// maxUserID bounds a user ID in bytes, including sigil and server name.
+// maxUserID is the maximum length of a user ID in bytes, including sigil and server name.
 // Spec: appendices#user-identifiers
 const maxUserID = 255
 
-// newLocalpart returns the localpart for a requested name: in lower case and restricted to the characters allowed in
-// new IDs.
+// newLocalpart returns the localpart for a requested name. It is in lower case and restricted to the characters that
+// are allowed in new IDs.
 //
 // Errors: M_INVALID_USERNAME.
 func (s *Service) newLocalpart(username string) (string, error) {
@@ -32,8 +32,8 @@ func (s *Service) newLocalpart(username string) (string, error) {
 	return localpart, nil
 }
 
-// localpartOf returns the localpart of a user who signs in with a local user ID or a localpart. Historical localparts
-// may have any character. It returns false for remote users.
+// localpartOf returns the localpart of a user who logs in with a local user ID or a localpart. Historical localparts
+// may contain any character. localpartOf returns false for remote users.
 func (s *Service) localpartOf(user string) (string, bool) {
 	if !strings.HasPrefix(user, "@") {
 		return user, user != ""
@@ -42,10 +42,10 @@ func (s *Service) localpartOf(user string) (string, bool) {
 	return localpart, err == nil && server == s.opts.Server
 }
 
-// maxName bounds device IDs and display names in bytes.
+// maxName is the maximum length of device IDs and display names in bytes.
 const maxName = 255
 
-// checkText returns an error for text that is too long or has control characters.
+// checkText returns an error for text that is too long or contains control characters.
 //
 // Errors: M_INVALID_PARAM.
 func checkText(what, text string, longest int) error {
@@ -58,5 +58,5 @@ func checkText(what, text string, longest int) error {
 	return nil
 }
 
-// foldName converts a localpart to the lower case that new ones have.
+// foldName converts a localpart to lower case, as in new localparts.
 func foldName(localpart string) string { return strings.ToLower(localpart) }

@@ -13,11 +13,11 @@ import (
 
 const (
 	openIDLifetime = time.Hour
-	// maxOpenIDTokens bounds the valid tokens of a user: widgets and bridges ask for one each.
+	// maxOpenIDTokens bounds the valid tokens of a user. Each widget and bridge requests one.
 	maxOpenIDTokens = 50
 )
 
-// CreateOpenIDToken creates a token that only lets another service verify the identity of its owner.
+// CreateOpenIDToken creates a token with which another service can verify the identity of its owner, and nothing else.
 // Spec: client-server-api#post_matrixclientv3useruseridopenidrequest_token
 func (s *Service) CreateOpenIDToken(ctx context.Context, user ident.UserNID) (token string, lifetime time.Duration, err error) {
 	token = secret("ebb_o_", 32)
@@ -27,7 +27,7 @@ func (s *Service) CreateOpenIDToken(ctx context.Context, user ident.UserNID) (to
 	return token, openIDLifetime, err
 }
 
-// OpenIDUser returns the owner of a token of CreateOpenIDToken.
+// OpenIDUser returns the owner of a token that CreateOpenIDToken created.
 //
 // Errors: M_UNKNOWN_TOKEN 401.
 // Spec: server-server-api#get_matrixfederationv1openiduserinfo

@@ -16,7 +16,8 @@ import (
 	"ebb/mxerr"
 )
 
-// Cost of argon2id: about 24 ms on the reference machine. These are the second parameters that OWASP recommends.
+// Cost parameters of argon2id, the second set that OWASP recommends. Hashing takes about 24 ms on the reference
+// machine.
 const (
 	hashTime    = 2
 	hashMemory  = 19 << 10 // KiB
@@ -25,18 +26,18 @@ const (
 	saltLength  = 16 // bytes
 )
 
-// maxPassword bounds a password in bytes: far longer than any passphrase.
+// maxPassword is the maximum length of a password in bytes. It is far longer than any passphrase.
 const maxPassword = 512
 
-// maxWaiting bounds the requests that wait for a worker; beyond it requests are rate-limited.
+// maxWaiting bounds the requests that wait for a worker. Beyond it, requests are rate-limited.
 const maxWaiting = 256
 
-// hasher hashes passwords, a few at a time, so that many simultaneous logins leave processors and memory to everything
+// hasher hashes a few passwords at a time, so that many simultaneous logins leave processors and memory for everything
 // else.
 type hasher struct {
-	waiting chan struct{} // a slot for each request that is hashed or waits
+	waiting chan struct{} // a slot for each request that is being hashed or waits
 	working chan struct{} // a slot for each worker
-	dummy   string        // compared with if there is no password, at the same cost
+	dummy   string        // hash to compare with if there is no password, at the same cost
 }
 
 func newHasher(workers int) *hasher {
@@ -82,8 +83,8 @@ func encodeHash(salt, sum []byte) string {
 		b64.EncodeToString(salt), b64.EncodeToString(sum))
 }
 
-// verify reports whether password matches a stored form. The empty form, of accounts without password and of users that
-// do not exist, costs the same as any other and matches nothing.
+// verify reports whether password matches a stored form. An empty form, which stands for accounts without a password
+// and for unknown users, matches nothing but costs the same as any other.
 func (h *hasher) verify(ctx context.Context, password, stored string) (bool, error) {
 	nobody := stored == ""
 	if nobody {
@@ -130,8 +131,8 @@ func parseHash(stored string) (p hashParts, err error) {
 	return p, nil
 }
 
-// CheckPassword returns an error for text that cannot be a password. There is no rule for its strength: that is the
-// task of clients, and scripts use the password they are given.
+// CheckPassword returns an error for text that cannot be a password. It has no rules about strength: clients check
+// that, and scripts use the passwords that they are given.
 //
 // Errors: M_WEAK_PASSWORD, M_INVALID_PARAM.
 func CheckPassword(password string) error {

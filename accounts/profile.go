@@ -16,7 +16,7 @@ import (
 	"ebb/storage"
 )
 
-// The profile fields with a meaning to the server.
+// The profile fields that have a meaning for the server.
 const (
 	fieldDisplayName = "displayname"
 	fieldAvatar      = "avatar_url"
@@ -25,12 +25,12 @@ const (
 // Bounds of a profile. The total is set by the specification; the others keep member events small.
 // Spec: client-server-api#put_matrixclientv3profileuseridkeyname
 const (
-	maxProfile     = 64 << 10 // bytes of the whole profile as JSON
+	maxProfile     = 64 << 10 // bytes of the complete profile as JSON
 	maxProfileKey  = 255      // bytes
 	maxDisplayName = 256      // bytes
 	maxAvatarURL   = 1000     // bytes
 
-	// Of a user's status. Spec: MSC4426
+	// Bounds of a user's status. Spec: MSC4426
 	maxStatusText  = 256 // bytes
 	maxStatusEmoji = 32  // bytes
 )
@@ -41,7 +41,8 @@ type Field struct {
 	Value json.RawMessage
 }
 
-// Profile lists the profile fields of a user by name. For a remote user it asks the user's server.
+// Profile returns the profile fields of a user, ordered by name. For a remote user it requests them from the user's
+// server.
 //
 // Errors: M_NOT_FOUND, and errors of the other server.
 func (s *Service) Profile(ctx context.Context, user id.UserID) ([]Field, error) {
@@ -51,8 +52,8 @@ func (s *Service) Profile(ctx context.Context, user id.UserID) ([]Field, error) 
 	return s.LocalProfile(ctx, user)
 }
 
-// LocalProfile lists the profile fields of a local user by name. The application service with an unknown user in its
-// namespaces is asked to create it.
+// LocalProfile returns the profile fields of a local user, ordered by name. If the user is unknown, the application
+// service whose namespaces include the user is asked to create it.
 //
 // Errors: M_NOT_FOUND.
 func (s *Service) LocalProfile(ctx context.Context, user id.UserID) ([]Field, error) {
@@ -99,7 +100,7 @@ func (s *Service) ProfileField(ctx context.Context, user id.UserID, name string)
 	return nil, mxerr.NotFound("The profile has no such field")
 }
 
-// MemberProfile returns the display name and avatar of a local user, "" for one that is not set.
+// MemberProfile returns the display name and the avatar of a local user. Each is "" if it is not set.
 func MemberProfile(ctx context.Context, db *storage.DB, user id.UserID) (displayName, avatarURL string, err error) {
 	err = db.Read(ctx, func(tx *storage.Tx) error {
 		nid, found, err := tx.LookupUser(string(user))
@@ -128,7 +129,7 @@ func nameAndAvatar(fields []storage.ProfileField) (displayName, avatarURL string
 	return displayName, avatarURL
 }
 
-// stringOf returns the value of a JSON string, "" for anything else.
+// stringOf returns the value of a JSON string, or "" for anything else.
 func stringOf(raw string) string {
 	var s string
 	if json.Unmarshal([]byte(raw), &s) != nil {
@@ -146,8 +147,8 @@ func jsonString(s string) string {
 	return string(raw)
 }
 
-// SetProfileField sets a field of a user's profile. An empty display name or avatar is removed. Changes of these two
-// have reached the user's rooms when it returns.
+// SetProfileField sets a field of a user's profile. An empty display name or avatar removes the field. When
+// SetProfileField returns, a change of these two has reached the user's rooms.
 //
 // Errors: M_INVALID_PARAM, M_KEY_TOO_LARGE, M_PROFILE_TOO_LARGE.
 func (s *Service) SetProfileField(ctx context.Context, who ident.Requester, name string, value json.RawMessage) error {
@@ -178,7 +179,8 @@ func (s *Service) DeleteProfileField(ctx context.Context, who ident.Requester, n
 	return s.changeProfile(ctx, who, name, func(w *write) error { return w.DeleteProfileField(who.UserNID, name) })
 }
 
-// changeProfile stores a change, updates the user directory, and sends a changed display name or avatar to rooms.
+// changeProfile stores a change, updates the user directory, and sends a changed display name or avatar to the user's
+// rooms.
 func (s *Service) changeProfile(ctx context.Context, who ident.Requester, name string, change func(*write) error) error {
 	err := s.write(ctx, func(w *write) error {
 		if err := change(w); err != nil {
@@ -259,7 +261,7 @@ func checkValue(name string, value json.RawMessage) error {
 	case fieldDisplayName:
 		return checkLength(name, *text, maxDisplayName)
 	case fieldAvatar:
-		return checkLength(name, *text, maxAvatarURL) // any text, as on other servers: clients check for an mxc:// URI
+		return checkLength(name, *text, maxAvatarURL) // any text is allowed, as on other servers; clients check for an mxc:// URI
 	}
 	return checkLength(name, *text, maxName)
 }
@@ -280,7 +282,7 @@ func checkStatus(value json.RawMessage) error {
 	return nil
 }
 
-// checkCall checks the field that says that a user is in a call.
+// checkCall checks the field that indicates that a user is in a call.
 // Spec: MSC4426
 func checkCall(value json.RawMessage) error {
 	var call struct {
@@ -299,18 +301,18 @@ func checkLength(what, text string, longest int) error {
 	return nil
 }
 
-// announcer sends display names and avatars to rooms, in one pass per user at a time, so that the later of two changes
-// prevails.
+// announcer sends display names and avatars to rooms. It makes one pass per user at a time, so that the later of two
+// changes prevails.
 type announcer struct {
 	// mu guards states; a leaf lock.
 	mu     sync.Mutex
 	states map[ident.UserNID]*announcement
 }
 
-// announcement is one pass for a user. All changes made while a pass is running share the following one.
+// announcement is one pass for a user. All changes made during a pass share the next one.
 type announcement struct {
 	done chan struct{}
-	err  error // set when done
+	err  error // set when the pass is done
 	next *announcement
 }
 
@@ -328,13 +330,13 @@ func (s *Service) announce(ctx context.Context, who ident.Requester) error {
 		return pass.err
 	}
 	defer s.announcer.end(who.UserNID, pass)
-	// a started pass covers all rooms, even if the request is cancelled
+	// a pass that has started covers all rooms, even if the request is cancelled
 	pass.err = s.announceNow(context.WithoutCancel(ctx), who)
 	return pass.err
 }
 
-// join returns the pass that covers a committed change. mine reports whether the caller has to run it, after the pass
-// before.
+// join returns the pass that covers a committed change. mine reports whether the caller has to run it, once the pass
+// before is done.
 func (a *announcer) join(user ident.UserNID) (pass, before *announcement, mine bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -46,7 +46,7 @@ func TestProfileFieldsAreKeptAsTheyWereSet(t *testing.T) {
 			_, err := s.ProfileField(t.Context(), who.UserID, removed)
 			refused(t, removed, err, mxerr.CodeNotFound)
 		}
-		for range 2 { // the second time, the field is already removed
+		for range 2 { // the second time, the field has been removed already
 			if err := s.DeleteProfileField(t.Context(), who, "m.tz"); err != nil {
 				t.Error(err)
 			}
@@ -96,7 +96,7 @@ func TestAProfileHasAtMost64KiB(t *testing.T) {
 		refused(t, "both together", set("org.example.b", 30_000), "M_PROFILE_TOO_LARGE")
 		_, err := s.ProfileField(t.Context(), who.UserID, "org.example.b")
 		refused(t, "what was refused", err, mxerr.CodeNotFound)
-		if err := set("org.example.a", 30_000); err != nil { // a smaller value makes room
+		if err := set("org.example.a", 30_000); err != nil { // a smaller value frees space
 			t.Fatal(err)
 		}
 		if err := set("org.example.b", 30_000); err != nil {
@@ -145,7 +145,7 @@ func TestTheLastNameOfConcurrentChangesIsAnnouncedLast(t *testing.T) {
 	})
 }
 
-// join makes users members of a room, as far as the user directory is concerned.
+// join makes users members of a room as far as the user directory can see.
 func join(t *testing.T, s *Service, room ident.RoomNID, users ...ident.Requester) {
 	t.Helper()
 	err := s.opts.DB.Write(t.Context(), func(tx *storage.Tx) error {
@@ -161,7 +161,7 @@ func join(t *testing.T, s *Service, room ident.RoomNID, users ...ident.Requester
 	}
 }
 
-func TestTheDirectoryFindsWhoMayBeSeen(t *testing.T) {
+func TestTheDirectoryFindsVisibleUsers(t *testing.T) {
 	const private, public, other = 1001, 1002, 1003
 	each(t, Options{Hooks: Hooks{Exclusive: func(_, localpart string) bool { return localpart == "ghost" }}}, func(t *testing.T, s *Service, _ *clock) {
 		users := map[string]ident.Requester{}
@@ -248,7 +248,7 @@ func names(found []Found) string {
 	return strings.Join(users, " ")
 }
 
-func TestTheDirectoryFindsEverybodyByConfiguration(t *testing.T) {
+func TestTheDirectoryFindsAllUsersIfConfigured(t *testing.T) {
 	each(t, Options{SearchAllUsers: true}, func(t *testing.T, s *Service, _ *clock) {
 		alice := mustSession(t, s, mustCreate(t, s, "alice").Access)
 		mustCreate(t, s, "bob")
@@ -269,7 +269,7 @@ func TestTheDirectoryRanksAndFoldsNames(t *testing.T) {
 			setName(t, s, mustSession(t, s, mustCreate(t, s, localpart).Access), name)
 		}
 		for term, want := range map[string]string{
-			"anna":   "@anna:here @u1:here @u2:here @u4:here @u3:here", // is, is, begins with, has a word, has within a word
+			"anna":   "@anna:here @u1:here @u2:here @u4:here @u3:here", // equal, equal, begins with it, has a word, contains it within a word
 			"ANNÄ b": "@u2:here", "bjork anna": "@u2:here", "太郎": "@u5:here", "田中": "@u5:here", "nandu": "@u6:here", "angstrom": "@u6:here",
 			"αλεξανδρος": "@u7:here", "елкина": "@u8:here", "FINN": "@x.y:here", "x.y": "@x.y:here", "@x.y:here": "@x.y:here", "안녕": "@u9:here",
 			"y x here finn here": "@x.y:here", "y x here finn missing": "",

@@ -16,22 +16,22 @@ import (
 
 // NewAccount describes an account to create.
 type NewAccount struct {
-	Username    string // "": one is generated
+	Username    string // "" to generate one
 	Password    string
 	DisplayName string
 	Admin       bool
-	Token       string      // registration token whose uses count; "": none
-	GuestToken  string      // access token of the guest account that becomes this account; "": none
-	SignIn      *NewSession // nil: nobody is signed in
-	Email       *Verified   // the address of the account; nil: none
-	Network     string      // the client's network, for Budgets; "": an administrator or application service creates the account
-	AppService  string      // the application service that creates the account, which gets no password; "": none
-	Path        gate.Path   // on which SignIn gets its tokens; "": gate.PathRegister
+	Token       string      // registration token whose uses count, or ""
+	GuestToken  string      // access token of the guest account that becomes this account, or ""
+	SignIn      *NewSession // nil to create no session
+	Email       *Verified   // the verified address of the account, or nil
+	Network     string      // the client's network, for Budgets; "" if an administrator or application service creates the account
+	AppService  string      // the application service that creates the account, which gets no password; or ""
+	Path        gate.Path   // the path on which SignIn gets its tokens; "" means gate.PathRegister
 }
 
-// Create creates an account, regardless of the registration mode: the caller decides who may.
+// Create creates an account regardless of the registration mode; the caller decides who may do so.
 //
-// Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_WEAK_PASSWORD, M_FORBIDDEN where the registration token is used up,
+// Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_WEAK_PASSWORD, M_FORBIDDEN if the registration token is used up,
 // M_LIMIT_EXCEEDED, M_EXCLUSIVE for an application service.
 func (s *Service) Create(ctx context.Context, n NewAccount) (SignedIn, error) {
 	if n.Username == "" {
@@ -48,7 +48,7 @@ func (s *Service) Create(ctx context.Context, n NewAccount) (SignedIn, error) {
 		return SignedIn{}, err
 	}
 	if n.Network != "" {
-		var made gate.Guess // counts even if creating the account fails, because the password is hashed
+		var made gate.Guess // counts even if creating the account fails, because hashing the password is expensive
 		if err := made.Take(s.opts.Budgets.NewAccounts, n.Network); err != nil {
 			return SignedIn{}, err
 		}
@@ -76,7 +76,7 @@ func (s *Service) Create(ctx context.Context, n NewAccount) (SignedIn, error) {
 	return out, nil
 }
 
-// hashOf returns the hash of the password of a new account, "" if it has none.
+// hashOf returns the hash of the password of a new account, or "" if it has no password.
 func (s *Service) hashOf(ctx context.Context, n NewAccount) (string, error) {
 	if n.AppService != "" {
 		return "", nil
@@ -130,7 +130,7 @@ func (s *Service) create(w *write, a storage.AccountRow, n NewAccount) (SignedIn
 	return s.admit(w, n.attempt(a.NID), *n.SignIn)
 }
 
-// attempt returns what was shown to create an account and sign in to it.
+// attempt returns the attempt to pass the gate for an account that is created and logged in.
 func (n NewAccount) attempt(user ident.UserNID) gate.Attempt {
 	at := gate.Attempt{Path: n.Path, User: user, Network: n.Network}
 	switch {
@@ -155,7 +155,7 @@ func errExclusive() error {
 	return mxerr.New(400, mxerr.CodeExclusive, "This username is reserved for an application service, or outside the namespaces of the requesting one")
 }
 
-// useRegistrationToken counts the use of a registration token, unless it is empty.
+// useRegistrationToken counts a use of a registration token. It does nothing if token is empty.
 func (w *write) useRegistrationToken(token string) error {
 	if token == "" {
 		return nil
@@ -189,20 +189,20 @@ func (s *Service) Available(ctx context.Context, username string) error {
 	})
 }
 
-// RegistrationToken is a token that allows people to create accounts.
+// RegistrationToken is a token with which people can create accounts.
 type RegistrationToken struct {
 	Token     string
-	Uses      *int64 // accounts that may be created with it; nil: unlimited
+	Uses      *int64 // accounts that may be created with it; nil for any number
 	Completed int64  // accounts created with it
 	Pending   int64  // registrations in progress that use it
 	Expires   time.Time
 	Created   time.Time
 }
 
-// CreateToken creates a registration token. Token is its text ("": one is generated), Uses and Expires (zero: never)
-// limit it.
+// CreateToken creates a registration token. An empty Token means that its text is generated. Uses and Expires limit the
+// token; a zero Expires means that it never expires.
 //
-// Errors: M_INVALID_PARAM where there is a token of that text.
+// Errors: M_INVALID_PARAM if there is a token with that text.
 func (s *Service) CreateToken(ctx context.Context, t RegistrationToken) (RegistrationToken, error) {
 	if t.Token == "" {
 		t.Token = letters(lowerAlphabet, 16)
@@ -262,8 +262,8 @@ func checkRegistrationToken(t RegistrationToken) error {
 	return nil
 }
 
-// ListTokens returns at most limit registration tokens after a token, ordered by creation time and name. The token
-// after need not exist any more; the zero RegistrationToken precedes all others.
+// ListTokens returns at most limit registration tokens that follow the token after, ordered by creation time and text.
+// The token after need not exist any more. The zero RegistrationToken precedes all others.
 func (s *Service) ListTokens(ctx context.Context, after RegistrationToken, limit int) ([]RegistrationToken, error) {
 	var rows []storage.RegistrationToken
 	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -295,7 +295,7 @@ func (s *Service) RevokeToken(ctx context.Context, token string) error {
 	})
 }
 
-// TokenUsable reports whether somebody in a network could register with a token now. Pending registrations count as
+// TokenUsable reports whether a client in a network could register with a token now. Pending registrations count as
 // uses.
 //
 // Errors: M_LIMIT_EXCEEDED.
@@ -347,7 +347,7 @@ type Account struct {
 	Guest       bool
 }
 
-// List lists at most limit accounts, ordered by localpart, after a localpart ("" for the first page).
+// List returns at most limit accounts, ordered by localpart, that follow the given localpart.
 func (s *Service) List(ctx context.Context, after string, limit int) ([]Account, error) {
 	var rows []storage.AccountRow
 	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -398,7 +398,7 @@ func (s *Service) activeAccount(tx *storage.Tx, user id.UserID) (storage.Account
 	return a, err
 }
 
-// SetPassword sets a user's password. With signOut it deletes all devices other than keep ("" for none).
+// SetPassword sets a user's password. If signOut is set, it deletes all devices except keep, which may be "".
 //
 // Errors: M_NOT_FOUND, M_WEAK_PASSWORD.
 func (s *Service) SetPassword(ctx context.Context, user id.UserID, password string, signOut bool, keep id.DeviceID) error {

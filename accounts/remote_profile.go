@@ -15,24 +15,24 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// Remote requests profiles from other servers; fedclient.Client implements it.
+// Remote requests profiles from other servers. fedclient.Client implements it.
 type Remote interface {
 	// QueryProfile requests a field of a profile, or all fields if field is "".
 	QueryProfile(ctx context.Context, server string, user id.UserID, field string) (map[string]json.RawMessage, error)
 }
 
-// Profiles of remote users are cached for a minute, because clients request those of everybody they show.
+// Profiles of remote users are cached for a minute, because clients request those of everybody whom they show.
 const (
 	profileLifetime    = time.Minute
-	maxRemoteProfiles  = 1000 // of at most maxProfile bytes
-	maxProfileRequests = 64   // in progress
+	maxRemoteProfiles  = 1000 // number of profiles, of at most maxProfile bytes each
+	maxProfileRequests = 64   // requests in progress
 )
 
 func newProfileMemo(entries int, now func() time.Time) *keyed.Memo[id.UserID, []Field] {
 	return keyed.NewMemo(keyed.Options[id.UserID, []Field]{Entries: entries, Lifetime: profileLifetime, Loads: maxProfileRequests, Now: now})
 }
 
-// remoteUser reports whether a user belongs to another server that can be asked.
+// remoteUser reports whether a user belongs to another server whose profiles can be requested, and returns the server.
 func (s *Service) remoteUser(user id.UserID) (server string, remote bool) {
 	_, server, err := user.Parse()
 	return server, s.opts.Remote != nil && err == nil && server != s.opts.Server && pdu.ValidServerName(server) && len(user) <= maxUserID

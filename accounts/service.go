@@ -1,9 +1,10 @@
 // Package accounts manages local users: their passwords, devices, access and refresh tokens, registration tokens,
-// user-interactive authentication, profiles and the user directory. It creates no events: the functions in Hooks pass
+// user-interactive authentication, profiles and the user directory. It creates no events; the functions in Hooks pass
 // changes on to rooms and encryption.
 //
-// A request goes through Authenticate (from memory; the database is read once per token) and a method of Service to one
-// write. What the write invalidates is dropped from memory when it commits, before the request is answered.
+// A request passes through Authenticate, which reads the database once per token, and then a method of Service, which
+// makes one write. When the write commits, the data that it invalidates is dropped from memory before the response is
+// sent.
 package accounts
 
 import (
@@ -23,63 +24,65 @@ import (
 	"ebb/storage"
 )
 
-// Hooks are functions of other services that are called when accounts change. A nil function does nothing.
+// Hooks holds functions of other services that are called when accounts change. Nil functions are not called.
 type Hooks struct {
-	// DeviceGone deletes, within a write, the data of a deleted device.
+	// DeviceGone deletes the data of a deleted device, within a write.
 	DeviceGone func(tx *storage.Tx, device ident.DeviceNID, user ident.UserNID, deviceID string) error
-	// DevicesChanged records within a write that these devices of a user changed, and returns a function to call after
-	// the commit.
+	// DevicesChanged records that devices of a user changed, within a write. It returns a function to call after the
+	// commit.
 	DevicesChanged func(tx *storage.Tx, user ident.UserNID, devices ...string) (committed func(), err error)
 	// ProfileChanged sends the display name and avatar of a user to rooms and presence.
 	ProfileChanged func(ctx context.Context, nid ident.UserNID, user id.UserID, displayName, avatarURL string) error
-	// ProfileCommitted is called in the Committed hook of a write that changed a profile field before a position.
+	// ProfileCommitted is called when a write that changed a profile field has been committed. All changes up to pos
+	// are committed then.
 	ProfileCommitted func(user ident.UserNID, pos storage.Pos)
 	// LeaveRooms makes a user leave every room and reject every invite.
 	LeaveRooms func(ctx context.Context, nid ident.UserNID, user id.UserID) error
-	// Erase makes users who join later see redacted copies of a user's events.
+	// Erase makes users who join a room later see redacted copies of a user's events.
 	Erase func(ctx context.Context, nid ident.UserNID) error
-	// Locked is called once an account is locked or unlocked. It ends the waiting requests of a locked account.
+	// Locked is called when an account has been locked or unlocked. It ends the waiting requests of a locked account.
 	Locked func(user ident.UserNID, locked bool)
-	// Exclusive reports whether an application service, or anybody else if service is "", may not use a localpart,
-	// because it is reserved for another application service or outside the service's namespaces.
+	// Exclusive reports whether an application service may not use a localpart, because the localpart is reserved for
+	// another service or is outside the service's namespaces. If service is "", it reports whether everybody else may
+	// not use it.
 	Exclusive func(service, localpart string) bool
 }
 
-// Term is a document that users must accept to register.
+// Term is a document that users must accept when they register.
 type Term struct{ ID, Version, Name, URL string }
 
-// Mode is the registration mode, which determines who may register.
+// Mode is the registration mode, which determines who can register.
 type Mode string
 
 // The modes of registration.
 const (
-	Closed    Mode = "closed" // nobody: an administrator creates accounts
+	Closed    Mode = "closed" // nobody; an administrator creates accounts
 	WithToken Mode = "token"  // anybody with a registration token
 	Open      Mode = "open"   // anybody
 )
 
-// Users asks application services for users who do not exist. It is implemented by appservice.Registry.
+// Users asks application services to create unknown users. appservice.Registry implements it.
 type Users interface {
-	// QueryUser has the user created by the application service with the user in its namespaces, and reports whether
-	// the user may exist now.
+	// QueryUser asks the application service whose namespaces include the user to create it, and reports whether the
+	// user may exist now.
 	QueryUser(ctx context.Context, user id.UserID) bool
 }
 
-// Options are the dependencies and settings of a Service.
+// Options holds the dependencies and settings of a Service.
 type Options struct {
 	DB                  *storage.DB
 	Server              string // this server's name
 	Registration        Mode
 	Terms               []Term
 	Guests              bool          // whether anybody can get a guest account
-	GuestLifetime       time.Duration // how long a guest account may be unused; 0: for ever
-	AccessTokenLifetime time.Duration // for clients that refresh; 0: one hour
-	HashWorkers         int           // passwords hashed at a time, 19 MiB each; 0: half of the processors
-	Gate                *gate.Gate    // nil: one without second factors and limits
+	GuestLifetime       time.Duration // how long a guest account may be unused; 0 for ever
+	AccessTokenLifetime time.Duration // for clients that refresh their tokens; 0 means one hour
+	HashWorkers         int           // number of passwords hashed at a time, 19 MiB each; 0 means half the number of processors
+	Gate                *gate.Gate    // nil for one without second factors and limits
 	Budgets             Budgets
-	Network             func(addr string) string // returns the network of a client address; nil: networks are unknown
+	Network             func(addr string) string // returns the network of a client address; nil if networks are unknown
 	Emails              EmailOptions
-	SearchAllUsers      bool // whether the user directory finds everybody, instead of those in shared and public rooms
+	SearchAllUsers      bool // whether the user directory finds all users, not only those in shared and public rooms
 	Hooks               Hooks
 	Remote              Remote       // nil without federation
 	Users               Users        // nil if there are no application services
@@ -88,7 +91,7 @@ type Options struct {
 	Log                 *slog.Logger
 }
 
-// Service implements the package. It is safe for concurrent use.
+// Service manages local users. It is safe for concurrent use.
 type Service struct {
 	opts      Options
 	gate      *gate.Gate
@@ -96,9 +99,9 @@ type Service struct {
 	sessions  *sessionCache
 	asked     *challenges              // challenges of users
 	applying  *challenges              // challenges of registrations; separate, so that strangers cannot displace those of users
-	mailing   *keyed.Semaphore[string] // one request for a link to an address at a time
+	mailing   *keyed.Semaphore[string] // allows one request at a time for a link to the same address
 	announcer announcer
-	profiles  *keyed.Memo[id.UserID, []Field] // of remote users
+	profiles  *keyed.Memo[id.UserID, []Field] // profiles of remote users
 }
 
 // New returns a Service.
@@ -124,18 +127,18 @@ func New(o Options) *Service {
 		profiles: newProfileMemo(o.Cache.Entries(maxRemoteProfiles), o.Now)}
 }
 
-// RegistrationMode returns who may create an account.
+// RegistrationMode returns the mode, which determines who can create an account.
 func (s *Service) RegistrationMode() Mode { return s.opts.Registration }
 
-// Intervals of Run.
+// Intervals used by Run.
 const (
-	seenInterval   = time.Minute // the stored time of a device's last request may be this old
+	seenInterval   = time.Minute // how old the stored time of a device's last request may be
 	resumeInterval = time.Hour
 )
 
-// Run makes accounts searchable after an upgrade, completes interrupted deactivations, deactivates unused guest
+// Run fills in the user directory after an upgrade, completes interrupted deactivations, deactivates unused guest
 // accounts, ends sessions that lack a required second factor, and periodically stores when devices were last seen. It
-// returns when ctx ends, after storing that once more.
+// stores that once more when ctx ends, and returns.
 func (s *Service) Run(ctx context.Context) error {
 	if err := s.fillDirectory(ctx); err != nil && ctx.Err() == nil {
 		s.opts.Log.Error("Cannot update the user directory; it is tried again at the next start", "err", err)
@@ -171,7 +174,7 @@ func (s *Service) tidy(ctx context.Context) {
 	}
 }
 
-// write is a transaction with functions to call once it is committed.
+// write is a transaction with functions to call after the commit.
 type write struct {
 	*storage.Tx
 	svc       *Service
@@ -179,13 +182,13 @@ type write struct {
 	notes     []note
 }
 
-// note is a security event to be logged.
+// note is a security event that is to be logged.
 type note struct {
 	text  string
 	attrs []any
 }
 
-// note logs a security event once the write is committed.
+// note logs a security event when the write has been committed.
 func (w *write) note(text string, attrs ...any) { w.notes = append(w.notes, note{text, attrs}) }
 
 func (w *write) after(f func()) {

@@ -14,7 +14,7 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// clock is a clock that tests set.
+// clock is a clock that tests can set.
 type clock struct{ ms atomic.Int64 }
 
 func newClock() *clock {
@@ -38,7 +38,7 @@ func each(t *testing.T, o Options, f func(t *testing.T, s *Service, c *clock)) {
 
 const goodPassword = "correct horse battery staple"
 
-// mustCreate creates a signed-in account without device name.
+// mustCreate creates a logged-in account whose device has no name.
 func mustCreate(t *testing.T, s *Service, name string) SignedIn {
 	t.Helper()
 	out, err := s.Create(t.Context(), NewAccount{Username: name, Password: goodPassword, SignIn: &NewSession{}})
@@ -57,7 +57,7 @@ func mustSession(t *testing.T, s *Service, token string) ident.Requester {
 	return who
 }
 
-// refused fails unless err has the code.
+// refused fails the test unless err has the given code.
 func refused(t *testing.T, what string, err error, code string) {
 	t.Helper()
 	if got := mxerr.Code(err); err == nil || got != code {
@@ -80,7 +80,7 @@ func TestUserNamesFollowTheGrammar(t *testing.T) {
 	}
 }
 
-func TestEveryFormOfAUserSignsIn(t *testing.T) {
+func TestEveryFormOfIdentifierLogsIn(t *testing.T) {
 	each(t, Options{}, func(t *testing.T, s *Service, _ *clock) {
 		alice := mustCreate(t, s, "alice")
 		for _, user := range []string{"alice", "ALICE", "@alice:here", "@Alice:here"} {
@@ -96,13 +96,13 @@ func TestEveryFormOfAUserSignsIn(t *testing.T) {
 	})
 }
 
-func TestHistoricalNamesSignIn(t *testing.T) {
+func TestHistoricalNamesLogIn(t *testing.T) {
 	each(t, Options{}, func(t *testing.T, s *Service, _ *clock) {
 		hash, err := s.hasher.hash(t.Context(), goodPassword)
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = s.write(t.Context(), func(w *write) error { // as an import would
+		err = s.write(t.Context(), func(w *write) error { // as importing an account would
 			nid, err := w.UserNID("@Old One!:here")
 			if err != nil {
 				return err
@@ -120,7 +120,7 @@ func TestHistoricalNamesSignIn(t *testing.T) {
 	})
 }
 
-func TestNobodyIsComparedAtTheSameCost(t *testing.T) {
+func TestUnknownUsersCostAsMuchAsKnownOnes(t *testing.T) {
 	h := newHasher(1)
 	real, err := h.hash(t.Context(), goodPassword)
 	if err != nil {
@@ -171,7 +171,7 @@ func TestHashingIsBounded(t *testing.T) {
 	}
 }
 
-func TestTakenAndWeakAreRefused(t *testing.T) {
+func TestUsedNamesAndInvalidPasswordsAreRefused(t *testing.T) {
 	each(t, Options{Hooks: Hooks{Exclusive: func(_, localpart string) bool { return localpart == "_bridge" }}}, func(t *testing.T, s *Service, _ *clock) {
 		mustCreate(t, s, "alice")
 		refused(t, "available", s.Available(t.Context(), "Alice"), mxerr.CodeUserInUse)
@@ -287,7 +287,7 @@ func TestDeactivatedAccountsAreClosedForGood(t *testing.T) {
 			t.Errorf("left %v, erased %v", left, erased)
 		}
 
-		fail = true // leaving rooms fails now and is retried later
+		fail = true // leaving rooms fails now, and is retried later
 		if err := s.SetProfileField(t.Context(), mustSession(t, s, bob.Access), "org.example.x", []byte(`1`)); err != nil {
 			t.Fatal(err)
 		}

@@ -15,8 +15,8 @@ import (
 	"ebb/storage"
 )
 
-// Authenticate returns the owner and the device of an access token. It records that the device was seen now at the
-// client's address addr with a user agent, unless addr is empty. Tokens in use are cached. The caller decides what a
+// Authenticate returns the owner and the device of an access token. Unless addr is empty, it records that the device
+// was seen now, with the client's address addr and user agent. Tokens in use are cached. The caller decides what a
 // locked or suspended account may do.
 //
 // Errors: M_UNKNOWN_TOKEN, with soft_logout if the token has merely expired.
@@ -86,16 +86,16 @@ func (s *Service) confirmToken(ctx context.Context, key tokenKey, user ident.Use
 // session is a cached access token.
 type session struct {
 	ident.Requester
-	expires  int64                  // ms; 0: never
-	lastSeen atomic.Int64           // ms
-	client   atomic.Pointer[client] // of the last request
-	stored   int64                  // the stored lastSeen; only StoreSeen uses it
+	expires  int64                  // in ms; 0 if the token never expires
+	lastSeen atomic.Int64           // in ms
+	client   atomic.Pointer[client] // the client of the last request
+	stored   int64                  // the stored lastSeen, used only by StoreSeen
 }
 
-// client is where a request came from.
+// client is the origin of a request.
 type client struct{ addr, userAgent string }
 
-// maxUserAgent bounds what is kept of a User-Agent header, in bytes; a browser's has some 150.
+// maxUserAgent is the number of bytes of a User-Agent header that are kept. Browsers send about 150.
 const maxUserAgent = 255
 
 func (c *session) seen(now int64, addr, userAgent string) {
@@ -106,18 +106,18 @@ func (c *session) seen(now int64, addr, userAgent string) {
 	if old := c.client.Load(); old == nil || old.addr != addr || old.userAgent != userAgent {
 		c.client.Store(&client{addr, strings.ToValidUTF8(strings.Clone(userAgent), "")})
 	}
-	c.lastSeen.Store(now) // stored last, because a time implies a client
+	c.lastSeen.Store(now) // stored last, because readers expect a client if there is a time
 }
 
-// maxSessions bounds the cached tokens (about 400 bytes each); beyond it an arbitrary one is dropped and read again
-// when used.
+// maxSessions bounds the cached tokens, which take about 400 bytes each. Beyond it, an arbitrary token is dropped; it
+// is read again when it is used.
 const maxSessions = 100_000
 
 // sessionCache holds the access tokens in use.
 type sessionCache struct {
-	most int // tokens
+	most int // maximum number of tokens
 
-	// mu guards all below; a leaf lock.
+	// mu guards the fields below; a leaf lock.
 	mu     sync.RWMutex
 	tokens map[tokenKey]*session
 	users  map[ident.UserNID]map[tokenKey]*session
@@ -141,7 +141,7 @@ func (c *sessionCache) currentEpoch() int64 {
 	return c.epoch
 }
 
-// put adds a token that was read in an epoch, unless something has been dropped since.
+// put adds a token that was read during an epoch, unless something has been dropped since.
 func (c *sessionCache) put(key tokenKey, s *session, epoch int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -256,7 +256,8 @@ func (s *Service) storeSeen(ctx context.Context, batch []*session) error {
 	return nil
 }
 
-// lastSeen sets when, from where and with what a device was last seen, if the cache has a newer time than the database.
+// lastSeen sets the time, the address and the user agent of a device's last request, if the cache has newer data than
+// the database.
 func (s *Service) lastSeen(d *Device, sessions []*session) {
 	for _, c := range sessions {
 		if seen := c.lastSeen.Load(); c.DeviceNID == d.nid && seen >= d.LastSeen.UnixMilli() {

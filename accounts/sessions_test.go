@@ -21,11 +21,11 @@ func soft(err error) bool {
 	return errors.As(err, &e) && e.Extra["soft_logout"] == true
 }
 
-func TestTokensInUseAreKnownFromMemory(t *testing.T) {
+func TestTokensInUseAreCached(t *testing.T) {
 	each(t, Options{}, func(t *testing.T, s *Service, _ *clock) {
 		alice := mustCreate(t, s, "alice")
 		who := mustSession(t, s, alice.Access)
-		// The token is deleted without the service noticing: the cache answers, so the database was not read.
+		// The token is deleted behind the service's back: if the cache answers, the database was not read.
 		if err := s.write(t.Context(), func(w *write) error { return w.DeleteDevice(who.DeviceNID) }); err != nil {
 			t.Fatal(err)
 		}
@@ -54,7 +54,7 @@ func TestTokensAreStoredAsHashes(t *testing.T) {
 	})
 }
 
-func TestDeletedDevicesAreSignedOutHard(t *testing.T) {
+func TestDeletedDevicesGetNoSoftLogout(t *testing.T) {
 	var gone []string
 	changed := 0
 	hooks := Hooks{
@@ -131,7 +131,7 @@ func TestRefreshTokenLivesUntilItsSuccessorsAreUsed(t *testing.T) {
 			t.Error("an expired token is no soft logout")
 		}
 
-		lost, err := s.Refresh(t.Context(), first.Refresh) // the response is lost
+		lost, err := s.Refresh(t.Context(), first.Refresh) // the response gets lost
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -166,7 +166,7 @@ func TestRefreshTokenLivesUntilItsSuccessorsAreUsed(t *testing.T) {
 	})
 }
 
-func TestExpiredTokensAreSoftWhenReadFromTheDatabase(t *testing.T) {
+func TestExpiredTokensReadFromTheDatabaseGetASoftLogout(t *testing.T) {
 	each(t, Options{AccessTokenLifetime: time.Minute}, func(t *testing.T, s *Service, c *clock) {
 		mustCreate(t, s, "alice")
 		in, err := s.LoginPassword(t.Context(), Identifier{User: "alice"}, goodPassword, NewSession{Refresh: true})
@@ -242,7 +242,7 @@ func TestNoRequestUsesATokenAfterItsLogoutWasAnswered(t *testing.T) {
 				t.Fatal(err)
 			}
 			user := mustSession(t, s, in.Access).UserNID
-			s.sessions.dropUser(user) // so that the reads below reach the database and race with the logout
+			s.sessions.dropUser(user) // makes the reads below reach the database and race with the logout
 			var wg sync.WaitGroup
 			for range 4 {
 				wg.Go(func() { _, _ = s.Authenticate(t.Context(), in.Access, "192.0.2.1", "") })
@@ -257,7 +257,7 @@ func TestNoRequestUsesATokenAfterItsLogoutWasAnswered(t *testing.T) {
 	})
 }
 
-func TestDevicesTellWhenTheyWereSeen(t *testing.T) {
+func TestDevicesShowWhenTheyWereLastSeen(t *testing.T) {
 	each(t, Options{}, func(t *testing.T, s *Service, c *clock) {
 		alice := mustCreate(t, s, "alice")
 		c.advance(time.Hour)
@@ -288,7 +288,7 @@ func TestDevicesTellWhenTheyWereSeen(t *testing.T) {
 	})
 }
 
-func TestTheDeviceUnusedForLongestMakesRoom(t *testing.T) {
+func TestTheDeviceUnusedForLongestIsDeleted(t *testing.T) {
 	each(t, Options{}, func(t *testing.T, s *Service, c *clock) {
 		alice := mustCreate(t, s, "alice")
 		who := mustSession(t, s, alice.Access)

@@ -8,21 +8,21 @@ import (
 	"ebb/mxerr"
 )
 
-// stage is an authentication type of user-interactive authentication. To add one, add it to stages.
+// stage is an authentication type of user-interactive authentication. All of them are listed in stages.
 // Spec: client-server-api#authentication-types
 type stage struct {
 	name string
-	// use returns how the stage is used in the flows of an operation.
+	// use returns how the flows of an operation use the stage.
 	use func(s *Service, operation string) use
 	// params returns the parameters that clients need for the stage, or nil.
 	params func(s *Service) any
-	// check checks an attempt; nil: submitting the stage is enough. If the attempt fails, refused is the error returned
-	// with the flows.
+	// check checks an attempt. If check is nil, submitting the stage is enough. If the attempt fails, refused is the
+	// error to return with the flows.
 	check func(s *Service, ctx context.Context, at tried) (p proof, refused *mxerr.Error, err error)
 }
 
-// use is how a stage is used in the flows of an operation: each flow is one sufficient stage and all required ones,
-// with and without the optional ones.
+// use is how a stage is used in the flows of an operation. Each flow consists of one sufficient stage and all required
+// ones, with and without the optional ones.
 type use uint8
 
 const (
@@ -36,12 +36,13 @@ const (
 type tried struct {
 	operation string
 	auth      auth
-	who       ident.Requester // unset if nobody is signed in
-	network   string          // of the client, if nobody is signed in
+	who       ident.Requester // unset for a client without an access token
+	network   string          // the client's network, if it has no access token
 }
 
-// proof is the result of a stage: for m.login.registration_token, the token and a function that reports whether it is
-// still usable with a number of other pending registrations; for m.login.email.identity, the verified address.
+// proof is the result of a stage. For m.login.registration_token it has the token, and a function that reports whether
+// the token can still be used given a number of other pending registrations. For m.login.email.identity it has the
+// verified address.
 type proof struct {
 	token  string
 	usable func(pending int64) bool
@@ -57,14 +58,14 @@ const (
 	stageEmail    = "m.login.email.identity"
 )
 
-// The operations that are authenticated differently from those of a signed-in user, which have the operation IDs of the
-// specification.
+// Operations that are authenticated differently from those of logged-in users. The latter are identified by the
+// operation IDs of the specification.
 const (
 	registering = "register"
 	resetting   = "resetPassword" // changePassword without an access token
 )
 
-// stages are all stages, in the order in which flows list them.
+// stages lists all stages in the order in which flows list them.
 var stages = []stage{
 	{name: stagePassword, use: confirms, check: (*Service).checkOwn},
 	{name: stageToken, use: registers(func(s *Service) use { return useIf(s.opts.Registration == WithToken, sufficient) }), check: (*Service).checkRegistrationToken},
@@ -73,7 +74,7 @@ var stages = []stage{
 	{name: stageTerms, use: registers(func(s *Service) use { return useIf(len(s.opts.Terms) > 0, required) }), params: (*Service).policies},
 }
 
-// confirms makes a stage sufficient for all operations of signed-in users.
+// confirms makes a stage sufficient for all operations of logged-in users.
 func confirms(_ *Service, operation string) use {
 	return useIf(operation != registering && operation != resetting, sufficient)
 }
@@ -106,7 +107,7 @@ func useIf(condition bool, u use) use {
 	return unused
 }
 
-// form returns the flows of an operation.
+// form returns the description of the flows of an operation.
 func (s *Service) form(operation string) challengeForm {
 	var always, also []string
 	form := challengeForm{params: map[string]any{}}

@@ -31,8 +31,8 @@ func (s *Service) Standing(ctx context.Context, by ident.Requester, user id.User
 	return st, err
 }
 
-// SetLocked locks or unlocks an account. Tokens of a locked account stay valid for the time after it is unlocked. The
-// zero requester stands for the command line.
+// SetLocked locks or unlocks an account. The tokens of a locked account stay valid, so that they can be used again
+// after it is unlocked. The zero requester stands for the command line.
 // Spec: client-server-api#account-locking
 //
 // Errors: M_INVALID_PARAM, M_FORBIDDEN, M_NOT_FOUND.
@@ -57,8 +57,8 @@ func (s *Service) SetSuspended(ctx context.Context, by ident.Requester, user id.
 	})
 }
 
-// moderate changes the standing of an account. An administrator cannot change that of administrators; the command line
-// can.
+// moderate changes the standing of an account. Administrators cannot change the standing of administrators; the command
+// line can.
 func (s *Service) moderate(ctx context.Context, by ident.Requester, user id.UserID, change func(*write, storage.AccountRow) error) error {
 	return s.write(ctx, func(w *write) error {
 		a, err := s.localAccount(w.Tx, user)
@@ -87,7 +87,7 @@ func (s *Service) localAccount(tx *storage.Tx, user id.UserID) (storage.AccountR
 	return s.activeAccount(tx, user)
 }
 
-// IsLocked reports whether an account is locked, by its number.
+// IsLocked reports whether an account is locked.
 func (s *Service) IsLocked(ctx context.Context, user ident.UserNID) (locked bool, err error) {
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		a, _, err := tx.Account(user)
@@ -97,7 +97,7 @@ func (s *Service) IsLocked(ctx context.Context, user ident.UserNID) (locked bool
 	return locked, err
 }
 
-// WhoIs returns the devices of a user: to the user, and to administrators.
+// WhoIs returns the devices of a user. Only the user and administrators may call it.
 // Spec: client-server-api#get_matrixclientv3adminwhoisuserid
 //
 // Errors: M_FORBIDDEN, M_INVALID_PARAM, M_NOT_FOUND.

@@ -18,24 +18,24 @@ type auth struct {
 	Type       string     `json:"type"`
 	Session    string     `json:"session"`
 	Identifier Identifier `json:"identifier"`
-	User       string     `json:"user"` // from before identifier existed
+	User       string     `json:"user"` // used before identifier existed
 	Password   string     `json:"password"`
 	Token      string     `json:"token"`
-	// Of m.login.email.identity. The second form is from before the specification named the member.
+	// Creds is for m.login.email.identity. The second form was used before the specification named the member.
 	Creds    EmailCredentials `json:"threepid_creds"`
 	OldCreds EmailCredentials `json:"threepidCreds"`
 }
 
-// Identifier identifies the user in a request to sign in.
+// Identifier identifies the user in a request to log in.
 // Spec: client-server-api#identifier-types
 type Identifier struct {
-	Type    string `json:"type"` // "": User is from a request in the form from before identifiers existed
+	Type    string `json:"type"` // "" if the request has the form that was used before identifiers existed
 	User    string `json:"user"`
 	Medium  string `json:"medium"`
 	Address string `json:"address"`
 }
 
-// accountOf finds the account that an identifier names. For an unknown one it returns an account without password.
+// accountOf returns the account that an identifier names. For an unknown one it returns an account without a password.
 //
 // Errors: M_FORBIDDEN for phone numbers, which no account has; M_INVALID_PARAM, M_MISSING_PARAM.
 func (s *Service) accountOf(ctx context.Context, i Identifier) (storage.AccountRow, error) {
@@ -72,11 +72,10 @@ type Asked struct {
 	Body      map[string]json.RawMessage // including the member auth
 }
 
-// Confirm checks the auth member of a user's request, for which every flow has one stage. If it returns nil, the
-// request may proceed, and the authentication is used up.
+// Confirm checks the auth member of a user's request, each of whose flows has a single stage. If Confirm returns nil,
+// the request may proceed, and the authentication cannot be used again.
 //
-// Errors: 401 with the flows, and M_FORBIDDEN where the password was wrong; 403 M_FORBIDDEN for another user's
-// password.
+// Errors: 401 with the flows, and M_FORBIDDEN if the password was wrong; 403 M_FORBIDDEN for another user's password.
 func (s *Service) Confirm(ctx context.Context, q Asked) error {
 	a, b, err := s.readAuth(q)
 	if err != nil {
@@ -96,7 +95,7 @@ func (s *Service) Confirm(ctx context.Context, q Asked) error {
 }
 
 // ResetPassword sets the password of the account whose e-mail address the client has verified, and deletes the devices
-// of the account if signOut is set. It authenticates the request itself, since nobody is signed in.
+// of the account if signOut is set. It authenticates the request itself, because the client has no access token.
 //
 // Errors: 401 with the flows; M_WEAK_PASSWORD, M_THREEPID_NOT_FOUND.
 func (s *Service) ResetPassword(ctx context.Context, body map[string]json.RawMessage, network, password string, signOut bool) error {
@@ -123,7 +122,7 @@ func (s *Service) ResetPassword(ctx context.Context, body map[string]json.RawMes
 	return nil
 }
 
-// resetPassword uses a verification up and sets the password of the account that has the address.
+// resetPassword uses up a verification and sets the password of the account that has the address.
 func (s *Service) resetPassword(ctx context.Context, v Verified, password string, signOut bool) error {
 	hash, err := s.hasher.hash(ctx, password)
 	if err != nil {
@@ -153,7 +152,7 @@ func (s *Service) resetPassword(ctx context.Context, v Verified, password string
 	})
 }
 
-// checkOwn checks that the password is the one of the requesting account.
+// checkOwn checks that the password is that of the requesting account.
 func (s *Service) checkOwn(ctx context.Context, at tried) (_ proof, refused *mxerr.Error, err error) {
 	a, who := at.auth, at.who
 	if a.Identifier.Type != "" || a.User != "" {
@@ -200,13 +199,13 @@ func errUnknownStage(stage string) *mxerr.Error {
 	return mxerr.New(http.StatusUnauthorized, mxerr.CodeUnrecognized, "The authentication type %.64q is not offered", stage)
 }
 
-// challengeForm is the description of a challenge for the client.
+// challengeForm describes a challenge to the client.
 type challengeForm struct {
 	flows  [][]string
 	params map[string]any
 }
 
-// met reports whether some flow is complete.
+// met reports whether all stages of some flow are completed.
 func (f challengeForm) met(ch challenge) bool {
 	return slices.ContainsFunc(f.flows, func(stages []string) bool {
 		return !slices.ContainsFunc(stages, func(stage string) bool { return !slices.Contains(ch.completed, stage) })
@@ -217,7 +216,7 @@ func (f challengeForm) offers(stage string) bool {
 	return slices.ContainsFunc(f.flows, func(stages []string) bool { return slices.Contains(stages, stage) })
 }
 
-// unmet returns the response that asks for more stages: 401 with the flows, and an error code only if an attempt
+// unmet returns the response that asks for more stages: 401 with the flows. It has an error code only if an attempt
 // failed.
 // Spec: client-server-api#user-interactive-api-in-the-rest-api
 func (f challengeForm) unmet(ch challenge, failed *mxerr.Error) error {
@@ -236,16 +235,16 @@ func (f challengeForm) unmet(ch challenge, failed *mxerr.Error) error {
 	return e.With("flows", flows).With("params", params).With("session", ch.id).With("completed", append([]string{}, ch.completed...))
 }
 
-// Admission is the permission to register. Call Done once the account is created; until then the same session can try
-// again with another name.
+// Admission is the permission to register. The caller calls Done when the account has been created; until then the same
+// session can be used for another attempt with another name.
 type Admission struct {
-	Token string    // the registration token whose uses count, "" for none
-	Email *Verified // the address that the account gets, nil for none
+	Token string    // the registration token whose uses count, or ""
+	Email *Verified // the address that the account gets, or nil
 	Done  func(SignedIn)
 }
 
-// Registered returns the response to an earlier registration request that created an account, for a client that repeats
-// the request because it did not receive the response. ok is false for any other request.
+// Registered returns the response to an earlier registration request that created an account. It is for clients that
+// repeat the request because they did not receive the response. ok is false for all other requests.
 func (s *Service) Registered(body map[string]json.RawMessage) (made SignedIn, ok bool, err error) {
 	a, b, err := s.readAuth(Asked{Body: body})
 	if err != nil {
@@ -257,10 +256,10 @@ func (s *Service) Registered(body map[string]json.RawMessage) (made SignedIn, ok
 	return made, false, nil
 }
 
-// Admit checks the auth member of a registration request according to the registration mode and the terms. It counts
-// wrong registration tokens by the client's network; asking for the progress of a session does not count.
+// Admit checks the auth member of a registration request according to the registration mode and the terms. Wrong
+// registration tokens count for the client's network; requests for the progress of a session do not.
 //
-// Errors: 401 with the flows, and M_FORBIDDEN where a stage failed; 403 M_FORBIDDEN where registration is closed.
+// Errors: 401 with the flows, and M_FORBIDDEN if a stage failed; 403 M_FORBIDDEN if registration is closed.
 func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage, network string) (Admission, error) {
 	if s.opts.Registration != Open && s.opts.Registration != WithToken {
 		return Admission{}, mxerr.Forbidden("Registration is closed; ask the administrator of this server for an account")
@@ -269,8 +268,8 @@ func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage, ne
 	if err != nil {
 		return Admission{}, err
 	}
-	// The challenge is not bound to the parameters: no existing account is at stake, and a name in use may be replaced
-	// by another.
+	// The challenge is not bound to the parameters, because no existing account is at stake and the client may replace
+	// a name that is in use.
 	ch := s.applying.find(a.Session, binding{operation: registering}, network)
 	form := s.form(registering)
 	if a.Type != "" && a.Session != "" && ch.id != a.Session {
@@ -287,7 +286,7 @@ func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage, ne
 	return Admission{Token: ch.token, Email: ch.email, Done: func(made SignedIn) { s.applying.register(ch.id, b.body, made) }}, nil
 }
 
-// policies returns the terms as parameters of m.login.terms.
+// policies returns the terms in the form of parameters of m.login.terms.
 // Spec: client-server-api#terms-of-service-at-registration
 func (s *Service) policies() any {
 	out := map[string]any{}

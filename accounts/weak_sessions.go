@@ -8,11 +8,11 @@ import (
 	"ebb/storage"
 )
 
-// weakBatch is the number of sessions that endWeakSessions looks at in one write, which keeps writes short.
+// weakBatch is the number of sessions that endWeakSessions examines in one write. It keeps writes short.
 const weakBatch = 500
 
-// endWeakSessions signs out, softly, the sessions that lack a required second factor: their devices keep their keys and
-// can sign in again.
+// endWeakSessions ends the sessions that lack a required second factor with a soft logout, so that their devices keep
+// their keys and can log in again.
 func (s *Service) endWeakSessions(ctx context.Context) error {
 	enforced := false
 	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -26,7 +26,8 @@ func (s *Service) endWeakSessions(ctx context.Context) error {
 	return err
 }
 
-// endWeakSessionsAfter looks at one batch of sessions. It returns the last device of the batch, 0 after the last one.
+// endWeakSessionsAfter examines one batch of sessions. It returns the last device of the batch, or 0 if there are no
+// more.
 func (s *Service) endWeakSessionsAfter(ctx context.Context, after ident.DeviceNID) (last ident.DeviceNID, err error) {
 	err = s.write(ctx, func(w *write) error {
 		rows, err := w.Sessions(after, weakBatch)

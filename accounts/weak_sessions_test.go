@@ -58,7 +58,7 @@ func TestSessionsWithoutASecondFactorEndSoftlyWhenGraceEnds(t *testing.T) {
 	})
 }
 
-// oneFactor says that every account has a second factor.
+// oneFactor is a Factors in which every account has a second factor.
 type oneFactor struct{}
 
 func (oneFactor) Enrolled(*storage.Tx, ident.UserNID) (gate.Evidence, error) { return gate.TOTP, nil }
@@ -81,6 +81,6 @@ func TestAnAccountWithASecondFactorGetsOneAnswerForEveryPassword(t *testing.T) {
 		if answers[err.Error()] = true; len(answers) != 1 {
 			t.Errorf("different answers: %v", answers)
 		}
-		refused(t, "a fifth attempt", login(t, s, "alice", goodPassword, home), mxerr.CodeLimitExceeded) // the correct ones counted too
+		refused(t, "a fifth attempt", login(t, s, "alice", goodPassword, home), mxerr.CodeLimitExceeded) // correct attempts counted too
 	})
 }

@@ -1,10 +1,11 @@
-// Package gate decides who gets access tokens. It is the only package that creates them: a path on which somebody signs
-// in, registers or continues a session passes Admit, which knows the account, the way in, the evidence that was shown
-// and the policy on second factors, and returns the Pass that makes the tokens. A path without a rule gets none.
+// Package gate decides who gets access tokens, and is the only package that creates them. Every path on which a user
+// logs in, registers or continues a session goes through Admit. Admit is given the account, the path, the evidence that
+// was presented and the policy on second factors, and returns the Pass that creates the tokens. A path that has no rule
+// gets no tokens.
 //
 // A caller that compares a secret (a password, a code, a token) first asks for a Guess, which is limited by account and
-// network. It then calls Admit within the write that creates the session, so that what Admit reads cannot change before
-// the tokens exist. The package compares no secrets itself.
+// network. It then calls Admit within the write that creates the session, so that the data that Admit reads cannot
+// change before the tokens exist. The package compares no secrets itself.
 package gate
 
 import (
@@ -22,59 +23,59 @@ import (
 // Path is a way to obtain tokens. Every path has a rule in rules.
 type Path string
 
-// The paths.
+// The paths to tokens.
 const (
 	PathPassword     Path = "password"           // POST /login with m.login.password
 	PathLoginToken   Path = "login_token"        // POST /login with m.login.token
 	PathAppService   Path = "appservice"         // POST /login and /register by an application service
 	PathRefresh      Path = "refresh"            // POST /refresh
-	PathRegister     Path = "register"           // POST /register, and a guest who becomes a user
+	PathRegister     Path = "register"           // POST /register, including guests who become users
 	PathGuest        Path = "guest"              // POST /register?kind=guest
 	PathSharedSecret Path = "shared_secret"      // registration with the shared secret
 	PathMachine      Path = "machine"            // ebb token issue
-	PathHandOver     Path = "create_login_token" // POST /login/get_token: a token with which another client signs in
-	PathReset        Path = "reset"              // a new password by e-mail; it makes no session
+	PathHandOver     Path = "create_login_token" // POST /login/get_token, which creates a token with which another client logs in
+	PathReset        Path = "reset"              // a new password set by e-mail, which creates no session
 )
 
-// Evidence is a set of what somebody has shown to prove who they are.
+// Evidence is a set of proofs of identity that a user has presented.
 type Evidence uint32
 
 // The kinds of evidence. Their values are stored with sessions, so they never change.
 const (
 	Password      Evidence = 1 << iota
-	Passkey                // WebAuthn with user verification: something that one has, and a PIN or a finger
+	Passkey                // WebAuthn with user verification: a device, and a PIN or a fingerprint
 	SecurityKey            // WebAuthn without user verification
 	TOTP                   // a one-time code
-	RecoveryCode           // one of the codes that were printed at enrolment
-	Upstream               // another identity provider says who it is
-	UpstreamMFA            // another identity provider says that it has checked two factors (acr, amr)
+	RecoveryCode           // one of the codes printed at enrolment
+	Upstream               // the statement of another identity provider
+	UpstreamMFA            // the statement of another identity provider that it has checked two factors (acr, amr)
 	AdminLink              // an administrator's single-use link
-	Email                  // a link that was sent to an address of the account
-	Administrator          // an administrator acts on the server's host
+	Email                  // a link that was sent to an e-mail address of the account
+	Administrator          // an administrator who acts on the server's host
 	AppService             // the token of an application service
 	Invitation             // a registration token or the shared secret
 )
 
-// The parts that evidence plays.
+// How evidence is combined.
 const (
-	first  = Password | Upstream | AdminLink                    // says who somebody is
-	second = SecurityKey | TOTP | RecoveryCode                  // confirms it
-	alone  = Passkey | UpstreamMFA | Administrator | AppService // is as good as two factors
+	first  = Password | Upstream | AdminLink                    // a first factor
+	second = SecurityKey | TOTP | RecoveryCode                  // a second factor
+	alone  = Passkey | UpstreamMFA | Administrator | AppService // as good as two factors
 )
 
-// TwoFactors reports whether the evidence is enough for an account with a second factor.
+// TwoFactors reports whether the evidence is sufficient for an account that needs a second factor.
 func (e Evidence) TwoFactors() bool { return e&alone != 0 || e&first != 0 && e&second != 0 }
 
-// rule is what a path needs.
+// rule lists the requirements of a path.
 type rule struct {
-	evidence  Evidence // at least one of these must have been shown
-	inherits  bool     // the evidence is that of an earlier session, which may be none
-	counted   bool     // somebody can guess: a Guess must be shown
-	tokens    bool     // whether the Pass makes tokens of a session
-	continues bool     // the session goes on: what its user has shown is recorded already
+	evidence  Evidence // at least one of these must have been presented
+	inherits  bool     // the evidence is that of an earlier session, which may have none
+	counted   bool     // the path allows guessing, so a Guess is required
+	tokens    bool     // whether the Pass creates the tokens of a session
+	continues bool     // the session is continued, and its evidence has been recorded already
 }
 
-// rules has all paths. To add a path, add it here; server.TestEveryPathNeedsASecondFactor then asks for its row.
+// rules has a rule for every path. When you add a path, server.TestEveryPathNeedsASecondFactor asks for a case of it.
 var rules = map[Path]rule{
 	PathPassword:     {evidence: Password, counted: true, tokens: true},
 	PathLoginToken:   {inherits: true, counted: true, tokens: true},
@@ -88,8 +89,8 @@ var rules = map[Path]rule{
 	PathReset:        {evidence: Email},
 }
 
-// needsSecond reports whether the policy on second factors applies to a path: to all but the reset of a password, which
-// makes no session.
+// needsSecond reports whether the policy on second factors applies to a path. It applies to all paths except the reset
+// of a password, which creates no session.
 func (p Path) needsSecond() bool { return p != PathReset }
 
 // Paths returns all paths, sorted.
@@ -101,8 +102,8 @@ func Paths() (all []Path) {
 	return all
 }
 
-// ErrWrongPassword returns the error for everything that is wrong with a name and a password, so that neither names nor
-// second factors can be found out.
+// ErrWrongPassword returns the error for every problem with a name and a password, so that it reveals neither names nor
+// second factors.
 func (g *Gate) ErrWrongPassword() *mxerr.Error {
 	if g.opts.Policy.offers() {
 		return mxerr.Forbidden("Wrong username or password. If the account has a second factor, sign in on this server's web page instead")
@@ -110,46 +111,46 @@ func (g *Gate) ErrWrongPassword() *mxerr.Error {
 	return mxerr.Forbidden("Wrong username or password")
 }
 
-// ErrUnread returns the error for a password that is refused unread.
+// ErrUnread returns the error for a password that is refused without being compared.
 func ErrUnread() *mxerr.Error {
 	return mxerr.Forbidden("This server requires a second factor and does not accept a password alone: sign in on its web page")
 }
 
-// Attempt is what somebody shows at the gate.
+// Attempt describes an attempt to get tokens.
 type Attempt struct {
 	Path    Path
 	User    ident.UserNID
 	Shown   Evidence
-	Network string // the client's; "" for an administrator or an application service
-	Guess   *Guess // where somebody could guess: what was counted
+	Network string // the client's network; "" for an administrator or an application service
+	Guess   *Guess // the counted guess, if the path allows guessing
 }
 
-// Factors says which second factors accounts have.
+// Factors stores the second factors of accounts.
 type Factors interface {
-	// Enrolled returns the second factors of an account, 0 if it has none.
+	// Enrolled returns the second factors of an account, or 0 if it has none.
 	Enrolled(tx *storage.Tx, user ident.UserNID) (Evidence, error)
 }
 
-// Options are the dependencies and settings of a Gate.
+// Options holds the dependencies and settings of a Gate.
 type Options struct {
 	Policy  Policy
-	Factors Factors // nil: no account has a second factor
+	Factors Factors // nil if no account has a second factor
 	Budgets Budgets
 	Now     func() time.Time
 }
 
-// Gate implements the package. It is safe for concurrent use.
+// Gate decides who gets access tokens. It is safe for concurrent use.
 type Gate struct {
 	opts Options
 
-	codes *keyed.Map[ident.UserNID, []time.Time] // when one-time codes were tried
+	codes *keyed.Map[ident.UserNID, []time.Time] // times of recent attempts at one-time codes
 
 	// mu guards since; a leaf lock.
 	mu    sync.Mutex
-	since requiredSince // see Load
+	since requiredSince // read by Load
 }
 
-// New returns a Gate. Until Load is called, a second factor that the policy requires is required without grace.
+// New returns a Gate. Until Load is called, there is no grace period for a second factor that the policy requires.
 func New(o Options) *Gate {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -157,7 +158,7 @@ func New(o Options) *Gate {
 	return &Gate{opts: o, codes: keyed.NewMap[ident.UserNID, []time.Time](maxCodeAccounts)}
 }
 
-// Admit decides, within the write that creates a session or a token, whether an attempt succeeds.
+// Admit decides whether an attempt succeeds. It is called within the write that creates the session or token.
 //
 // Errors: M_FORBIDDEN; M_USER_LOCKED; M_USER_DEACTIVATED for an application service; M_UNKNOWN_TOKEN for a refresh.
 func (g *Gate) Admit(tx *storage.Tx, at Attempt) (Pass, error) {
@@ -201,7 +202,7 @@ func (g *Gate) refusal(path Path) *mxerr.Error {
 	return mxerr.Forbidden("Nobody can sign in to this account this way")
 }
 
-// lacksSecond returns the error for a missing second factor. A session that lacks one is signed out softly.
+// lacksSecond returns the error for a missing second factor. A session that lacks one gets a soft logout.
 func (g *Gate) lacksSecond(path Path) *mxerr.Error {
 	switch path {
 	case PathPassword:

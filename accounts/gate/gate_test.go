@@ -15,7 +15,7 @@ import (
 
 var ctx = context.Background()
 
-// lab is a database with one account and one device of it.
+// lab is a database with one account that has one device.
 type lab struct {
 	t      *testing.T
 	db     *storage.DB
@@ -61,7 +61,7 @@ func (l *lab) gate(p Policy, factors Factors) *Gate {
 	return g
 }
 
-// try passes the gate on a path with evidence, and makes the tokens.
+// try passes the gate on a path with the given evidence, and creates the tokens.
 func (l *lab) try(g *Gate, path Path, shown Evidence) error {
 	return l.db.Write(ctx, func(tx *storage.Tx) error {
 		p, err := g.Admit(tx, Attempt{Path: path, User: l.user, Shown: shown, Guess: &Guess{}})
@@ -77,12 +77,12 @@ func (l *lab) try(g *Gate, path Path, shown Evidence) error {
 	})
 }
 
-// enrolled are accounts with second factors.
+// enrolled maps accounts to their second factors.
 type enrolled map[ident.UserNID]Evidence
 
 func (e enrolled) Enrolled(_ *storage.Tx, user ident.UserNID) (Evidence, error) { return e[user], nil }
 
-// likely is the evidence that each path shows without a second factor.
+// likely is the evidence that is presented on each path without a second factor.
 var likely = map[Path]Evidence{
 	PathPassword: Password, PathLoginToken: Password, PathRefresh: Password, PathRegister: Password | Invitation | Email,
 	PathGuest: 0, PathSharedSecret: Invitation | Password, PathHandOver: Password, PathReset: Email,
@@ -174,7 +174,7 @@ func TestClosedAccountsPassOnNoPath(t *testing.T) {
 			}
 			return tx.SetSuspended(l.user, true)
 		})
-		check("suspended", "") // a suspended user may sign in, and can then do little
+		check("suspended", "") // a suspended user may log in
 		l.write(func(tx *storage.Tx) error { _, err := tx.Deactivate(l.user, false); return err })
 		check("deactivated", mxerr.CodeForbidden, mxerr.CodeUnknownToken, mxerr.CodeUserDeactivated)
 	})
@@ -192,7 +192,7 @@ func TestGraceBeginsWhenASecondFactorBecomesRequired(t *testing.T) {
 		if err := l.try(g, PathPassword, Password); err == nil || g.OffersPassword() {
 			t.Errorf("after it: %v, offered %v", err, g.OffersPassword())
 		}
-		l.gate(Policy{MFA: Optional}, nil) // switched off and on again
+		l.gate(Policy{MFA: Optional}, nil) // the policy is switched off and on again
 		if err := l.try(l.gate(policy, nil), PathPassword, Password); err != nil {
 			t.Errorf("a new grace period: %v", err)
 		}
@@ -220,7 +220,7 @@ func TestPolicyOfOneAccountAndOfAdministrators(t *testing.T) {
 			t.Error("an account of which a second factor is required")
 		}
 		l.ms.Add(time.Hour.Milliseconds())
-		set(Required) // said again: the grace period does not begin again
+		set(Required) // setting it again does not restart the grace period
 		if pass(Policy{Grace: time.Hour}) {
 			t.Error("passes after its grace period")
 		}
@@ -271,7 +271,7 @@ func TestFiveCodesInFifteenMinutes(t *testing.T) {
 		at.Right()
 	}
 	wrong := 0
-	for range 60 { // a guess a minute
+	for range 60 { // one guess per minute
 		if _, err := g.GuessCode(1); err == nil {
 			wrong++
 		}
@@ -305,7 +305,7 @@ func TestSprayingOverManyAccountsCountsForTheWholeServer(t *testing.T) {
 	g := New(Options{Budgets: Budgets{Server: &quota{10, map[string]int{}}}})
 	from := func(known bool) func() (bool, error) { return func() (bool, error) { return known, nil } }
 	wrong := 0
-	for i := range 30 { // another account and another network each time
+	for i := range 30 { // with another account and another network each time
 		name := strings.Repeat("x", i+1)
 		if _, err := g.GuessPassword(name, name, from(false)); err == nil {
 			wrong++

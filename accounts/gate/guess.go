@@ -10,25 +10,26 @@ import (
 	"ebb/mxerr"
 )
 
-// Budget limits attempts by a key. Take records an attempt; if the budget is used up, it records nothing and returns
-// how long to wait. Return takes one attempt back.
+// Budget limits attempts by a key. Take records an attempt. If the budget is used up, it records nothing and returns
+// how long to wait. Return removes one attempt.
 type Budget interface {
 	Take(key string) (wait time.Duration)
 	Return(key string)
 }
 
-// Budgets limit how often somebody can guess. Only wrong guesses count, except for Networks. A nil budget is unlimited.
+// Budgets limits how often secrets can be guessed. Only wrong guesses count, except for Networks. A nil budget is
+// unlimited.
 type Budgets struct {
-	// Guesses counts wrong passwords by account and network, or by session for signed-in users, and wrong registration
-	// and login tokens by network. Strangers elsewhere cannot use up the budget of an account's owner.
+	// Guesses counts wrong passwords by account and network (or by session for logged-in users), and wrong registration
+	// and login tokens by network. Clients in other networks cannot use up the budget of an account's owner.
 	Guesses Budget
-	// Networks counts password comparisons for one network or session, right or wrong: each costs 20 ms, and one
-	// network may try many accounts.
+	// Networks counts password comparisons by network or session, whether right or wrong. Each comparison costs 20 ms,
+	// and one network may try many accounts.
 	Networks Budget
 	// Accounts counts wrong passwords for one account from all networks in which the account has no device.
 	Accounts Budget
-	// Server counts wrong passwords for all accounts from all networks: somebody may try one password for each account
-	// from many networks. It, too, spares networks in which the account has a device.
+	// Server counts wrong passwords for all accounts from all networks, since an attacker may try one password for each
+	// account from many networks. It does not count guesses from networks in which the account has a device.
 	Server Budget
 }
 
@@ -63,9 +64,9 @@ func (a *Guess) Right() {
 	a.counted = nil
 }
 
-// GuessPassword counts an attempt at an account's password by a network that is not signed in. known reports whether
-// the account has a device in that network: its owner is then likely to be there, and must not be locked out by a
-// distributed attack from elsewhere.
+// GuessPassword counts an attempt at an account's password from a network without an access token. known reports
+// whether the account has a device in that network. If it does, the owner is likely to be there, and must not be locked
+// out by a distributed attack from elsewhere.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (g *Gate) GuessPassword(localpart, network string, known func() (bool, error)) (*Guess, error) {
@@ -85,7 +86,7 @@ func (g *Gate) GuessPassword(localpart, network string, known func() (bool, erro
 	return g.compare(at, "password\x00"+localpart+"\x00"+network, network)
 }
 
-// GuessOwn counts an attempt of a signed-in user at the password of their own account. Each session counts separately,
+// GuessOwn counts an attempt of a logged-in user at the password of their own account. Each session counts separately,
 // so that neither strangers nor a stolen session can keep the owner from changing the password.
 //
 // Errors: M_LIMIT_EXCEEDED.
@@ -94,12 +95,12 @@ func (g *Gate) GuessOwn(who ident.Requester) (*Guess, error) {
 	return g.compare(&Guess{}, session, session)
 }
 
-// compare counts the guess by a key, and its comparison by a network or session.
+// compare counts the guess for a key, and the comparison for a network or session.
 func (g *Gate) compare(at *Guess, key, network string) (*Guess, error) {
 	if err := at.Take(g.opts.Budgets.Guesses, key); err != nil {
 		return nil, err
 	}
-	var comparison Guess // never taken back
+	var comparison Guess // never removed
 	if err := comparison.Take(g.opts.Budgets.Networks, network); err != nil {
 		at.Right()
 		return nil, err
@@ -107,7 +108,7 @@ func (g *Gate) compare(at *Guess, key, network string) (*Guess, error) {
 	return at, nil
 }
 
-// GuessToken counts an attempt to guess a token from a network. Each kind of token has a count of its own.
+// GuessToken counts an attempt to guess a token from a network. Each kind of token is counted separately.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (g *Gate) GuessToken(kind, network string) (*Guess, error) {
@@ -120,8 +121,8 @@ func (g *Gate) GuessToken(kind, network string) (*Guess, error) {
 
 // Bounds of one-time codes.
 const (
-	maxCodes        = 5                // wrong codes of one account, from all networks, within codeWindow: one in a million is right
-	codeWindow      = 15 * time.Minute // so that guessing takes years
+	maxCodes        = 5                // wrong codes for one account from all networks within codeWindow; one code in a million is right
+	codeWindow      = 15 * time.Minute // long enough for guessing to take years
 	maxCodeAccounts = 100_000          // accounts whose codes are counted, about 100 bytes each
 )
 
@@ -136,13 +137,13 @@ func (g *Gate) GuessCode(user ident.UserNID) (*Guess, error) {
 	return at, nil
 }
 
-// codeBudget is the Budget of the codes of one account.
+// codeBudget is the Budget for the codes of one account.
 type codeBudget struct {
 	g    *Gate
 	user ident.UserNID
 }
 
-// Take implements Budget. It counts exactly maxCodes in any codeWindow, which a bucket that refills does not.
+// Take implements Budget. It allows exactly maxCodes in any codeWindow, which a token bucket would not.
 func (b codeBudget) Take(string) (wait time.Duration) {
 	now := b.g.opts.Now()
 	b.g.codes.Update(b.user, func(tried []time.Time, _ bool) []time.Time {

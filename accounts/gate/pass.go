@@ -11,37 +11,38 @@ import (
 	"ebb/storage"
 )
 
-// Pass is an attempt that Admit has let through. It is valid within the write in which it was made.
+// Pass is an attempt that Admit has accepted. It is valid within the write in which it was created.
 type Pass struct {
 	tx      *storage.Tx
 	at      Attempt
 	account storage.AccountRow
 }
 
-// errNoPass means that a program makes tokens without Admit, or on a path that makes none.
+// errNoPass means that code tried to create tokens without Admit, or on a path that creates none.
 var errNoPass = errors.New("gate: no tokens without a pass")
 
-// Account returns the account, as Admit has read it.
+// Account returns the account as Admit read it.
 func (p Pass) Account() storage.AccountRow { return p.account }
 
-// Attempt returns what was shown.
+// Attempt returns the attempt that was accepted.
 func (p Pass) Attempt() Attempt { return p.at }
 
 // Tokens are the tokens of a session.
 type Tokens struct {
 	Access    string
-	Refresh   string        // "" if the client does not refresh
-	ExpiresIn time.Duration // of the access token; 0: never
+	Refresh   string        // "" if the client does not refresh its tokens
+	ExpiresIn time.Duration // lifetime of the access token; 0 if it does not expire
 }
 
-// TokenOptions say what tokens a session gets.
+// TokenOptions determines which tokens a session gets.
 type TokenOptions struct {
-	Lifetime time.Duration // of the access token; 0: it does not expire
-	Refresh  bool          // with a refresh token
-	Unused   bool          // the tokens come from a refresh: the previous ones remain valid until one of these is used
+	Lifetime time.Duration // lifetime of the access token; 0 if it does not expire
+	Refresh  bool          // whether the session gets a refresh token
+	Unused   bool          // whether the tokens come from a refresh; the previous ones then remain valid until one of these is used
 }
 
-// Tokens makes the tokens of a device. Unless the session only goes on, it records how the user has signed in.
+// Tokens creates the tokens of a device. Unless the session is continued, it also records the evidence with which the
+// user has logged in.
 func (p Pass) Tokens(device ident.DeviceNID, o TokenOptions) (Tokens, error) {
 	if !rules[p.at.Path].tokens {
 		return Tokens{}, errNoPass
@@ -61,7 +62,8 @@ func (p Pass) Tokens(device ident.DeviceNID, o TokenOptions) (Tokens, error) {
 	return t, p.tx.AddAccessToken(KeyOf(t.Access).String(), p.account.NID, device, p.expires(o.Lifetime), o.Unused)
 }
 
-// LoginToken makes a token with which another client can sign in once. Its session has the evidence of this attempt.
+// LoginToken creates a token with which another client can log in once. The session of that client gets the evidence of
+// this attempt.
 func (p Pass) LoginToken(lifetime time.Duration) (string, error) {
 	if p.at.Path != PathHandOver {
 		return "", errNoPass
@@ -70,7 +72,7 @@ func (p Pass) LoginToken(lifetime time.Duration) (string, error) {
 	return token, p.tx.AddLoginToken(KeyOf(token).String(), p.account.NID, int64(p.at.Shown), p.expires(lifetime))
 }
 
-// expires returns the end of a lifetime in ms, 0 for none.
+// expires returns the end of a lifetime in ms, or 0 if there is none.
 func (p Pass) expires(lifetime time.Duration) int64 {
 	if lifetime == 0 {
 		return 0
@@ -78,7 +80,7 @@ func (p Pass) expires(lifetime time.Duration) int64 {
 	return p.tx.Now().Add(lifetime).UnixMilli()
 }
 
-// Strengthen adds evidence to that of a session, whose user has enrolled or shown another factor.
+// Strengthen adds evidence to a session whose user has enrolled or used another factor.
 func Strengthen(tx *storage.Tx, device ident.DeviceNID, shown Evidence) error {
 	return tx.AddEvidence(device, int64(shown))
 }

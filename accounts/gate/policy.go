@@ -12,9 +12,9 @@ import (
 // Mode is the policy on second factors.
 type Mode string
 
-// The modes.
+// The policies on second factors.
 const (
-	Off      Mode = "off"      // second factors are not asked for, even if an account has one
+	Off      Mode = "off"      // nobody needs a second factor, even if the account has one
 	Optional Mode = "optional" // accounts that have a second factor need it
 	Required Mode = "required" // every account needs one
 )
@@ -22,22 +22,23 @@ const (
 // strictness orders modes.
 var strictness = map[Mode]int{Off: 0, Optional: 1, Required: 2}
 
-// Policy says who needs a second factor.
+// Policy determines who needs a second factor.
 type Policy struct {
-	MFA            Mode          // "": Off
-	Administrators Mode          // of administrators, where it is stricter than MFA
-	Grace          time.Duration // how long accounts without a second factor can still sign in after it became required
+	MFA            Mode          // "" means Off
+	Administrators Mode          // policy for administrators, if it is stricter than MFA
+	Grace          time.Duration // how long accounts without a second factor can still log in after it became required
 }
 
-// offers reports whether some account may have a second factor.
+// offers reports whether any account may have a second factor.
 func (p Policy) offers() bool {
 	return strictness[p.MFA] > 0 || strictness[p.Administrators] > 0
 }
 
-// requiredSince is when a second factor became required, in ms; 0: it is not, or that is not recorded yet.
+// requiredSince holds the times, in ms, at which a second factor became required. 0 means that it is not required, or
+// that the time is not recorded yet.
 type requiredSince struct{ all, administrators int64 }
 
-// Load reads when a second factor became required, and records it if the policy has just changed.
+// Load reads the times at which a second factor became required. It records them if the policy has just changed.
 func (g *Gate) Load(ctx context.Context, db *storage.DB) error {
 	var was, now requiredSince
 	err := db.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -67,7 +68,7 @@ func since(was int64, mode Mode, now time.Time) int64 {
 	return was
 }
 
-// mode returns the policy for an account, and since when it is required.
+// mode returns the policy for an account, and since when the policy requires a second factor.
 func (g *Gate) mode(a storage.AccountRow) (mode Mode, since int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -81,7 +82,7 @@ func (g *Gate) mode(a storage.AccountRow) (mode Mode, since int64) {
 	return p.MFA, g.since.all
 }
 
-// NeedsSecond reports whether signing in to an account needs a second factor.
+// NeedsSecond reports whether logging in to an account needs a second factor.
 func (g *Gate) NeedsSecond(tx *storage.Tx, a storage.AccountRow) (bool, error) {
 	mode, since := g.mode(a)
 	if strictness[mode] == 0 {
@@ -106,8 +107,8 @@ func (g *Gate) graceIsOver(since int64) bool {
 	return !g.opts.Now().Before(time.UnixMilli(since).Add(g.opts.Policy.Grace))
 }
 
-// OffersPassword reports whether a password alone can sign anybody in. It cannot once a second factor is required of
-// everybody; exceptions for single accounts do not count, since they would show who has one.
+// OffersPassword reports whether anybody can log in with only a password. This is false if everybody needs a second
+// factor; exceptions for single accounts do not count, since they would reveal which accounts have one.
 func (g *Gate) OffersPassword() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -122,14 +123,15 @@ func (g *Gate) Enforces(tx *storage.Tx) (bool, error) {
 	return tx.AnyAccountRequiresMFA()
 }
 
-// Allows reports whether a session with the given evidence may go on. An optional second factor does not end the
-// sessions from before it was enrolled.
+// Allows reports whether a session with the given evidence may continue. If the second factor is optional, sessions
+// from before it was enrolled may continue.
 func (g *Gate) Allows(a storage.AccountRow, shown Evidence) bool {
 	mode, since := g.mode(a)
 	return mode != Required || shown.TwoFactors() || !g.graceIsOver(since)
 }
 
-// SetMode sets the policy for one account, "" for that of the server. Grace begins when it becomes required.
+// SetMode sets the policy for one account; "" means that of the server. When a second factor becomes required, the
+// grace period begins.
 //
 // Errors: M_INVALID_PARAM.
 func SetMode(tx *storage.Tx, a storage.AccountRow, mode Mode) error {
