@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 
 	"maunium.net/go/mautrix/id"
 
@@ -23,7 +24,11 @@ func (x *searching) page(page *SearchPage) error {
 	seen, rejected := 0, 0
 	enough := func() bool { return !countAll && len(x.found) >= x.req.Limit || x.bytes >= maxExaminedBytes }
 	for seen < len(x.best) && !enough() {
-		part := x.best[seen:min(seen+examineBatch, len(x.best))]
+		n := min(max(x.req.Limit-len(x.found), leastExamined), examineBatch)
+		if countAll {
+			n = examineBatch
+		}
+		part := x.best[seen:min(seen+n, len(x.best))]
 		before := len(x.found)
 		if err := x.examine(part); err != nil {
 			return err
@@ -55,17 +60,11 @@ func (x *searching) fill(page *SearchPage) error {
 	size := 0
 	for i := range x.found {
 		f := &x.found[i]
-		forms, err := f.room.forms(x.tx, []*rooms.Event{f.event}, []sight{f.at}, FormOptions{RoomID: true, Bundle: true})
+		r, err := x.result(f)
 		if err != nil {
 			return err
 		}
-		r := SearchResult{Rank: x.query.Rank(f.Size), Event: forms[0], id: f.event.ID()}
-		if x.req.Context {
-			if r.Context, err = x.context(f); err != nil {
-				return err
-			}
-			size += r.Context.size()
-		}
+		size += r.Context.size()
 		page.Results = append(page.Results, r)
 		if size += len(r.Event); size > maxPageBytes && i+1 < len(x.found) { // the next page has the rest
 			page.Next = x.token(f.Hit, page.Count, "", "")
@@ -82,13 +81,21 @@ func (x *searching) fill(page *SearchPage) error {
 
 // examine looks at the events of some hits, and adds those that match to found.
 func (x *searching) examine(hits []search.Hit) error {
-	byRoom := map[ident.RoomNID][]storage.Pos{}
-	for _, h := range hits {
-		byRoom[h.Room] = append(byRoom[h.Room], h.Pos)
+	positions := make([]storage.Pos, len(hits))
+	for i, h := range hits {
+		positions[i] = h.Pos
+	}
+	rows, err := x.tx.EventsAt(positions)
+	if err != nil {
+		return err
+	}
+	byRoom := map[ident.RoomNID][]storage.EventRow{}
+	for _, row := range rows {
+		byRoom[row.Room] = append(byRoom[row.Room], row)
 	}
 	matches := map[storage.Pos]found{}
-	for nid, positions := range byRoom {
-		if err := x.examineRoom(x.rooms[nid], positions, matches); err != nil {
+	for nid, rows := range byRoom {
+		if err := x.examineRoom(x.rooms[nid], rows, matches); err != nil {
 			return err
 		}
 	}
@@ -101,13 +108,9 @@ func (x *searching) examine(hits []search.Hit) error {
 	return nil
 }
 
-// examineRoom finds which of some positions of a room match. The text of an event is that of its newest edit that the
-// user may see; the edit is a hit of its own, whose result is the original event.
-func (x *searching) examineRoom(r *searchedRoom, positions []storage.Pos, matches map[storage.Pos]found) error {
-	rows, err := x.tx.EventsAt(positions)
-	if err != nil {
-		return err
-	}
+// examineRoom finds which of some events of a room match. The text of an event is that of its newest edit that the user
+// may see; the edit is a hit of its own, whose result is the original event.
+func (x *searching) examineRoom(r *searchedRoom, rows []storage.EventRow, matches map[storage.Pos]found) error {
 	events, err := r.room.LoadEvents(rows)
 	if err != nil {
 		return err
@@ -187,28 +190,48 @@ func (f *found) look(tx *storage.Tx) (bool, error) {
 	return shown == f.event, err
 }
 
-// context returns what is around a result.
-func (x *searching) context(f *found) (*SearchContext, error) {
-	v, opt := f.room.viewer, FormOptions{RoomID: true, Bundle: true}
-	back := cursor{window: window{upTo: f.event.Order - 1}, backwards: true}
-	forth := cursor{window: window{after: f.event.Order, upTo: f.room.upTo}}
-	before, beforeSights, err := v.walk(x.tx, &back, x.req.Before, &EventFilter{}, v.timeline)
-	if err != nil {
-		return nil, err
+// result makes a result, with what is around it if the client wants that.
+func (x *searching) result(f *found) (r SearchResult, err error) {
+	v, at := f.room.viewer, 0 // at: where the event is among those that are shown
+	events, sights := []*rooms.Event{f.event}, []sight{f.at}
+	if x.req.Context {
+		r.Context = &SearchContext{}
+		if events, sights, at, err = x.surroundings(f, r.Context); err != nil {
+			return r, err
+		}
 	}
+	// All at once: what hangs on them is looked up with the same few queries.
+	forms, err := v.forms(x.tx, events, sights, FormOptions{RoomID: true, Bundle: true})
+	if err != nil {
+		return r, err
+	}
+	r.Rank, r.Event, r.id = x.query.Rank(f.Size), forms[at], f.event.ID()
+	if c := r.Context; c != nil {
+		c.Before, c.After = forms[:at:at], forms[at+1:]
+		slices.Reverse(c.Before)
+		if x.req.Profiles {
+			c.Profiles, err = x.profiles(v, events)
+		}
+	}
+	return r, err
+}
+
+// surroundings returns an event and those around it, the oldest first, and the index of the event among them. It sets
+// the tokens of the context.
+func (x *searching) surroundings(f *found, c *SearchContext) (events []*rooms.Event, sights []sight, at int, err error) {
+	v := f.room.viewer
+	back := cursor{window: window{upTo: f.event.Order - 1}, backwards: true, few: true}
+	forth := cursor{window: window{after: f.event.Order, upTo: f.room.upTo}, few: true}
+	events, sights, err = v.walk(x.tx, &back, x.req.Before, &EventFilter{}, v.timeline)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	slices.Reverse(events)
+	slices.Reverse(sights)
 	after, afterSights, err := v.walk(x.tx, &forth, x.req.After, &EventFilter{}, v.timeline)
-	if err != nil {
-		return nil, err
-	}
-	out := &SearchContext{Start: TimelineToken(back.upTo), End: TimelineToken(forth.after)}
-	if out.Before, err = v.forms(x.tx, before, beforeSights, opt); err != nil {
-		return nil, err
-	}
-	if out.After, err = v.forms(x.tx, after, afterSights, opt); err != nil || !x.req.Profiles {
-		return out, err
-	}
-	out.Profiles, err = x.profiles(v, append(append(before, f.event), after...))
-	return out, err
+	c.Start, c.End = TimelineToken(back.upTo), TimelineToken(forth.after)
+	at = len(events)
+	return append(append(events, f.event), after...), append(append(sights, f.at), afterSights...), at, err
 }
 
 // profiles returns the profiles that the senders of some events had at the last of them.
@@ -230,6 +253,9 @@ func (x *searching) profiles(v *viewer, events []*rooms.Event) (map[id.UserID]Me
 }
 
 func (c *SearchContext) size() (n int) {
+	if c == nil {
+		return 0
+	}
 	for _, list := range [][]json.RawMessage{c.Before, c.After} {
 		for _, e := range list {
 			n += len(e)

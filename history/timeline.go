@@ -195,6 +195,7 @@ type cursor struct {
 	done      bool // there is nothing left in the window
 	rows      int  // positions read so far
 	bytes     int  // bytes of the events read there
+	few       bool // the next read is of as few rows as are wanted, since nearly all events are expected to be shown
 }
 
 // span is one step of a walk: the orders of all positions in it, and the rows of the events among them.
@@ -225,7 +226,11 @@ func (v *viewer) walk(tx *storage.Tx, c *cursor, limit int, filter *EventFilter,
 		return nil, nil, nil
 	}
 	for size := 0; len(events) < limit && size < maxPageBytes && !c.tired() && !c.done; {
-		n := max(min(limit-len(events)+1, maxScanBatch), scanBatch) // one more shows whether there is another page
+		n := min(limit-len(events)+1, maxScanBatch) // one more shows whether there is another page
+		if !c.few {
+			n = max(n, scanBatch)
+		}
+		c.few = false
 		part, err := next(tx, c, n)
 		if err != nil {
 			return nil, nil, err

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"ebb/ident"
+	"ebb/keyed"
 	"ebb/rooms/words"
 	"ebb/storage"
 	"ebb/storage/postings"
@@ -20,6 +21,13 @@ const (
 	maxPostings = 2_000_000
 	// blockBatch is the number of blocks that are examined at a time.
 	blockBatch = 64
+	// maxHeads bounds the heads of blocks in memory, in bytes: those of 400,000 events, of hitSize bytes each. Others
+	// are decoded for each search.
+	maxHeads = 16 << 20
+	hitSize  = 40
+	// headShare is the part of a block's events that must have the words for its whole head to be decoded and kept: for
+	// a rare word, little is read.
+	headShare = 16
 )
 
 // Hit is an event that appears to contain all words of a query. It may contain other words instead, because different
@@ -62,7 +70,10 @@ func (f *Finder) Find(tx *storage.Tx, req Request, each func(Hit)) (all bool, er
 	if err != nil {
 		return false, err
 	}
-	s := &scan{tx: tx, req: &req, terms: terms, each: each}
+	s := &scan{tx: tx, req: &req, terms: terms, each: each, heads: f.x.heads}
+	for _, field := range req.Fields {
+		s.wanted[field] = true
+	}
 	if err := f.findInTail(s, upTo); err != nil {
 		return false, err
 	}
@@ -90,17 +101,17 @@ func (f *Finder) findInTail(s *scan, blocksUpTo storage.Pos) error {
 			return err
 		}
 	}
-	wanted := make(map[ident.RoomNID]bool, len(s.req.Rooms))
+	rooms := make(map[ident.RoomNID]bool, len(s.req.Rooms))
 	for _, r := range s.req.Rooms {
-		wanted[r] = true
+		rooms[r] = true
 	}
 	for i := range f.tail.docs {
 		d := &f.tail.docs[i]
-		if storage.Pos(d.Pos) <= blocksUpTo || !wanted[d.room] {
+		if storage.Pos(d.Pos) <= blocksUpTo || !rooms[d.room] {
 			continue
 		}
 		if !slices.ContainsFunc(s.terms, func(t uint32) bool { _, has := slices.BinarySearch(d.Terms, t); return !has }) {
-			s.hit(d.room, &d.Doc)
+			s.hit(hitOf(d.room, &d.Doc))
 		}
 	}
 	return nil
@@ -111,19 +122,24 @@ type scan struct {
 	tx              *storage.Tx
 	req             *Request
 	terms           []uint32
+	wanted          [postings.Topic + 1]bool // by field
 	each            func(Hit)
+	heads           *keyed.Map[storage.Pos, []Hit]
 	parts, postings int // read so far
 }
 
-func (s *scan) hit(room ident.RoomNID, d *postings.Doc) {
-	if !slices.Contains(s.req.Fields, d.Field) {
-		return
+func (s *scan) hit(h Hit) {
+	if s.wanted[h.Field] {
+		s.each(h)
 	}
+}
+
+func hitOf(room ident.RoomNID, d *postings.Doc) Hit {
 	h := Hit{Room: room, Pos: storage.Pos(d.Pos), Order: ident.Order(d.Order), Time: d.Time, Field: d.Field, Size: d.Size}
 	if d.Order == 0 {
 		h.Order = orderOf(h.Pos)
 	}
-	s.each(h)
+	return h
 }
 
 // candidate is a block with the numbers of those docs that contain all terms examined so far.
@@ -218,8 +234,12 @@ func intersect(a, b []uint32) []uint32 {
 // hits reads the heads of the blocks with matches and reports the matches.
 func (s *scan) hits(found []candidate) error {
 	var keys []int64
+	known := make([][]Hit, len(found))
 	for i := range found {
-		if found[i].head == nil {
+		if found[i].head != nil {
+			continue
+		}
+		if known[i], _ = s.heads.Get(found[i].NID); known[i] == nil {
 			keys = append(keys, found[i].Part(-1))
 		}
 	}
@@ -230,13 +250,40 @@ func (s *scan) hits(found []candidate) error {
 	}
 	for i := range found {
 		c := &found[i]
-		if c.head == nil {
+		if c.head == nil && known[i] == nil {
 			c.head = heads[c.Part(-1)]
 		}
 		s.postings += c.Docs
-		if _, err := postings.Pick(c.head, c.found, func(d *postings.Doc) { s.hit(c.Room, d) }); err != nil {
+		if err := s.hitsOf(c, known[i]); err != nil {
 			return fmt.Errorf("block %d of the search index: %w", c.NID, err)
 		}
+	}
+	return nil
+}
+
+// hitsOf goes through the hits of a block. known are the events of its head, nil if they are not in memory. They may be
+// older than the block: an event that was removed from it since is in no part any more, and so is not found.
+func (s *scan) hitsOf(c *candidate, known []Hit) error {
+	if known == nil && c.Parts > 0 && len(c.found) >= c.Docs/headShare {
+		docs, _, err := postings.Docs(c.head)
+		if err != nil {
+			return err
+		}
+		known = make([]Hit, len(docs))
+		for i := range docs {
+			known[i] = hitOf(c.Room, &docs[i])
+		}
+		s.heads.Put(c.NID, known)
+	}
+	if known == nil {
+		_, err := postings.Pick(c.head, c.found, func(d *postings.Doc) { s.hit(hitOf(c.Room, d)) })
+		return err
+	}
+	for _, n := range c.found {
+		if int(n) >= len(known) {
+			return postings.ErrCorrupt
+		}
+		s.hit(known[n])
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"ebb/ident"
+	"ebb/keyed"
 	"ebb/rooms/words"
 	"ebb/storage"
 	"ebb/storage/postings"
@@ -64,6 +65,7 @@ type Index struct {
 	log     *slog.Logger
 	key     []byte
 	flushAt int
+	heads   *keyed.Map[storage.Pos, []Hit] // the events of blocks, which are the same for as long as the block exists
 
 	flushing sync.Mutex // held while the tail is moved to blocks, including database work; taken before mu
 
@@ -86,6 +88,7 @@ type tailDoc struct {
 // New returns an Index. Run must be started to keep it up to date.
 func New(ctx context.Context, o Options) (*Index, error) {
 	x := &Index{db: o.DB, log: o.Log, key: o.DB.Secret("search"), flushAt: o.FlushAt}
+	x.heads = keyed.NewSizedMap(maxHeads, func(_ storage.Pos, hits []Hit) int64 { return int64(len(hits)) * hitSize })
 	if x.flushAt == 0 {
 		x.flushAt = flushAt
 	}

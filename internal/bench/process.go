@@ -183,6 +183,23 @@ func (p *process) used() (usage, error) {
 	return usage{cpu: time.Duration(numbers[0]+numbers[1]) * tick, rss: numbers[2] * int64(os.Getpagesize()), at: time.Now()}, nil
 }
 
+// cpuNanos returns the CPU time that a process has used, in ns. Operations that used cannot resolve are measured by it.
+func (p *process) cpuNanos() (total int64, err error) {
+	files, err := filepath.Glob("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/task/*/schedstat")
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			continue // the thread has ended
+		}
+		var n int64
+		if _, scanErr := fmt.Sscan(string(raw), &n); err != nil || scanErr != nil {
+			return 0, errors.Join(err, scanErr)
+		}
+		total += n
+	}
+	return total, err
+}
+
 // spent is a measurement: the number of operations, the time they took, and the CPU time of the server.
 type spent struct {
 	ops  int
