@@ -30,8 +30,8 @@ var forGuests = []string{
 	"joinRoomById", "leaveRoom", "sendMessage", "setRoomStateWithKey", "sendToDevice",
 	"setProfileField", "deleteProfileField", "getDevices", "getDevice", "updateDevice", "getTokenOwner",
 	"uploadKeys", "queryKeys", "claimKeys",
-	// These are not in the specification's list, but clients need them.
-	"joinRoom", "getCapabilities", "logout", "logout_all",
+	// These are not in the specification's list, but clients need them. Synapse allows sliding sync too.
+	"slidingSync", "slidingSyncUnstable", "joinRoom", "getCapabilities", "logout", "logout_all",
 }
 
 // byStanding marks the routes that locked, suspended or guest accounts may or may not call.

@@ -58,6 +58,7 @@ func TestGuestsCallOnlyTheOperationsForGuests(t *testing.T) {
 	alice, g := signUp(t, s, "alice"), guest(t, s)
 	room, _ := alice.Do("POST", "/v3/createRoom", obj{"preset": "public_chat", "initial_state": []obj{
 		{"type": "m.room.history_visibility", "content": obj{"history_visibility": "world_readable"}},
+		{"type": "m.room.guest_access", "content": obj{"guest_access": "can_join"}},
 	}})["room_id"].(string)
 	base := "/v3/rooms/" + room
 	event := alice.say(base, "for everybody")
@@ -68,6 +69,17 @@ func TestGuestsCallOnlyTheOperationsForGuests(t *testing.T) {
 		if status, _, raw := g.Raw("GET", path, nil); status != 200 {
 			t.Errorf("GET %s of a guest: %d %s", path, status, raw)
 		}
+	}
+	g.Do("POST", base+"/join", obj{})
+	body := obj{"room_subscriptions": obj{room: obj{"timeline_limit": 10, "required_state": []any{}}}}
+	a := g.Do("POST", "/unstable/org.matrix.simplified_msc3575/sync", body)
+	if timeline, _ := get(a, "rooms", room, "timeline").([]any); len(timeline) == 0 {
+		t.Errorf("sliding sync of a guest: %v", a)
+	}
+	body["room_subscriptions"] = obj{room: obj{"timeline_limit": 10}}
+	a = g.Do("POST", "/v4/sync", body)
+	if timeline, _ := get(a, "rooms", room, "timeline").([]any); len(timeline) == 0 {
+		t.Errorf("sliding sync of a guest in its merged form: %v", a)
 	}
 	g.Do("PUT", "/v3/devices/"+g.DeviceID, obj{"display_name": "x"})
 	g.Do("PUT", "/v3/profile/"+g.User+"/displayname", obj{"displayname": "Visitor"})
