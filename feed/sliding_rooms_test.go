@@ -154,13 +154,19 @@ func TestSlidingConnectionsOfADeviceAreBoundedAndExpire(t *testing.T) {
 	all[16].next()
 }
 
-func TestSlidingTimelineThatGrowsHasOlderEventsAtOnce(t *testing.T) {
-	w := newWorld(t)
+// aliceWith returns a user who has said the numbers from 0 on in a room.
+func (w *world) aliceWith(messages int) (*user, id.RoomID) {
 	alice := w.user("alice")
 	room := alice.create("public_chat")
-	for i := range 5 {
+	for i := range messages {
 		alice.say(room, fmt.Sprint(i))
 	}
+	return alice, room
+}
+
+func TestSlidingTimelineThatGrowsHasOlderEventsAtOnce(t *testing.T) {
+	w := newWorld(t)
+	alice, room := w.aliceWith(5)
 	c := alice.sliding(window(0, 9))
 	r := c.next().Rooms[room]
 	same(t, "first", bodies(r.Timeline), []string{"4"})
@@ -200,11 +206,7 @@ func TestSlidingTimelineThatGrowsHasOlderEventsAtOnce(t *testing.T) {
 
 func TestSlidingPrevBatchAndPosLeadToOlderMessages(t *testing.T) {
 	w := newWorld(t)
-	alice := w.user("alice")
-	room := alice.create("public_chat")
-	for i := range 4 {
-		alice.say(room, fmt.Sprint(i))
-	}
+	alice, room := w.aliceWith(4)
 	c := alice.sliding(window(0, 9))
 	a := c.next()
 	alice.say(room, "later")

@@ -230,9 +230,7 @@ func TestDeliveryIsRetriedAfterARestart(t *testing.T) {
 			t.Fatalf("notification %d is about %s, want %s", i, n.EventID, id)
 		}
 	}
-	l.stop()
-	l.Reopen()
-	l.stop = l.Notify()
+	l.restart()
 	id := say(bob, room, "new", nil)
 	if n := g.event(); n.EventID != id {
 		t.Errorf("after another restart: %+v, want %s", n, id)
@@ -289,9 +287,7 @@ func TestEventsFromBeforeThePusherAreNotSent(t *testing.T) {
 	room := room(bob, nil, alice)
 	say(bob, room, "before", nil)
 	set(alice, g.pusher("key", nil))
-	l.stop()
-	l.Reopen()
-	l.stop = l.Notify()
+	l.restart()
 	id := say(bob, room, "after", nil)
 	if n := g.event(); n.EventID != id {
 		t.Errorf("%+v, want %s", n, id)

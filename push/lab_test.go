@@ -36,6 +36,13 @@ func newLab(t *testing.T, change func(*config.Config)) *lab {
 	return &lab{Server: s, t: t, stop: s.Notify()}
 }
 
+// restart stops the server and starts it again.
+func (l *lab) restart() {
+	l.stop()
+	l.Reopen()
+	l.stop = l.Notify()
+}
+
 // gateway is a push gateway that passes what it receives to the test.
 type gateway struct {
 	t        *testing.T

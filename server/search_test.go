@@ -107,24 +107,30 @@ func (c *searcher) finds(term string, want ...string) {
 	}
 }
 
-// indexed runs a test twice: with the events in the tail of the index, and in the blocks of the index.
+// indexed runs a test three times: with the events in the tail of the index, in the blocks of the index, and in turn in
+// one and in the other.
 func indexed(t *testing.T, f func(t *testing.T, s *testserver.Server, flush func())) {
 	t.Helper()
-	for _, blocks := range []bool{false, true} {
-		t.Run(map[bool]string{false: "in the tail", true: "in blocks"}[blocks], func(t *testing.T) {
-			s := testserver.New(t, nil)
+	for name, often := range map[string]int{"in the tail": 0, "in blocks": 1, "in both": 2} {
+		t.Run(name, func(t *testing.T) {
+			s, calls := testserver.New(t, nil), 0
 			f(t, s, func() {
-				if !blocks {
-					return
-				}
-				if err := s.SearchIndex().CatchUp(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-				if err := s.SearchIndex().Flush(t.Context()); err != nil {
-					t.Fatal(err)
+				if calls++; often > 0 && calls%often == often-1 {
+					flushIndex(t, s)
 				}
 			})
 		})
+	}
+}
+
+// flushIndex moves all events to blocks of the index.
+func flushIndex(t *testing.T, s *testserver.Server) {
+	t.Helper()
+	if err := s.SearchIndex().CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SearchIndex().Flush(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -259,6 +265,73 @@ func TestSearchFindsTheNewestTextOfEditedMessages(t *testing.T) {
 		bob.finds("second")
 		bob.finds("draft")
 	})
+}
+
+func TestEditsAndRedactionsOfMessagesInBlocksAreSearchedWhileTheyAreInTheTail(t *testing.T) {
+	s := testserver.New(t, nil)
+	alice := newSearcher(t, s, "alice")
+	room := alice.createRoom(obj{})
+	edited, redacted, both := alice.say(room, "apple edited"), alice.say(room, "apple redacted"), alice.say(room, "apple both")
+	flushIndex(t, s)
+	alice.edit(room, edited, "pear edited")
+	edit := alice.edit(room, both, "pear both")
+	alice.redact(room, redacted)
+	check := func() {
+		t.Helper()
+		alice.finds("apple")
+		alice.finds("redacted")
+		alice.finds("pear", edited, both)
+	}
+	check()
+	flushIndex(t, s)
+	check()
+	alice.redact(room, edit)
+	alice.finds("apple", both)
+	alice.finds("pear", edited)
+	alice.edit(room, both, "quince both")
+	flushIndex(t, s)
+	alice.finds("apple")
+	alice.finds("quince", both)
+	alice.redact(room, both)
+	alice.finds("quince")
+	alice.finds("both")
+}
+
+func TestSearchFindsHistoryThatWasFetchedFromAnotherServer(t *testing.T) {
+	n := testserver.Federation(t, 2, nil)
+	alice, bob := newSearcher(t, n.Servers[0], "alice"), newSearcher(t, n.Servers[1], "bob")
+	room := alice.createRoom(obj{"preset": "public_chat"})
+	first, second := alice.say(room, "needle first"), alice.say(room, "needle second")
+	third := alice.edit(room, first, "needle third")
+	for i := range 30 { // the join brings the newest ones with it
+		alice.say(room, fmt.Sprint("hay ", i))
+	}
+	bob.Do("POST", "/v3/join/"+url.PathEscape(room)+"?via="+alice.Server().Name(), nil)
+	last := bob.say(room, "needle last")
+	bob.finds("needle", last)
+	flushIndex(t, n.Servers[1])
+	seen := map[string]bool{}
+	for from, pages := "", 0; pages < 20 && !seen[first]; pages++ {
+		page := bob.Do("GET", "/v3/rooms/"+url.PathEscape(room)+"/messages?dir=b&limit=100"+from, nil)
+		for _, id := range each(list(page, "chunk"), "event_id") {
+			seen[id.(string)] = true
+		}
+		if end, more := page["end"].(string); more {
+			from = "&from=" + url.QueryEscape(end)
+		}
+	}
+	if !seen[first] || !seen[third] {
+		t.Fatal("the history was not fetched")
+	}
+	for _, when := range []string{"in the tail", "in blocks"} {
+		// By age: what was fetched later is older all the same.
+		if got := bob.found("needle", obj{"order_by": "recent"}); !slices.Equal(got, []string{last, second, first}) {
+			t.Errorf("%s: found %v, want %v", when, got, []string{last, second, first})
+		}
+		bob.finds("third", first)
+		bob.finds("first")
+		flushIndex(t, n.Servers[1])
+	}
 }
 
 func TestSearchSkipsRedactedExpiredAndEncryptedEvents(t *testing.T) {

@@ -64,9 +64,19 @@ func TestNothingAcknowledgedIsLostByKill(t *testing.T) {
 // as the kill left them.
 func (w *world) checkFiles(t *testing.T) {
 	t.Helper()
+	var verdict string
+	fromFiles(t, w.server, "PRAGMA integrity_check", &verdict)
+	if verdict != "ok" {
+		t.Fatalf("integrity_check: %s", verdict)
+	}
+}
+
+// fromFiles reads a row from a copy of the files of a server that was killed.
+func fromFiles(t *testing.T, s *process.Server, query string, into ...any) {
+	t.Helper()
 	dir := t.TempDir()
 	for _, name := range []string{"ebb.db", "ebb.db-wal"} {
-		raw, err := os.ReadFile(filepath.Join(w.server.DataDir, name))
+		raw, err := os.ReadFile(filepath.Join(s.DataDir, name))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,9 +89,8 @@ func (w *world) checkFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	var verdict string
-	if err := db.QueryRowContext(t.Context(), "PRAGMA integrity_check").Scan(&verdict); err != nil || verdict != "ok" {
-		t.Fatalf("integrity_check: %s %v", verdict, err)
+	if err := db.QueryRowContext(t.Context(), query).Scan(into...); err != nil {
+		t.Fatalf("%s: %v", query, err)
 	}
 }
 
