@@ -789,7 +789,7 @@ func TestOtherRequestsDoNotWaitForADeadServer(t *testing.T) {
 	})
 }
 
-func TestServersThatWereOnlyAskedLeaveNoTrace(t *testing.T) {
+func TestServersThatOnlyGotRequestsLeaveNoTrace(t *testing.T) {
 	in(t, func(w *world) {
 		for i := range maxIdle + 500 {
 			w.Failed(fmt.Sprintf("made-up-%d", i), fedclient.ErrUnreachable)

@@ -81,13 +81,14 @@ func (s *Service) requeue(ctx context.Context) error {
 			after = row.Position
 			s.requeueOne(row, servers)
 		}
-		more = len(rows) == outboxPage || !s.hasAll(after)
+		more = len(rows) == outboxPage || !s.finishLoading(after)
 	}
 	return nil
 }
 
-// hasAll ends the loading if the table has been read up to the newest event. From then on, sent queues events.
-func (s *Service) hasAll(after storage.Pos) bool {
+// finishLoading ends the loading if the table has been read up to the newest event, and reports whether it did. From
+// then on, sent queues events.
+func (s *Service) finishLoading(after storage.Pos) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.announced > after {
