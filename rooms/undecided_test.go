@@ -24,9 +24,9 @@ type lossy struct {
 	good  *peer
 	dead  *peer
 	n     *network
-	alice ident.Requester // user of the server good, with power
-	bob   ident.Requester // user of this server
-	carol ident.Requester // user of the server dead, with power
+	alice ident.Requester // user on the server good, with a high power level
+	bob   ident.Requester // user on this server
+	carol ident.Requester // user on the server dead, with a high power level
 	room  id.RoomID
 }
 

@@ -16,21 +16,21 @@ import (
 	"ebb/internal/testserver"
 )
 
-// tokenText matches a token with which somebody acts as a user, wherever it is in an answer.
+// tokenText matches a token with which somebody can act as a user, anywhere in a response.
 var tokenText = regexp.MustCompile(`ebb_[arl]_[A-Za-z0-9_-]{20}`)
 
-// office is a server whose users have signed in with a password alone, while that was possible.
+// office is a server whose users logged in with only a password while that was possible.
 type office struct {
 	*testserver.Server
 	t        *testing.T
 	weak     []*testserver.Client // sessions of alice
-	refresh  string               // the refresh token of another one
-	login    string               // a login token that one of them has made
+	refresh  string               // the refresh token of another session
+	login    string               // a login token created in one of these sessions
 	guest    string               // the access token of a guest
 	guestKey string               // the guest's localpart
 }
 
-const officeGrace = time.Minute // shorter than a login token lives
+const officeGrace = time.Minute // shorter than the lifetime of a login token
 
 func newOffice(t *testing.T, policy gate.Policy) *office {
 	t.Helper()
@@ -39,7 +39,7 @@ func newOffice(t *testing.T, policy gate.Policy) *office {
 		c.Registration.Guests, c.Registration.SharedSecret = true, "shared"
 	})}
 	o.weak = append(o.weak, o.Register("alice"))
-	for range 12 { // some routes of the sweep sign their session out
+	for range 12 { // some routes of the sweep end the session that they use
 		o.weak = append(o.weak, o.Login("alice"))
 	}
 	in := o.Anonymous().Do("POST", "/v3/login", o.password(obj{"type": "m.login.password", "refresh_token": true}))
@@ -68,14 +68,14 @@ func (o *office) withSharedSecret(name string) obj {
 	return obj{"nonce": nonce, "username": name, "password": "correct horse battery", "admin": false, "mac": hex.EncodeToString(mac.Sum(nil))}
 }
 
-// way is a request that yields a token where no second factor is needed.
+// way is a request that yields a token if no second factor is needed.
 type way struct {
 	path      gate.Path
 	operation string // ID of the route
 	method    string
 	url       string
 	body      func(o *office) obj
-	weak      bool // in a session of alice that has shown a password only
+	weak      bool // whether it is sent in a session of alice that was created with only a password
 }
 
 var ways = []way{
@@ -93,14 +93,14 @@ var ways = []way{
 	{gate.PathHandOver, "generateLoginToken", "POST", "/v1/login/get_token", func(o *office) obj { return obj{"auth": o.password(obj{"type": "m.login.password"})} }, true},
 }
 
-// elsewhere are the paths on which no password is shown, with the test that covers them.
+// elsewhere lists the paths that need no password, with the tests that cover them.
 var elsewhere = map[gate.Path]string{
 	gate.PathReset:      "makes no session: gate.TestNoPathLetsOneFactorThroughWhereTwoAreRequired",
 	gate.PathAppService: "needs the token of an application service: the same",
 	gate.PathMachine:    "needs an administrator on the host: the same",
 }
 
-// try sends the request of a way and reports whether the answer has a token.
+// try sends the request and reports whether the response contains a token.
 func (w way) try(o *office) (status int, answer string, token bool) {
 	c := o.Anonymous()
 	if w.weak {
@@ -135,11 +135,11 @@ func TestEveryPathNeedsASecondFactor(t *testing.T) {
 	}
 }
 
-// last are the operations that end all sessions of their user.
+// last lists the operations that end all sessions of the user.
 var last = []string{"logout_all", "deactivateAccount"}
 
-// sweep sends every route a body with everything that could convince it, with a weak session and without one. It
-// returns the operations that answered with a token.
+// sweep sends every route a body with all kinds of proof, both in a session with only a password and without a session.
+// It returns the operations whose responses contain a token.
 func (o *office) sweep() (found []string) {
 	routes := o.Routes()
 	slices.SortStableFunc(routes, func(a, b httpapi.Route) int {
@@ -153,7 +153,7 @@ func (o *office) sweep() (found []string) {
 		})
 		for _, c := range []*testserver.Client{o.Anonymous(), o.weak[session%len(o.weak)]} {
 			_, _, raw := c.Raw(r.Method, path+"?timeout=0", o.everything())
-			if answer := strings.NewReplacer(o.login, "", o.refresh, "").Replace(string(raw)); tokenText.MatchString(answer) { // not an echo
+			if answer := strings.NewReplacer(o.login, "", o.refresh, "").Replace(string(raw)); tokenText.MatchString(answer) { // a token that the request contained does not count
 				found = append(found, r.OperationID)
 			}
 			if status, _, _ := c.Raw("GET", "/v3/account/whoami", nil); c.Token != "" && status != 200 {
@@ -164,7 +164,7 @@ func (o *office) sweep() (found []string) {
 	return found
 }
 
-// everything is a body with the members that some operation could take for a proof.
+// everything returns a body with all members that some operation might accept as a proof.
 func (o *office) everything() obj {
 	auth := o.password(obj{"type": "m.login.password"})
 	return o.password(obj{

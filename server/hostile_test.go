@@ -210,7 +210,7 @@ func (h *hostile) address(path, name, bad string) string {
 	})
 }
 
-// good fills the test's own IDs in a body.
+// good returns body with the IDs of the test filled in.
 func (h *hostile) good(body string) []byte {
 	return []byte(strings.NewReplacer("USER", h.User, "ROOM", h.room, "EVENT", h.event, "DEVICE", h.DeviceID).Replace(body))
 }

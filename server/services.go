@@ -209,7 +209,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	return err
 }
 
-// openGate builds the gate that every sign-in passes.
+// openGate creates the gate through which every login passes.
 func (s *services) openGate(ctx context.Context, cfg *config.Config, o Options) error {
 	policy := gate.Policy{MFA: gate.Mode(cfg.Auth.MFA), Administrators: gate.Mode(cfg.Auth.MFAAdministrators), Grace: time.Duration(cfg.Auth.MFAGrace)}
 	if o.MFA != nil {
@@ -333,10 +333,11 @@ const (
 	emailsInSum       = 100
 )
 
-// guessesOnServer is how many times more wrong passwords are allowed to all networks for all accounts.
+// guessesOnServer is the factor by which the limit on wrong passwords for all accounts from all networks exceeds the
+// limit for one network at one account.
 const guessesOnServer = 100
 
-// limitedTo returns a budget of a rate, times over.
+// limitedTo returns a budget whose rate is b multiplied by times.
 func limitedTo(class httpapi.Rate, b config.Bucket, times int, now func() time.Time) budget {
 	rate := httpapi.Bucket{PerSecond: b.PerSecond * float64(times), Burst: b.Burst * times}
 	return budget{httpapi.NewLimiter(map[httpapi.Rate]httpapi.Bucket{class: rate}, now), class}

@@ -118,7 +118,7 @@ var purgeNowCommand = command{
 				return err
 			}
 			return inv.print(report, func(w io.Writer) {
-				fmt.Fprintf(w, "removed %d messages; %d rooms have a maximum lifetime\n", report.Events, report.Rooms)
+				fmt.Fprintf(w, "removed %d messages; rooms with a maximum lifetime: %d\n", report.Events, report.Rooms)
 				if report.KeptUntil != nil {
 					fmt.Fprintf(w, "the clock has jumped ahead: messages that expired during the jump stay on disk until %s; if the clock is wrong, correct it before then\n", report.KeptUntil.Local().Format(time.RFC3339))
 				}

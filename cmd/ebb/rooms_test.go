@@ -59,7 +59,7 @@ func TestRoomsAreShownAndTheirRetentionIsSet(t *testing.T) {
 		if report.Rooms != 1 || report.Events != 0 || report.Took <= 0 {
 			t.Errorf("purge now: %+v", report)
 		}
-		if text := must(t, "", "purge", "now", cfg); text != "removed 0 messages; 1 rooms have a maximum lifetime\n" {
+		if text := must(t, "", "purge", "now", cfg); text != "removed 0 messages; rooms with a maximum lifetime: 1\n" {
 			t.Errorf("purge now: %q", text)
 		}
 		// The administrator's policy may also remove all limits.

@@ -12,11 +12,11 @@ import (
 	"testing"
 )
 
-// makers are the methods of storage that create tokens with which somebody acts as a user.
+// makers lists the methods of storage that create tokens with which somebody can act as a user.
 var makers = []string{"AddAccessToken", "AddRefreshToken", "AddLoginToken"}
 
-// TestOnlyTheGateMakesTokens fails if another package than accounts/gate creates access tokens: every path would have
-// to check again who may sign in. It also fails if a statement outside the makers writes to their tables.
+// TestOnlyTheGateMakesTokens fails if a package other than accounts/gate creates access tokens, since every such path
+// would have to check again who may log in. It also fails if a statement outside the makers writes to their tables.
 func TestOnlyTheGateMakesTokens(t *testing.T) {
 	seen := 0
 	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {

@@ -140,7 +140,7 @@ func fanOutOf(p *process, waiters []*waiter, n int, send func(i int) error) (fan
 	return r, errors.Join(errors.Join(errs...), err)
 }
 
-// registerListeners creates a room with a host and guests, the clients that wait for its messages.
+// registerListeners creates a room with a host, and with guests whose clients wait for its messages.
 func (p *process) registerListeners() (host *account, guests []*account, room string, err error) {
 	hosts, err := p.register("host", 1)
 	if err != nil {
@@ -225,7 +225,7 @@ func ebbFanOut(p *process, host *account, guests []*account, since []string, roo
 	return fanOutToGuests(p, host, guests, waiters, room, n)
 }
 
-// fanOutToGuests is fanOutOf for messages of host to a room whose guests wait.
+// fanOutToGuests is fanOutOf for messages that host sends to a room in which the guests wait.
 func fanOutToGuests(p *process, host *account, guests []*account, waiters []*waiter, room string, n int) (fanOutResult, error) {
 	r, err := fanOutOf(p, waiters, n, func(i int) error {
 		_, err := host.do("PUT", sendPath(room), fmt.Appendf(nil, `{"msgtype":"m.text","body":"%s%d. %s %s"}`, numberMark, i, text, text))

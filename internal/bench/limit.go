@@ -238,10 +238,10 @@ func (w *limitWriter) commit(batch []insert) error {
 	return tx.Commit()
 }
 
-// inUse answers with the bytes of heap and stacks in use, after a garbage collection.
+// inUse returns the size in bytes of the heap and the stacks in use after a garbage collection.
 func inUse(w http.ResponseWriter, _ *http.Request) {
 	runtime.GC()
-	runtime.GC() // twice, for what pools hold
+	runtime.GC() // twice, because pools release their memory only at the second collection
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	answer(w, strconv.AppendUint(nil, m.HeapAlloc+m.StackInuse, 10))

@@ -242,7 +242,7 @@ func (b *bench) slidingWaiting(p *process, a *account) (float64, error) {
 	return float64(after-before) / 1000 / float64(len(devices)), err
 }
 
-// bareWaiting is slidingWaiting for the limit, whose clients have been sent nothing.
+// bareWaiting is slidingWaiting for the limit, whose clients have received nothing.
 func (b *bench) bareWaiting() (float64, error) {
 	limit, err := b.startLimit(0)
 	if err != nil {
