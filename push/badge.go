@@ -2,15 +2,19 @@ package push
 
 import (
 	"context"
+	"math"
 	"sync"
+
+	"maunium.net/go/mautrix/id"
 
 	"ebb/history"
 	"ebb/ident"
+	"ebb/rooms"
 	"ebb/storage"
 )
 
-// maxBadgeRooms bounds the rooms whose unread messages are counted for a badge. The rooms with the newest events are
-// chosen.
+// maxBadgeRooms bounds the rooms whose unread messages are counted for a badge, of which those with the newest events
+// are chosen, and separately the invites.
 const maxBadgeRooms = 200
 
 // unknownBadge marks a gateway to which no unread count has been sent since the start of the server.
@@ -67,7 +71,7 @@ func (b *badge) total(countRooms bool) (sum int64) {
 }
 
 // badge returns the unread count that is sent to a user's gateways: the number of messages that notified the user and
-// are still unread.
+// are still unread, and of pending invites.
 func (s *Service) badge(ctx context.Context, user ident.UserNID) (int64, error) {
 	b, err := s.badgeOf(ctx, user)
 	if err != nil {
@@ -92,11 +96,7 @@ func (s *Service) badgeOf(ctx context.Context, user ident.UserNID) (*badge, erro
 	if !known {
 		b = &badge{counts: map[ident.RoomNID]int64{}, stale: map[ident.RoomNID]bool{}}
 		s.badges.Put(user, b) // before the read, so that no later change is missed
-		var rooms []ident.RoomNID
-		err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
-			rooms, err = tx.UnreadRooms(user, maxBadgeRooms)
-			return err
-		})
+		rooms, err := s.roomsOfBadge(ctx, user)
 		if err != nil {
 			s.badges.Forget(user)
 			return nil, err
@@ -106,14 +106,63 @@ func (s *Service) badgeOf(ctx context.Context, user ident.UserNID) (*badge, erro
 		}
 	}
 	for _, room := range b.takeStale() {
-		u, err := s.opts.History.Unread(ctx, nil, user, room)
+		n, err := s.countIn(ctx, user, room)
 		if err != nil {
 			s.badges.Forget(user)
 			return nil, err
 		}
-		b.set(room, sum(u))
+		b.set(room, n)
 	}
 	return b, nil
+}
+
+// roomsOfBadge lists the rooms that may have unread messages, and those to which the user is invited.
+func (s *Service) roomsOfBadge(ctx context.Context, user ident.UserNID) (rooms []ident.RoomNID, err error) {
+	err = s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		if rooms, err = tx.UnreadRooms(user, maxBadgeRooms); err != nil {
+			return err
+		}
+		// Not up to tx.Settled: an invite whose commit was dispatched before the badge was cached may be after it.
+		invites, err := tx.InvitesOf(user, 0, math.MaxInt64, maxBadgeRooms)
+		for _, m := range invites {
+			rooms = append(rooms, m.Room)
+		}
+		return err
+	})
+	return rooms, err
+}
+
+// countIn returns what a room adds to the badge of a user: the number of unread messages, or 1 for an invite that
+// notified the user.
+func (s *Service) countIn(ctx context.Context, nid ident.UserNID, room ident.RoomNID) (int64, error) {
+	r, err := s.opts.Rooms.RoomByNID(ctx, room)
+	if err != nil {
+		return 0, err
+	}
+	user := s.userID(nid)
+	if m := r.MemberOf(user); m != nil && m.Membership == rooms.Invite {
+		e, err := s.event(ctx, r, m.Pos)
+		if err != nil || e == nil {
+			return 0, err
+		}
+		class, err := s.inviteClass(ctx, nid, user, r, e)
+		if err != nil || class == 0 {
+			return 0, err
+		}
+		return 1, nil
+	}
+	u, err := s.opts.History.Unread(ctx, nil, nid, room)
+	return sum(u), err
+}
+
+// userID returns the ID of a user with a pusher, "" if all of the user's pushers were deleted meanwhile.
+func (s *Service) userID(nid ident.UserNID) id.UserID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if u := s.users[nid]; u != nil {
+		return id.UserID(u.id)
+	}
+	return ""
 }
 
 func sum(u history.Unread) (n int64) {

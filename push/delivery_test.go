@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"reflect"
 	"slices"
 	"strings"
@@ -60,6 +61,42 @@ func TestInviteNotifiesTheInvitedUser(t *testing.T) {
 	if n.RoomID != id || n.Type != "m.room.member" || n.Content["membership"] != "invite" || n.UserIsTarget == nil || !*n.UserIsTarget || n.Sender != bob.User ||
 		n.RoomName != "Come in" || n.Prio != "high" || n.Devices[0].Tweaks["sound"] != "default" {
 		t.Errorf("%+v", n)
+	}
+}
+
+func TestBadgeCountsInvites(t *testing.T) {
+	l := newLab(t, nil)
+	g := newGateway(t, nil)
+	alice, bob := l.Register("alice"), l.Register("bob")
+	set(alice, g.pusher("key", nil))
+	first := room(bob, object{"invite": []string{alice.User}})
+	if n := g.event(); n.RoomID != first || *n.Counts.Unread != 1 {
+		t.Errorf("after one invite: %+v", n)
+	}
+	second := room(bob, object{"invite": []string{alice.User}})
+	if n := g.event(); n.RoomID != second || *n.Counts.Unread != 2 {
+		t.Errorf("after two invites: %+v", n)
+	}
+	alice.Do("POST", "/v3/join/"+url.PathEscape(first), nil)
+	if got := g.badge(); got != 1 {
+		t.Errorf("after one was accepted: %d", got)
+	}
+	alice.Do("POST", "/v3/rooms/"+url.PathEscape(second)+"/leave", nil)
+	if got := g.badge(); got != 0 {
+		t.Errorf("after the other was rejected: %d", got)
+	}
+}
+
+func TestInviteThatTheUserDoesNotWantToSeeNotifiesNobody(t *testing.T) {
+	l := newLab(t, nil)
+	g := newGateway(t, nil)
+	alice, bob, carol := l.Register("alice"), l.Register("bob"), l.Register("carol")
+	alice.Do("PUT", "/v3/user/"+alice.User+"/account_data/org.matrix.msc4155.invite_permission_config", object{"ignored_users": []string{bob.User}})
+	set(alice, g.pusher("key", nil))
+	room(bob, object{"invite": []string{alice.User}})
+	wanted := room(carol, object{"invite": []string{alice.User}})
+	if n := g.event(); n.RoomID != wanted || *n.Counts.Unread != 1 {
+		t.Errorf("got %+v, want the invite to %s alone", n, wanted)
 	}
 }
 

@@ -72,7 +72,12 @@ func (s *Service) dispatch(c *rooms.Commit) {
 		}
 	}
 	for i := range c.Members {
-		if m := &c.Members[i]; m.Local && m.To == rooms.Invite {
+		m := &c.Members[i]
+		if !m.Local || m.From == m.To {
+			continue
+		}
+		s.badgeChanged(m.NID, c.Room.NID())
+		if m.To == rooms.Invite {
 			s.offerTo(m.NID, item{pos: m.Pos, room: c.Room.NID(), invite: true})
 			upTo = max(upTo, m.Pos)
 		}

@@ -111,19 +111,12 @@ func (s *Service) inviteNotification(ctx context.Context, nid ident.UserNID, t *
 	if err != nil || e == nil {
 		return nil, outcomeExpired, err
 	}
-	ignored, err := s.opts.AccountData.Ignores(ctx, nil, nid)
-	if err != nil {
-		return nil, "", err
-	}
-	if _, yes := ignored[e.Sender()]; yes {
-		return nil, outcomeExpired, nil
-	}
 	if s.tooOld(e) {
 		return nil, outcomeOld, nil
 	}
-	class, _ := s.opts.Rules.Actions(e.Event, state{s, r, e}, nid, t.user)
-	if class == 0 {
-		return nil, outcomeRead, nil
+	class, err := s.inviteClass(ctx, nid, t.user, r, e)
+	if err != nil || class == 0 {
+		return nil, outcomeRead, err
 	}
 	n := s.describe(r, e, nid, t, class)
 	if !t.noBadge {
@@ -134,6 +127,21 @@ func (s *Service) inviteNotification(ctx context.Context, nid ident.UserNID, t *
 		n.Counts = &counts{Unread: total}
 	}
 	return n, outcomeSent, nil
+}
+
+// inviteClass returns what the push rules of an invited user say about the invite. It is 0 if the user ignores the
+// sender or does not want to see invites of that sender.
+func (s *Service) inviteClass(ctx context.Context, nid ident.UserNID, user id.UserID, r *rooms.Room, e *rooms.Event) (pushrules.Class, error) {
+	ignored, err := s.opts.AccountData.Ignores(ctx, nil, nid)
+	if err != nil {
+		return 0, err
+	}
+	hidden, err := s.opts.Rooms.HidesInvite(ctx, nid, e.Sender())
+	if _, ignores := ignored[e.Sender()]; err != nil || hidden || ignores {
+		return 0, err
+	}
+	class, _ := s.opts.Rules.Actions(e.Event, state{s, r, e}, nid, user)
+	return class, nil
 }
 
 func (s *Service) tooOld(e *rooms.Event) bool {
