@@ -607,7 +607,7 @@ func TestRequestsOfElementAtItsStartGetEmptyResponses(t *testing.T) {
 	h := newHome(t, nil)
 	alice := h.register("alice")
 	for path, want := range map[string]string{
-		"/v3/account/3pid": `{"threepids":[]}`, "/v3/thirdparty/protocols": `{}`, "/v3/voip/turnServer": `{}`,
+		"/v3/account/3pid": `{"threepids":[]}`, "/v3/thirdparty/protocols": `{}`,
 	} {
 		if got, _ := json.Marshal(h.must(alice, "GET", path, "")); string(got) != want {
 			t.Errorf("%s: %s", path, got)

@@ -1,9 +1,10 @@
 package clientapi
 
 import (
-	"encoding/json"
+	"net/http"
 
 	"ebb/httpapi"
+	"ebb/mxerr"
 )
 
 func (a *API) rtcTransportsRoutes() []httpapi.Route {
@@ -14,12 +15,14 @@ func (a *API) rtcTransportsRoutes() []httpapi.Route {
 	}}
 }
 
-// getRTCTransports returns the servers for the media of group calls.
+// getRTCTransports returns the servers for the media of group calls. If none are configured, it returns M_UNRECOGNIZED:
+// only then does Element Call look into the .well-known document, which another web server may serve. It trusts an
+// empty list.
 // Spec: MSC4143, MSC4519
 func (a *API) getRTCTransports(*httpapi.Request) (any, error) {
 	list, err := a.Config.Calls.Transports()
-	if list == nil {
-		list = []json.RawMessage{}
+	if err == nil && len(list) == 0 {
+		err = mxerr.New(http.StatusNotFound, mxerr.CodeUnrecognized, "This server has no transports for calls; clients may find some in /.well-known/matrix/client")
 	}
 	return map[string]any{"rtc_transports": list}, err
 }

@@ -11,8 +11,8 @@ import (
 var forLocked = []string{"logout", "logout_all"}
 
 // actions lists the operations that suspended accounts may not call, in addition to the events that rooms.Send refuses.
-// Suspended users can still read, verify devices, back up keys, leave rooms, redact their own events, log out and
-// deactivate their accounts.
+// Suspended users can still read, verify devices, back up keys, leave rooms, redact their own events, log out,
+// deactivate their accounts, and add addresses, but not remove any.
 // Spec: client-server-api#account-suspension
 var actions = []string{
 	"createRoom", "joinRoom", "joinRoomById", "knockRoom", "inviteUser", "kick", "ban", "unban", "upgradeRoom",
@@ -20,6 +20,7 @@ var actions = []string{
 	"setProfileField", "deleteProfileField", "setPresence",
 	"uploadContent", "uploadContentToMXC", "createContent",
 	"setAdminLockUser", "setAdminSuspendUser",
+	"delete3pidFromAccount", "unbind3pidFromAccount",
 }
 
 // forGuests lists the operations that guests may call, besides those that need no account.

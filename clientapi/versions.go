@@ -52,7 +52,6 @@ var unstableFeatures = map[string]bool{
 	"org.matrix.msc3916.stable":     true, // media for signed-in users
 	"org.matrix.msc3981":            true, // recursive relations
 	"org.matrix.msc4026":            true, // access tokens at /versions
-	"org.matrix.msc4143":            true, // RTC transports
 	"org.matrix.msc4306":            true, // subscriptions to threads
 	"org.matrix.msc4429":            true, // changed profile fields in /sync
 	"org.matrix.msc4429.stable":     true,
@@ -70,6 +69,7 @@ func (a *API) getVersions(*httpapi.Request) (any, error) {
 	features := maps.Clone(unstableFeatures)
 	features["org.matrix.msc4140"] = a.Delayed.Enabled()        // delayed events
 	features["org.matrix.msc4028"] = a.Config.Push.AllEncrypted // notifications of all encrypted events
+	features["org.matrix.msc4143"] = a.Config.Calls.RTCTransports != ""
 	for preset, kind := range map[string]string{"public": "public", "private": "private", "trusted_private": "direct"} {
 		features["io.element.e2ee_forced."+preset] = slices.Contains(a.Config.Encryption.Force, kind)
 	}

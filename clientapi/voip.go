@@ -11,6 +11,7 @@ import (
 
 	"ebb/config"
 	"ebb/httpapi"
+	"ebb/mxerr"
 )
 
 func (a *API) voipRoutes() []httpapi.Route {
@@ -18,14 +19,11 @@ func (a *API) voipRoutes() []httpapi.Route {
 		OperationID: "getTurnServer", File: "voip.yaml", Auth: httpapi.User, Rate: httpapi.Reads, Handler: a.getTurnServer}}
 }
 
-// getTurnServer returns the TURN servers for calls and credentials for them. If there are none, it returns an empty
-// object, which clients expect.
-// Spec: client-server-api#get_matrixclientv3voipturnserver
-//
-// Deviation: the specification has no response for a server without TURN servers.
+// getTurnServer returns the TURN servers for calls and credentials for them.
+// Spec: client-server-api#get_matrixclientv3voipturnserver; MSC4166 for a server without TURN servers
 func (a *API) getTurnServer(r *httpapi.Request) (any, error) {
 	if len(a.Config.TURN.URIs) == 0 {
-		return nil, nil
+		return nil, mxerr.NotFound("This server has no TURN server")
 	}
 	return turnCredentials(a.Config.TURN, r.UserID, a.Now()), nil
 }

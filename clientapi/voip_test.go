@@ -25,6 +25,10 @@ func TestTURNCredentialsMatchThoseOfTheRelay(t *testing.T) {
 	}
 	h.refused("", "GET", "/v3/voip/turnServer", "", 401, "M_MISSING_TOKEN")
 
+	h = newHome(t, nil)
+	h.refused(h.register("alice"), "GET", "/v3/voip/turnServer", "", 404, "M_NOT_FOUND")
+	h.refused("", "GET", "/v3/voip/turnServer", "", 401, "M_MISSING_TOKEN")
+
 	h = newHome(t, func(c *config.Config) {
 		c.TURN.URIs, c.TURN.Username, c.TURN.Password = uris, "everybody", "knows"
 	})

@@ -42,25 +42,30 @@ func (s *Service) Peek(ctx context.Context, q PeekRequest) (p Peeked, err error)
 	}
 	sub := s.opts.Hub.Visit(room.NID())
 	defer sub.Close()
+	own := s.opts.Hub.Park(to.UserNID, to.DeviceNID) // woken when the account is locked or the device is deleted
+	defer own.Close()
 	expired, stop := s.opts.Timer(min(max(0, q.Timeout), maxTimeout))
 	defer stop()
 	p.Start = cmp.Or(q.From, history.TimelineToken(room.LastOrder()))
 	p.End = p.Start
+	syncWaiting.Inc()
+	defer syncWaiting.Dec()
 	for final := q.Timeout <= 0; ; {
+		if err := s.alive(ctx, &to); err != nil {
+			return p, err
+		}
 		if err := s.newIn(ctx, q.Room, to, &p); err != nil || len(p.Chunk) > 0 || final {
 			return p, err
 		}
 		select {
 		case <-sub.C():
+		case <-own.C():
 		case <-expired:
 			final = true
 		case <-s.stopped:
 			final = true
 		case <-ctx.Done():
 			return p, ctx.Err()
-		}
-		if err := s.alive(ctx, &q.Requester); err != nil {
-			return p, err
 		}
 	}
 }

@@ -1,9 +1,11 @@
 package server_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/url"
 	"testing"
+	"time"
 
 	"ebb/internal/testserver"
 )
@@ -86,5 +88,37 @@ func TestEventsOfOneRoomAreStreamedToUsersWhoMayReadIt(t *testing.T) {
 	second := eve.Do("GET", events+"&from="+first["end"].(string), nil)
 	if first["start"] != from || texts(list(first, "chunk")) != "1" || texts(list(second, "chunk")) != "2" || get(second, "chunk", 0, "room_id") != room {
 		t.Errorf("first %v, then %v", first, second)
+	}
+}
+
+func TestWaitingForEventsOfARoomEndsWithTheAccountAndTheDevice(t *testing.T) {
+	s := testserver.New(t, nil)
+	admin, alice := administrator(t, s, "admin"), signUp(t, s, "alice")
+	for name, c := range map[string]struct {
+		end  func(who *device)
+		code string
+	}{
+		"locked":     {func(who *device) { admin.Do("PUT", "/v1/admin/lock/"+who.User, obj{"locked": true}) }, "M_USER_LOCKED"},
+		"signed out": {func(who *device) { who.Do("POST", "/v3/logout", obj{}) }, "M_UNKNOWN_TOKEN"},
+	} {
+		who := signUp(t, s, "who"+name[:1])
+		room, _ := together(nil, alice, who)
+		code := make(chan any, 1)
+		go func() {
+			_, _, raw := who.Raw("GET", "/v3/events?timeout=20000&room_id="+url.QueryEscape(room), nil)
+			var v obj
+			_ = json.Unmarshal(raw, &v)
+			code <- v["errcode"]
+		}()
+		waitForPoll(t, s)
+		c.end(who)
+		select {
+		case got := <-code:
+			if got != c.code {
+				t.Errorf("%s: %v", name, got)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s: the request still waits", name)
+		}
 	}
 }

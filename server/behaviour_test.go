@@ -111,7 +111,7 @@ func TestUnsetValuesAreNotFound(t *testing.T) {
 }
 
 func TestEveryFeatureThatVersionsClaimHasItsOperations(t *testing.T) {
-	alice := signUp(t, testserver.New(t, nil), "alice")
+	alice := signUp(t, testserver.New(t, func(c *config.Config) { c.Calls.RTCTransports = `[{"type":"livekit"}]` }), "alice")
 	room := alice.Do("POST", "/v3/createRoom", nil)["room_id"].(string)
 	versions := alice.Do("GET", "/versions", nil)
 	if !slices.Contains(list(versions, "versions"), any("v1.4")) || !slices.Contains(list(versions, "versions"), any("v1.16")) {

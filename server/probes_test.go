@@ -168,8 +168,12 @@ func TestRTCTransportsComeFromTheConfiguration(t *testing.T) {
 		t.Errorf("well-known: %v", got)
 	}
 	without := testserver.New(t, nil)
-	if list, ok := without.Register("alice").Do("GET", path, nil)["rtc_transports"].([]any); !ok || len(list) != 0 {
-		t.Errorf("without any: %v", list)
+	bob := without.Register("bob")
+	bob.Refused("GET", path, nil, 404, "M_UNRECOGNIZED")
+	for server, claimed := range map[*testserver.Client]bool{alice: true, bob: false} {
+		if got := testserver.Get(server.Do("GET", "/versions", nil), "unstable_features", "org.matrix.msc4143"); got != claimed {
+			t.Errorf("/versions: %v, want %v", got, claimed)
+		}
 	}
 	if _, there := without.Anonymous().Do("GET", "/.well-known/matrix/client", nil)["org.matrix.msc4143.rtc_foci"]; there {
 		t.Error("well-known has foci without any")

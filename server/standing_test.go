@@ -136,6 +136,8 @@ func TestSuspendedUsersReadButDoNotAct(t *testing.T) {
 		{"DELETE", "/v3/profile/" + alice.User + "/avatar_url", nil},
 		{"PUT", "/v3/directory/room/%23x:test", obj{"room_id": room}},
 		{"POST", "/_matrix/media/v3/upload", []byte("x")},
+		{"POST", "/v3/account/3pid/delete", obj{"medium": "email", "address": "alice@example.org"}},
+		{"POST", "/v3/account/3pid/unbind", obj{"medium": "email", "address": "alice@example.org"}},
 	} {
 		alice.Refused(c.method, c.path, c.body, 403, "M_USER_SUSPENDED")
 	}
