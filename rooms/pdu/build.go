@@ -21,8 +21,9 @@ type Proto struct {
 	Content                json.RawMessage // any JSON object
 	Redacts                id.EventID      // the target of an m.room.redaction; Build writes it where the room version requires
 	PrevEvents, AuthEvents []id.EventID
-	Depth                  int64 // one more than the greatest depth of PrevEvents; Build limits it to the room version's range
-	OriginServerTS         int64 // milliseconds since 1970
+	Depth                  int64  // one more than the greatest depth of PrevEvents; Build limits it to the room version's range
+	OriginServerTS         int64  // milliseconds since 1970
+	StickyMS               *int64 // for how many milliseconds the event is sticky; nil: it is not sticky
 
 	// ReferenceHash returns the hash of another event, which events of room versions 1 and 2 state next to its ID. If
 	// it is nil or returns false, the hash is omitted, which no known server rejects. Later versions do not use it.
@@ -104,6 +105,9 @@ func (p *Proto) compose(v *Version) ([]byte, error) {
 		return nil, err
 	}
 	b = strconv.AppendInt(append(b, `,"depth":`...), min(max(p.Depth, 0), maxDepth(v)), 10)
+	if p.StickyMS != nil {
+		b = appendSticky(b, *p.StickyMS)
+	}
 	b = strconv.AppendInt(append(b, `,"origin_server_ts":`...), p.OriginServerTS, 10)
 	b = p.appendReferences(append(b, `,"prev_events":`...), v, p.PrevEvents)
 	if p.Redacts != "" && !v.RedactsInContent {

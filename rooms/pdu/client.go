@@ -17,6 +17,9 @@ func (e *Event) ClientJSON(withRoomID bool) []byte {
 	b := make([]byte, 0, len(e.content)+512) // 512 bytes hold the other members of a typical event
 	b = e.appendClientContent(append(b, `{"content":`...))
 	b = canonjson.AppendString(append(b, `,"event_id":`...), string(e.id))
+	if e.stickyMS != notSticky {
+		b = appendSticky(b, int64(e.stickyMS))
+	}
 	b = strconv.AppendInt(append(b, `,"origin_server_ts":`...), e.ts, 10)
 	if e.redactsForClients() {
 		b = canonjson.AppendString(append(b, `,"redacts":`...), string(e.redacts))

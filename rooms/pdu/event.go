@@ -44,6 +44,7 @@ type Event struct {
 	content     []byte
 	depth       int64
 	ts          int64
+	stickyMS    int32 // see stickyDuration
 	prev, auth  []id.EventID
 	json        []byte
 	rawUnsigned []byte

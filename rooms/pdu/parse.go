@@ -86,7 +86,7 @@ func ParseLenient(v *Version, raw []byte) (*Event, error) {
 
 // members are the values of an event's members that have a meaning for servers, nil if missing.
 type members struct {
-	auth, content, depth, eventID, hashes, ts, prev, redacts, room, sender, signatures, stateKey, typ, unsigned []byte
+	auth, content, depth, eventID, hashes, sticky, ts, prev, redacts, room, sender, signatures, stateKey, typ, unsigned []byte
 }
 
 func (m *members) scan(obj []byte) error {
@@ -111,6 +111,8 @@ func (m *members) field(key string) *[]byte {
 		return &m.eventID
 	case "hashes":
 		return &m.hashes
+	case stickyKey:
+		return &m.sticky
 	case "origin_server_ts":
 		return &m.ts
 	case "prev_events":
@@ -148,6 +150,7 @@ func newEvent(v *Version, raw []byte, m *members) *Event {
 	e.stateKey, e.isState = canonjson.Unquote(m.stateKey)
 	e.depth = max(0, integer(m.depth))
 	e.ts = integer(m.ts)
+	e.stickyMS = stickyDuration(m.sticky)
 	e.auth = references(m.auth)
 	e.prev = references(m.prev)
 	if e.typ == typeRedaction {
