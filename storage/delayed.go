@@ -13,6 +13,7 @@ type DelayedEvent struct {
 	StateKey    *string // nil: not a state event
 	Content     string  // JSON; "" once the event is sent or cancelled
 	OriginTS    int64   // ms; 0: when it is sent
+	StickyMS    *int64  // for how long the event is sticky; nil: it is not
 	Delay       int64   // ms
 	ScheduledTS int64   // ms; when the delay began
 	SendTS      int64   // ms; when to send it next
@@ -25,30 +26,33 @@ type DelayedEvent struct {
 }
 
 const addDelayedEventQuery = `INSERT INTO delayed_events
-(delay_id, user_nid, room_nid, type, state_key, content, origin_ts, delay, scheduled_ts, send_ts, position)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`
+(delay_id, user_nid, room_nid, type, state_key, content, origin_ts, delay, scheduled_ts, send_ts, position, sticky_ms)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`
 
 // AddDelayedEvent schedules an event and sets its position.
 func (tx *Tx) AddDelayedEvent(d *DelayedEvent) error {
-	var key any
+	var key, sticky any
 	if d.StateKey != nil {
 		key = *d.StateKey
 	}
+	if d.StickyMS != nil {
+		sticky = *d.StickyMS
+	}
 	d.Position = tx.NextPos()
 	_, err := tx.exec(addDelayedEventQuery, d.DelayID, int64(d.User), int64(d.Room), d.Type, key, d.Content, d.OriginTS, d.Delay,
-		d.ScheduledTS, d.SendTS, int64(d.Position))
+		d.ScheduledTS, d.SendTS, int64(d.Position), sticky)
 	return err
 }
 
 const delayedEventColumns = `SELECT d.delay_id, d.user_nid, u.user_id, d.room_nid, r.room_id, d.type, d.state_key, d.content, d.origin_ts,
- d.delay, d.scheduled_ts, d.send_ts, d.position, d.finalised_ts, d.event_id, d.error,
+ d.delay, d.scheduled_ts, d.send_ts, d.position, d.finalised_ts, d.event_id, d.error, d.sticky_ms,
  coalesce(a.deactivated_ts, 0), coalesce(a.locked, 0), coalesce(a.suspended, 0)
 FROM delayed_events d JOIN users u ON u.nid = d.user_nid JOIN rooms r ON r.nid = d.room_nid LEFT JOIN accounts a ON a.nid = d.user_nid `
 
 func scanDelayedEvent(r Row) (d DelayedEvent, err error) {
 	var deactivated, locked, suspended int64
 	err = r.Scan(&d.DelayID, &d.User, &d.UserID, &d.Room, &d.RoomID, &d.Type, &d.StateKey, &d.Content, &d.OriginTS, &d.Delay,
-		&d.ScheduledTS, &d.SendTS, &d.Position, &d.FinalisedTS, &d.EventID, &d.Error, &deactivated, &locked, &suspended)
+		&d.ScheduledTS, &d.SendTS, &d.Position, &d.FinalisedTS, &d.EventID, &d.Error, &d.StickyMS, &deactivated, &locked, &suspended)
 	d.Deactivated, d.Locked, d.Suspended = deactivated != 0, locked != 0, suspended != 0
 	return d, err
 }

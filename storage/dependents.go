@@ -86,6 +86,16 @@ var dependents = []dependent{
 			return err
 		},
 	},
+	{ // That the event is sticky.
+		goesWhen: redacted | rejected | purged,
+		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
+			return collect(tx, scanNumber[int64], `SELECT position FROM sticky_events WHERE position IN `+list, keys...)
+		},
+		remove: func(tx *Tx, p Pos, _ string) error {
+			_, err := tx.exec(`DELETE FROM sticky_events WHERE position = $1`, int64(p))
+			return err
+		},
+	},
 	{ // The words of the event in the search index.
 		goesWhen:  redacted | rejected | purged,
 		removeAll: (*Tx).removeFromSearch,

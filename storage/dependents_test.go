@@ -1,13 +1,15 @@
 package storage_test
 
 import (
+	"math"
 	"testing"
 
 	"ebb/ident"
 	"ebb/storage"
 )
 
-// thread stores event 1 and its replies 2 and 3. The first two notify user 5 with a class of their own.
+// thread stores event 1 and its replies 2 and 3. The first two notify user 5 with a class of their own, and 1 and 3 are
+// sticky.
 func thread(t *testing.T, tx *storage.Tx) {
 	t.Helper()
 	ok(t, tx.InsertEvent(event(1)))
@@ -17,6 +19,9 @@ func thread(t *testing.T, tx *storage.Tx) {
 		ok(t, tx.TouchThread(1, ident.Order(n)<<16))
 	}
 	ok(t, tx.InsertEventPush(5, 1, 1, 3), tx.InsertEventPush(5, 1, 2, 3))
+	for _, p := range []storage.Pos{1, 3} {
+		ok(t, tx.AddStickyEvent(storage.StickyEvent{Position: p, Room: 1, Sender: 7, ExpiresTS: math.MaxInt64}, 10, 10))
+	}
 }
 
 func TestWhatDependsOnAnEventGoesWithIt(t *testing.T) {
@@ -24,6 +29,7 @@ func TestWhatDependsOnAnEventGoesWithIt(t *testing.T) {
 		return storage.PurgeCandidate{Position: p, EventID: eventID}
 	}
 	type left struct {
+		sticky    int64
 		notifies  int64
 		latest    ident.Order
 		replyRoot int64
@@ -36,14 +42,14 @@ func TestWhatDependsOnAnEventGoesWithIt(t *testing.T) {
 	}{
 		{"redacted", func(tx *storage.Tx, p storage.Pos, eventID string) error {
 			return tx.RedactEvent(1, p, eventID, []byte(`{}`), 9)
-		}, left{0, 3 << 16, 1}, left{3, 2 << 16, 1}},
+		}, left{1, 0, 3 << 16, 1}, left{1, 3, 2 << 16, 1}},
 		{"rejected", func(tx *storage.Tx, p storage.Pos, eventID string) error {
 			return tx.RejudgeEvent(p, eventID, 0, 0, storage.RejectedEvent)
-		}, left{0, 3 << 16, 1}, left{3, 2 << 16, 1}},
-		{"purged", func(tx *storage.Tx, p storage.Pos, eventID string) error { return tx.PurgeEvent(p, eventID) }, left{0, 0, 0}, left{3, 2 << 16, 1}},
+		}, left{1, 0, 3 << 16, 1}, left{1, 3, 2 << 16, 1}},
+		{"purged", func(tx *storage.Tx, p storage.Pos, eventID string) error { return tx.PurgeEvent(p, eventID) }, left{1, 0, 0, 0}, left{1, 3, 2 << 16, 1}},
 		{"reduced to a skeleton", func(tx *storage.Tx, p storage.Pos, eventID string) error {
 			return tx.SkeletonizeEvent(p, eventID, 0, []byte(`{}`))
-		}, left{0, 0, 0}, left{3, 2 << 16, 1}},
+		}, left{1, 0, 0, 0}, left{1, 3, 2 << 16, 1}},
 	} {
 		for _, at := range []struct {
 			p    storage.Pos
@@ -57,9 +63,10 @@ func TestWhatDependsOnAnEventGoesWithIt(t *testing.T) {
 						t.Errorf("events with dependents: %v", found)
 					}
 					ok(t, tc.do(tx, at.p, at.id))
+					sticky := got[int64](t)(tx.Int64(`SELECT count(*) FROM sticky_events WHERE room_nid = 1`))
 					reply, _, err := tx.EventAt(2)
 					ok(t, err)
-					has := left{got[int64](t)(tx.EventPush(5, 1, 1)), got[ident.Order](t)(tx.ThreadLatest(1)), int64(reply.ThreadRoot)}
+					has := left{sticky, got[int64](t)(tx.EventPush(5, 1, 1)), got[ident.Order](t)(tx.ThreadLatest(1)), int64(reply.ThreadRoot)}
 					if has != at.want {
 						t.Errorf("left is %+v, want %+v", has, at.want)
 					}

@@ -235,6 +235,7 @@ func frozenRows(tx *storage.Tx) [][]any {
 		{"media (media_id, user_nid, blob, content_type, filename, size, created_ts, expires_ts)", "frozen", 1, "ab", "text/plain", "frozen.txt", 1, 1, 0},
 		{"appservices (id, position, devices, txn, pending, failures, failing_ts, retry_ts, reached_ts)", "irc", event, event, "", "", 0, 0, 0, 0},
 		{"appservice_rooms (app, network, room_nid)", "irc", "freenode", 2},
+		{"sticky_events (position, room_nid, sender_nid, local, refused, expires_ts)", event, 2, 1, 1, 0, 1},
 		{"push_rules (user_nid, json, position)", 1, "{}", event},
 		{"erased_users (user_nid, position)", 11, event},
 	}
