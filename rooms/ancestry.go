@@ -14,7 +14,8 @@ import (
 // Events that precede the join with which this server entered a room are history: they are fetched when somebody
 // paginates back, and never arrive as new. Other servers send them anyway, since many ignore min_depth when asked for
 // missing events. The graph decides which events are history. If it does not tell, a requested event that is shallower
-// than the join counts as history, but a pushed one does not.
+// than the join counts as history, but a pushed one does not. Only events that are still sticky arrive as new, flagged
+// as storage.PrecedingEvent: they become no forward extremities, since the join has a later state.
 
 // maxAncestryRounds bounds the requests for ancestors of the join that the events of one transaction may cause.
 const maxAncestryRounds = 5
@@ -78,7 +79,14 @@ func (a *arrivals) historySuspects(ctx context.Context) (out []*incoming, err er
 // isSinceJoin reports whether an event is stored and arrived live after the join.
 func (a *arrivals) isSinceJoin(eventID id.EventID) bool {
 	e := a.known[eventID]
-	return e != nil && e.InGraph() && !e.Backfilled() && e.Pos >= a.room.entered()
+	return e != nil && e.InGraph() && !e.Backfilled() && e.Pos >= a.room.entered() && e.Flags&storage.PrecedingEvent == 0
+}
+
+// mustArrive reports whether an event is still sticky: then it arrives as new, even if it precedes the join.
+// Spec: MSC4354
+func (a *arrivals) mustArrive(e *incoming) bool {
+	now := a.svc.nowMS()
+	return (&Event{Event: e.Event, ReceivedTS: now}).StickyUntil() > now
 }
 
 // setHistoryAside leaves to backfill those suspects that precede the join. It returns the ones for which the known part
@@ -94,6 +102,8 @@ func (a *arrivals) setHistoryAside(suspects []*incoming) (doubtful []*incoming) 
 			continue
 		}
 		switch {
+		case a.history.ids[e.ID()] && a.mustArrive(e):
+			e.precedes = true
 		case a.history.ids[e.ID()]:
 			a.leaveToBackfill(e)
 		case e.Depth() >= a.history.bound,
@@ -133,7 +143,7 @@ func (g *gathering) gatherHistory(ctx context.Context) error {
 			continue
 		}
 		for _, e := range doubtful {
-			if e.asked {
+			if e.asked && !g.mustArrive(e) {
 				g.leaveToBackfill(e)
 			}
 		}

@@ -21,6 +21,9 @@ type incoming struct {
 	relay bool // this server sends it on to the other servers
 	asked bool // this server requested it
 
+	// precedes: it is a sticky event that precedes the join with which this server entered the room.
+	precedes bool
+
 	unverified bool  // its signature cannot be checked: the event is undecided
 	noAuth     bool  // one of its auth events cannot be fetched: the event is undecided
 	followed   bool  // a valid event follows it: the event is kept even if it is undecided

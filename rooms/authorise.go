@@ -61,6 +61,9 @@ func (b *batch) received(in *incoming) *pendingEvent {
 	if in.Type() == typeDummy {
 		pe.Flags |= storage.DummyEvent
 	}
+	if in.precedes {
+		pe.Flags |= storage.PrecedingEvent
+	}
 	return pe
 }
 

@@ -76,10 +76,11 @@ type pendingEvent struct {
 	hasRedactions bool        // redactions of it arrived earlier
 	revealed      []*Event    // events that become visible to clients now
 	replaces      storage.Pos // its position while it was undecided
-	supersedes    storage.Pos // its position while it was withheld
+	supersedes    storage.Pos // its position while it was withheld or soft-failed
 	late          bool        // it was withheld
 	past          ident.Order // its order if it is history; 0 otherwise
 	outgoing      bool        // this server sends it to other servers
+	unsigned      bool        // the room's policy server has not signed it
 }
 
 // stateChange is a change of one entry of the room's current state.
@@ -127,7 +128,8 @@ type proto struct {
 	stateKey *string
 	sender   ident.Requester
 	content  []byte
-	ts       int64 // ms; 0: now
+	ts       int64  // ms; 0: now
+	stickyMS *int64 // for how long the event is sticky; nil: it is not
 
 	member     *memberChange
 	relation   *pdu.Relation
@@ -305,7 +307,7 @@ func (b *batch) build(p *proto, v *view) (*pdu.Event, error) {
 	n := &b.room.next
 	out := pdu.Proto{
 		RoomID: b.room.id, Type: p.typ, StateKey: p.stateKey, Sender: p.sender.UserID, Content: p.content, Redacts: p.redacts,
-		PrevEvents: make([]id.EventID, 0, len(n.extremities)), Depth: n.depth + 1, OriginServerTS: p.ts,
+		PrevEvents: make([]id.EventID, 0, len(n.extremities)), Depth: n.depth + 1, OriginServerTS: p.ts, StickyMS: p.stickyMS,
 	}
 	switch {
 	case out.OriginServerTS != 0:

@@ -29,9 +29,11 @@ type Commit struct {
 	// Discovered are the servers that turned out to be in the room when it was completed. They have been sent nothing
 	// since the join.
 	Discovered []string
-	Retention  bool // the administrator's retention policy for the room changed
-	Published  bool // the room was added to the room directory or removed from it
-	Aliases    bool // local aliases of the room were added or removed; those of a created room are not reported
+	Arrived    []string // servers whose first user joined; they may be listed twice
+	Retention  bool     // the administrator's retention policy for the room changed
+	State      bool     // the current state changed
+	Published  bool     // the room was added to the room directory or removed from it
+	Aliases    bool     // local aliases of the room were added or removed; those of a created room are not reported
 
 	Events   []CommittedEvent     // in order of position; events with Flags may be in no timeline
 	Members  []CommittedMember    // changes of the current membership, including those that no event of this commit makes
@@ -172,7 +174,7 @@ func (cs *Commits) Subscribe(l Listener) {
 
 // own sets the first and the last listeners, which belong to a Service.
 func (cs *Commits) own(s *Service) {
-	cs.caches = []Listener{s.countEvents, s.endPartial, s.own.committed, s.erased.committed, s.threads.committed, s.changeInviteFilters}
+	cs.caches = []Listener{s.countEvents, s.endPartial, s.own.committed, s.erased.committed, s.threads.committed, s.changeInviteFilters, s.followSticky}
 	cs.wake, cs.log = s.wake, s.log
 }
 
@@ -260,6 +262,7 @@ func (c *Commit) add(s *Service, events []*pendingEvent) {
 
 // addChanges records the membership changes among changes of the current state.
 func (c *Commit) addChanges(s *Service, changes []*stateChange) {
+	c.State = c.State || len(changes) > 0
 	for _, change := range changes {
 		m := change.member
 		if m == nil {
@@ -268,6 +271,9 @@ func (c *Commit) addChanges(s *Service, changes []*stateChange) {
 		out := CommittedMember{User: m.user, NID: m.nid, Local: s.IsLocal(m.user), From: m.from, To: m.to, Changed: change.by.Pos}
 		if change.event != nil {
 			out.Pos = change.event.Pos
+		}
+		if server := ident.ServerOf(out.User); !out.Local && out.Joined() && !c.Room.HasServer(server) {
+			c.Arrived = append(c.Arrived, server)
 		}
 		c.Members = append(c.Members, out)
 	}
@@ -293,9 +299,14 @@ func (r *Room) abandoned() bool {
 	return r.head.partial != nil && len(r.head.local) == 0
 }
 
+// isNews reports whether /sync sends an event: it is no history, or it is sticky.
+func (s *Service) isNews(e CommittedEvent) bool {
+	return !e.Past || e.StickyUntil() > s.nowMS()
+}
+
 // wake is the Listener that wakes the syncs of clients with something new to read. It is the last one.
 func (s *Service) wake(c *Commit) {
-	if c.Rejudged || slices.ContainsFunc(c.Events, func(e CommittedEvent) bool { return !e.Past }) {
+	if c.Rejudged || slices.ContainsFunc(c.Events, s.isNews) {
 		s.opts.Hub.Members(c.Room.LocalMembers())
 		s.opts.Hub.Room(c.Room.nid)
 	}

@@ -144,22 +144,25 @@ func (s *Service) decideSoon(r *Room) {
 }
 
 // DecideEvents authorises undecided events until ctx ends: with what is stored, soon after an event arrives in their
-// room, and regularly after requesting the keys and auth events that they need.
+// room, and regularly after requesting the keys and auth events that they need. It also checks soft-failed sticky
+// events again, at the beginning and when the state of their room changes.
 func (s *Service) DecideEvents(ctx context.Context) error {
 	tick := time.NewTicker(undecidedEvery)
 	defer tick.Stop()
+	err := s.readmitAll(ctx)
 	for {
-		var err error
+		if err != nil && ctx.Err() == nil {
+			s.log.ErrorContext(ctx, "cannot authorise waiting events", "err", err)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case nid := <-s.toDecide:
 			err = s.decideIn(ctx, nid, false)
+		case nid := <-s.toReadmit:
+			err = s.readmit(ctx, nid)
 		case <-tick.C:
-			err = s.decideAll(ctx)
-		}
-		if err != nil && ctx.Err() == nil {
-			s.log.ErrorContext(ctx, "cannot authorise undecided events", "err", err)
+			err = errors.Join(s.decideAll(ctx), s.readmitAll(ctx))
 		}
 	}
 }

@@ -29,7 +29,7 @@ func (b *batch) extendHead(ctx context.Context, p *graph.Reader, in *incoming, p
 		b.settleHead(pe)
 		return nil
 	}
-	if in.late { // the states after the events that follow it include its change
+	if in.late || in.precedes { // the states after the events that follow it include its change
 		b.settleHead(pe)
 		return nil
 	}

@@ -97,7 +97,7 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 		return err
 	}
 	if e.supersedes != 0 {
-		if err := tx.SupersedeRedaction(e.supersedes); err != nil {
+		if err := tx.SupersedeEvent(e.supersedes, string(e.ID())); err != nil {
 			return err
 		}
 	}
@@ -108,6 +108,12 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 		if err := b.writeDeviceListUpdate(tx, c); err != nil {
 			return err
 		}
+		if err := b.oweSticky(tx, c.member); err != nil {
+			return err
+		}
+	}
+	if err := b.writeSticky(tx, e); err != nil {
+		return err
 	}
 	if err := e.head.Write(tx, e.Room); err != nil {
 		return err

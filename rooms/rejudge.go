@@ -402,7 +402,7 @@ func (c *completion) noteMissing(pe *pendingEvent) (err error) {
 // follow makes an accepted event a forward extremity, unless a later event refers to it.
 func (c *completion) follow(x graph.Extremity, e *Event) error {
 	c.depth = max(c.depth, e.Depth())
-	if e.Flags&storage.SoftFailedEvent != 0 {
+	if e.Flags&(storage.SoftFailedEvent|storage.PrecedingEvent) != 0 {
 		return nil
 	}
 	if key, isState := e.StateKey(); isState && e.Type() == typeMember && pdu.Membership(e.Content()) == Join {
@@ -516,6 +516,11 @@ func (c *completion) write(tx *storage.Tx, generation int64) error {
 		left, err := tx.UndecidedEvents(c.room.nid, 1)
 		c.left = len(left) > 0
 		return err
+	}
+	for _, server := range c.discovered() {
+		if err := tx.OweSticky(server, c.room.nid, c.svc.nowMS()); err != nil {
+			return err
+		}
 	}
 	if err := tx.RepeatDeviceChanges(c.room.nid, c.found.Pos, c.join.Pos); err != nil {
 		return err

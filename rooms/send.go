@@ -29,6 +29,7 @@ type NewEvent struct {
 	Redacts   id.EventID // the target of an m.room.redaction; content.redacts may be used instead
 	Txn       *txns.Txn  // the transaction ID; nil: none
 	Timestamp int64      // ms, for application services; 0: now
+	StickyMS  *int64     // for how many milliseconds the event is sticky; nil: it is not sticky
 	DelayID   string     // of a delayed event that is sent now; "" otherwise
 	// Also is called in the write of the event, or in a write of its own if there is none because the state is the same
 	// already or another server sends the event. If it fails, the event is not sent. It may be called several times.
@@ -159,7 +160,7 @@ func (s *Service) followTombstone(ctx context.Context, sender ident.Requester, o
 
 // prepare makes the checks that do not depend on the room's head, and looks up the events that the new one refers to.
 func (s *Service) prepare(ctx context.Context, r *Room, n *NewEvent) (*proto, error) {
-	p := &proto{typ: n.Type, stateKey: n.StateKey, sender: n.Sender, content: n.Content, ts: n.Timestamp}
+	p := &proto{typ: n.Type, stateKey: n.StateKey, sender: n.Sender, content: n.Content, ts: n.Timestamp, stickyMS: n.StickyMS}
 	if !canonjson.IsObject(n.Content) {
 		return nil, mxerr.BadJSON("The content of an event must be a JSON object")
 	}
@@ -295,9 +296,9 @@ func creatorsOf(create *Event) []id.UserID {
 }
 
 // sameState returns the current state event if it has the same content as p: sending the same state again adds no
-// event.
+// event, unless it is to be sticky.
 func (b *batch) sameState(p *proto) id.EventID {
-	if p.stateKey == nil {
+	if p.stateKey == nil || p.stickyMS != nil {
 		return ""
 	}
 	e, err := b.room.provisionalState(p.typ, *p.stateKey)

@@ -28,6 +28,7 @@ import (
 	"ebb/rooms/pdu"
 	"ebb/rooms/roomcache"
 	"ebb/rooms/signatures"
+	"ebb/rooms/sticky"
 	"ebb/rooms/txns"
 	"ebb/rooms/workers"
 	"ebb/storage"
@@ -104,7 +105,9 @@ type Service struct {
 	parking  *parking.Lot
 	verifier *signatures.Verifier
 
-	toDecide chan ident.RoomNID // rooms with undecided events that have received events
+	toDecide  chan ident.RoomNID // rooms with undecided events that have received events
+	toReadmit chan ident.RoomNID // rooms with soft-failed sticky events whose state has changed
+	sticky    sticky.Table
 
 	lastCreated atomic.Int64 // ms; see createTime
 
@@ -133,7 +136,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	s := &Service{
 		opts: o, db: o.DB, log: o.Log, parking: parking.NewLot(), txns: txns.New(o.DB, o.Now), partials: workers.New(partialGauge), invites: invites.NewPolicy(o.DB, o.Server, o.Cache), verifier: signatures.NewVerifier(o.Server, o.Signer, o.Keys), briefWait: briefWait,
 		users: keyed.NewMap[id.UserID, ident.UserNID](o.Cache.Entries(maxCachedUsers)), joining: keyed.NewSemaphore[id.RoomID](1, 0),
-		toDecide: make(chan ident.RoomNID, maxToDecide),
+		toDecide: make(chan ident.RoomNID, maxToDecide), toReadmit: make(chan ident.RoomNID, maxToDecide),
 	}
 	if s.opts.Commits == nil {
 		s.opts.Commits = NewCommits()
@@ -144,6 +147,9 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	s.threads.init(o.Cache.Entries(maxCachedThreads))
 	if err := s.erased.load(ctx, o.DB); err != nil {
 		return nil, fmt.Errorf("rooms: read erased users: %w", err)
+	}
+	if err := s.sticky.Load(ctx, o.DB, o.Now().UnixMilli()); err != nil {
+		return nil, fmt.Errorf("rooms: read sticky events: %w", err)
 	}
 	return s, nil
 }

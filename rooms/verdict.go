@@ -18,6 +18,7 @@ func (b *batch) applyVerdict(ctx context.Context, p *graph.Reader, in *incoming,
 	switch {
 	case errors.As(verdict, &soft):
 		pe.Flags |= storage.SoftFailedEvent
+		pe.unsigned = !IsVerdict(soft)
 	case verdict != nil:
 		pe.Flags |= rejectedFlags(verdict)
 		pe.relation = nil

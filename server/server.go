@@ -297,13 +297,16 @@ func (s *Server) serveControl(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// prune deletes old transaction IDs regularly.
+// prune deletes old transaction IDs, expired link previews and what is not sticky any more, regularly.
 func (s *Server) prune(ctx context.Context) error {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	for {
 		if err := s.svc.rooms.PruneTxns(ctx); err != nil && ctx.Err() == nil {
 			s.opt.Log.Error("cannot delete old transaction IDs", "err", err)
+		}
+		if err := s.svc.rooms.PruneSticky(ctx); err != nil && ctx.Err() == nil {
+			s.opt.Log.Error("cannot forget events that are not sticky any more", "err", err)
 		}
 		if err := s.prunePreviews(ctx); err != nil && ctx.Err() == nil {
 			s.opt.Log.Error("cannot delete expired link previews", "err", err)

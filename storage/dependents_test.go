@@ -20,7 +20,7 @@ func thread(t *testing.T, tx *storage.Tx) {
 	}
 	ok(t, tx.InsertEventPush(5, 1, 1, 3), tx.InsertEventPush(5, 1, 2, 3))
 	for _, p := range []storage.Pos{1, 3} {
-		ok(t, tx.AddStickyEvent(storage.StickyEvent{Position: p, Room: 1, Sender: 7, ExpiresTS: math.MaxInt64}, 10, 10))
+		ok(t, tx.AddStickyEvent(storage.StickyEvent{Position: p, Room: 1, Sender: 7, ExpiresTS: math.MaxInt64}, 0, 10, 10))
 	}
 }
 

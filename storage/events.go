@@ -19,6 +19,7 @@ const (
 	GapEvent                               // some of its predecessors are not stored
 	WithheldEvent                          // a redaction that has not been found valid
 	UndecidedEvent                         // rejected until a missing key or auth event arrives
+	PrecedingEvent                         // precedes the join with which this server entered the room, but arrived as new
 
 	// HiddenEvent holds the flags of events that are not sent to clients.
 	HiddenEvent = OutlierEvent | RejectedEvent | SoftFailedEvent | SkeletonEvent | DummyEvent | WithheldEvent
@@ -239,11 +240,14 @@ func (tx *Tx) ShowRedaction(p Pos) error {
 	return err
 }
 
-// SupersedeRedaction makes an outlier of a withheld redaction that has arrived again. Its row remains until it expires,
-// because other rows, such as those of the outbox, refer to its position.
-func (tx *Tx) SupersedeRedaction(p Pos) error {
-	_, err := tx.exec(`UPDATE events SET flags = flags | $2 WHERE position = $1`, int64(p), int64(OutlierEvent))
-	return err
+// SupersedeEvent makes an outlier of a hidden event that was stored once more at another position, and deletes what
+// depended on it. Its row remains until it expires, because other rows, such as those of the outbox, refer to its
+// position.
+func (tx *Tx) SupersedeEvent(p Pos, eventID string) error {
+	if _, err := tx.exec(`UPDATE events SET flags = flags | $2 WHERE position = $1`, int64(p), int64(OutlierEvent)); err != nil {
+		return err
+	}
+	return tx.removeDependents(rejected, p, eventID)
 }
 
 const insertEventPushQuery = `INSERT INTO event_push (user_nid, room_nid, position, push) VALUES ($1, $2, $3, $4)`

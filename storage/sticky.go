@@ -27,11 +27,11 @@ const (
  SELECT position FROM sticky_events WHERE room_nid = $1 ORDER BY position DESC LIMIT 1 OFFSET $2) AS old)`
 )
 
-// AddStickyEvent records that an event is sticky, and forgets those of the room that are not sticky any more. Of the
-// sender's events in the room it keeps the newest perSender, of
+// AddStickyEvent records that an event is sticky, and forgets those of the room that are not sticky any more at a time
+// (ms). Of the sender's events in the room it keeps the newest perSender, of
 // all events in the room the newest perRoom; the others remain as ordinary events.
-func (tx *Tx) AddStickyEvent(e StickyEvent, perSender, perRoom int) error {
-	if _, err := tx.exec(endStickyQuery, int64(e.Room), tx.Now().UnixMilli()); err != nil {
+func (tx *Tx) AddStickyEvent(e StickyEvent, now int64, perSender, perRoom int) error {
+	if _, err := tx.exec(endStickyQuery, int64(e.Room), now); err != nil {
 		return err
 	}
 	if _, err := tx.exec(addStickyQuery, int64(e.Position), int64(e.Room), int64(e.Sender), e.Local, e.Refused, e.ExpiresTS); err != nil {
@@ -87,10 +87,12 @@ func (tx *Tx) StickyEvents(rooms []ident.RoomNID, after, upTo Pos, now int64, li
 }
 
 var localStickyQuery = `SELECT s.position FROM sticky_events s JOIN events e ON e.position = s.position
-WHERE s.room_nid = $1 AND s.position > $2 AND s.expires_ts > $3 AND s.local = 1 AND s.refused = 0 AND ` + isShown + ` ORDER BY s.position LIMIT $4`
+WHERE s.room_nid = $1 AND s.position > $2 AND s.expires_ts > $3 AND s.local = 1 AND s.refused = 0 AND ` + isShown + `
+ AND NOT EXISTS (SELECT 1 FROM erased_users u WHERE u.user_nid = s.sender_nid) ORDER BY s.position LIMIT $4`
 
 // LocalSticky returns the positions of a room's events after a position that users of this server sent and that are
-// sticky at a time (ms), the oldest first. It uses the index sticky_events_by_room.
+// sticky at a time (ms), the oldest first. It leaves out those of users who asked to be erased. It uses the index
+// sticky_events_by_room.
 func (tx *Tx) LocalSticky(room ident.RoomNID, after Pos, now int64, limit int) ([]Pos, error) {
 	return collect(tx, scanNumber[Pos], localStickyQuery, int64(room), int64(after), now, limit)
 }
@@ -109,9 +111,9 @@ SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT) WHERE EXISTS (SELECT 1 FROM sticky_e
 ON CONFLICT DO NOTHING`
 
 // OweSticky records, in the write in which a server joins a room, that the server is to be sent the room's sticky
-// events of users of this server, if there are any.
-func (tx *Tx) OweSticky(server string, room ident.RoomNID) error {
-	_, err := tx.exec(oweStickyQuery, server, int64(room), tx.Now().UnixMilli())
+// events of users of this server, if there are any at a time (ms).
+func (tx *Tx) OweSticky(server string, room ident.RoomNID, now int64) error {
+	_, err := tx.exec(oweStickyQuery, server, int64(room), now)
 	return err
 }
 

@@ -25,7 +25,7 @@ func TestStickyEventsAreFoundWhileTheyAreSticky(t *testing.T) {
 		add := func(n int, room ident.RoomNID, s storage.StickyEvent, flags storage.EventFlags) {
 			ok(t, tx.InsertEvent(event(n, func(e *storage.EventRow) { e.Room, e.Flags = room, flags })))
 			s.Position, s.Room, s.Sender = storage.Pos(n), room, 7
-			ok(t, tx.AddStickyEvent(s, 10, 10))
+			ok(t, tx.AddStickyEvent(s, now, 10, 10))
 		}
 		add(1, 1, storage.StickyEvent{ExpiresTS: now + 1000, Local: true}, 0)
 		add(2, 1, storage.StickyEvent{ExpiresTS: now + 3000}, 0)
@@ -86,7 +86,7 @@ func TestStickyEventsOfManyRoomsComeOldestFirst(t *testing.T) {
 		}
 		for n, room := range map[int]ident.RoomNID{1: 1100, 2: 3, 3: 600, 4: 1} {
 			ok(t, tx.InsertEvent(event(n, func(e *storage.EventRow) { e.Room = room })))
-			ok(t, tx.AddStickyEvent(storage.StickyEvent{Position: storage.Pos(n), Room: room, Sender: 7, ExpiresTS: now + 1}, 10, 10))
+			ok(t, tx.AddStickyEvent(storage.StickyEvent{Position: storage.Pos(n), Room: room, Sender: 7, ExpiresTS: now + 1}, now, 10, 10))
 		}
 		if ids := stickyIDs(t)(tx.StickyEvents(rooms, 0, 9, now, 3)); ids != "$1$2$3" {
 			t.Errorf("found %s", ids)
@@ -100,7 +100,7 @@ func TestASenderAndARoomHaveABoundedNumberOfStickyEvents(t *testing.T) {
 		now := tx.Now().UnixMilli()
 		add := func(n int, sender ident.UserNID, expires int64) {
 			ok(t, tx.InsertEvent(event(n, func(e *storage.EventRow) { e.Sender = sender })))
-			ok(t, tx.AddStickyEvent(storage.StickyEvent{Position: storage.Pos(n), Room: 1, Sender: sender, ExpiresTS: expires}, 2, 4))
+			ok(t, tx.AddStickyEvent(storage.StickyEvent{Position: storage.Pos(n), Room: 1, Sender: sender, ExpiresTS: expires}, now, 2, 4))
 		}
 		is := func(want string) {
 			t.Helper()
@@ -131,14 +131,14 @@ func TestAServerIsOwedStickyEventsOnlyIfThereAreSome(t *testing.T) {
 		add := func(n int, room ident.RoomNID, s storage.StickyEvent) {
 			ok(t, tx.InsertEvent(event(n, func(e *storage.EventRow) { e.Room = room })))
 			s.Position, s.Room, s.Sender = storage.Pos(n), room, 7
-			ok(t, tx.AddStickyEvent(s, 10, 10))
+			ok(t, tx.AddStickyEvent(s, now, 10, 10))
 		}
 		add(1, 1, storage.StickyEvent{ExpiresTS: now + 1, Local: true})
 		add(2, 2, storage.StickyEvent{ExpiresTS: now, Local: true})
 		add(3, 3, storage.StickyEvent{ExpiresTS: now + 1})
 		add(4, 4, storage.StickyEvent{ExpiresTS: now + 1, Local: true, Refused: true})
 		for room := range ident.RoomNID(5) {
-			ok(t, tx.OweSticky("other", room+1), tx.OweSticky("other", room+1))
+			ok(t, tx.OweSticky("other", room+1, now), tx.OweSticky("other", room+1, now))
 		}
 		if owed := got[[]storage.DestinationRoom](t)(tx.DestinationRooms()); fmt.Sprint(owed) != "[{other 1}]" {
 			t.Errorf("owed are %v", owed)

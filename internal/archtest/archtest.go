@@ -58,11 +58,12 @@ var rules = map[string]rule{
 	"storage/storagetest": {rank: 2, sideways: []string{"storage"}},
 	"wake":                {rank: 2, only: []string{"ident"}},
 
-	"fedclient":  {rank: 3},
-	"pushrules":  {rank: 3},
-	"rooms/acl":  {rank: 3, only: []string{"canonjson", "ident"}, sideways: []string{"pushrules"}, pure: true},
-	"rooms/txns": {rank: 3},
-	"search":     {rank: 3},
+	"fedclient":    {rank: 3},
+	"pushrules":    {rank: 3},
+	"rooms/acl":    {rank: 3, only: []string{"canonjson", "ident"}, sideways: []string{"pushrules"}, pure: true},
+	"rooms/sticky": {rank: 3, only: []string{"ident", "storage"}},
+	"rooms/txns":   {rank: 3},
+	"search":       {rank: 3},
 	"rooms/graph": {
 		rank: 3, only: []string{"canonjson", "ident", "storage", "telemetry", "rooms/pdu", "rooms/eventauth", "rooms/stateres"}, sideways: []string{"pushrules"},
 	},

@@ -47,6 +47,17 @@ type Event struct {
 // Hidden reports whether the event is hidden from all clients.
 func (e *Event) Hidden() bool { return e.Flags&storage.HiddenEvent != 0 }
 
+// StickyUntil returns when (ms) the event ceases to be sticky, or 0 if it is not sticky at all. Stickiness begins when
+// the event was sent or when it arrived, whichever was earlier.
+// Spec: MSC4354
+func (e *Event) StickyUntil() int64 {
+	d, ok := e.Sticky()
+	if !ok {
+		return 0
+	}
+	return min(e.OriginServerTS(), e.ReceivedTS) + d.Milliseconds()
+}
+
 // Backfilled reports whether the event was inserted into the timeline as history; /sync never sends it as new.
 func (e *Event) Backfilled() bool { return e.Order != ident.Order(e.Pos)*OrderStep }
 
