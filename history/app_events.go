@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
-	"strconv"
 
 	"maunium.net/go/mautrix/id"
 
@@ -122,8 +121,7 @@ func (s *Service) strippedFor(tx *storage.Tx, room *rooms.Room, e *rooms.Event) 
 func (v *viewer) appForm(e, before, because *rooms.Event, stripped []json.RawMessage) json.RawMessage {
 	form := e.Form(true)
 	dst := append(make([]byte, 0, len(form)+192), form[:len(form)-1]...)
-	dst = append(dst, `,"unsigned":{"age":`...)
-	dst = strconv.AppendInt(dst, v.now.UnixMilli()-e.OriginServerTS(), 10)
+	dst = v.beginUnsigned(dst, e)
 	if before != nil {
 		dst = canonjson.AppendString(append(dst, `,"replaces_state":`...), string(before.ID()))
 		dst = canonjson.AppendString(append(dst, `,"prev_sender":`...), string(before.Sender()))

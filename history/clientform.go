@@ -208,6 +208,19 @@ func appendRequest(dst []byte, e *rooms.Event, device ident.DeviceNID) []byte {
 	return canonjson.AppendString(dst, e.TxnID)
 }
 
+// beginUnsigned appends the members of unsigned that depend on the time, without the closing brace: the age, and how
+// long the event is still sticky.
+func (v *viewer) beginUnsigned(dst []byte, e *rooms.Event) []byte {
+	now := v.now.UnixMilli()
+	dst = append(dst, `,"unsigned":{"age":`...)
+	dst = strconv.AppendInt(dst, now-e.OriginServerTS(), 10)
+	if until := e.StickyUntil(); until > now {
+		dst = append(dst, `,"msc4354_sticky_duration_ttl_ms":`...)
+		dst = strconv.AppendInt(dst, until-now, 10)
+	}
+	return dst
+}
+
 // append appends one event: the shared form with unsigned inserted before its last byte.
 func (v *viewer) append(dst []byte, e *rooms.Event, at visibility.Membership, x *extras, opt FormOptions) []byte {
 	form := e.Form(opt.RoomID)
@@ -216,8 +229,7 @@ func (v *viewer) append(dst []byte, e *rooms.Event, at visibility.Membership, x 
 		dst = make([]byte, 0, len(form)+len(bundle)+192)
 	}
 	dst = append(dst, form[:len(form)-1]...)
-	dst = append(dst, `,"unsigned":{"age":`...)
-	dst = strconv.AppendInt(dst, v.now.UnixMilli()-e.OriginServerTS(), 10)
+	dst = v.beginUnsigned(dst, e)
 	dst = append(dst, `,"membership":`...)
 	dst = canonjson.AppendString(dst, string(at))
 	if e.TxnID != "" && e.SenderNID == v.to.UserNID {

@@ -140,14 +140,35 @@ func (s *Service) outgoing(ctx context.Context, row *storage.EventRow) (Outgoing
 	return out, nil
 }
 
-// NewestEvents returns the positions of a room's forward extremities, for a server that has missed many events.
-func (s *Service) NewestEvents(ctx context.Context, room ident.RoomNID) ([]storage.Pos, error) {
+// maxStickyPage is how many sticky events a server gets at a time that has missed them. It has to ask for the state
+// before each of them; another Ebb does so ten times for one transaction.
+const maxStickyPage = 10
+
+// NewestEvents returns the positions of events for a server that has come into a room or has missed many events: those
+// of local users after a position that are still sticky, a few at a time, and then the room's forward extremities. more
+// reports whether there may be more after these.
+// Spec: MSC4354, federation behaviour
+func (s *Service) NewestEvents(ctx context.Context, server string, room ident.RoomNID, after storage.Pos) (events []storage.Pos, more bool, err error) {
 	r, err := s.rooms.RoomByNID(ctx, room)
 	if errors.Is(err, rooms.ErrNoRoom) {
-		return nil, nil
+		return nil, false, nil
 	}
 	if err != nil || !r.Resident() {
-		return nil, err
+		return nil, false, err
 	}
-	return r.ForwardExtremities(), nil
+	if s.HasLocalSticky(room) && r.HasServer(server) {
+		err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+			events, err = tx.LocalSticky(room, after, s.now().UnixMilli(), maxStickyPage)
+			return err
+		})
+		if err != nil || len(events) > 0 {
+			return events, true, err
+		}
+	}
+	return r.ForwardExtremities(), false, nil
+}
+
+// HasLocalSticky reports whether a room may have events of local users that are sticky.
+func (s *Service) HasLocalSticky(room ident.RoomNID) bool {
+	return s.rooms.Sticky().Local(room, s.now().UnixMilli())
 }

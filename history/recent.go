@@ -2,7 +2,6 @@ package history
 
 import (
 	"context"
-	"strconv"
 
 	"ebb/ident"
 	"ebb/rooms"
@@ -116,8 +115,7 @@ func (s *Service) AppendState(ctx context.Context, tx *storage.Tx, dst []byte, r
 		}
 		form := e.Form(false)
 		dst = append(dst, form[:len(form)-1]...)
-		dst = append(dst, `,"unsigned":{"age":`...)
-		dst = strconv.AppendInt(dst, v.now.UnixMilli()-e.OriginServerTS(), 10)
+		dst = v.beginUnsigned(dst, e)
 		if at.membership != "" {
 			dst = append(dst, `,"membership":"join"`...)
 		}

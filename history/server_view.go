@@ -143,7 +143,8 @@ func (v *serverView) shown(e *rooms.Event) (json.RawMessage, error) {
 }
 
 // sees reports whether the server may see the content of an event, which must have been passed to prepare. This
-// includes state events: a redacted one still has what the auth rules need.
+// includes state events: a redacted one still has what the auth rules need. History visibility does not apply to an
+// event while it is sticky.
 func (v *serverView) sees(e *rooms.Event) bool {
 	switch {
 	case v.expired(e):
@@ -152,7 +153,7 @@ func (v *serverView) sees(e *rooms.Event) bool {
 		return true
 	}
 	st := v.states[e.Snapshot]
-	return st.visible() && (st.joined || !v.erased(e))
+	return (st.visible() || e.StickyUntil() > v.svc.now().UnixMilli()) && (st.joined || !v.erased(e))
 }
 
 // expired reports whether an event is an expired message.

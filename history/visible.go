@@ -249,8 +249,13 @@ func (v *viewer) judge(tx *storage.Tx, e *rooms.Event, before past) (sight, erro
 		at = membershipOf(e)
 		view.MembershipAfter = at
 	}
-	return sight{visible: visibility.CanSee(view), membership: at}, nil
+	return sight{visible: visibility.CanSee(view) || v.joined && v.sticky(e), membership: at}, nil
 }
+
+// sticky reports whether an event is sticky now. Such an event is shown to everybody who is joined, whatever the
+// history visibility was when it was sent.
+// Spec: MSC4354
+func (v *viewer) sticky(e *rooms.Event) bool { return e.StickyUntil() > v.now.UnixMilli() }
 
 // view returns what the visibility of an event depends on, unless the event changes it.
 func (v *viewer) view(tx *storage.Tx, order ident.Order, before past) (visibility.View, error) {

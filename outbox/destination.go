@@ -18,10 +18,11 @@ type destination struct {
 	missedRooms map[ident.RoomNID]bool
 	seen        storage.Pos
 
-	// behind holds the rooms for which only the newest events are sent to the server, with the stamp of the last
+	// behind holds the rooms for which only sticky and newest events are sent to the server, with the stamp of the last
 	// addition.
 	behind   map[ident.RoomNID]uint64
-	newly    map[ident.RoomNID]bool // rooms in behind that are not stored yet
+	newly    map[ident.RoomNID]bool        // rooms in behind that are not stored yet
+	caught   map[ident.RoomNID]storage.Pos // rooms in behind whose sticky events up to a position were sent
 	volatile []volatile
 	// kicked and drained differ if edu_outbox may have something to send.
 	kicked, drained uint64
@@ -53,7 +54,7 @@ func (s *Service) destination(server string) *destination {
 	d := s.known[server]
 	if d == nil {
 		d = &destination{
-			server: server, missedRooms: map[ident.RoomNID]bool{}, behind: map[ident.RoomNID]uint64{}, newly: map[ident.RoomNID]bool{}, wake: make(chan struct{}, 1),
+			server: server, missedRooms: map[ident.RoomNID]bool{}, behind: map[ident.RoomNID]uint64{}, newly: map[ident.RoomNID]bool{}, caught: map[ident.RoomNID]storage.Pos{}, wake: make(chan struct{}, 1),
 		}
 		s.known[server] = d
 	}
@@ -114,6 +115,7 @@ func (s *Service) caughtUp(d *destination, room ident.RoomNID, stamp uint64) {
 	}
 	delete(d.behind, room)
 	delete(d.newly, room)
+	delete(d.caught, room)
 	if s.gone[d.server] == nil {
 		s.gone[d.server] = map[ident.RoomNID]bool{}
 	}

@@ -9,7 +9,8 @@
 //
 // A server that does not respond is retried with growing delays until it responds or sends a request itself. Meanwhile
 // its events stay in the table. To a server that has missed too much, only the newest events of its rooms are sent; it
-// can request the events before them.
+// can request the events before them. A server that has missed too much or has just joined a room is also sent the
+// events of local users that are still sticky (MSC4354), before the newest events.
 package outbox
 
 import (
@@ -41,8 +42,12 @@ type History interface {
 	// OutgoingEvents returns the events at the given positions in the form for other servers. It leaves out deleted
 	// events.
 	OutgoingEvents(ctx context.Context, positions []storage.Pos) ([]history.OutgoingEvent, error)
-	// NewestEvents returns the positions of a room's newest events.
-	NewestEvents(ctx context.Context, room ident.RoomNID) ([]storage.Pos, error)
+	// NewestEvents returns the positions of the events to send to a server that is not sent all of them: sticky events
+	// of local users after a position and, when no such events are left, a room's newest events. more is false for the
+	// latter.
+	NewestEvents(ctx context.Context, server string, room ident.RoomNID, after storage.Pos) (events []storage.Pos, more bool, err error)
+	// HasLocalSticky reports whether a room may have sticky events of local users.
+	HasLocalSticky(room ident.RoomNID) bool
 	// ServersSince returns the periods in which other servers were in a room, except for servers that left before the
 	// given position.
 	ServersSince(ctx context.Context, room ident.RoomNID, after storage.Pos) ([]history.ServerPeriod, error)
@@ -130,6 +135,24 @@ func (s *Service) committed(c *rooms.Commit) {
 		}
 	}
 	s.noteReceipts(c)
+	s.noteArrivals(c)
+}
+
+// noteArrivals queues the sticky events of local users for servers that have come into a room. They are old events, so
+// they are sent like those of a room in which a server has missed too much; the write of the commit has stored that.
+// Spec: MSC4354
+func (s *Service) noteArrivals(c *rooms.Commit) {
+	if len(c.Arrived) == 0 || !s.opts.History.HasLocalSticky(c.Room.NID()) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, server := range c.Arrived {
+		d := s.destination(server)
+		delete(d.caught, c.Room.NID())
+		s.fallBehind(d, c.Room.NID())
+		s.start(d)
+	}
 }
 
 // sent queues an event for servers. It must be called in the order of the events' positions.

@@ -40,6 +40,7 @@ type world struct {
 	expired  map[storage.Pos]bool
 	rooms    map[storage.Pos]ident.RoomNID
 	newest   []storage.Pos
+	sticky   []storage.Pos
 	slow     time.Duration // how long every response takes
 }
 
@@ -94,10 +95,24 @@ func (w *world) OutgoingEvents(_ context.Context, positions []storage.Pos) (out 
 	return out, nil
 }
 
-func (w *world) NewestEvents(context.Context, ident.RoomNID) ([]storage.Pos, error) {
+func (w *world) NewestEvents(_ context.Context, _ string, _ ident.RoomNID, after storage.Pos) (events []storage.Pos, more bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return slices.Clone(w.newest), nil
+	for _, p := range w.sticky {
+		if p > after && len(events) < 2 {
+			events = append(events, p)
+		}
+	}
+	if len(events) > 0 {
+		return events, true, nil
+	}
+	return slices.Clone(w.newest), false, nil
+}
+
+func (w *world) HasLocalSticky(ident.RoomNID) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.sticky) > 0
 }
 
 func (w *world) ServersSince(context.Context, ident.RoomNID, storage.Pos) (stays []history.ServerPeriod, err error) {

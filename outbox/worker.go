@@ -114,8 +114,8 @@ func (s *Service) waitForRetry(ctx context.Context, d *destination) bool {
 type transaction struct {
 	id       string
 	queue    []queued                 // events from the queue
-	behind   map[ident.RoomNID]uint64 // rooms whose newest events it contains
-	newest   []storage.Pos            // positions of these newest events
+	behind   map[ident.RoomNID]behind // rooms of which it contains sticky or newest events
+	newest   []storage.Pos            // positions of these events
 	durable  []storage.OutgoingEDU    // EDUs from the table
 	kicked   uint64                   // destination.kicked when the table was read
 	more     bool                     // whether the table has more EDUs
@@ -123,8 +123,14 @@ type transaction struct {
 	dropped  int // number of queued events that are not sent
 }
 
+// behind is what a transaction contains of a room of which the server does not get all events.
+type behind struct {
+	stamp  uint64               // of the destination
+	sticky map[storage.Pos]bool // sticky events; nil: it contains the newest events
+}
+
 // maxBehindRooms bounds the rooms in one transaction to a server that has missed too much.
-const maxBehindRooms = 2 // each has up to 20 newest events
+const maxBehindRooms = 2 // each has up to 20 newest events, or 10 sticky ones
 
 // sendSome sends one transaction. If the server rejects it, sendSome counts the failure and returns no error.
 func (s *Service) sendSome(ctx context.Context, d *destination) error {
@@ -158,15 +164,16 @@ func (s *Service) next(ctx context.Context, d *destination) (*transaction, error
 		s.mu.Unlock()
 		return t, nil
 	}
-	t := &transaction{id: s.boot + strconv.FormatUint(s.count.Add(1), 36), behind: map[ident.RoomNID]uint64{}, kicked: d.kicked}
+	t := &transaction{id: s.boot + strconv.FormatUint(s.count.Add(1), 36), behind: map[ident.RoomNID]behind{}, kicked: d.kicked}
+	after := map[ident.RoomNID]storage.Pos{}
 	for room, stamp := range d.behind {
 		if len(t.behind) < maxBehindRooms {
-			t.behind[room] = stamp
+			t.behind[room], after[room] = behind{stamp: stamp}, d.caught[room]
 		}
 	}
 	durable := d.kicked != d.drained
 	s.mu.Unlock()
-	if err := s.takeNewest(ctx, t); err != nil {
+	if err := s.takeNewest(ctx, d.server, t, after); err != nil {
 		return nil, err
 	}
 	if durable {
@@ -178,11 +185,19 @@ func (s *Service) next(ctx context.Context, d *destination) (*transaction, error
 	return t, nil
 }
 
-func (s *Service) takeNewest(ctx context.Context, t *transaction) error {
-	for room := range t.behind {
-		newest, err := s.opts.History.NewestEvents(ctx, room)
+// takeNewest fills a transaction with the sticky events after a position of each room, or with the newest ones.
+func (s *Service) takeNewest(ctx context.Context, server string, t *transaction, after map[ident.RoomNID]storage.Pos) error {
+	for room, b := range t.behind {
+		newest, more, err := s.opts.History.NewestEvents(ctx, server, room, after[room])
 		if err != nil {
 			return err
+		}
+		if more {
+			b.sticky = make(map[storage.Pos]bool, len(newest))
+			for _, pos := range newest {
+				b.sticky[pos] = true
+			}
+			t.behind[room] = b
 		}
 		t.newest = append(t.newest, newest...)
 	}
@@ -235,7 +250,9 @@ func (s *Service) events(ctx context.Context, d *destination, t *transaction) (p
 		pdus = append(pdus, e.JSON)
 	}
 	for _, e := range slices.Backward(newest) {
-		pdus = append(pdus, e.JSON)
+		if !e.Expired || !t.behind[e.Room].sticky[e.Pos] {
+			pdus = append(pdus, e.JSON)
+		}
 	}
 	slices.Reverse(pdus)
 	return pdus, nil
@@ -369,8 +386,14 @@ func (s *Service) delivered(ctx context.Context, d *destination, t *transaction,
 		d.queue = d.queue[1:]
 		d.delivered = max(d.delivered, q.pos)
 	}
-	for room, stamp := range t.behind {
-		s.caughtUp(d, room, stamp)
+	for room, b := range t.behind {
+		if b.sticky == nil {
+			s.caughtUp(d, room, b.stamp)
+			continue
+		}
+		for pos := range b.sticky {
+			d.caught[room] = max(d.caught[room], pos)
+		}
 	}
 	if !t.more {
 		d.drained = t.kicked
