@@ -26,6 +26,7 @@ type builder struct {
 	typed  typingView
 	own    ownNews
 	shared sharing
+	sticky map[ident.RoomNID][]storage.EventRow // sticky events that are new to the client, oldest first
 
 	// partial: the answer includes partial-state rooms, which only clients with lazy loading get.
 	partial bool
@@ -107,14 +108,14 @@ func (b *builder) build(ctx context.Context, news uint64, final bool) (answer js
 // idle reports whether nothing that concerns the user has happened since the token, by positions and counts alone.
 func (b *builder) idle(own, inRooms uint64) bool {
 	t := b.since
-	return !b.initial && !b.FullState && (t.Pos == b.upTo || b.session.quietRooms(t.Pos, inRooms)) && t.ToDevice == t.Pos && t.Epoch == b.epoch &&
+	return !b.initial && !b.FullState && (t.Pos == b.upTo || b.session.quietRooms(t.Pos, inRooms)) && t.ToDevice == t.Pos && t.Sticky == t.Pos && t.Epoch == b.epoch &&
 		b.session.quiet(t.Pos, own) && !b.profilesChanged() && !b.Service.typing.changedSince(t, b.epoch) && b.Service.presence.newest() == t.Presence
 }
 
 // nothing returns an answer without news: only the token, at a newer position.
 func (b *builder) nothing() json.RawMessage {
 	next := b.since
-	next.Pos, next.ToDevice = b.upTo, b.upTo
+	next.Pos, next.ToDevice, next.Sticky = b.upTo, b.upTo, b.upTo
 	b.out = append(make([]byte, 0, 256), '{')
 	b.writeCounts()
 	b.out = append(b.out, `"next_batch":"`...)
@@ -228,18 +229,23 @@ func (b *builder) planRoom(m *rooms.RoomMembership, room *rooms.Room) {
 	if b.withheld(room) {
 		return
 	}
-	since := m.JoinedPos
-	if !b.partial {
-		since = max(since, room.Completed())
-	}
 	if b.typed.active[m.Room] {
 		b.next.Active = true
 	}
 	_, typing := b.typed.rooms[m.Room]
-	fresh := b.initial || since > b.since.Pos
+	fresh := b.isFresh(m, room)
 	if fresh || b.FullState || room.Last() > b.since.Pos || typing || b.typed.rest {
 		b.plan.joined = append(b.plan.joined, joinedRoom{RoomMembership: *m, room: room, fresh: fresh})
 	}
+}
+
+// isFresh reports whether the client has nothing of a room in which the user is joined.
+func (b *builder) isFresh(m *rooms.RoomMembership, room *rooms.Room) bool {
+	since := m.JoinedPos
+	if !b.partial {
+		since = max(since, room.Completed())
+	}
+	return b.initial || since > b.since.Pos
 }
 
 // withheld reports whether the client does not get the room until all its members are known.
@@ -250,22 +256,27 @@ func (b *builder) withheld(room *rooms.Room) bool {
 // planData adds the rooms in which only the user's account data changed.
 func (b *builder) planData(ctx context.Context) error {
 	for nid := range b.own.roomData {
-		if slices.ContainsFunc(b.plan.joined, func(j joinedRoom) bool { return j.Room == nid }) {
-			continue
-		}
-		i := slices.IndexFunc(b.plan.all, func(m rooms.RoomMembership) bool { return m.Room == nid && m.Membership == rooms.Join })
-		if i < 0 {
-			continue
-		}
-		room, err := b.opts.Rooms.RoomByNID(ctx, nid)
-		if err != nil {
+		if err := b.planAlso(ctx, nid); err != nil {
 			return err
-		}
-		if !b.withheld(room) {
-			b.plan.joined = append(b.plan.joined, joinedRoom{RoomMembership: b.plan.all[i], room: room})
 		}
 	}
 	return nil
+}
+
+// planAlso adds a room to the joined rooms that may have news, if the user is joined to it.
+func (b *builder) planAlso(ctx context.Context, nid ident.RoomNID) error {
+	if slices.ContainsFunc(b.plan.joined, func(j joinedRoom) bool { return j.Room == nid }) {
+		return nil
+	}
+	i := slices.IndexFunc(b.plan.all, func(m rooms.RoomMembership) bool { return m.Room == nid && m.Membership == rooms.Join })
+	if i < 0 {
+		return nil
+	}
+	room, err := b.opts.Rooms.RoomByNID(ctx, nid)
+	if err == nil && !b.withheld(room) {
+		b.plan.joined = append(b.plan.joined, joinedRoom{RoomMembership: b.plan.all[i], room: room})
+	}
+	return err
 }
 
 // anyRoom reports whether f is true of one of the rooms in which the user is joined. A room that cannot be read is
@@ -290,6 +301,9 @@ func (b *builder) answer(ctx context.Context, news uint64, final bool) (json.Raw
 		return nil, err
 	}
 	if err := b.planData(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.stickyNews(ctx); err != nil {
 		return nil, err
 	}
 	if err := b.sharingNews(ctx); err != nil {

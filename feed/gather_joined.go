@@ -44,6 +44,7 @@ type roomNews struct {
 	typing        []typist
 	typingChanged bool
 	data          []storage.AccountDatum
+	sticky        []*rooms.Event // that are not in the timeline
 	unread        history.Unread
 	stripped      []json.RawMessage // the stripped state of an invite or a knock, as whole events
 }
@@ -85,6 +86,9 @@ func (b *builder) gatherRoom(ctx context.Context, q roomQuery, n *roomNews) (new
 	if err := b.planState(ctx, n); err != nil {
 		return false, err
 	}
+	if err := b.gatherSticky(ctx, n); err != nil {
+		return false, err
+	}
 	b.gatherSummary(n)
 	if err := b.gatherJoinedState(ctx, n); err != nil {
 		return false, err
@@ -107,7 +111,7 @@ func (b *builder) gatherRoom(ctx context.Context, q roomQuery, n *roomNews) (new
 // any reports whether anything is new in a joined room.
 func (n *roomNews) any() bool {
 	return n.fresh() || n.full || n.summary.completed || n.ownReceipt || n.typingChanged || n.timeline.limited ||
-		len(n.timeline.events)+len(n.state)+len(n.receipts)+len(n.data) > 0
+		len(n.timeline.events)+len(n.state)+len(n.receipts)+len(n.data)+len(n.sticky) > 0
 }
 
 // noteTimeline notes what the timeline of an answer makes known: members to the client, and activity of the user to the
@@ -172,16 +176,18 @@ func (b *builder) gatherJoinedState(ctx context.Context, n *roomNews) error {
 	return b.gatherState(ctx, n)
 }
 
-// neededMembers returns the users whose member events a client needs to show the timeline and the summary; in a new
-// room and under full_state also the user.
+// neededMembers returns the users whose member events a client needs to show the timeline, the sticky events and the
+// summary; in a new room and under full_state also the user.
 func (b *builder) neededMembers(n *roomNews) []id.UserID {
 	var needed []id.UserID
 	if n.fresh() || n.full {
 		needed = append(needed, b.UserID)
 	}
-	for _, ev := range n.timeline.events {
-		if !slices.Contains(needed, ev.Sender()) {
-			needed = append(needed, ev.Sender())
+	for _, list := range [][]*rooms.Event{n.timeline.events, n.sticky} {
+		for _, ev := range list {
+			if !slices.Contains(needed, ev.Sender()) {
+				needed = append(needed, ev.Sender())
+			}
 		}
 	}
 	return append(needed, n.summary.heroes...)

@@ -135,6 +135,9 @@ type slidingBuilder struct {
 	delivered storage.Pos // see slidingLook
 	toDevice  storage.Pos // next_batch of to_device
 	threads   ThreadSubscriptions
+
+	stickyShown []storage.Pos // sticky events in the timelines
+	stickySent  bool          // the answer has sticky events besides those
 }
 
 // buildSliding makes an answer. It returns nil if there is nothing new and the client may wait (final is false).
@@ -330,7 +333,7 @@ func (b *slidingBuilder) noteLook(own, inRooms uint64) {
 	}
 	c.look = slidingLook{
 		session: b.session, wants: b.run.wants, serial: b.next.serial, from: b.request.since.Pos, upTo: b.upTo, own: own, rooms: inRooms,
-		found: b.some, stuck: !b.some && b.change.changed, messages: len(b.own.toDevice) > 0, delivered: b.delivered, toDevice: b.toDevice, counts: b.keys, lists: b.listCounts(),
+		found: b.some, stuck: !b.some && b.change.changed, messages: len(b.own.toDevice) > 0 || b.stickySent, delivered: b.delivered, toDevice: b.toDevice, counts: b.keys, lists: b.listCounts(),
 	}
 	if b.departs {
 		c.look.session = nil // so that the lists are counted again

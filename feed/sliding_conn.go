@@ -126,7 +126,8 @@ type slidingLook struct {
 	rooms   uint64
 	found   bool // there was something, so that a client that asks again from from must get it again
 	stuck   bool // something that is out of the client's ranges has changed
-	// messages: the answer had to-device messages. A client that does not acknowledge them gets them again.
+	// messages: the answer had to-device messages or sticky events. A client that does not acknowledge them gets them
+	// again.
 	messages bool
 	// delivered is the newest to-device message that the client has got and not acknowledged; -1: unknown.
 	delivered storage.Pos

@@ -22,6 +22,7 @@ type slidingExtensions struct {
 	Typing      roomsExtension    `json:"typing"`
 	Threads     threadsExtension  `json:"io.element.msc4308.thread_subscriptions"`
 	Profiles    profilesExtension `json:"org.matrix.msc4262.profiles"`
+	Sticky      stickyExtension   `json:"org.matrix.msc4354.sticky_events"`
 }
 
 // slidingExtensionTable lists the extensions in the order in which they are written. write appends the value, and
@@ -38,6 +39,7 @@ var slidingExtensionTable = []struct {
 	{"typing", func(x *slidingExtensions) bool { return x.Typing.on() }, (*slidingBuilder).writeTyping},
 	{"io.element.msc4308.thread_subscriptions", func(x *slidingExtensions) bool { return x.Threads.on() }, (*slidingBuilder).writeThreads},
 	{"org.matrix.msc4262.profiles", func(x *slidingExtensions) bool { return x.Profiles.on() }, (*slidingBuilder).writeProfileUpdates},
+	{"org.matrix.msc4354.sticky_events", func(x *slidingExtensions) bool { return x.Sticky.on() }, (*slidingBuilder).writeStickyEvents},
 }
 
 // extension is an extension without further settings.
@@ -100,7 +102,7 @@ func (x *slidingExtensions) parse() error {
 		}
 		t.since = storage.Pos(since)
 	}
-	return nil
+	return x.Sticky.parse()
 }
 
 func (x *toDeviceExtension) limit() int {

@@ -64,6 +64,7 @@ type slidingRoom struct {
 	sent     int32         // index in the connection's state; -1: the client does not have the room
 	stage    stage
 	dm       bool
+	listed   bool // it is in a list, but perhaps in none of its ranges
 }
 
 // roomWork is a slidingRoom that is gathered.
@@ -186,6 +187,7 @@ func (b *slidingBuilder) fillList(l *slidingList, sorted []*slidingRoom) (count 
 				continue
 			}
 		}
+		r.listed = true
 		if l.all || slices.ContainsFunc(l.ranges, func(x indexRange) bool { return int64(count) >= x.from && int64(count) <= x.to }) {
 			b.add(r, &l.roomConfig, l.name)
 		}

@@ -140,6 +140,7 @@ func (b *slidingBuilder) slidingJoined(ctx context.Context, r *roomWork, before 
 		return nil
 	}
 	b.noteTimeline(n)
+	b.noteSticky(n.timeline.events)
 	var err error
 	if !b.run.Merged {
 		if n.unread, err = b.opts.History.Unread(ctx, b.tx, b.UserNID, r.Room); err != nil {

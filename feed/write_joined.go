@@ -20,6 +20,9 @@ func (b *builder) writeJoined(ctx context.Context, n *roomNews) error {
 	if err := b.writeTimeline(ctx, n); err != nil {
 		return err
 	}
+	if err := b.writeSticky(ctx, n); err != nil {
+		return err
+	}
 	b.writeUnread(&n.unread)
 	return nil
 }
