@@ -71,6 +71,9 @@ func (a *API) schedule(r *httpapi.Request, e delayed.Event) (any, error) {
 	if e.Timestamp, err = timestamp(r); err != nil {
 		return nil, err
 	}
+	if e.StickyMS, err = stickyMS(r); err != nil {
+		return nil, err
+	}
 	e.Room, e.Sender = roomID(r), r.Requester
 	delayID, err := a.Delayed.Schedule(r.Context(), e)
 	if err != nil {

@@ -3,9 +3,12 @@ package clientapi
 import (
 	"encoding/json"
 	"math"
+	"strconv"
 
 	"ebb/httpapi"
+	"ebb/mxerr"
 	"ebb/rooms"
+	"ebb/rooms/pdu"
 )
 
 func (a *API) roomSendRoutes() []httpapi.Route {
@@ -40,6 +43,9 @@ func (a *API) send(r *httpapi.Request, n rooms.NewEvent) (any, error) {
 	if n.Timestamp, err = timestamp(r); err != nil {
 		return nil, err
 	}
+	if n.StickyMS, err = stickyMS(r); err != nil {
+		return nil, err
+	}
 	sent, err := a.Rooms.Send(r.Context(), n)
 	return sentEvent(sent, err)
 }
@@ -51,6 +57,23 @@ func timestamp(r *httpapi.Request) (int64, error) {
 		return 0, nil
 	}
 	return r.QueryInt("ts", 0, 0, math.MaxInt64)
+}
+
+// stickyParam is the unstable name of the parameter of the query that makes an event sticky.
+const stickyParam = "org.matrix.msc4354.sticky_duration_ms"
+
+// stickyMS returns for how many milliseconds an event is to be sticky, nil if the client does not ask for that.
+// Spec: MSC4354
+func stickyMS(r *httpapi.Request) (*int64, error) {
+	text := r.Query(stickyParam)
+	if text == "" {
+		return nil, nil
+	}
+	ms, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || ms < 0 || ms > pdu.MaxSticky.Milliseconds() {
+		return nil, mxerr.InvalidParam("%s must be an integer from 0 to %d", stickyParam, pdu.MaxSticky.Milliseconds())
+	}
+	return &ms, nil
 }
 
 // sentEvent returns the response of operations that send an event.

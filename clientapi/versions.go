@@ -53,6 +53,7 @@ var unstableFeatures = map[string]bool{
 	"org.matrix.msc3981":            true, // recursive relations
 	"org.matrix.msc4026":            true, // access tokens at /versions
 	"org.matrix.msc4306":            true, // subscriptions to threads
+	"org.matrix.msc4354":            true, // sticky events
 	"org.matrix.msc4429":            true, // changed profile fields in /sync
 	"org.matrix.msc4429.stable":     true,
 	"org.matrix.msc3881":            true, // managing the pushers of other devices

@@ -175,7 +175,7 @@ func (s *Service) send(ctx context.Context, d *storage.DelayedEvent) error {
 	}
 	_, err := s.opts.Rooms.Send(ctx, rooms.NewEvent{
 		Room: id.RoomID(d.RoomID), Sender: ident.Requester{UserID: id.UserID(d.UserID), UserNID: d.User, Suspended: d.Suspended},
-		Type: d.Type, StateKey: d.StateKey, Content: json.RawMessage(d.Content), Timestamp: d.OriginTS, DelayID: d.DelayID,
+		Type: d.Type, StateKey: d.StateKey, Content: json.RawMessage(d.Content), Timestamp: d.OriginTS, StickyMS: d.StickyMS, DelayID: d.DelayID,
 		Also: func(tx *storage.Tx, sent id.EventID) error {
 			ok, err := tx.FinaliseEvent(d.DelayID, s.opts.Now().UnixMilli(), string(sent), "", d.SendTS)
 			if err == nil && !ok {

@@ -79,6 +79,7 @@ type Event struct {
 	Content    json.RawMessage
 	ContentErr error     // why Content could not be read; reported unless the request is a repeated one
 	Timestamp  int64     // milliseconds, set by application services; 0 means the time of sending
+	StickyMS   *int64    // for how many milliseconds the event will be sticky; nil if it will not
 	Txn        *txns.Txn // nil if the request has no transaction ID
 	Delay      time.Duration
 }
@@ -96,7 +97,7 @@ func (s *Service) Schedule(ctx context.Context, e Event) (delayID string, err er
 		now := s.opts.Now().UnixMilli()
 		row := &storage.DelayedEvent{
 			DelayID: newID(), User: e.Sender.UserNID, Room: room.NID(), Type: e.Type, StateKey: e.StateKey, Content: string(e.Content),
-			OriginTS: e.Timestamp, Delay: e.Delay.Milliseconds(), ScheduledTS: now, SendTS: now + e.Delay.Milliseconds(),
+			OriginTS: e.Timestamp, StickyMS: e.StickyMS, Delay: e.Delay.Milliseconds(), ScheduledTS: now, SendTS: now + e.Delay.Milliseconds(),
 		}
 		err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 			if err := s.checkCount(tx, row.User, now); err != nil {

@@ -149,9 +149,6 @@ func TestEveryFeatureThatVersionsClaimHasItsOperations(t *testing.T) {
 			alice.Do("GET", path, nil)
 		}
 	}
-	if get(versions, "unstable_features", "org.matrix.msc4354") == true {
-		t.Error("sticky events are claimed and not served")
-	}
 	if get(versions, "unstable_features", "org.matrix.simplified_msc3575") != true {
 		t.Error("sliding sync is not claimed")
 	}
