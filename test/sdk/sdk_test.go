@@ -123,6 +123,7 @@ func TestClientSDKs(t *testing.T) {
 		Config: "registration: {mode: token}\nrate_limits: {enabled: false}\nretention: {purge_interval: 1s}"})
 	s := &scene{script: startScript(t), server: server, other: server}
 	s.run(t, append(slices.Clone(together),
+		part{"sticky events of a call", stickyEvents},
 		part{"a mautrix bot with goolm talks with them", mautrixBot},
 		part{"the server restarts under them", restart},
 		part{"messages expire from every answer and from the disk", retention},
@@ -134,7 +135,7 @@ func TestClientSDKsAcrossServers(t *testing.T) {
 	binary, authority := binary(t), process.NewAuthority(t)
 	o := process.Options{Config: "registration: {mode: token}\nrate_limits: {enabled: false}"}
 	s := &scene{script: startScript(t), server: process.StartFederated(t, binary, authority, o), other: process.StartFederated(t, binary, authority, o)}
-	s.run(t, append(slices.Clone(together), part{"the server restarts under them", restart}))
+	s.run(t, append(slices.Clone(together), part{"sticky events of a call", stickyEvents}, part{"the server restarts under them", restart}))
 }
 
 // TestClientSDKsOverSlidingSync runs the parts in which two users interact, with clients that use sliding sync.
@@ -251,6 +252,23 @@ func (s *scene) say(t *testing.T, from, body string, readers ...string) (eventID
 		}
 	}
 	return eventID
+}
+
+// stickyEvents has bob join a room in which alice has sent a sticky event, and then more than a timeline holds.
+func stickyEvents(t *testing.T, s *scene) {
+	room := s.do(t, "createRoom", object{"name": "alice", "invite": []string{s.user("bob")}})["roomId"]
+	sent := s.do(t, "stick", object{"name": "alice", "roomId": room, "key": "desk", "messages": 30})
+	s.do(t, "join", object{"name": "bob", "roomId": room, "seenBy": []string{"alice"}})
+	for _, name := range []string{"alice", "bob"} {
+		got := s.do(t, "stuck", object{"name": name, "roomId": room, "sender": s.user("alice"), "key": "desk"})
+		if left, _ := got["left"].(float64); got["eventId"] != sent["eventId"] || left <= 0 || left > 3_600_000 {
+			t.Errorf("%s keeps %v, alice sent %v", name, got, sent)
+		}
+	}
+	s.do(t, "stick", object{"name": "bob", "roomId": room, "key": "desk", "delay": 500})
+	for _, name := range []string{"alice", "bob"} {
+		s.do(t, "stuck", object{"name": name, "roomId": room, "sender": s.user("bob"), "key": "desk", "left": true})
+	}
 }
 
 func relations(t *testing.T, s *scene) {

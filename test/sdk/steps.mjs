@@ -127,6 +127,28 @@ const steps = {
         return { roomId: room_id };
     },
 
+    /** Sends a sticky event, as the membership of a call, and with a delay the one that ends it. Then more messages than a first sync has. */
+    async stick({ name, roomId, key, delay, messages }) {
+        const { client } = person(name);
+        const sent = await client._unstable_sendStickyEvent(roomId, 3_600_000, null, "org.matrix.msc4143.rtc.member", { msc4354_sticky_key: key });
+        if (delay) {
+            const content = { msc4354_sticky_key: key, left: true };
+            await client._unstable_sendStickyDelayedEvent(roomId, 3_600_000, { delay }, null, "org.matrix.msc4143.rtc.member", content);
+        }
+        for (let n = 0; n < messages; n++) await client.sendTextMessage(roomId, `message ${n}`);
+        return { eventId: sent.event_id };
+    },
+
+    /** Waits until a client keeps a sticky event under its key, or one with left. */
+    async stuck({ name, roomId, sender, key, left }) {
+        const { client } = person(name);
+        const event = await until(`the sticky event of ${sender} at ${name}`, () => {
+            const found = client.getRoom(roomId)?._unstable_getKeyedStickyEvent(sender, "org.matrix.msc4143.rtc.member", key);
+            return found && Boolean(found.getContent().left) === Boolean(left) && found;
+        });
+        return { eventId: event.getId(), left: event.unstableStickyExpiresAt - Date.now() };
+    },
+
     /** Joins by invite and waits until the named people see it. */
     async join({ name, roomId, seenBy }) {
         const { client } = person(name);
