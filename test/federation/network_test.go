@@ -26,7 +26,7 @@ type network struct {
 
 	mu    sync.Mutex // guards the faults
 	cut   map[[2]int]bool
-	loss  []float64       // by server: the share of requests to it of which the request or the response is lost
+	loss  []float64       // by server: how many of the requests to it fail, because the request or the response is lost
 	delay []time.Duration // by server: the delay of its responses
 }
 
