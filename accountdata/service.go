@@ -148,7 +148,7 @@ func (s *Service) checkAll(ctx context.Context, user ident.UserNID, room id.Room
 	return err
 }
 
-// edit replaces account data by what f returns for it, in one write. If f returns "", nothing changes.
+// edit replaces account data by the result of f in one write. If f returns "", nothing changes.
 func (s *Service) edit(ctx context.Context, user ident.UserNID, room id.RoomID, typ string, f func(before string, found bool) (string, error)) error {
 	nid, err := s.roomNID(ctx, room)
 	if err != nil {

@@ -24,7 +24,7 @@ const maxThreadSubscriptions = 10_000
 
 // Push makes push rules about threads apply to users. It is implemented by pushrules.Rules.
 type Push interface {
-	// FollowThreads makes the rules about threads apply to a user, who subscribes to a thread.
+	// FollowThreads enables the push rules about threads for a user who subscribes to a thread.
 	FollowThreads(ctx context.Context, nid ident.UserNID, user id.UserID) error
 }
 

@@ -195,7 +195,8 @@ func updateEDU(tx *storage.Tx, u storage.DeviceListUpdate) (json.RawMessage, err
 }
 
 // committed is a rooms.Listener. It schedules device list updates to other servers. There are updates for local users
-// who joined a room (the write of the join has added a storage.DeviceTelling), and for servers discovered in a room.
+// who joined a room (the write of the join has added a storage.DeviceAnnouncement), and for servers discovered in a
+// room.
 func (s *Service) committed(c *rooms.Commit) {
 	if slices.ContainsFunc(c.Members, func(m rooms.CommittedMember) bool { return m.Local && m.Joined() }) && c.Room.Shared() {
 		s.kick(s.joined)
@@ -212,20 +213,20 @@ func (s *Service) committed(c *rooms.Commit) {
 
 // SendJoined sends the devices of local users who joined a room to the other servers in the room.
 func (s *Service) SendJoined(ctx context.Context) error {
-	return drain(ctx, s.opts.DB, (*storage.Tx).DeviceTellings, s.sendJoined)
+	return drain(ctx, s.opts.DB, (*storage.Tx).DeviceAnnouncements, s.sendJoined)
 }
 
 // sendJoined sends a user's devices to the servers that did not share a room with the user before the join. The servers
 // of a partial-state room are not known for certain, so in that case it sends only the devices with keys, which
 // suffices for encryption.
 // Spec: server-server-api#device-management
-func (s *Service) sendJoined(ctx context.Context, t storage.DeviceTelling) error {
+func (s *Service) sendJoined(ctx context.Context, t storage.DeviceAnnouncement) error {
 	servers, err := s.opts.Rooms.NewlyShared(ctx, t.User, t.Room)
 	if err != nil {
 		return err
 	}
 	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
-		if mine, err := tx.DeleteDeviceTelling(t); err != nil || !mine {
+		if mine, err := tx.DeleteDeviceAnnouncement(t); err != nil || !mine {
 			return nil, err
 		}
 		return s.addDevices(tx, t.User, servers, t.Partial)

@@ -557,7 +557,7 @@ func TestServersThatNewlyShareARoomReceiveDevices(t *testing.T) {
 	for partial, want := range map[bool][]string{false: {"A", "B"}, true: {"A"}} { // device B has no keys
 		f.out.queue = nil
 		f.write(func(tx *storage.Tx) error {
-			return tx.AddDeviceTelling(storage.DeviceTelling{User: alice.UserNID, Room: 1, Partial: partial})
+			return tx.AddDeviceAnnouncement(storage.DeviceAnnouncement{User: alice.UserNID, Room: 1, Partial: partial})
 		})
 		for range 2 { // the second call has nothing to send
 			if err := f.SendJoined(t.Context()); err != nil {

@@ -13,7 +13,7 @@ import (
 	"ebb/storage"
 )
 
-// builder makes one answer: what happened after the request's token, up to one position.
+// builder makes one answer: the changes after the request's token, up to one position.
 type builder struct {
 	*Service
 	*request

@@ -12,8 +12,8 @@ const (
 	maxCachedFilterID = 2048
 )
 
-// cachedFilter is a parsed filter and a number for it. The number is part of what is remembered about the member
-// events that were sent, because each filter sends its own.
+// cachedFilter is a parsed filter with a number. The member events that a client has been sent are remembered under
+// this number, because they depend on the filter.
 type cachedFilter struct {
 	*Filter
 	number int64
@@ -35,7 +35,7 @@ func (c *filterCache) get(key string) *cachedFilter {
 	return f
 }
 
-// put caches a filter unless the key is taken, and returns the cached one.
+// put caches a filter unless one is cached under the key, and returns the cached one.
 func (c *filterCache) put(key string, f *Filter) *cachedFilter {
 	own := &cachedFilter{Filter: f, number: c.last.Add(1)}
 	if len(key) > maxCachedFilterID {

@@ -13,8 +13,8 @@ import (
 	"ebb/storage"
 )
 
-// roomQuery says what to gather of a room: what the client has of it, and how much it wants. /sync makes it from the
-// token and the filter, the same for all rooms (query).
+// roomQuery says what to gather about a room: what the client already has, and how much it wants. For /sync, query
+// makes it from the token and the filter, the same for all rooms.
 type roomQuery struct {
 	room       *rooms.Room
 	since      storage.Pos // the client has the room up to here; 0 if the room is new to it
@@ -52,7 +52,7 @@ type roomNews struct {
 // reset empties n for another room. It keeps the memory of stripped.
 func (n *roomNews) reset(q roomQuery) { *n = roomNews{roomQuery: q, stripped: n.stripped[:0]} }
 
-// gatherJoined gathers what is new in a joined room. It reports whether anything is.
+// gatherJoined gathers the news of a joined room. It reports whether there are any.
 // Spec: client-server-api#get_matrixclientv3sync, rooms.join
 func (b *builder) gatherJoined(ctx context.Context, j *joinedRoom, n *roomNews) (bool, error) {
 	if !b.admits(j.room) {
@@ -61,7 +61,7 @@ func (b *builder) gatherJoined(ctx context.Context, j *joinedRoom, n *roomNews) 
 	return b.gatherRoom(ctx, b.query(j.room, j.fresh), n)
 }
 
-// query returns what a /sync asks of a room. fresh says that the room is new to the client.
+// query returns the roomQuery of a /sync request. fresh means that the room is new to the client.
 func (b *builder) query(room *rooms.Room, fresh bool) roomQuery {
 	q := roomQuery{
 		room: room, since: b.since.Pos, token: b.since.Pos, initial: b.initial, limit: b.filter.timelineLimit(),
@@ -73,7 +73,7 @@ func (b *builder) query(room *rooms.Room, fresh bool) roomQuery {
 	return q
 }
 
-// gatherRoom gathers what q asks of a joined room. It reports whether anything is new.
+// gatherRoom gathers the news of a joined room that q selects. It reports whether there are any.
 func (b *builder) gatherRoom(ctx context.Context, q roomQuery, n *roomNews) (news bool, err error) {
 	n.reset(q)
 	n.window = b.window(q.room, q.since)
@@ -114,8 +114,8 @@ func (n *roomNews) any() bool {
 		len(n.timeline.events)+len(n.state)+len(n.receipts)+len(n.data)+len(n.sticky) > 0
 }
 
-// noteTimeline notes what the timeline of an answer makes known: members to the client, and activity of the user to the
-// server.
+// noteTimeline records the consequences of sending a timeline: the client has the member events in it, and the user was
+// active.
 func (b *builder) noteTimeline(n *roomNews) {
 	if n.lazy {
 		b.noteMembers(n.room, n.timeline.events)
@@ -232,7 +232,8 @@ func (b *builder) gatherReceipts(ctx context.Context, n *roomNews) error {
 	return nil
 }
 
-// gatherTyping gathers who is typing, if that is new to the client. Users who have left since are not typing any more.
+// gatherTyping gathers the list of users who are typing, if it is new to the client. Users who have left since are not
+// typing any more.
 func (b *builder) gatherTyping(n *roomNews) {
 	f := &b.filter.Room.Ephemeral
 	if !f.room(string(n.room.ID())) || !f.typ("m.typing") {

@@ -17,7 +17,7 @@ import (
 // and the client asks again at once. With 256, a first sync after a burst of key shares stays below a megabyte.
 const maxToDevice = 256
 
-// ownNews holds what concerns the user or the device itself rather than a room.
+// ownNews holds news of the user or the device that belong to no room.
 type ownNews struct {
 	accountData   []storage.AccountDatum // global
 	roomData      map[ident.RoomNID][]storage.AccountDatum
@@ -27,7 +27,7 @@ type ownNews struct {
 	left          []id.UserID
 }
 
-// ownNews looks up what concerns the user and the device, unless nothing of that has changed since the token. news is
+// ownNews looks up the news of the user and the device, unless there are none since the token. news is
 // the count from before upTo.
 func (b *builder) ownNews(ctx context.Context, news uint64) error {
 	b.next.ToDevice = b.upTo

@@ -26,7 +26,7 @@ const (
 	presenceRoomLimit = 500
 	// maxPresenceDevices bounds the devices of one user that are watched at once.
 	maxPresenceDevices = 64
-	// presenceMemory is how long the record of somebody offline without a status is kept.
+	// presenceMemory is how long the record of a user is kept who is offline and has no status message.
 	presenceMemory = 24 * time.Hour
 )
 
@@ -42,7 +42,7 @@ type presence struct {
 	remote int              // users of other servers
 }
 
-// presenceChange stands for the user's presence as long as the serial is the user's newest.
+// presenceChange is an entry of the list of changes. It is valid as long as its serial is the user's newest one.
 type presenceChange struct {
 	serial int64
 	user   *presenceUser
@@ -68,7 +68,7 @@ type presenceDevice struct {
 	seen  time.Time
 }
 
-// gone reports whether a device has not asked for so long that it does not count any more.
+// gone reports whether the last request of a device was so long ago that the device does not count any more.
 func (d presenceDevice) gone(now time.Time) bool {
 	return d.polls == 0 && now.Sub(d.seen) > presenceTimeout
 }

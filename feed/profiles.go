@@ -15,14 +15,14 @@ import (
 // Changes of profile fields (MSC4429, MSC4262). Only those of local users are known: other servers do not send theirs.
 
 const (
-	// maxProfileChanges bounds the changes that are read without a look at whose they are. If there are more since a
+	// maxProfileChanges bounds the changes that are read for all users together. If there are more since a
 	// token, those of the users who share a room with the user are read instead.
 	maxProfileChanges = 500
 	// maxProfileBytes bounds the profile fields of one response. What exceeds it is left out: clients can ask for it.
 	maxProfileBytes = 4 << 20
 )
 
-// profileWatch knows whether profile fields have changed, and who waits for that.
+// profileWatch records whether profile fields have changed, and which users wait for such changes.
 type profileWatch struct {
 	// mu guards the rest; a leaf lock, before Hub.mu.
 	mu     sync.Mutex
@@ -48,8 +48,8 @@ func (w *profileWatch) watch(user ident.UserNID) (done func()) {
 	}
 }
 
-// changed notes committed changes and wakes everybody who waits for some. Those whom they do not concern find nothing,
-// which costs less than to look up here whom they concern.
+// changed records committed changes and wakes all users who wait for changes. Users who share no room with the changed
+// ones find nothing, which costs less than looking up here who shares a room.
 func (w *profileWatch) changed(list []rooms.CommittedProfile, hub *wake.Hub) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -1,4 +1,4 @@
-// Package feed tells clients what is new: /sync with its tokens and filters, sliding sync, and the volatile streams,
+// Package feed sends news to clients: /sync with its tokens and filters, sliding sync, and the volatile streams,
 // typing and presence.
 //
 // How a /sync travels: Sync parses the request, parks at the wake.Hub and only then builds an answer, so that no
@@ -94,7 +94,7 @@ type AppServices interface {
 	Presence(user id.UserID, shared []*rooms.Room, event []byte)
 }
 
-// Service answers what is new. It is safe for concurrent use.
+// Service answers /sync requests and keeps typing and presence. It is safe for concurrent use.
 type Service struct {
 	opts     Options
 	epoch    uint32 // of the volatile streams: this run of the server
@@ -165,7 +165,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// Tick does what is due: it ends typing notifications, sets silent devices offline and wakes clients with news.
+// Tick applies timeouts: it ends typing notifications, sets silent devices offline and wakes clients with news.
 func (s *Service) Tick(ctx context.Context) {
 	now := s.opts.Now()
 	changed, ended := s.typing.expire(now)

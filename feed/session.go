@@ -34,13 +34,13 @@ type sessions struct {
 	recent   *list.List // of *session, the one used last at the front
 }
 
-// sessionKey identifies a device. Device 0 stands for all requests of a user without a device.
+// sessionKey identifies a device. All requests of a user without a device share device 0.
 type sessionKey struct {
 	user   ident.UserNID
 	device ident.DeviceNID
 }
 
-// session holds what is remembered of one device.
+// session holds the state that is kept in memory for one device.
 type session struct {
 	key sessionKey
 	sub *wake.Sub

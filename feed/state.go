@@ -49,7 +49,7 @@ func (p *statePoint) order() ident.Order {
 	return ident.Order(p.pos) * orderStep
 }
 
-// ofMembers reports whether the key is that of a member event.
+// ofMembers reports whether the key belongs to a member event.
 func ofMembers(key pdu.StateKey) bool { return key.Type == memberType }
 
 // atEnd returns the position of an entry in the state at the end; 0 if there is none.

@@ -52,8 +52,8 @@ func named(room *rooms.Room) bool {
 // maxHeroes bounds the members by whom a room without a name is called.
 const maxHeroes = 5
 
-// heroes returns the members by whom a room without a name is called: those who are joined or invited, else those who
-// were.
+// heroes returns the members after whom clients name a room without a name: joined or invited ones, or if there are
+// none, former ones.
 func heroes(room *rooms.Room, self id.UserID) []id.UserID {
 	for _, of := range [][]rooms.Membership{{rooms.Join, rooms.Invite}, {rooms.Leave, rooms.Ban}} {
 		members := slices.DeleteFunc(room.Members(of...), func(m *rooms.Member) bool { return m.User == self })

@@ -47,7 +47,7 @@ type request struct {
 	session *session
 }
 
-// Sync returns what is new to a client, waiting for it up to the timeout. The answer is a JSON object that the caller
+// Sync returns the news of a client, and waits for some until the timeout. The answer is a JSON object that the caller
 // may keep.
 // Spec: client-server-api#get_matrixclientv3sync
 func (s *Service) Sync(ctx context.Context, q *SyncRequest) (json.RawMessage, error) {

@@ -8,7 +8,7 @@ import (
 	"ebb/storage"
 )
 
-// Token says how far a client has read. Its text is opaque to clients:
+// Token is the point in the streams up to which a client has read. Its text is opaque to clients:
 //
 //	s1_<position>_<epoch>_<typing>_<presence>_<chain>[_<todevice>[_<sticky>]]
 //

@@ -126,7 +126,7 @@ func (t *typing) expire(now time.Time) (changed []ident.RoomNID, ended []typingE
 	return changed, ended
 }
 
-// typingView is what one client needs to get about typing.
+// typingView holds the lists of typing users that one client must be sent.
 type typingView struct {
 	serial int64
 	rooms  map[ident.RoomNID][]typist // lists that are new to the client; nil list: nobody

@@ -152,7 +152,7 @@ func (b *builder) list() []byte {
 	return append(b.out, ',')
 }
 
-// key appends the key of a JSON member whose value follows.
+// key appends the key of a JSON member. The caller appends the value.
 func (b *builder) key(name string) {
 	b.out = canonjson.AppendString(b.out, name)
 	b.out = append(b.out, ':')

@@ -46,8 +46,8 @@ func (v *viewer) one(tx *storage.Tx, e *rooms.Event, at sight, opt FormOptions) 
 	return forms[0], nil
 }
 
-// shown returns the event, or its redacted copy: the full events of an erased user are shown only to those who were in
-// the room before.
+// shown returns the event or its redacted copy. The events of an erased user are shown in full only to users who were
+// in the room before the erasure.
 func (v *viewer) shown(e *rooms.Event, at sight) (*rooms.Event, error) {
 	erased, ok := v.svc.rooms.ErasedAt(e.SenderNID)
 	if !ok || at.membership == visibility.Join || v.joined && v.joinedPos < erased || e.SenderNID == v.to.UserNID {
@@ -150,7 +150,8 @@ func (v *viewer) showFormer(tx *storage.Tx, replaced map[storage.Pos]storage.Pos
 		if x.former[by[i]], err = v.shown(e, sights[i]); err != nil {
 			return err
 		}
-		// An outlier was received as part of a state: whoever sees the event that replaced it has seen that state.
+		// An outlier was received as part of a state. Anyone who may see the event that replaced it may see that state
+		// too.
 		x.showFormer[by[i]] = sights[i].visible || e.Flags&storage.HiddenEvent == storage.OutlierEvent
 	}
 	return nil
@@ -191,8 +192,8 @@ func (v *viewer) loadRedactions(tx *storage.Tx, evs []*rooms.Event, x *extras) e
 	return nil
 }
 
-// appendRequest appends what the sender's client finds its own request by: the device that sent the event gets the
-// transaction ID, and all devices get the ID of a delayed event.
+// appendRequest appends the ID by which the sender's client recognises its request. Only the device that sent the event
+// gets the transaction ID; all devices of the sender get the ID of a delayed event.
 // Spec: client-server-api#transaction-identifiers, MSC4140
 func appendRequest(dst []byte, e *rooms.Event, device ident.DeviceNID) []byte {
 	switch e.DeviceNID {

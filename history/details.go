@@ -14,7 +14,7 @@ import (
 	"ebb/storage"
 )
 
-// Details is what administrators are shown of a room.
+// Details describes a room for administrators.
 type Details struct {
 	NID          ident.RoomNID
 	ID           id.RoomID
@@ -27,7 +27,7 @@ type Details struct {
 	Created      time.Time      // when this server first knew the room
 	Retention    expiry.Policy  // the effective policy
 	Override     *expiry.Policy // the administrator's policy; nil if there is none
-	PurgedBefore int64          // ms; older message events are gone for good
+	PurgedBefore int64          // ms; older message events have been purged
 }
 
 // RoomDetails returns the details of one room.

@@ -27,7 +27,7 @@ type RoomInfo struct {
 // Errors: M_FORBIDDEN, also for a room that does not exist.
 // Spec: client-server-api#get_matrixclientv3roomsroomidinitialsync
 func (s *Service) RoomInitialSync(ctx context.Context, roomID id.RoomID, to ident.Requester, limit int) (info RoomInfo, err error) {
-	err = s.readingWhole(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (err error) {
+	err = s.readingAllMembers(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (err error) {
 		if info, err = v.info(tx); err != nil {
 			return err
 		}

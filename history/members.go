@@ -149,7 +149,7 @@ func (v *viewer) stateAt(tx *storage.Tx, e *rooms.Event, want func(typ, key stri
 // RoomState returns the state of a room: the current one for members, the one from when they left for former members.
 // Spec: client-server-api#get_matrixclientv3roomsroomidstate
 func (s *Service) RoomState(ctx context.Context, roomID id.RoomID, to ident.Requester) (out []json.RawMessage, err error) {
-	err = s.readingWhole(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (err error) {
+	err = s.readingAllMembers(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (err error) {
 		out, err = v.state(tx)
 		return err
 	})
@@ -179,7 +179,7 @@ func sortByPos(events []*rooms.Event) {
 func (s *Service) StateEvent(ctx context.Context, roomID id.RoomID, typ, key string, to ident.Requester, whole bool) (out json.RawMessage, err error) {
 	read := s.reading
 	if typ == typeMember && !s.rooms.KnowsMember(ctx, roomID, id.UserID(key)) {
-		read = s.readingWhole
+		read = s.readingAllMembers
 	}
 	err = read(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
 		e, err := v.stateEntry(tx, typ, key)
@@ -249,7 +249,7 @@ func (s *Service) GetMembers(ctx context.Context, roomID id.RoomID, to ident.Req
 			return nil, err
 		}
 	}
-	err = s.readingWhole(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
+	err = s.readingAllMembers(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
 		members, err := v.membersAt(tx, at)
 		if err != nil {
 			return err
@@ -304,7 +304,7 @@ func (v *viewer) beginning(tx *storage.Tx) (*rooms.Event, error) {
 // JoinedMembers returns the joined members of a room with their profiles. Only joined members may request them.
 // Spec: client-server-api#get_matrixclientv3roomsroomidjoined_members
 func (s *Service) JoinedMembers(ctx context.Context, roomID id.RoomID, to ident.Requester) (joined []byte, err error) {
-	err = s.readingWhole(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
+	err = s.readingAllMembers(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
 		if !v.joined {
 			return errNotReadable
 		}

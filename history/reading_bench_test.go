@@ -64,7 +64,7 @@ func BenchmarkSights(b *testing.B) {
 	}))
 	for b.Loop() {
 		l.check(l.db.Read(b.Context(), func(tx *storage.Tx) error {
-			_, err := tx.Sights(snapshots, string(alice.UserID))
+			_, err := tx.VisibilityStates(snapshots, string(alice.UserID))
 			return err
 		}))
 	}

@@ -86,7 +86,7 @@ func (v *viewer) relations(tx *storage.Tx, e *rooms.Event, w window, req Relatio
 func directRelations(f storage.RelationFilter) source {
 	return func(tx *storage.Tx, c *cursor, n int) (span, error) {
 		f.After, f.UpTo, f.Limit = c.after, c.upTo, n
-		places, err := tx.RelationPlaces(f)
+		places, err := tx.RelatedEvents(f)
 		if err != nil {
 			return span{}, err
 		}
@@ -108,8 +108,8 @@ func relationTree(tx *storage.Tx, f storage.RelationFilter, w window) (next sour
 	if depth <= 1 { // direct relations can be read page by page
 		return directRelations(f), 1, nil
 	}
-	tree = slices.DeleteFunc(tree, func(p storage.RelationPlace) bool { return !p.Matches || p.Order <= w.after || p.Order > w.upTo })
-	slices.SortFunc(tree, func(a, b storage.RelationPlace) int {
+	tree = slices.DeleteFunc(tree, func(p storage.RelatedEvent) bool { return !p.Matches || p.Order <= w.after || p.Order > w.upTo })
+	slices.SortFunc(tree, func(a, b storage.RelatedEvent) int {
 		if f.Backwards {
 			a, b = b, a
 		}
@@ -124,7 +124,7 @@ func relationTree(tx *storage.Tx, f storage.RelationFilter, w window) (next sour
 }
 
 // spanOf returns the span of these timeline positions, with the events that match.
-func spanOf(tx *storage.Tx, places []storage.RelationPlace) (out span, err error) {
+func spanOf(tx *storage.Tx, places []storage.RelatedEvent) (out span, err error) {
 	var positions []storage.Pos
 	for _, p := range places {
 		out.orders = append(out.orders, p.Order)

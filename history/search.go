@@ -51,7 +51,7 @@ const (
 // ErrSearchOff means that search is switched off.
 var ErrSearchOff = errors.New("history: search is switched off")
 
-// SearchRequest is what a user searches for.
+// SearchRequest is a search for messages.
 type SearchRequest struct {
 	Term          string
 	Fields        []postings.Field // empty: all
@@ -74,7 +74,7 @@ type SearchPage struct {
 	Highlights []string
 	Results    []SearchResult
 	State      map[id.RoomID][]json.RawMessage
-	Groups     map[string]map[string]*SearchGroup // by what is grouped by, then by room or sender
+	Groups     map[string]map[string]*SearchGroup // by the key of the grouping, then by room or sender
 	Next       string                             // "": there are no more results
 }
 
@@ -86,7 +86,7 @@ type SearchResult struct {
 	id      id.EventID
 }
 
-// SearchContext is what is around a result.
+// SearchContext has the events around a result.
 type SearchContext struct {
 	Start, End    string
 	Before, After []json.RawMessage // Before: newest first
@@ -209,7 +209,8 @@ func (s *Service) roomNIDs(ctx context.Context, one, two []string) (a, b map[ide
 	return a, b, err
 }
 
-// predecessors returns the rooms that were upgraded, in one or several steps, to one of these that the user knows.
+// predecessors returns the rooms that the user has been in and that were upgraded, in one or several steps, to one of
+// the given rooms.
 func (s *Service) predecessors(ctx context.Context, to ident.Requester, of []string) (out []string) {
 	for _, roomID := range of {
 		room, err := s.rooms.Room(ctx, id.RoomID(roomID))
@@ -234,8 +235,8 @@ type searching struct {
 	match *words.Matcher
 
 	rooms map[ident.RoomNID]*searchedRoom
-	at    *searchedRoom // that of the last hit: hits come room by room
-	best  []search.Hit  // what comes next, in the order of the request, at most maxExamined
+	at    *searchedRoom // the room of the last hit: hits come room by room
+	best  []search.Hit  // the next hits in the order of the request, at most maxExamined
 	full  bool          // there are more than these
 	last  search.Hit    // if full: none after this one is kept
 	sure  int           // hits that the user can certainly see, if their words match

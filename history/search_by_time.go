@@ -179,7 +179,7 @@ func (w *timeWalk) first(tx *storage.Tx, r timeReader) (*rooms.Event, error) {
 			if events, err = r.visible(tx, events); err != nil || len(events) > 0 {
 				return firstOf(events), err
 			}
-			if w.rows.tired() {
+			if w.rows.atLimit() {
 				return nil, nil
 			}
 		}

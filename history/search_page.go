@@ -54,7 +54,7 @@ func (x *searching) page(page *SearchPage) error {
 	return x.fill(page)
 }
 
-// fill makes the results of what was found.
+// fill turns the hits into results.
 func (x *searching) fill(page *SearchPage) error {
 	page.Highlights = x.match.Highlights()
 	size := 0
@@ -190,7 +190,7 @@ func (f *found) look(tx *storage.Tx) (bool, error) {
 	return shown == f.event, err
 }
 
-// result makes a result, with what is around it if the client wants that.
+// result makes a result, with the events around it if the client wants them.
 func (x *searching) result(f *found) (r SearchResult, err error) {
 	v, at := f.room.viewer, 0 // at: where the event is among those that are shown
 	events, sights := []*rooms.Event{f.event}, []sight{f.at}
@@ -338,7 +338,7 @@ type searchToken struct {
 // maxSearchToken bounds the length of a token of a search.
 const maxSearchToken = 1000
 
-// token returns the token of what comes after a hit.
+// token returns the token of the page that starts after a hit.
 func (x *searching) token(h search.Hit, count int, group, key string) string {
 	t := searchToken{Recent: x.req.Recent, Size: h.Size, Time: h.Time, Order: h.Order, Room: h.Room, Pos: h.Pos, Count: count, Group: group, Key: key}
 	if group == "" && x.from != nil {

@@ -69,9 +69,9 @@ func (s *Service) reading(ctx context.Context, roomID id.RoomID, to ident.Reques
 	})
 }
 
-// readingWhole is like reading, but needs all members of the room: it waits until a partial-state room is complete, but
-// only if the requester may read the room.
-func (s *Service) readingWhole(ctx context.Context, room id.RoomID, to ident.Requester, f func(*storage.Tx, *viewer) error) error {
+// readingAllMembers is like reading, for requests that need all members of the room. If the requester may read the
+// room, it waits until a partial-state room is complete.
+func (s *Service) readingAllMembers(ctx context.Context, room id.RoomID, to ident.Requester, f func(*storage.Tx, *viewer) error) error {
 	if err := s.reading(ctx, room, to, func(*storage.Tx, *viewer) error { return nil }); err != nil {
 		return err
 	}
@@ -225,7 +225,7 @@ func (v *viewer) walk(tx *storage.Tx, c *cursor, limit int, filter *EventFilter,
 		c.done = true
 		return nil, nil, nil
 	}
-	for size := 0; len(events) < limit && size < maxPageBytes && !c.tired() && !c.done; {
+	for size := 0; len(events) < limit && size < maxPageBytes && !c.atLimit() && !c.done; {
 		n := min(limit-len(events)+1, maxScanBatch) // one more shows whether there is another page
 		if !c.few {
 			n = max(n, scanBatch)
@@ -249,10 +249,10 @@ func (v *viewer) walk(tx *storage.Tx, c *cursor, limit int, filter *EventFilter,
 	return events, sights, nil
 }
 
-// tired reports whether the walk has reached the bounds of one request.
-func (c *cursor) tired() bool { return c.rows >= maxScan || c.bytes >= maxScanBytes }
+// atLimit reports whether the walk has reached the bounds of one request.
+func (c *cursor) atLimit() bool { return c.rows >= maxScan || c.bytes >= maxScanBytes }
 
-// pass moves the cursor behind a part of the walk, or behind the last event taken if not all of them were. last reports
+// pass moves the cursor past a part of the walk, or past the last event that was used if the page is full. last reports
 // whether the part is the last one.
 func (c *cursor) pass(part span, taken []*rooms.Event, all, last bool) {
 	c.rows += len(part.orders)

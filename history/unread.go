@@ -35,8 +35,8 @@ func (c *UnreadCount) add(class pushrules.Class) {
 }
 
 const (
-	// maxUnread bounds the unread events that are kept and counted per user and room: nobody needs the exact number
-	// beyond 5000.
+	// maxUnread bounds the unread events that are kept and counted per user and room: an exact number above 5000 is of
+	// no use to anybody.
 	maxUnread = 5000
 	// maxUnreadLists bounds the memory of the counts; a dropped list is counted again when needed.
 	maxUnreadLists = 20000
@@ -293,8 +293,8 @@ func (l *unreadList) recount(tx *storage.Tx, r *rooms.Room, user ident.UserNID) 
 	return nil
 }
 
-// readFloors returns how far a user has read, as orders: for the whole room, which is 0 if the user is not joined,
-// and for single threads by their root, where 0 stands for the main timeline.
+// readFloors returns the orders up to which a user has read: in the whole room (0 if the user is not joined), and in
+// single threads by root, where root 0 is the main timeline.
 func readFloors(tx *storage.Tx, room ident.RoomNID, user ident.UserNID) (floor ident.Order, threads map[storage.Pos]ident.Order, err error) {
 	m, found, err := tx.MembershipOf(user, room)
 	if err != nil {
@@ -337,7 +337,7 @@ func (l *unreadList) nameRoots(tx *storage.Tx) error {
 		l.roots = map[storage.Pos]id.EventID{}
 	}
 	unnamed := l.unnamed()
-	names, err := tx.EventNames(unnamed)
+	names, err := tx.EventIDsAt(unnamed)
 	for _, root := range unnamed {
 		l.roots[root] = "" // until it is found, it counts as deleted
 	}

@@ -209,7 +209,7 @@ func (v *viewer) pastsOf(tx *storage.Tx, snapshots []int64) (map[int64]past, err
 }
 
 func (v *viewer) loadPasts(tx *storage.Tx, snapshots []int64, into map[int64]past) error {
-	found, err := tx.Sights(snapshots, string(v.to.UserID))
+	found, err := tx.VisibilityStates(snapshots, string(v.to.UserID))
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,6 @@
 // Package receipts records how far users have read: read receipts and fully-read markers of local users, and the read
 // receipts that other servers send. A Service checks them; package rooms stores them with the room
-// (rooms.Service.WriteReceipts), and the rooms.Commit of that write tells everybody else.
+// (rooms.Service.WriteReceipts), and the rooms.Commit of that write notifies the other services.
 package receipts
 
 import (

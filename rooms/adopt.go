@@ -152,7 +152,7 @@ func (s *Service) adoptedHead(ctx context.Context, r *Room, a adoption, known ma
 		m := &Member{User: id.UserID(key), NID: nid, Membership: pdu.Membership(e.Content()), Pos: e.Pos, Changed: e.Pos}
 		h.setMember(s, m)
 	}
-	for _, m := range old.members { // local users who are not in the state, such as those who rejected an invite
+	for _, m := range old.members { // keep local users who are not in the new state, such as those who rejected an invite
 		if h.members[m.User] == nil && s.IsLocal(m.User) && m.Membership != Join {
 			h.setMember(s, m)
 		}

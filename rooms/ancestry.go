@@ -11,11 +11,12 @@ import (
 	"ebb/storage"
 )
 
-// Events that precede the join with which this server entered a room are history: they are fetched when somebody
+// Events that precede the join with which this server entered a room are history: they are fetched when a client
 // paginates back, and never arrive as new. Other servers send them anyway, since many ignore min_depth when asked for
-// missing events. The graph decides which events are history. If it does not tell, a requested event that is shallower
-// than the join counts as history, but a pushed one does not. Only events that are still sticky arrive as new, flagged
-// as storage.PrecedingEvent: they become no forward extremities, since the join has a later state.
+// missing events. The graph decides which events are history. Where the known part of it does not decide, a requested
+// event that is shallower than the join counts as history, and a pushed one does not. Only events that are still sticky
+// arrive as new, flagged as storage.PrecedingEvent: they become no forward extremities, since the join has a later
+// state.
 
 // maxAncestryRounds bounds the requests for ancestors of the join that the events of one transaction may cause.
 const maxAncestryRounds = 5
@@ -89,8 +90,8 @@ func (a *arrivals) mustArrive(e *incoming) bool {
 	return (&Event{Event: e.Event, ReceivedTS: now}).StickyUntil() > now
 }
 
-// setHistoryAside leaves to backfill those suspects that precede the join. It returns the ones for which the known part
-// of the graph does not tell.
+// setHistoryAside leaves those suspects to backfill that precede the join. It returns the ones about which the known
+// part of the graph does not decide.
 func (a *arrivals) setHistoryAside(suspects []*incoming) (doubtful []*incoming) {
 	if len(suspects) == 0 {
 		return nil
@@ -116,7 +117,7 @@ func (a *arrivals) setHistoryAside(suspects []*incoming) (doubtful []*incoming) 
 	return doubtful
 }
 
-// leaveToBackfill removes an event from the waiting ones. Backfill fetches it when somebody paginates back.
+// leaveToBackfill removes an event from the waiting ones. It is fetched again as history when a client paginates back.
 func (a *arrivals) leaveToBackfill(e *incoming) {
 	a.history.nodes[e.ID()], a.history.aside[e.ID()] = graphNode{e.PrevEvents(), e.Depth()}, true
 	a.finish(e.ID(), nil)
@@ -124,7 +125,7 @@ func (a *arrivals) leaveToBackfill(e *incoming) {
 }
 
 // gatherHistory leaves to backfill the waiting events that precede the join. If the known part of the graph does not
-// tell which do, it asks the origin for ancestors of the join.
+// decide, it asks the origin for ancestors of the join.
 func (g *gathering) gatherHistory(ctx context.Context) error {
 	suspects, err := g.historySuspects(ctx)
 	if err != nil {

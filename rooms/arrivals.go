@@ -136,7 +136,7 @@ type arrivals struct {
 	waiting  map[id.EventID]*incoming // verified, and not placed yet
 	unproven map[id.EventID]*incoming // with a signature that cannot be checked; see admitUnproven
 	copies   map[id.EventID]*incoming // verified copies of events that are stored as undecided
-	history  *ancestry                // what precedes this server's join; nil until it is needed
+	history  *ancestry                // the graph before this server's join; nil until it is needed
 
 	results map[id.EventID]error
 	lost    bool // an event could not be authorised, and may be when it comes again
@@ -225,7 +225,7 @@ func isTemporary(err error) bool {
 func (a *arrivals) finish(eventID id.EventID, err error) {
 	e := a.waiting[eventID]
 	delete(a.waiting, eventID)
-	if e != nil && e.unverified { // nobody waits for the result
+	if e != nil && e.unverified { // no caller waits for the result
 		return
 	}
 	if isTemporary(err) {

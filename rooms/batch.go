@@ -38,7 +38,7 @@ type batch struct {
 	alongside   *batch // the batch of a room that is created in the same write
 	unpublishes bool   // the write removes the room from the room directory
 
-	notifying pushRoom // what notify gives the push rules, so that it allocates nothing
+	notifying pushRoom // passed to the push rules by notify; a field so that notify allocates nothing
 
 	first  [1]*pendingEvent // backing arrays of events and commit.Events: most batches have one event
 	only   [1]CommittedEvent
@@ -91,8 +91,8 @@ type stateChange struct {
 	member   *memberChange // set for m.room.member entries
 	shadowed *stateChange  // the previous queued change of the same key
 
-	// joinedSince is set for a member who became known when the room was completed: where they began to share it with
-	// this server.
+	// joinedSince is set for a member who became known when the room was completed. It is the position since which the
+	// member shares the room with this server.
 	joinedSince storage.Pos
 }
 

@@ -7,9 +7,9 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// addCitedMembers adds the members that an event cites to the partial state before it, since the sender's server knows
-// them. If the state has another event for one of them, the two are resolved, so that a user who has left does not come
-// back.
+// addCitedMembers adds the members that an event cites to the partial state before it. The sender's server had them in
+// its state. If the state has another event for one of them, the two are resolved, so that a user who has left does not
+// come back.
 func (b *batch) addCitedMembers(p *graph.Reader, in *incoming, pe *pendingEvent) error {
 	in.cited = nil // from an earlier attempt
 	known, cited := graph.State{}, graph.State{}

@@ -91,7 +91,7 @@ func (c *creation) inviteOthers(ctx context.Context, room id.RoomID) {
 	all.Wait()
 }
 
-// check validates what can be validated before the room exists.
+// check makes the checks that need no room.
 func (c *creation) check(ctx context.Context) error {
 	r := c.req
 	if r.RoomVersion == "" {
@@ -139,7 +139,7 @@ func (c *creation) check(ctx context.Context) error {
 	return c.checkInitialState()
 }
 
-// plan returns what the initial events depend on.
+// plan returns the plan from which the initial events are made.
 func (c *creation) plan() *newroom.Plan {
 	p := &newroom.Plan{Request: c.req, Version: c.version, Creator: c.sender.UserID, Alias: c.alias, PowerLevels: c.powerLevels}
 	for _, i := range c.invitee {

@@ -135,9 +135,8 @@ func (g *gathering) lackingEvents() (ids []id.EventID) {
 	return ids
 }
 
-// knownBefore returns the stored events that waiting events name in prev_events. They tell the origin where it can
-// stop going back. The forward extremities alone are not enough, because a missing event may follow an older stored
-// one.
+// knownBefore returns the stored events that waiting events name in prev_events. The origin stops going back at them.
+// The forward extremities alone are not enough, because a missing event may follow an older stored one.
 func (g *gathering) knownBefore(events []id.EventID) (known []id.EventID) {
 	for _, eventID := range events {
 		for _, prev := range g.waiting[eventID].PrevEvents() {

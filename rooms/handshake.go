@@ -65,7 +65,7 @@ func (b *batch) template(p proto) (json.RawMessage, error) {
 	})
 }
 
-// grantRemote is grantRestricted for a user of another server. Its errors tell that server whether to ask other
+// grantRemote is grantRestricted for a user of another server. That server decides by the error whether to ask other
 // servers.
 func (s *Service) grantRemote(ctx context.Context, r *Room, user id.UserID) (id.UserID, error) {
 	if !r.restricted() {

@@ -13,8 +13,8 @@ import (
 // MaxAliases bounds the aliases of a room, and those that its m.room.canonical_alias names.
 const MaxAliases = 250
 
-// SetPublished adds a room to the room directory or removes it from there. It does not check whether somebody may: that
-// is for package directory.
+// SetPublished adds a room to the room directory or removes it from there. It does not check permissions; package
+// directory does.
 func (s *Service) SetPublished(ctx context.Context, room id.RoomID, published bool) error {
 	return s.touch(ctx, room, func(r *Room) storage.Write {
 		return storage.Write{

@@ -223,7 +223,7 @@ func readEnds(tx *storage.Tx, rooms []storedRoom) error {
 			}
 		}
 	}
-	found, err := tx.EventNames(unnamed)
+	found, err := tx.EventIDsAt(unnamed)
 	for _, e := range found {
 		names[e.Position] = id.EventID(e.EventID)
 	}

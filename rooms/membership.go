@@ -31,7 +31,7 @@ type memberContent struct {
 	elsewhere bool                       // only another server can authorise the join
 }
 
-// encode returns the content as JSON. What the server sets takes precedence over what the client adds.
+// encode returns the content as JSON. Members set by the server take precedence over those added by the client.
 func (c *memberContent) encode() ([]byte, error) {
 	raw, err := json.Marshal(c)
 	if err != nil || len(c.more) == 0 {
@@ -196,7 +196,8 @@ func (s *Service) grantRestricted(ctx context.Context, r *Room, sender ident.Req
 // errNoVoucher is returned if only another server can authorise the join.
 var errNoVoucher = mxerr.Forbidden("No member of the room on this server can authorise your join")
 
-// AllowedRooms returns the rooms whose members a restricted join rule lets in, nil if the room has another join rule.
+// AllowedRooms returns the rooms whose members may join by a restricted join rule. It returns nil if the room has
+// another join rule.
 // Spec: client-server-api#restricted-rooms
 func (r *Room) AllowedRooms() []id.RoomID {
 	if !r.restricted() {
@@ -205,8 +206,8 @@ func (r *Room) AllowedRooms() []id.RoomID {
 	return eventcontent.AllowedRooms(r.State(typeJoinRules, "").Content())
 }
 
-// inAllowedRoom reports whether a user is in one of the rooms whose members the join rule lets in. unsure means that
-// this server does not take part in one of them, and so cannot tell.
+// inAllowedRoom reports whether a user is in one of the rooms whose members may join. unsure means that this server is
+// not in one of these rooms and cannot check it.
 func (s *Service) inAllowedRoom(ctx context.Context, r *Room, user id.UserID) (allowed, unsure bool, err error) {
 	for _, room := range r.AllowedRooms() {
 		other, err := s.Room(ctx, room)

@@ -84,7 +84,7 @@ func (s *Service) outsideSet(r *Room, e *Event, user id.UserID, nid ident.UserNI
 }
 
 // StrippedState returns the stripped state of a room for a user who is invited or knocks. If this server is not in the
-// room, it is what another server sent.
+// room, it is the stripped state that another server sent.
 func (s *Service) StrippedState(ctx context.Context, user ident.UserNID, room *Room) (events []json.RawMessage, err error) {
 	if room.Resident() {
 		return room.stripped(""), nil

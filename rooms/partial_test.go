@@ -502,12 +502,12 @@ func TestJoinsAreRecordedUntilDeviceListsAreSent(t *testing.T) {
 	})
 	e.d.public(e.dora, e.d.user("daniel")) // no other server is in it
 	e.join()
-	var got []storage.DeviceTelling
+	var got []storage.DeviceAnnouncement
 	e.d.ok(e.d.db.Read(t.Context(), func(tx *storage.Tx) (err error) {
-		got, err = tx.DeviceTellings(10)
+		got, err = tx.DeviceAnnouncements(10)
 		return err
 	}))
-	if want := (storage.DeviceTelling{User: e.dora.UserNID, Room: e.d.room(e.room).NID(), Partial: true}); len(got) != 1 || got[0] != want || kicked != 1 {
+	if want := (storage.DeviceAnnouncement{User: e.dora.UserNID, Room: e.d.room(e.room).NID(), Partial: true}); len(got) != 1 || got[0] != want || kicked != 1 {
 		t.Errorf("%d times told, on record is %+v; want %+v", kicked, got, want)
 	}
 }

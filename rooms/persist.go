@@ -71,7 +71,7 @@ func (b *batch) headRow(generation int64, head *graph.Snapshot, depth int64, ext
 	return row
 }
 
-// place gives an event its position, and its order if it has one.
+// place assigns a position to an event, and an order if it is part of a timeline.
 func (b *batch) place(tx *storage.Tx, e *pendingEvent) error {
 	e.Room, e.Pos = b.room.nid, tx.NextPos()
 	if e.Flags&(storage.OutlierEvent|storage.RejectedEvent) == 0 {
@@ -175,7 +175,7 @@ func (b *batch) writeDeviceListUpdate(tx *storage.Tx, c *stateChange) error {
 	if !b.svc.federates() || m == nil || m.to != Join || m.from == Join || !b.svc.IsLocal(m.user) || !b.entering && !b.room.Shared() {
 		return nil
 	}
-	return tx.AddDeviceTelling(storage.DeviceTelling{User: m.nid, Room: b.room.nid, Partial: b.partial || b.room.partialState() != nil})
+	return tx.AddDeviceAnnouncement(storage.DeviceAnnouncement{User: m.nid, Room: b.room.nid, Partial: b.partial || b.room.partialState() != nil})
 }
 
 // write stores the change of the current state.

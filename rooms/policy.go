@@ -49,7 +49,7 @@ type approvals struct {
 	room   *Room // its signing slot is held
 }
 
-// lacking is returned for a change whose events policy servers must sign first.
+// lacking is the error for a change whose events must first be signed by policy servers.
 type lacking []unsigned
 
 type unsigned struct {

@@ -108,7 +108,8 @@ func (s *Service) purged(r *Room, gone []storage.Pos, cutoff int64) {
 	}))
 }
 
-// without returns the ring without deleted events. Events in a thread whose root was deleted move to the main timeline.
+// without returns the ring of events without the deleted ones. Events in a thread whose root was deleted move to the
+// main timeline.
 func without(ring []*Event, gone []storage.Pos) []*Event {
 	out := make([]*Event, 0, 2*ringSize)
 	for _, e := range ring {

@@ -17,7 +17,7 @@ const (
 	maxRelatedRedactions = 1000
 	// maxRelatedBatch is how many of them are redacted in one write: 50 take a few milliseconds.
 	maxRelatedBatch = 50
-	// anyRelation stands for all relation types.
+	// anyRelation means all relation types.
 	anyRelation = "*"
 )
 
@@ -72,7 +72,7 @@ func (s *Service) redactRelated(ctx context.Context, sender ident.Requester, roo
 // related returns the events that directly relate to an event with one of the types.
 func (r *Room) related(ctx context.Context, eventID id.EventID, relTypes []string) (events []*Event, err error) {
 	err = r.svc.db.Read(ctx, func(tx *storage.Tx) error {
-		places, err := tx.RelationPlaces(storage.RelationFilter{
+		places, err := tx.RelatedEvents(storage.RelationFilter{
 			Room: r.nid, Parent: string(eventID), After: math.MinInt64, UpTo: math.MaxInt64, Limit: maxRelatedRedactions,
 		})
 		if err != nil {

@@ -22,7 +22,7 @@ const rejudgedAtOnce = 500
 // completion ends the partial state of a room. The state before the join is replaced by the full state that a server
 // returned, each later event is authorised again in the order of arrival, and the current state is resolved from the
 // result. The room's writer lock is held throughout, and no write of the room is queued. Clients that have seen an
-// event which is now rejected keep it; nobody gets it from now on.
+// event which is now rejected keep it; no client gets it from now on.
 type completion struct {
 	*batch // its events were rejected before and are accepted now
 	join   *Event
@@ -72,8 +72,8 @@ func newCompletion(r *Room, join *Event) *completion {
 	return c
 }
 
-// newDecision returns a completion for a room whose undecided events can be judged now. They are accepted or rejected
-// for good, and the events that follow them are judged again.
+// newDecision returns a completion for a room whose undecided events can be judged now. They get a final verdict, and
+// the events that follow them are judged again.
 func newDecision(r *Room, fresh map[id.EventID]*incoming) *completion {
 	c := newCompletion(r, nil)
 	c.fresh, c.decided, c.affected = fresh, map[id.EventID]error{}, map[id.EventID]bool{}
@@ -126,7 +126,7 @@ var errNotStored = errors.New("the undecided events are not stored any more")
 func (c *completion) judgeSince(ctx context.Context, tx *storage.Tx, after storage.Pos) error {
 	r := c.room
 	for {
-		rows, err := tx.TakenIn(r.nid, after, rejudgedAtOnce)
+		rows, err := tx.ReceivedSince(r.nid, after, rejudgedAtOnce)
 		if err != nil {
 			return err
 		}
@@ -151,7 +151,7 @@ func (c *completion) judgeSince(ctx context.Context, tx *storage.Tx, after stora
 				return err
 			}
 		}
-		c.p.Forget() // what has another verdict is in queued
+		c.p.Forget() // events with another verdict are queued
 		if len(rows) < rejudgedAtOnce {
 			return c.conclude(ctx)
 		}

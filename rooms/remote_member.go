@@ -65,8 +65,8 @@ func (s *Service) Candidates(ctx context.Context, room id.RoomID, user ident.Req
 	return out[:min(len(out), maxCandidates)], nil
 }
 
-// knownServers returns the servers that are in a room as far as this server knows: those of its members, and those of
-// the senders in its stripped state.
+// knownServers returns the servers that this server knows to be in a room: those of its members, and those of the
+// senders of its stripped state.
 func (s *Service) knownServers(ctx context.Context, r *Room, user ident.Requester) (servers []string, err error) {
 	for server := range r.EachServer() {
 		if servers = append(servers, server); len(servers) > 2*maxCandidates {
@@ -228,7 +228,7 @@ func (s *Service) joinThrough(ctx context.Context, server string, sender ident.R
 	return err
 }
 
-// checkNotBanned rejects a join early if it cites a ban of the user that this server knows too.
+// checkNotBanned rejects a join before it is sent if it cites the ban of the user that this server has.
 func (s *Service) checkNotBanned(ctx context.Context, sender ident.Requester, room id.RoomID, join *pdu.Event) error {
 	r, err := s.Room(ctx, room)
 	if err != nil || r.Membership(sender.UserID) != Ban {

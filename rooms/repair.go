@@ -13,7 +13,7 @@ import (
 	"ebb/storage"
 )
 
-// Earlier versions of Ebb took events that precede a join for new ones. They could reject such an event, then the
+// Earlier versions of Ebb treated events that precede a join as new. They could reject such an event, then the
 // events that cite it, and then everything that followed. These rejections cannot be told from correct ones, but a
 // rejected event is judged again if it arrives again. So the repair deletes every event rejected since the join,
 // records where history is missing, and requests the newest of the deleted events.
@@ -66,8 +66,8 @@ func (s *Service) repairRoom(ctx context.Context, nid ident.RoomNID) error {
 	return ctx.Err()
 }
 
-// forgetDamage removes what an earlier version may have got wrong, unless that was done before. It returns the newest
-// of the removed events.
+// forgetDamage removes the events that an earlier version may have rejected wrongly, unless that was done before. It
+// returns the newest of the removed events.
 func (s *Service) forgetDamage(ctx context.Context, r *Room) (tips []*Event, err error) {
 	r, release, err := s.hold(ctx, r.id, receiving)
 	if err != nil {

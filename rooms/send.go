@@ -358,7 +358,7 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 	case target != nil && target.Flags&storage.SkeletonEvent != 0: // purged, but its skeleton is needed for the graph
 		return mayRedactOf(r, n.Sender, target.Sender())
 	case target == nil && r.Shared(): // another server may have it, and it may still arrive
-		if n.Sender.Suspended { // whose event it is is not known
+		if n.Sender.Suspended { // the sender of the target is not known
 			return mxerr.UserSuspended()
 		}
 		p.unseen = true

@@ -37,8 +37,7 @@ import (
 
 // Push applies push rules. It is implemented by pushrules.Rules.
 type Push interface {
-	// Evaluate returns the outcome of an event for the members. It must be quick: it runs under the room's
-	// lock.
+	// Evaluate returns the outcome of an event for the members. It must be fast, because it runs under the room's lock.
 	Evaluate(e *pdu.Event, room pushrules.RoomInfo) pushrules.Outcome
 	// Follow copies a user's push rules for a room to the room that replaces it.
 	Follow(ctx context.Context, nid ident.UserNID, user id.UserID, from, to id.RoomID) error
@@ -53,7 +52,7 @@ type Retention struct {
 	Limits  expiry.Limits
 }
 
-// Namespaces knows what is reserved for application services. It is implemented by appservice.Registry.
+// Namespaces checks names against those reserved for application services. It is implemented by appservice.Registry.
 type Namespaces interface {
 	// MayUseAlias returns M_EXCLUSIVE if the requester may not create or delete an alias of this server.
 	MayUseAlias(who ident.Requester, alias id.RoomAlias) error
@@ -65,7 +64,7 @@ type Options struct {
 	Server         string // this server's name
 	Signer         pdu.SignerSource
 	Hub            *wake.Hub
-	Push           Push // nil: events notify nobody
+	Push           Push // nil: events cause no notifications
 	Now            func() time.Time
 	Retention      Retention
 	Encryption     encryption.Policy
@@ -79,7 +78,7 @@ type Options struct {
 	// Remote and Keys send requests to other servers; nil: federation is off.
 	Remote Remote
 	Keys   signatures.Keys
-	// Namespaces are those of application services; nil: there are none.
+	// Namespaces are the names reserved for application services; nil: none.
 	Namespaces Namespaces
 	// PolicyServers is asked about events of rooms with a policy server; nil: policy servers are ignored.
 	PolicyServers signatures.PolicyServers

@@ -25,8 +25,8 @@ import (
 // see deciding.go.
 
 const (
-	// maxUndecided bounds the undecided events of a room, and maxUndecidedBytes their size. The oldest go first; what
-	// follows them stays.
+	// maxUndecided bounds the undecided events of a room, and maxUndecidedBytes their size. The oldest are dropped
+	// first; the events that follow them stay.
 	maxUndecided      = 100
 	maxUndecidedBytes = 1 << 20
 )
@@ -34,7 +34,8 @@ const (
 // errUndecided means that an event cannot be authorised yet.
 var errUndecided = errors.New("a key or an auth event could not be fetched yet")
 
-// keepUnproven keeps the redacted form of an event whose signature cannot be checked, in case a valid event follows it.
+// keepUnproven keeps the redacted form of an event with a signature that cannot be checked, in case a valid event
+// follows it.
 func (a *arrivals) keepUnproven(raw json.RawMessage) *incoming {
 	e, err := pdu.Parse(a.room.version, raw)
 	if err != nil || e.RoomID() != a.room.id {
@@ -138,8 +139,8 @@ func (s *Service) undecided(ctx context.Context, r *Room) (events []*Event, err 
 	return events, err
 }
 
-// chooseDecidable returns those of some provable events whose auth events are all there, and fetches complete copies of
-// them. With ask, missing auth events are asked for once more.
+// chooseDecidable returns those of some events with known keys whose auth events are all stored, and fetches complete
+// copies of them. If ask is set, it requests missing auth events once more.
 func (g *gathering) chooseDecidable(ctx context.Context, provable []*Event, ask bool) (decidable, error) {
 	ready := decidable{arrived: map[id.EventID]*incoming{}}
 	if !g.room.maybeDecidable() {

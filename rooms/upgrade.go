@@ -173,7 +173,7 @@ func (c *creation) additionalCreators() (users []id.UserID) {
 // maxBans bounds the bans that are copied to the new room.
 const maxBans = 1000
 
-// banned returns the users who stay banned in the new room.
+// banned returns the bans that are copied to the new room.
 func (r *Room) banned() ([]invitee, error) {
 	var out []invitee
 	for _, m := range r.Members(Ban) {

@@ -12,7 +12,7 @@ import (
 	"ebb/storage"
 )
 
-// maxCachedUsers bounds the users whose numbers are in memory: 100,000 take about 15 MB. The number of a user never
+// maxCachedUsers bounds the cache of user numbers: 100,000 take about 15 MB. The number of a user never
 // changes.
 const maxCachedUsers = 100_000
 
@@ -66,7 +66,7 @@ type RoomMembership struct {
 	Forgotten  bool
 }
 
-// maxCachedMemberships bounds the users whose rooms are in memory.
+// maxCachedMemberships bounds the users whose lists of rooms are in memory.
 const maxCachedMemberships = 20_000
 
 // membershipCache caches the rooms of local users. Each list is sorted by room and never modified.

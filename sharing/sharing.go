@@ -1,4 +1,5 @@
-// Package sharing finds the users and servers that share a room with a user: those who get news of the user's devices.
+// Package sharing finds the users and servers that share a room with a user: they are notified when the user's devices
+// change.
 package sharing
 
 import (
@@ -21,7 +22,7 @@ type Service struct {
 	hub   *wake.Hub
 }
 
-// New returns a Service for the members of rooms, whose syncs wait at a hub.
+// New returns a Service. hub is where the syncs of users wait.
 func New(r *rooms.Service, hub *wake.Hub) *Service { return &Service{rooms: r, hub: hub} }
 
 // SharedServers returns the other servers that share a room with a local user.

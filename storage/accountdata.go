@@ -11,7 +11,7 @@ func (tx *Tx) SetAccountData(user ident.UserNID, room ident.RoomNID, typ, conten
 	return err
 }
 
-// DeletedAccountData is the content of account data that was deleted, by which /sync tells clients so.
+// DeletedAccountData is the content that stands for deleted account data. /sync sends it to clients.
 const DeletedAccountData = `{}`
 
 // maxDeletedAccountData bounds the deleted types of a user's account data that are remembered, globally and per room.

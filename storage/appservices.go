@@ -45,7 +45,7 @@ func (tx *Tx) DeleteAppService(id string) error {
 	return err
 }
 
-// Arrival is what shows whom an event concerns.
+// Arrival is an event with the members that decide which application services get it.
 type Arrival struct {
 	Position Pos
 	Room     ident.RoomNID

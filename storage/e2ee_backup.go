@@ -89,7 +89,7 @@ type BackupKey struct {
 	SessionData       string // JSON
 }
 
-// Size returns what the key counts in the size of its backup, in bytes.
+// Size returns the number of bytes that the key contributes to the size of its backup.
 func (k *BackupKey) Size() int64 { return int64(len(k.RoomID) + len(k.SessionID) + len(k.SessionData)) }
 
 func scanBackupKey(r Row) (k BackupKey, err error) {

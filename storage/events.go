@@ -202,13 +202,13 @@ func (tx *Tx) RejectedEvents(room ident.RoomNID, after Pos, limit int) ([]EventR
 	return collect(tx, scanEvent, rejectedEventsQuery, int64(room), int64(after), limit)
 }
 
-var takenInQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.position > $2 AND (e.ord > 0 AND ` + isNoOutlier + ` OR ` + isOnlyRejected + `)
+var receivedSinceQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.position > $2 AND (e.ord > 0 AND ` + isNoOutlier + ` OR ` + isOnlyRejected + `)
 ORDER BY e.position LIMIT $3`
 
-// TakenIn returns the events that a room received after a position, whether they were accepted or rejected, in order of
+// ReceivedSince returns the events that a room received after a position, accepted and rejected ones, in order of
 // arrival. They include history that was backfilled since then. It uses the primary key.
-func (tx *Tx) TakenIn(room ident.RoomNID, after Pos, limit int) ([]EventRow, error) {
-	return collect(tx, scanEvent, takenInQuery, int64(room), int64(after), limit)
+func (tx *Tx) ReceivedSince(room ident.RoomNID, after Pos, limit int) ([]EventRow, error) {
+	return collect(tx, scanEvent, receivedSinceQuery, int64(room), int64(after), limit)
 }
 
 const rejudgeEventQuery = `UPDATE events SET ord = $2, snapshot = $3, flags = $4, push = CASE WHEN CAST($2 AS BIGINT) = 0 THEN 0 ELSE push END WHERE position = $1`

@@ -44,7 +44,7 @@ func TestWhatARoomTookInIsReadInOrderAndJudgedAnew(t *testing.T) {
 		}
 		var taken []string
 		for after := storage.Pos(9); ; {
-			rows := got[[]storage.EventRow](t)(tx.TakenIn(1, after, 2))
+			rows := got[[]storage.EventRow](t)(tx.ReceivedSince(1, after, 2))
 			for _, r := range rows {
 				taken, after = append(taken, r.EventID), r.Position
 			}

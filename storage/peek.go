@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Peeked is what Peek reads from a database.
+// Peeked is the result of Peek.
 type Peeked struct {
 	Identity
 	Account string // the user ID of an arbitrary account; "" if there is none

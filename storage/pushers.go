@@ -79,7 +79,7 @@ func (tx *Tx) AddPusher(p *PusherRow) error {
 const setPusherQuery = `UPDATE pushers SET device_nid = $2, kind = $3, app_name = $4, device_name = $5, lang = $6, profile_tag = $7, data = $8, enabled = $9, no_badge = $10,
 updated_ts = $11, delivered = $12, failures = 0, failing_since = 0, retry_ts = 0 WHERE nid = $1`
 
-// SetPusher replaces what a client set of a pusher, and forgets its failures.
+// SetPusher replaces the client's settings of a pusher and resets its failures.
 func (tx *Tx) SetPusher(p *PusherRow) error {
 	_, err := tx.exec(setPusherQuery, int64(p.NID), int64(p.Device), p.Kind, p.AppName, p.DeviceName, p.Lang, p.ProfileTag, p.Data,
 		p.Enabled, p.NoBadge, p.UpdatedTS, int64(p.Delivered))

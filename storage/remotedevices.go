@@ -61,8 +61,9 @@ func (tx *Tx) DeleteDeviceListUpdate(streamID Pos) (bool, error) {
 	return n == 1, err
 }
 
-// DeviceTelling is a local user who joined a room and whose devices are to be announced to the other servers in it.
-type DeviceTelling struct {
+// DeviceAnnouncement records that the devices of a local user who joined a room must still be sent to the other servers
+// in the room.
+type DeviceAnnouncement struct {
 	User    ident.UserNID
 	Room    ident.RoomNID
 	Partial bool // whether the list of servers in the room may be incomplete
@@ -71,8 +72,8 @@ type DeviceTelling struct {
 const addDeviceTellingQuery = `INSERT INTO device_tellings (user_nid, room_nid, partial) VALUES ($1, $2, $3)
 ON CONFLICT (user_nid, room_nid) DO UPDATE SET partial = excluded.partial`
 
-// AddDeviceTelling stores an announcement to be made.
-func (tx *Tx) AddDeviceTelling(t DeviceTelling) error {
+// AddDeviceAnnouncement stores an announcement to be made.
+func (tx *Tx) AddDeviceAnnouncement(t DeviceAnnouncement) error {
 	partial := 0
 	if t.Partial {
 		partial = 1
@@ -81,9 +82,9 @@ func (tx *Tx) AddDeviceTelling(t DeviceTelling) error {
 	return err
 }
 
-// DeviceTellings lists announcements to be made.
-func (tx *Tx) DeviceTellings(limit int) ([]DeviceTelling, error) {
-	return collect(tx, func(r Row) (t DeviceTelling, err error) {
+// DeviceAnnouncements lists at most limit announcements that have not been made yet.
+func (tx *Tx) DeviceAnnouncements(limit int) ([]DeviceAnnouncement, error) {
+	return collect(tx, func(r Row) (t DeviceAnnouncement, err error) {
 		var partial int64
 		err = r.Scan(&t.User, &t.Room, &partial)
 		t.Partial = partial != 0
@@ -91,8 +92,8 @@ func (tx *Tx) DeviceTellings(limit int) ([]DeviceTelling, error) {
 	}, `SELECT user_nid, room_nid, partial FROM device_tellings ORDER BY user_nid, room_nid LIMIT $1`, limit)
 }
 
-// DeleteDeviceTelling deletes an announcement that was made. It returns false if it was deleted already.
-func (tx *Tx) DeleteDeviceTelling(t DeviceTelling) (bool, error) {
+// DeleteDeviceAnnouncement deletes an announcement that was made. It returns false if it was deleted already.
+func (tx *Tx) DeleteDeviceAnnouncement(t DeviceAnnouncement) (bool, error) {
 	n, err := tx.exec(`DELETE FROM device_tellings WHERE user_nid = $1 AND room_nid = $2`, int64(t.User), int64(t.Room))
 	return n == 1, err
 }

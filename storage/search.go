@@ -10,8 +10,8 @@ import (
 	"ebb/storage/postings"
 )
 
-// The rows of the search index. What is in its blocks, and when they are written, is up to package search; here is what
-// removes events from them (see dependents).
+// These are the rows of the search index. Package search decides what its blocks contain and when they are written;
+// this file has the functions that remove events from them (see dependents).
 
 // SearchBlock describes a block of the index: some events of a room.
 type SearchBlock struct {
@@ -142,8 +142,8 @@ func (tx *Tx) dropSearchBlock(b SearchBlock) error {
 	return err
 }
 
-// ClearSearch deletes at most limit blocks of the index, and reports whether there may be more. With the last ones it
-// forgets what was indexed.
+// ClearSearch deletes at most limit blocks of the index, and reports whether there may be more. Once no block is left,
+// it also deletes the record of what was indexed.
 func (tx *Tx) ClearSearch(limit int) (more bool, err error) {
 	blocks, err := collect(tx, scanSearchBlock, searchBlockColumns+`ORDER BY nid LIMIT $1`, limit)
 	if err != nil {

@@ -7,19 +7,19 @@ import "ebb/ident"
 // SkipTo makes the stream continue after position p, unless it is already beyond it. It can be called in a write only.
 func (tx *Tx) SkipTo(p Pos) { tx.committer.pos = max(tx.committer.pos, int64(p)) }
 
-// EventName is the position and ID of an event.
-type EventName struct {
+// EventIDAt is the ID of the event at a position.
+type EventIDAt struct {
 	Position Pos
 	EventID  string
 }
 
-// EventNames returns the IDs of the events at these positions, in no particular order. It uses the primary key.
-func (tx *Tx) EventNames(positions []Pos) ([]EventName, error) {
-	out := make([]EventName, 0, len(positions))
+// EventIDsAt returns the IDs of the events at these positions, in no particular order. It uses the primary key.
+func (tx *Tx) EventIDsAt(positions []Pos) ([]EventIDAt, error) {
+	out := make([]EventIDAt, 0, len(positions))
 	for len(positions) > 0 {
 		n := min(len(positions), maxIn)
 		list, args := In(1, positions[:n])
-		rows, err := collect(tx, func(r Row) (e EventName, err error) {
+		rows, err := collect(tx, func(r Row) (e EventIDAt, err error) {
 			err = r.Scan(&e.Position, &e.EventID)
 			return e, err
 		}, `SELECT position, event_id FROM events WHERE position IN `+list, args...)

@@ -2,19 +2,19 @@ package storage
 
 import "ebb/ident"
 
-// SetSession records on which path the session of a device began, and what its user has shown.
+// SetSession records how the session of a device began, and which factors its user has presented.
 func (tx *Tx) SetSession(device ident.DeviceNID, path string, evidence int64) error {
 	_, err := tx.exec(`UPDATE devices SET path = $2, evidence = $3 WHERE nid = $1`, int64(device), path, evidence)
 	return err
 }
 
-// AddEvidence adds to what the user of a device has shown.
+// AddEvidence adds factors that the user of a device has presented.
 func (tx *Tx) AddEvidence(device ident.DeviceNID, evidence int64) error {
 	_, err := tx.exec(`UPDATE devices SET evidence = evidence | $2 WHERE nid = $1`, int64(device), evidence)
 	return err
 }
 
-// Evidence returns what the user of a device has shown.
+// Evidence returns the factors that the user of a device has presented.
 func (tx *Tx) Evidence(device ident.DeviceNID) (int64, error) {
 	e, _, err := one(tx, scanNumber[int64], `SELECT evidence FROM devices WHERE nid = $1`, int64(device))
 	return e, err
@@ -34,8 +34,8 @@ const (
 
 const metaNumberQuery = `SELECT value FROM meta WHERE name = $1`
 
-// SecondFactorRequiredSince returns when a second factor became required of everybody and of administrators, in ms; 0
-// if it is not recorded.
+// SecondFactorRequiredSince returns the times (ms) since which all users and administrators must have a second factor;
+// 0 if none is recorded.
 func (tx *Tx) SecondFactorRequiredSince() (all, administrators int64, err error) {
 	if all, _, err = one(tx, scanNumber[int64], metaNumberQuery, metaMFASince); err != nil {
 		return 0, 0, err
@@ -44,7 +44,7 @@ func (tx *Tx) SecondFactorRequiredSince() (all, administrators int64, err error)
 	return all, administrators, err
 }
 
-// SetSecondFactorRequiredSince records what SecondFactorRequiredSince returns.
+// SetSecondFactorRequiredSince sets the times that SecondFactorRequiredSince returns.
 func (tx *Tx) SetSecondFactorRequiredSince(all, administrators int64) error {
 	if _, err := tx.exec(setMetaNumberQuery, metaMFASince, all); err != nil {
 		return err
@@ -60,7 +60,7 @@ func (tx *Tx) AnyAccountRequiresMFA() (bool, error) {
 	return found, err
 }
 
-// SessionRow is a session with what its user has shown.
+// SessionRow is a session with the factors that its user has presented.
 type SessionRow struct {
 	Device   ident.DeviceNID
 	Evidence int64

@@ -15,7 +15,7 @@ type SlidingConnection struct {
 	Used   int64 // ms
 }
 
-// SlidingState is what a client has once it has received the answer with that serial number.
+// SlidingState is the state of a client after it has received the response with a serial number.
 type SlidingState struct {
 	Serial int64
 	State  string

@@ -16,7 +16,7 @@ type StateKey struct {
 
 // stateLink is a snapshot in a chain.
 type stateLink struct {
-	prev int64        // 0 for a full snapshot, whose own is not read
+	prev int64        // 0 for a full snapshot; its own is not read
 	own  []StateEntry // the entries that it changes
 	next []int64      // the snapshots based on it
 }

@@ -9,7 +9,8 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// TestStatesReadTogetherAreAsEachAlone compares StateKeysOf with StateKeyOf, and Sights with both, on states that
+// TestStatesReadTogetherAreAsEachAlone compares StateKeysOf with StateKeyOf, and VisibilityStates with both, on states
+// that
 // branch.
 func TestStatesReadTogetherAreAsEachAlone(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
@@ -39,11 +40,11 @@ func TestStatesReadTogetherAreAsEachAlone(t *testing.T) {
 				}
 				snapshots = append(snapshots, w.Snapshot)
 			}
-			sights, err := tx.Sights(snapshots, "@3:here")
+			sights, err := tx.VisibilityStates(snapshots, "@3:here")
 			for _, nid := range snapshots {
 				history, _ := tx.StateKeyOf(nid, "m.room.history_visibility", "")
 				member, _ := tx.StateKeyOf(nid, "m.room.member", "@3:here")
-				if sights[nid] != (storage.Sight{HistoryVisibility: history, Member: member}) {
+				if sights[nid] != (storage.VisibilityState{HistoryVisibility: history, Member: member}) {
 					t.Fatalf("the sight of %d is %+v, want %d and %d", nid, sights[nid], history, member)
 				}
 			}

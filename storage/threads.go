@@ -74,7 +74,7 @@ func (tx *Tx) ThreadSubscriptions(user ident.UserNID, since, upTo Pos, limit int
 
 const threadSubscribersQuery = `SELECT user_nid FROM thread_subscriptions WHERE root = $1 AND state <> 0`
 
-// ThreadSubscribers lists the local users who are subscribed to the thread of a root. It uses the index
+// ThreadSubscribers lists the local users who are subscribed to the thread with a root. It uses the index
 // thread_subscriptions_by_root.
 func (tx *Tx) ThreadSubscribers(root Pos) ([]ident.UserNID, error) {
 	return collect(tx, scanNumber[ident.UserNID], threadSubscribersQuery, int64(root))

@@ -24,14 +24,14 @@ func (tx *Tx) Timeline(room ident.RoomNID, after, upTo ident.Order, backwards bo
 	return collect(tx, scanEvent, q, int64(room), int64(after), int64(upTo), limit)
 }
 
-// TimePoint is the place of an event in the order of timestamps; events with the same one have the order of the
-// timeline.
+// TimePoint is the position of an event in the order of timestamps. Events with the same timestamp have the order of
+// the timeline.
 type TimePoint struct {
 	OriginTS int64 // ms
 	Order    ident.Order
 }
 
-// TimedEvent is what an event's row says about it without its JSON.
+// TimedEvent is an event's row without its JSON.
 type TimedEvent struct {
 	TimePoint
 	Position   Pos
@@ -67,34 +67,35 @@ func (tx *Tx) EventsByTime(room ident.RoomNID, from TimePoint, backwards bool, l
 	return collect(tx, scanTimedEvent, q, int64(room), from.OriginTS, int64(from.Order), limit)
 }
 
-// Sight holds the positions of the state events that decide about history visibility, 0 for absent ones.
-type Sight struct {
+// VisibilityState holds the positions of the state events that decide whether a user may see an event. A position is 0
+// if the state has no such event.
+type VisibilityState struct {
 	HistoryVisibility Pos
 	Member            Pos // the m.room.member event of the user
 }
 
-// sightChainQuery follows the chains of several snapshots at once. UNION follows common parts only once.
-const sightChainQuery = ` UNION SELECT s.nid, s.prev FROM state_snapshots s JOIN chain c ON s.nid = c.prev)
+// visibilityChainQuery follows the chains of several snapshots at once. UNION follows common parts only once.
+const visibilityChainQuery = ` UNION SELECT s.nid, s.prev FROM state_snapshots s JOIN chain c ON s.nid = c.prev)
 SELECT c.nid, c.prev, h.position, m.position FROM chain c
 LEFT JOIN state_deltas h ON h.snapshot = c.nid AND h.type = 'm.room.history_visibility' AND h.state_key = ''
 LEFT JOIN state_deltas m ON m.snapshot = c.nid AND m.type = 'm.room.member' AND m.state_key = $1`
 
-type sightLink struct {
+type visibilityLink struct {
 	prev            int64
 	history, member *int64 // nil if the snapshot does not change it
 	known           bool   // whether the values from the snapshots below were added
 }
 
-// Sights returns the history visibility and one user's member event in the state of each snapshot. It uses the primary
-// keys.
-func (tx *Tx) Sights(snapshots []int64, userID string) (map[int64]Sight, error) {
-	links := map[int64]*sightLink{}
+// VisibilityStates returns the history visibility and one user's member event in the state of each snapshot. It uses
+// the primary keys.
+func (tx *Tx) VisibilityStates(snapshots []int64, userID string) (map[int64]VisibilityState, error) {
+	links := map[int64]*visibilityLink{}
 	for nids := range slices.Chunk(snapshots, maxChainIn) {
 		list, args := In(2, nids)
-		q := `WITH RECURSIVE chain (nid, prev) AS (SELECT nid, prev FROM state_snapshots WHERE nid IN ` + list + sightChainQuery
+		q := `WITH RECURSIVE chain (nid, prev) AS (SELECT nid, prev FROM state_snapshots WHERE nid IN ` + list + visibilityChainQuery
 		err := tx.each(func(r Row) error {
 			var nid int64
-			l := &sightLink{}
+			l := &visibilityLink{}
 			err := r.Scan(&nid, &l.prev, &l.history, &l.member)
 			links[nid] = l
 			return err
@@ -103,16 +104,16 @@ func (tx *Tx) Sights(snapshots []int64, userID string) (map[int64]Sight, error) 
 			return nil, err
 		}
 	}
-	out := make(map[int64]Sight, len(snapshots))
+	out := make(map[int64]VisibilityState, len(snapshots))
 	for _, nid := range snapshots {
-		out[nid] = sightOf(links, nid)
+		out[nid] = visibilityStateOf(links, nid)
 	}
 	return out, nil
 }
 
-// sightOf returns the first value of either key along a chain, and stores it in all snapshots on the way.
-func sightOf(links map[int64]*sightLink, nid int64) Sight {
-	var open []*sightLink
+// visibilityStateOf returns the first value of either key along a chain, and stores it in all snapshots on the way.
+func visibilityStateOf(links map[int64]*visibilityLink, nid int64) VisibilityState {
+	var open []*visibilityLink
 	below := links[nid]
 	for below != nil && !below.known {
 		open, below = append(open, below), links[below.prev]
@@ -124,9 +125,9 @@ func sightOf(links map[int64]*sightLink, nid int64) Sight {
 		below, l.known = l, true
 	}
 	if below == nil {
-		return Sight{}
+		return VisibilityState{}
 	}
-	return Sight{HistoryVisibility: posOf(below.history), Member: posOf(below.member)}
+	return VisibilityState{HistoryVisibility: posOf(below.history), Member: posOf(below.member)}
 }
 
 func posOf(p *int64) Pos {
@@ -216,14 +217,14 @@ type RelationFilter struct {
 	Limit     int
 }
 
-// RelationPlace is the position and order of an event that relates to another one.
-type RelationPlace struct {
+// RelatedEvent is an event that relates to another one, by position and order.
+type RelatedEvent struct {
 	Position Pos
 	Order    ident.Order
 	Matches  bool // whether it has the RelType and Type of the filter
 }
 
-func scanRelationPlace(r Row) (p RelationPlace, err error) {
+func scanRelatedEvent(r Row) (p RelatedEvent, err error) {
 	var matches int64
 	err = r.Scan(&p.Position, &p.Order, &matches)
 	p.Matches = matches != 0
@@ -231,33 +232,33 @@ func scanRelationPlace(r Row) (p RelationPlace, err error) {
 }
 
 const (
-	relationPlaceColumns  = `SELECT r.position, r.ord, CASE WHEN ($4 = '' OR r.rel_type = $4) AND ($5 = '' OR r.type = $5) THEN 1 ELSE 0 END FROM `
-	relationPlacesUpQuery = relationPlaceColumns + `relations r WHERE r.parent_hash = $1 AND r.parent_id = $2 AND r.room_nid = $3
+	relatedEventColumns  = `SELECT r.position, r.ord, CASE WHEN ($4 = '' OR r.rel_type = $4) AND ($5 = '' OR r.type = $5) THEN 1 ELSE 0 END FROM `
+	relatedEventsUpQuery = relatedEventColumns + `relations r WHERE r.parent_hash = $1 AND r.parent_id = $2 AND r.room_nid = $3
 AND r.ord > $6 AND r.ord <= $7 ORDER BY r.ord LIMIT $8`
-	relationPlacesDownQuery = relationPlaceColumns + `relations r WHERE r.parent_hash = $1 AND r.parent_id = $2 AND r.room_nid = $3
+	relatedEventsDownQuery = relatedEventColumns + `relations r WHERE r.parent_hash = $1 AND r.parent_id = $2 AND r.room_nid = $3
 AND r.ord > $6 AND r.ord <= $7 ORDER BY r.ord DESC LIMIT $8`
 )
 
-// RelationPlaces lists at most Limit events that relate to an event, by order. Events that do not match the filter's
+// RelatedEvents lists at most Limit events that relate to an event, by order. Events that do not match the filter's
 // RelType and Type are included, so that the work is bounded for any filter. It uses the index relations_by_parent.
-func (tx *Tx) RelationPlaces(f RelationFilter) ([]RelationPlace, error) {
-	q := relationPlacesUpQuery
+func (tx *Tx) RelatedEvents(f RelationFilter) ([]RelatedEvent, error) {
+	q := relatedEventsUpQuery
 	if f.Backwards {
-		q = relationPlacesDownQuery
+		q = relatedEventsDownQuery
 	}
-	return collect(tx, scanRelationPlace, q, tx.IDHash(f.Parent), f.Parent, int64(f.Room), f.RelType, f.Type, int64(f.After), int64(f.UpTo), f.Limit)
+	return collect(tx, scanRelatedEvent, q, tx.IDHash(f.Parent), f.Parent, int64(f.Room), f.RelType, f.Type, int64(f.After), int64(f.UpTo), f.Limit)
 }
 
-// relationStepQueries find what relates to an event in one, two and three steps, with as many joins. A recursive query
-// could not be bounded in a way that both databases understand.
+// relationStepQueries find the events that relate to an event in one, two and three steps. Each has one join per step.
+// A recursive query could not be bounded in a way that both databases understand.
 var relationStepQueries = []string{relationStep1Query, relationStep2Query, relationStep3Query}
 
 const (
 	relationStepOf     = ` WHERE a.parent_hash = $1 AND a.parent_id = $2 AND a.room_nid = $3 LIMIT $6`
 	relationStep1Query = `SELECT a.position, a.ord, CASE WHEN ($4 = '' OR a.rel_type = $4) AND ($5 = '' OR a.type = $5) THEN 1 ELSE 0 END FROM relations a` + relationStepOf
-	relationStep2Query = relationPlaceColumns + `relations a JOIN events p ON p.position = a.position
+	relationStep2Query = relatedEventColumns + `relations a JOIN events p ON p.position = a.position
 JOIN relations r ON r.parent_hash = p.id_hash AND r.parent_id = p.event_id AND r.room_nid = a.room_nid` + relationStepOf
-	relationStep3Query = relationPlaceColumns + `relations a JOIN events p ON p.position = a.position
+	relationStep3Query = relatedEventColumns + `relations a JOIN events p ON p.position = a.position
 JOIN relations b ON b.parent_hash = p.id_hash AND b.parent_id = p.event_id AND b.room_nid = a.room_nid
 JOIN events q ON q.position = b.position
 JOIN relations r ON r.parent_hash = q.id_hash AND r.parent_id = q.event_id AND r.room_nid = a.room_nid` + relationStepOf
@@ -268,10 +269,10 @@ JOIN relations r ON r.parent_hash = q.id_hash AND r.parent_id = q.event_id AND r
 // completely are returned, with the number of these levels, which is 0 if even the direct relations do not fit.
 // After and UpTo are ignored, since an event within them may relate to one outside of them. It uses the index
 // relations_by_parent.
-func (tx *Tx) RelationTree(f RelationFilter, depth int) (places []RelationPlace, steps int, err error) {
+func (tx *Tx) RelationTree(f RelationFilter, depth int) (places []RelatedEvent, steps int, err error) {
 	seen := map[Pos]bool{}
 	for _, query := range relationStepQueries[:depth] {
-		found, err := collect(tx, scanRelationPlace, query, tx.IDHash(f.Parent), f.Parent, int64(f.Room), f.RelType, f.Type, f.Limit+1)
+		found, err := collect(tx, scanRelatedEvent, query, tx.IDHash(f.Parent), f.Parent, int64(f.Room), f.RelType, f.Type, f.Limit+1)
 		if err != nil {
 			return nil, 0, err
 		}

@@ -51,7 +51,7 @@ type RefreshTokenRow struct {
 	User     ident.UserNID
 	Device   ident.DeviceNID
 	Unused   bool
-	Evidence int64 // what the user has shown to sign in
+	Evidence int64 // the factors that the user has presented to sign in
 }
 
 const refreshTokenQuery = `SELECT t.nid, t.user_nid, t.device_nid, t.unused, d.evidence FROM refresh_tokens t JOIN devices d ON d.nid = t.device_nid WHERE t.hash = $1`
@@ -99,7 +99,8 @@ func (tx *Tx) DeleteDeviceTokens(device ident.DeviceNID) error {
 
 const addLoginTokenQuery = `INSERT INTO login_tokens (hash, user_nid, evidence, expires_ts) VALUES ($1, $2, $3, $4)`
 
-// AddLoginToken stores the hash of a single-use login token, and what its user has shown. It also deletes expired ones.
+// AddLoginToken stores the hash of a single-use login token and the factors that its user has presented. It also
+// deletes expired ones.
 func (tx *Tx) AddLoginToken(hash string, user ident.UserNID, evidence, expiresTS int64) error {
 	if _, err := tx.exec(`DELETE FROM login_tokens WHERE expires_ts <= $1`, tx.now.UnixMilli()); err != nil {
 		return err
@@ -111,7 +112,7 @@ func (tx *Tx) AddLoginToken(hash string, user ident.UserNID, evidence, expiresTS
 // LoginToken is a single-use login token.
 type LoginToken struct {
 	User     ident.UserNID
-	Evidence int64 // what the user had shown who made it
+	Evidence int64 // the factors that the user who requested it had presented
 }
 
 // TakeLoginToken deletes a login token and returns it. It returns false if the token is unknown or expired.

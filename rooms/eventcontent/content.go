@@ -66,7 +66,7 @@ func WithoutAlias(content []byte, alias string) ([]byte, bool) {
 // maxAllow bounds the allowed rooms of a join rule that are considered.
 const maxAllow = 100
 
-// AllowedRooms returns the rooms whose members the content of m.room.join_rules lets in.
+// AllowedRooms returns the rooms whose members may join according to the content of m.room.join_rules.
 func AllowedRooms(joinRules []byte) (rooms []id.RoomID) {
 	raw, _ := canonjson.Get(joinRules, "allow")
 	allow, _ := canonjson.Elements(raw)

@@ -1,8 +1,8 @@
 // Package expiry computes how long a room keeps its messages and whether a message has expired.
 //
-// It is pure and knows no clock. Reading and purging use the same effective policy, so that exactly those messages are
-// hidden that will be purged. State events never expire, and the room's graph may need the redacted form of a message
-// after its content has expired; callers take care of both.
+// It is pure: callers pass the time. Reading and purging use the same effective policy, so that exactly the messages
+// that will be purged are hidden. State events never expire, and the room's graph may need the redacted form of a
+// message after its content has expired; callers take care of both.
 package expiry
 
 import (

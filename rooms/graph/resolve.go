@@ -24,7 +24,7 @@ func (p *Reader) IDs(state State) (stateres.StateSet, error) {
 			unnamed = append(unnamed, ref.Pos)
 		}
 	}
-	rows, err := p.tx.EventNames(unnamed)
+	rows, err := p.tx.EventIDsAt(unnamed)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,6 @@
-// Package handshake checks what servers send each other when a user of one joins, knocks on, leaves or is invited to a
-// room of the other: templates, membership events, and the state that comes with a join or an invite. It is pure;
-// package rooms makes the requests and stores the events.
+// Package handshake checks the data that servers exchange when a user of one server joins, knocks on, leaves or is
+// invited to a room of another: templates, membership events, and the state that comes with a join or an invite. It is
+// pure; package rooms makes the requests and stores the events.
 package handshake
 
 import (
@@ -17,7 +17,7 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// Request is what the path and the sender of a request say about the membership event in its body.
+// Request describes the membership event in the body of a request, as announced by its path and its sender.
 type Request struct {
 	Origin     string
 	Room       id.RoomID

@@ -19,7 +19,7 @@ var StrippedTypes = []string{
 const (
 	maxStripped      = 100       // events
 	maxStrippedBytes = 512 << 10 // in total
-	maxStrippedKept  = 80 << 10  // what is stored: the largest event and the usual state fit
+	maxStrippedKept  = 80 << 10  // stored bytes: enough for the largest event and the usual state
 )
 
 // SplitStripped splits the stripped state of an invite or a knock into stripped events, in canonical form, and full

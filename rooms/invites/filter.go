@@ -28,12 +28,12 @@ const maxCached = 20_000
 // maxGlobs bounds the patterns of each list in a filter; the rest is ignored.
 const maxGlobs = 5000
 
-// verdict is what happens to an invite.
+// verdict is the treatment of an invite.
 type verdict int
 
 const (
 	allow  verdict = iota
-	ignore         // the inviter is not told, and the user does not see it
+	ignore         // the inviter gets no error, and the user does not see the invite
 	block          // the inviter gets M_INVITE_BLOCKED
 )
 
@@ -51,7 +51,7 @@ type list struct {
 	verdict verdict
 }
 
-// lists are the lists of MSC4155 in the order in which they are asked.
+// lists are the lists of MSC4155 in the order in which they apply.
 var lists = []struct {
 	key     string
 	servers bool

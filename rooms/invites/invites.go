@@ -85,7 +85,7 @@ func (p *Policy) checkPending(ctx context.Context, user ident.UserNID, inviter i
 	return nil
 }
 
-// countsAs returns the inviter against whose bound an invite counts: a local user or another server.
+// countsAs returns the name under which the invites of an inviter are counted: a local user or another server.
 func countsAs(server string, inviter id.UserID) string {
 	if ident.ServerOf(inviter) == server {
 		return string(inviter)

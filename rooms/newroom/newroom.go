@@ -200,8 +200,8 @@ func (p *Plan) levels() (json.RawMessage, error) {
 // demands that it is higher than the level of administrators.
 const AboveAdministrators = 150
 
-// defaultLevels returns the default power levels of the specification. Only the creator may do what can lock others out
-// or expose the room.
+// defaultLevels returns the default power levels of the specification. Only the creator may take actions that can lock
+// others out or expose the room.
 func (p *Plan) defaultLevels() map[string]any {
 	users := map[id.UserID]int{}
 	tombstone := 100

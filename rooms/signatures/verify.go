@@ -77,7 +77,7 @@ func (v *Verifier) VerifyParsed(ctx context.Context, events []*pdu.Event, errs [
 	workers.Wait()
 }
 
-// KeySet holds public keys by what they were asked for.
+// KeySet holds public keys by the request for them.
 type KeySet map[fedclient.KeyWant]ed25519.PublicKey
 
 // KeysOf returns the keys of the signatures that events must have, as far as they can be fetched.

@@ -14,7 +14,7 @@ const (
 	maxHighlights = 100
 )
 
-// Query is what a user searches for: texts that have all its phrases. It is immutable.
+// Query matches texts that have all its phrases. It is immutable.
 type Query struct {
 	phrases []phrase
 	tokens  int
@@ -92,7 +92,7 @@ type Matcher struct {
 	words []string
 }
 
-// Matcher returns a Matcher, whose Highlights begin with the words of the query.
+// Matcher returns a Matcher for the query. Its Highlights begin with the words of the query.
 func (q *Query) Matcher() *Matcher {
 	m := &Matcher{q: q, seen: map[string]bool{}}
 	for _, w := range q.shown {

@@ -8,8 +8,9 @@ import (
 	"github.com/dchest/siphash"
 )
 
-// Hasher makes terms of words: numbers under which an index stores where they occur. Two words rarely share a term, and
-// a Query tells their texts apart. The hash is keyed, so that nobody can choose words that share one.
+// Hasher makes terms of words: numbers under which an index stores where they occur. Two words rarely share a term; if
+// they do, a Query still distinguishes their texts. The hash is keyed, so that nobody can choose words that share a
+// term.
 type Hasher struct {
 	k0, k1 uint64
 	scan   Scanner
@@ -46,7 +47,7 @@ func (h *Hasher) Terms(dst []uint32, text string) (terms []uint32, size uint8) {
 	return dst[:start+len(slices.Compact(own))], sizeOf(tokens)
 }
 
-// Sizes is the number of lengths that Terms tells apart.
+// Sizes is the number of lengths that Terms distinguishes.
 const Sizes = 8
 
 // sizeOf returns the class of a length: 1, 2, 3-4, 5-8, and so on.

@@ -62,7 +62,7 @@ func isASCII(text string) bool {
 	return true
 }
 
-// kind says what a character is to the Scanner.
+// kind says how the Scanner treats a character.
 type kind uint8
 
 const (
@@ -186,8 +186,8 @@ func (s *Scanner) character(r rune, size int) {
 	s.Term = s.buf
 }
 
-// Fold returns the folded form of a text, in which words keep their order and what separates them is one space. Two
-// names that a person would take for the same have the same folded form.
+// Fold returns the folded form of a text, in which words keep their order and what separates them is one space. Names
+// that look the same to a person have the same folded form.
 func Fold(text string) string {
 	var s Scanner
 	s.Reset(text)
@@ -201,7 +201,7 @@ func Fold(text string) string {
 	return string(out)
 }
 
-// folder folds words. It keeps what can be used again.
+// folder folds words. It reuses its buffers.
 type folder struct {
 	cased      cases.Caser
 	ready      bool
