@@ -47,6 +47,9 @@ func (s *Service) deactivate(w *write, nid ident.UserNID, erase bool) error {
 	if err := w.DeleteEmails(nid); err != nil {
 		return err
 	}
+	if err := w.ForgetFactors(nid); err != nil {
+		return err
+	}
 	if err := w.DeleteDelayedEvents(nid); err != nil {
 		return err
 	}

@@ -66,6 +66,9 @@ const (
 // TwoFactors reports whether the evidence is sufficient for an account that needs a second factor.
 func (e Evidence) TwoFactors() bool { return e&alone != 0 || e&first != 0 && e&second != 0 }
 
+// First reports whether the evidence contains at least one factor that identifies a user.
+func (e Evidence) First() bool { return e&(first|alone) != 0 }
+
 // rule lists the requirements of a path.
 type rule struct {
 	evidence  Evidence // at least one of these must have been presented

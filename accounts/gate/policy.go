@@ -82,6 +82,15 @@ func (g *Gate) mode(a storage.AccountRow) (mode Mode, since int64) {
 	return p.MFA, g.since.all
 }
 
+// ModeOf returns the policy for an account.
+func (g *Gate) ModeOf(a storage.AccountRow) Mode {
+	mode, _ := g.mode(a)
+	if mode == "" {
+		mode = Off
+	}
+	return mode
+}
+
 // NeedsSecond reports whether logging in to an account needs a second factor.
 func (g *Gate) NeedsSecond(tx *storage.Tx, a storage.AccountRow) (bool, error) {
 	mode, since := g.mode(a)

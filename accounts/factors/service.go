@@ -1,0 +1,292 @@
+// Package factors manages the second factors of accounts: one-time codes (TOTP), passkeys (WebAuthn) and recovery
+// codes. It sets them up, checks and removes them, and decides who may do so. It has no HTTP routes or pages, and
+// creates no sessions: a check returns gate.Evidence, which its caller passes to accounts/gate.
+//
+// One-time codes, recovery codes, challenges and links can be used once. Each is used up by a statement that changes no
+// row the second time, so that one of two simultaneous uses fails. Signatures and codes are verified before that write,
+// outside of it.
+package factors
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/accounts/gate"
+	"ebb/ident"
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// Sealer encrypts secrets under a key that is not in the database. A sealed text opens only for the row that it was
+// sealed for.
+type Sealer interface {
+	Seal(row string, plain []byte) (string, error)
+	Open(row, sealed string) ([]byte, error)
+	Stale(sealed string) bool // whether the text was sealed under a former key
+}
+
+// Journal records, within the same write, what happens to the second factors of accounts.
+type Journal interface {
+	Record(tx *storage.Tx, a Act) error
+}
+
+// Kind is a kind of Act.
+type Kind string
+
+// The kinds of acts.
+const (
+	FactorAdded   Kind = "factor added"
+	FactorRemoved Kind = "factor removed"
+	FactorsReset  Kind = "factors replaced by a link" // the former ones were removed
+	CodesMade     Kind = "recovery codes made"
+	CodeUsed      Kind = "recovery code used"
+	CountWentBack Kind = "sign count of a passkey went back: it may have been cloned"
+	LinkMade      Kind = "enrolment link made"
+	LinkRevoked   Kind = "enrolment link revoked"
+	Recovered     Kind = "administrator recovered on the host" // every administrator must be told
+)
+
+// Act describes a change or an unusual use of the second factors of an account.
+type Act struct {
+	Kind   Kind
+	User   ident.UserNID
+	Factor gate.Evidence // the kinds of factors concerned; 0: none in particular
+	Name   string        // of the passkey
+	By     id.UserID     // the administrator who did it; "": the user, or somebody on the host
+}
+
+// Options are the dependencies and settings of a Service.
+type Options struct {
+	DB       *storage.DB
+	Gate     *gate.Gate
+	Sealer   Sealer  // nil: one-time codes cannot be set up
+	Journal  Journal // nil: none
+	Server   string  // the server's name, as authenticators show it
+	Passkeys PasskeyOptions
+	Now      func() time.Time
+	Log      *slog.Logger
+}
+
+// Service implements the package. It is safe for concurrent use.
+type Service struct {
+	opts     Options
+	passkeys relyingParty
+}
+
+// New returns a Service.
+func New(o Options) (*Service, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	party, err := newRelyingParty(o.Server, o.Passkeys)
+	if err != nil {
+		return nil, err
+	}
+	return &Service{opts: o, passkeys: party}, nil
+}
+
+// Enrolment implements gate.Factors.
+type Enrolment struct{}
+
+// Enrolled implements gate.Factors. Passkeys count even if they cannot be used at present, because they were made for
+// another domain or do not comply with a new policy: an account must not lose its protection by a change of settings.
+func (Enrolment) Enrolled(tx *storage.Tx, user ident.UserNID) (gate.Evidence, error) {
+	n, err := tx.FactorCounts(user)
+	if err != nil {
+		return 0, err
+	}
+	var has gate.Evidence
+	for _, f := range []struct {
+		count int64
+		kind  gate.Evidence
+	}{{n.TOTP, gate.TOTP}, {n.Passkeys, gate.SecurityKey}, {n.Verifying, gate.Passkey}} {
+		if f.count > 0 {
+			has |= f.kind
+		}
+	}
+	if has != 0 && n.RecoveryCodes > 0 {
+		has |= gate.RecoveryCode
+	}
+	return has, nil
+}
+
+// Grant describes why somebody may change the second factors of an account.
+type Grant struct {
+	User   ident.UserNID
+	Shown  gate.Evidence   // what the user has presented; the caller decides how recent it must be
+	Device ident.DeviceNID // of the session, to which the evidence of a new factor is added; 0: none
+	Link   string          // token of an enrolment link; "": none
+}
+
+// Enrolled is the result of setting up a factor.
+type Enrolled struct {
+	Shown         gate.Evidence // the evidence that setting it up has given
+	RecoveryCodes []string      // new ones, if the account had none; they cannot be retrieved again
+}
+
+func errNoAccount() error { return mxerr.Forbidden("There is no such account, or it is closed") }
+
+// account returns an account that may have second factors.
+//
+// Errors: M_FORBIDDEN, M_USER_LOCKED.
+func (s *Service) account(tx *storage.Tx, user ident.UserNID) (storage.AccountRow, error) {
+	a, found, err := tx.Account(user)
+	switch {
+	case err != nil:
+		return a, err
+	case !found || a.DeactivatedTS != 0 || a.Guest:
+		return a, errNoAccount()
+	case a.Locked:
+		return a, mxerr.UserLocked()
+	case s.opts.Gate.ModeOf(a) == gate.Off:
+		return a, mxerr.Forbidden("This server does not use second factors")
+	}
+	return a, nil
+}
+
+// mayEnrol returns an error if a grant does not permit adding a second factor.
+//
+// Errors: M_FORBIDDEN, M_USER_LOCKED.
+func (s *Service) mayEnrol(tx *storage.Tx, g Grant) error {
+	a, err := s.account(tx, g.User)
+	if err != nil {
+		return err
+	}
+	if g.Link != "" {
+		l, found, err := tx.EnrolLink(hashOf(g.Link))
+		if err == nil && (!found || l.User != g.User) {
+			err = errNoLink()
+		}
+		return err
+	}
+	has, err := Enrolment{}.Enrolled(tx, g.User)
+	switch {
+	case err != nil || g.Shown.TwoFactors():
+		return err
+	case has != 0:
+		return mxerr.Forbidden("Show one of the second factors that the account has before you add another")
+	case !g.Shown.First():
+		return mxerr.Forbidden("Enter your password before you set up a second factor")
+	}
+	needed, err := s.opts.Gate.NeedsSecond(tx, a)
+	if err == nil && needed {
+		err = mxerr.Forbidden("The time in which you could set up a second factor yourself is over: ask an administrator of this server for a link")
+	}
+	return err
+}
+
+// mayChange returns the account of a grant, or an error if the grant does not permit removing factors.
+//
+// Errors: M_FORBIDDEN, M_USER_LOCKED.
+func (s *Service) mayChange(tx *storage.Tx, g Grant) (storage.AccountRow, error) {
+	a, err := s.account(tx, g.User)
+	if err == nil && !g.Shown.TwoFactors() {
+		err = mxerr.Forbidden("Show one of the second factors of the account first")
+	}
+	return a, err
+}
+
+// enrolled completes an enrolment within its write, after the new factor was stored: it records it, makes recovery
+// codes if the account has none, and strengthens the session.
+func (s *Service) enrolled(tx *storage.Tx, g Grant, shown gate.Evidence, name string) (Enrolled, error) {
+	out := Enrolled{Shown: shown}
+	if g.Link != "" {
+		out.Shown |= gate.AdminLink
+	}
+	if err := s.record(tx, Act{Kind: FactorAdded, User: g.User, Factor: shown, Name: name}); err != nil {
+		return out, err
+	}
+	if g.Device != 0 {
+		if err := gate.Strengthen(tx, g.Device, shown); err != nil {
+			return out, err
+		}
+	}
+	left, err := tx.CountRecoveryCodes(g.User)
+	if err != nil || left > 0 {
+		return out, err
+	}
+	out.RecoveryCodes, err = s.makeCodes(tx, g.User)
+	return out, err
+}
+
+// removed completes the removal of a factor within its write. If it was the last one, it also deletes the recovery
+// codes, or returns an error if the account needs a factor.
+//
+// Errors: M_FORBIDDEN.
+func (s *Service) removed(tx *storage.Tx, a storage.AccountRow, factor gate.Evidence, name string) error {
+	has, err := Enrolment{}.Enrolled(tx, a.NID)
+	if err != nil {
+		return err
+	}
+	if has == 0 {
+		if s.opts.Gate.ModeOf(a) == gate.Required {
+			return mxerr.Forbidden("This is the account's only second factor, and one is required: set up another one first")
+		}
+		if err := tx.DeleteFactors(a.NID); err != nil {
+			return err
+		}
+	}
+	return s.record(tx, Act{Kind: FactorRemoved, User: a.NID, Factor: factor, Name: name})
+}
+
+// record logs an act and records it in the journal.
+func (s *Service) record(tx *storage.Tx, a Act) error {
+	user, err := tx.UserID(a.User)
+	if err != nil {
+		return err
+	}
+	level := slog.LevelInfo
+	if a.Kind == Recovered || a.Kind == CountWentBack {
+		level = slog.LevelWarn
+	}
+	s.opts.Log.Log(context.Background(), level, string(a.Kind), "user", user, "name", a.Name, "by", a.By)
+	if s.opts.Journal == nil {
+		return nil
+	}
+	return s.opts.Journal.Record(tx, a)
+}
+
+// Overview lists the second factors of an account.
+type Overview struct {
+	TOTP          *TOTP // nil: none
+	Passkeys      []Passkey
+	RecoveryCodes int  // number of unused ones
+	Required      bool // whether the account needs a second factor by the policy
+}
+
+// Overview returns the second factors of an account.
+func (s *Service) Overview(ctx context.Context, user ident.UserNID) (o Overview, err error) {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+		a, found, err := tx.Account(user)
+		if err != nil || !found {
+			return err
+		}
+		o.Required = s.opts.Gate.ModeOf(a) == gate.Required
+		row, found, err := tx.TOTP(user)
+		if err != nil {
+			return err
+		}
+		if found {
+			o.TOTP = &TOTP{Created: time.UnixMilli(row.CreatedTS), Used: time.UnixMilli(row.UsedTS)}
+		}
+		rows, err := tx.Passkeys(user, maxPasskeys)
+		if err != nil {
+			return err
+		}
+		for _, r := range rows {
+			o.Passkeys = append(o.Passkeys, s.passkeys.describe(r))
+		}
+		left, err := tx.CountRecoveryCodes(user)
+		o.RecoveryCodes = int(left)
+		return err
+	})
+	return o, err
+}
+
+func hashOf(secret string) string { return gate.KeyOf(secret).String() }

@@ -1,0 +1,312 @@
+package factors
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/base32"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pquerna/otp"
+	"github.com/pquerna/otp/hotp"
+	"github.com/pquerna/otp/totp"
+
+	"ebb/accounts/gate"
+	"ebb/ident"
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// The parameters of one-time codes. Some authenticator apps support no others.
+const (
+	totpPeriod  = 30 // seconds
+	totpSecret  = 20 // bytes, as RFC 4226 recommends for SHA-1
+	totpDigits  = otp.DigitsSix
+	totpWindow  = 1  // steps before and after the current one whose codes are accepted
+	totpExplain = 20 // steps before and after it whose codes are recognised, to report a wrong clock
+)
+
+// TOTP describes an account's one-time codes.
+type TOTP struct {
+	Created, Used time.Time
+}
+
+// TOTPEnrolment is a new secret that has not been confirmed by a code yet.
+type TOTPEnrolment struct {
+	ID     string // for ConfirmTOTP; the caller binds it to a session
+	Secret string // base32, to be typed
+	URL    string // otpauth://, to be scanned
+}
+
+func errNoSealer() error {
+	return mxerr.Forbidden("One-time codes cannot be set up: this server has no key with which it could store their secrets safely")
+}
+
+// BeginTOTP makes a new secret. It takes effect when ConfirmTOTP receives a code for it; until then, the account keeps
+// its former secret, if it has one.
+//
+// Errors: M_FORBIDDEN, M_USER_LOCKED.
+func (s *Service) BeginTOTP(ctx context.Context, g Grant) (e TOTPEnrolment, err error) {
+	if s.opts.Sealer == nil {
+		return e, errNoSealer()
+	}
+	err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		if err := s.mayEnrol(tx, g); err != nil {
+			return err
+		}
+		user, err := tx.UserID(g.User)
+		if err != nil {
+			return err
+		}
+		key, err := totp.Generate(totp.GenerateOpts{Issuer: s.opts.Server, AccountName: user, Period: totpPeriod, SecretSize: totpSecret, Digits: totpDigits})
+		if err != nil {
+			return fmt.Errorf("make a secret for one-time codes: %w", err)
+		}
+		sealed, err := s.seal(g.User, key.Secret())
+		if err != nil {
+			return err
+		}
+		e.Secret, e.URL = key.Secret(), key.URL()
+		e.ID, err = begin(tx, kindTOTP, g.User, "", sealed, totpLifetime)
+		return err
+	})
+	return e, err
+}
+
+// ConfirmTOTP puts a new secret into use, if code is a current code of it.
+//
+// Errors: M_FORBIDDEN, M_USER_LOCKED.
+func (s *Service) ConfirmTOTP(ctx context.Context, g Grant, id, code string) (out Enrolled, err error) {
+	var c storage.FactorChallenge
+	err = s.read(ctx, func(tx *storage.Tx) (err error) {
+		c, err = challenge(tx, id, kindTOTP, g.User)
+		return err
+	})
+	if err != nil {
+		return out, err
+	}
+	step, err := s.stepOf(ctx, g.User, c.Data, code, 0)
+	if err != nil {
+		return out, err
+	}
+	err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		if err := complete(tx, c); err != nil {
+			return err
+		}
+		if err := s.enrol(tx, g); err != nil {
+			return err
+		}
+		if err := tx.PutTOTP(g.User, c.Data, step); err != nil {
+			return err
+		}
+		out, err = s.enrolled(tx, g, gate.TOTP, "")
+		return err
+	})
+	return out, err
+}
+
+// CheckTOTP checks a one-time code. It accepts each code once, and no code older than one it has accepted.
+//
+// Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED.
+func (s *Service) CheckTOTP(ctx context.Context, user ident.UserNID, code string) (gate.Evidence, error) {
+	return s.guess(user, func() (gate.Evidence, error) {
+		var row storage.TOTPRow
+		err := s.read(ctx, func(tx *storage.Tx) (err error) {
+			var found bool
+			row, found, err = tx.TOTP(user)
+			if err == nil && !found {
+				err = errWrongCode()
+			}
+			return err
+		})
+		if err != nil {
+			return 0, err
+		}
+		step, err := s.stepOf(ctx, user, row.Secret, code, row.LastStep)
+		if err != nil {
+			return 0, err
+		}
+		return gate.TOTP, s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+			used, err := tx.UseTOTP(user, row.Secret, step)
+			if err == nil && !used {
+				err = errUsedCode()
+			}
+			return err
+		})
+	})
+}
+
+// guess counts an attempt at a code of an account, and calls check. The attempt counts only if the code is wrong.
+//
+// Errors: M_LIMIT_EXCEEDED, and those of check.
+func (s *Service) guess(user ident.UserNID, check func() (gate.Evidence, error)) (gate.Evidence, error) {
+	try, err := s.opts.Gate.GuessCode(user)
+	if err != nil {
+		return 0, err
+	}
+	shown, err := check()
+	if err != nil {
+		shown = 0
+	}
+	if mxerr.Code(err) != mxerr.CodeForbidden {
+		try.Right()
+	}
+	return shown, err
+}
+
+func errWrongCode() error {
+	return mxerr.Forbidden("The code is wrong. If it stays wrong, check that the clock of the device that shows it is right")
+}
+
+func errUsedCode() error {
+	return mxerr.Forbidden("This code, or a newer one, was used already: wait for the next one")
+}
+
+// RemoveTOTP removes one-time codes from an account.
+//
+// Errors: M_FORBIDDEN, M_USER_LOCKED, M_NOT_FOUND.
+func (s *Service) RemoveTOTP(ctx context.Context, g Grant) error {
+	return s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		a, err := s.mayChange(tx, g)
+		if err != nil {
+			return err
+		}
+		there, err := tx.DeleteTOTP(g.User)
+		switch {
+		case err != nil:
+			return err
+		case !there:
+			return mxerr.NotFound("The account has no one-time codes")
+		}
+		return s.removed(tx, a, gate.TOTP, "")
+	})
+}
+
+// stepOf returns the time step of a code of a sealed secret. The step must be after last, the last one accepted.
+//
+// Errors: M_FORBIDDEN.
+func (s *Service) stepOf(ctx context.Context, user ident.UserNID, sealed, code string, last int64) (int64, error) {
+	secret, err := s.open(user, sealed)
+	if err != nil {
+		return 0, err
+	}
+	code = strings.Map(func(r rune) rune {
+		if r == ' ' || r == '-' || r == '\u00a0' {
+			return -1
+		}
+		return r
+	}, code)
+	now := s.opts.Now().Unix() / totpPeriod
+	step, found, err := findStep(secret, code, now, totpExplain)
+	switch {
+	case err != nil:
+		return 0, err
+	case !found:
+		return 0, errWrongCode()
+	case step < now-totpWindow || step > now+totpWindow:
+		return 0, s.clockIsOff(ctx, user, time.Duration(step-now)*totpPeriod*time.Second)
+	case step <= last:
+		return 0, errUsedCode()
+	}
+	return step, nil
+}
+
+// clockIsOff returns the error for a code of another time. Its text says so only for past codes: after guessing a
+// future one, an attacker could wait and use it.
+func (s *Service) clockIsOff(ctx context.Context, user ident.UserNID, by time.Duration) error {
+	s.opts.Log.WarnContext(ctx, "a one-time code is of another time: the clock of this server or of the user's device is wrong", "user_nid", int64(user), "code_is_ahead_by", by)
+	if by > 0 {
+		return errWrongCode()
+	}
+	return mxerr.Forbidden("The code is %d seconds old: check that the clock of the device that shows it is right", int(-by.Seconds()))
+}
+
+// findStep returns the step nearest to now, at most reach steps away, that has the given code. It always computes the
+// codes of all these steps, so that its duration reveals nothing.
+func findStep(secret, code string, now, reach int64) (step int64, found bool, err error) {
+	for distance := reach; distance >= 0; distance-- {
+		for _, at := range []int64{now + distance, now - distance} {
+			if at < 0 {
+				continue
+			}
+			want, err := hotp.GenerateCodeCustom(secret, uint64(at), hotp.ValidateOpts{Digits: totpDigits, Algorithm: otp.AlgorithmSHA1})
+			if err != nil {
+				return 0, false, fmt.Errorf("compute a one-time code: %w", err)
+			}
+			if subtle.ConstantTimeCompare([]byte(want), []byte(code)) == 1 {
+				step, found = at, true
+			}
+		}
+	}
+	return step, found, nil
+}
+
+// rowOfTOTP returns the name of the row for which the secret of a user is sealed.
+func rowOfTOTP(user ident.UserNID) string { return "totp:" + strconv.FormatInt(int64(user), 10) }
+
+// seal returns the stored form of a secret, which is base32.
+func (s *Service) seal(user ident.UserNID, secret string) (string, error) {
+	raw, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(secret)
+	if err != nil {
+		return "", err
+	}
+	sealed, err := s.opts.Sealer.Seal(rowOfTOTP(user), raw)
+	if err != nil {
+		return "", fmt.Errorf("seal the secret of one-time codes: %w", err)
+	}
+	return sealed, nil
+}
+
+// open returns a secret from its stored form, as base32.
+func (s *Service) open(user ident.UserNID, sealed string) (string, error) {
+	if s.opts.Sealer == nil {
+		return "", errNoSealer()
+	}
+	raw, err := s.opts.Sealer.Open(rowOfTOTP(user), sealed)
+	if err != nil {
+		return "", fmt.Errorf("open the secret of one-time codes of user %d: %w", user, err)
+	}
+	return base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(raw), nil
+}
+
+// resealBatch is the number of secrets that Reseal processes in one write, which keeps writes short.
+const resealBatch = 100
+
+// Reseal seals secrets again if they were sealed under a former key.
+func (s *Service) Reseal(ctx context.Context) error {
+	for after := ident.UserNID(0); ; {
+		var rows []storage.TOTPRow
+		err := s.opts.DB.Write(ctx, func(tx *storage.Tx) (err error) {
+			if rows, err = tx.TOTPs(after, resealBatch); err != nil {
+				return err
+			}
+			for _, row := range rows {
+				if err := s.reseal(tx, row); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil || len(rows) < resealBatch {
+			return err
+		}
+		after = rows[len(rows)-1].User
+	}
+}
+
+func (s *Service) reseal(tx *storage.Tx, row storage.TOTPRow) error {
+	if !s.opts.Sealer.Stale(row.Secret) {
+		return nil
+	}
+	secret, err := s.open(row.User, row.Secret)
+	if err != nil {
+		return err
+	}
+	sealed, err := s.seal(row.User, secret)
+	if err != nil {
+		return err
+	}
+	return tx.ResealTOTP(row.User, row.Secret, sealed)
+}
