@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"ebb/accounts"
+	"ebb/accounts/factors"
 	"ebb/appservice"
 	"ebb/config"
 	"ebb/directory"
@@ -38,6 +39,7 @@ import (
 type API struct {
 	Config     *config.Config
 	Accounts   *accounts.Service
+	Factors    *factors.Service
 	Rooms      *rooms.Service
 	History    *history.Service
 	Directory  *directory.Service
@@ -74,6 +76,10 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 		"user unlock":          decoded(a.userUnlock),
 		"user suspend":         decoded(a.userSuspend),
 		"user unsuspend":       decoded(a.userUnsuspend),
+		"user enrol-link":      decoded(a.userEnrolLink),
+		"user enrol-list":      decoded(a.userEnrolList),
+		"user enrol-revoke":    decoded(a.userEnrolRevoke),
+		"admin recover":        decoded(a.adminRecover),
 		"token create":         decoded(a.tokenCreate),
 		"token list":           decoded(a.tokenList),
 		"token revoke":         decoded(a.tokenRevoke),

@@ -97,6 +97,14 @@ type Auth struct {
 	MFA               string   `yaml:"mfa" doc:"Second factors. off: they are not used; optional: users can set one up, and then need it; required: every user needs one. This version cannot set up second factors yet, and so accepts only off."`
 	MFAAdministrators string   `yaml:"mfa_administrators" doc:"The same for administrators, where it is stricter than mfa."`
 	MFAGrace          Duration `yaml:"mfa_grace" doc:"How long users without a second factor can still sign in after it became required. Then their sessions end."`
+	Passkeys          Passkeys `yaml:"passkeys"`
+}
+
+// Passkeys says which passkeys are accepted.
+type Passkeys struct {
+	RPID        string   `yaml:"rp_id" doc:"The domain that passkeys are made for: the host of public_url, which is the default, or a domain above it. Passkeys for another domain stop working, so do not change it. A bare address has no passkeys."`
+	AAGUIDs     []string `yaml:"aaguids" doc:"The models of authenticators that are accepted, such as cb69481e-8ff7-4039-93ec-0a2729a154a8; empty: all. Authenticators state their model themselves, without proof."`
+	DeviceBound bool     `yaml:"device_bound" doc:"Accept only passkeys that cannot be copied to other devices, such as those on a security key."`
 }
 
 // Email configures the e-mail that this server sends.

@@ -66,6 +66,34 @@ func TestEveryMistakeIsReportedWithItsKey(t *testing.T) {
 	}
 }
 
+func TestPasskeysAreForAName(t *testing.T) {
+	for _, c := range []struct {
+		url, rpID string
+		ok        bool
+	}{
+		{"https://chat.example.org", "", true}, {"http://127.0.0.1:8008", "", true}, // the latter without passkeys
+		{"https://chat.example.org:8448", "chat.example.org", true}, {"https://chat.example.org", "example.org", true}, {"http://localhost:8008", "localhost", true},
+		{"https://chat.example.org", "ample.org", false}, {"https://chat.example.org", "other.example", false}, {"https://chat.example.org", "Example.org", false},
+		{"http://127.0.0.1:8008", "127.0.0.1", false}, {"https://chat.example.org", "::1", false},
+	} {
+		cfg := Default()
+		cfg.PublicURL, cfg.Auth.Passkeys.RPID = c.url, c.rpID
+		if err := cfg.Validate(); (err == nil) != c.ok || err != nil && !strings.Contains(err.Error(), "auth.passkeys.rp_id") {
+			t.Errorf("%s for %s: %v", c.rpID, c.url, err)
+		}
+	}
+	cfg := Default()
+	cfg.PublicURL, cfg.Auth.Passkeys.RPID = "http://127.0.0.1:8008", "127.0.0.1"
+	if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "localhost") {
+		t.Errorf("the message does not say what to do: %v", err)
+	}
+	cfg = Default()
+	cfg.Auth.Passkeys.AAGUIDs = []string{"cb69481e-8ff7-4039-93ec-0a2729a154a8", "YubiKey"}
+	if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "auth.passkeys.aaguids[1]") {
+		t.Errorf("a model without a number: %v", err)
+	}
+}
+
 func TestUnknownKeysAreRefused(t *testing.T) {
 	if _, err := Parse([]byte("server_name: x\nserver_nam: y\n")); err == nil || !strings.Contains(err.Error(), "server_nam") {
 		t.Fatal(err)

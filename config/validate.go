@@ -56,6 +56,7 @@ func (c *Config) mistakes(found Problems) Problems {
 		}
 	}
 	c.Auth.validate(&p)
+	c.Auth.Passkeys.validate(&p, c.PublicURL)
 	p.check(c.Login.AccessTokenLifetime > 0, "login.access_token_lifetime", "must be positive")
 	p.check(c.Cache.Size >= 16<<20, "cache.size", "must be at least 16M")
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
@@ -146,6 +147,26 @@ func (a Auth) validate(p *problems) {
 			"must be off: this version of Ebb has no page yet on which users could set up a second factor")
 	}
 	p.check(a.MFAGrace >= 0, "auth.mfa_grace", "must not be negative")
+}
+
+var aaguid = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+
+func (k Passkeys) validate(p *problems, publicURL string) {
+	for i, model := range k.AAGUIDs {
+		p.check(aaguid.MatchString(model), fmt.Sprintf("auth.passkeys.aaguids[%d]", i), "%q is not an AAGUID such as cb69481e-8ff7-4039-93ec-0a2729a154a8", model)
+	}
+	u, err := url.Parse(publicURL)
+	if k.RPID == "" || err != nil {
+		return
+	}
+	const key = "auth.passkeys.rp_id"
+	host := strings.ToLower(u.Hostname())
+	switch {
+	case net.ParseIP(k.RPID) != nil:
+		p.add(key, "browsers refuse passkeys for a bare address such as %s: use a name, such as localhost to try it on this computer", k.RPID)
+	case k.RPID != strings.ToLower(k.RPID) || host != k.RPID && !strings.HasSuffix(host, "."+k.RPID):
+		p.add(key, "must be the host of public_url, %s, or a domain above it, in lower case", host)
+	}
 }
 
 func (s SMTP) validate(p *problems) {

@@ -46,6 +46,7 @@ type Options struct {
 	OnStatement func(query string)
 	Log         *slog.Logger       // nil for no log
 	MFA         *gate.Policy       // instead of that of the configuration; nil: that one
+	ChangeRPID  bool               // Run accepts that passkeys of another auth.passkeys.rp_id stop working
 	Resolver    fedclient.Resolver // looks up the names of other servers; nil for the system's resolver
 	Dial        netguard.DialFunc  // connects to other servers; nil for the network
 
@@ -95,7 +96,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 		Server: cfg.ServerName, Version: o.Version, Rooms: svc.rooms, History: svc.history, Directory: svc.directory, Accounts: svc.accounts, E2EE: svc.e2ee, Media: svc.media, Keys: svc.keys,
 		EDUs: svc.edus(), Now: o.Now, Log: o.Log,
 	})
-	s.admin = adminapi.New(adminapi.API{Config: cfg, Accounts: svc.accounts, Rooms: svc.rooms, History: svc.history, Directory: svc.directory, Moderation: svc.moderation, Retention: svc.retention, Outbox: svc.outbox, Apps: svc.apps, Mail: svc.mail, Signing: svc.signing, DB: svc.db, Now: o.Now, Log: o.Log})
+	s.admin = adminapi.New(adminapi.API{Config: cfg, Accounts: svc.accounts, Factors: svc.factors, Rooms: svc.rooms, History: svc.history, Directory: svc.directory, Moderation: svc.moderation, Retention: svc.retention, Outbox: svc.outbox, Apps: svc.apps, Mail: svc.mail, Signing: svc.signing, DB: svc.db, Now: o.Now, Log: o.Log})
 	return s, nil
 }
 
@@ -190,6 +191,9 @@ func (s *Server) proxies() (out []netip.Prefix) {
 func (s *Server) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, s.Close()) }()
 	buildInfo.WithLabelValues(s.opt.Version, runtime.Version()).Set(1)
+	if err := s.svc.factors.CheckRPID(ctx, s.opt.ChangeRPID); err != nil {
+		return err
+	}
 	control, err := adminapi.Listen(ctx, s.cfg.Dir())
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 
 	"ebb/accountdata"
 	"ebb/accounts"
+	"ebb/accounts/factors"
 	"ebb/accounts/gate"
 	"ebb/appservice"
 	"ebb/config"
@@ -52,6 +53,7 @@ type services struct {
 	db          *storage.DB
 	hub         *wake.Hub
 	gate        *gate.Gate
+	factors     *factors.Service
 	accounts    *accounts.Service
 	rooms       *rooms.Service
 	accountData *accountdata.Service
@@ -209,17 +211,23 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	return err
 }
 
-// openGate creates the gate through which every login passes.
+// openGate creates the gate through which every login passes, and the second factors.
 func (s *services) openGate(ctx context.Context, cfg *config.Config, o Options) error {
 	policy := gate.Policy{MFA: gate.Mode(cfg.Auth.MFA), Administrators: gate.Mode(cfg.Auth.MFAAdministrators), Grace: time.Duration(cfg.Auth.MFAGrace)}
 	if o.MFA != nil {
 		policy = *o.MFA
 	}
-	s.gate = gate.New(gate.Options{Policy: policy, Budgets: guesses(cfg.RateLimits, o.Now), Now: o.Now})
+	s.gate = gate.New(gate.Options{Policy: policy, Factors: factors.Enrolment{}, Budgets: guesses(cfg.RateLimits, o.Now), Now: o.Now})
 	if err := s.gate.Load(ctx, s.db); err != nil {
 		return fmt.Errorf("read the policy on second factors: %w", err)
 	}
-	return nil
+	keys := cfg.Auth.Passkeys
+	var err error
+	s.factors, err = factors.New(factors.Options{
+		DB: s.db, Gate: s.gate, Server: cfg.ServerName, Now: o.Now, Log: o.Log,
+		Passkeys: factors.PasskeyOptions{PublicURL: cfg.PublicURL, RPID: keys.RPID, AAGUIDs: keys.AAGUIDs, DeviceBound: keys.DeviceBound},
+	})
+	return err
 }
 
 // openSearch opens the search index, unless search is switched off.

@@ -63,6 +63,7 @@ func commands() []command {
 		serveCommand, initCommand, configCheckCommand, configSampleCommand,
 		userAddCommand, userListCommand, userPasswdCommand, userAdminCommand, userDeactivateCommand,
 		userLockCommand, userUnlockCommand, userSuspendCommand, userUnsuspendCommand,
+		userEnrolLinkCommand, userEnrolListCommand, userEnrolRevokeCommand, adminRecoverCommand,
 		tokenCreateCommand, tokenListCommand, tokenRevokeCommand,
 		roomListCommand, roomShowCommand, roomRetentionGetCommand, roomRetentionSetCommand, roomRetentionClearCommand,
 		federationStatusCommand, federationRetryCommand, appserviceListCommand, appservicePingCommand, keysListCommand, keysRotateCommand, keysCreateCommand,

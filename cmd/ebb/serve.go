@@ -22,11 +22,12 @@ import (
 var serveCommand = command{
 	name: "serve", short: "run the server", example: "ebb serve --config /etc/ebb.yaml",
 	setup: func(inv *invocation) func(context.Context) error {
+		changeRPID := inv.flags.Bool("change-rp-id", false, "accept another auth.passkeys.rp_id, with which existing passkeys do not work")
 		return func(ctx context.Context) error {
 			if err := inv.none(); err != nil {
 				return err
 			}
-			return serve(ctx, inv)
+			return serve(ctx, inv, *changeRPID)
 		}
 	},
 }
@@ -38,7 +39,7 @@ const (
 	clockOffsetVariable = "EBB_TEST_CLOCK_OFFSET"
 )
 
-func serve(ctx context.Context, inv *invocation) error {
+func serve(ctx context.Context, inv *invocation, changeRPID bool) error {
 	hangup := make(chan os.Signal, 1) // one pending signal is enough: reloading once covers all earlier ones
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
@@ -59,7 +60,7 @@ func serve(ctx context.Context, inv *invocation) error {
 	for _, w := range warnings {
 		log.Warn("the configuration has a dangerous or unusual setting", "key", w.Key, "why", w.Text)
 	}
-	o := server.Options{Version: version, Log: log}
+	o := server.Options{Version: version, Log: log, ChangeRPID: changeRPID}
 	if err := forTests(&o); err != nil {
 		return err
 	}
