@@ -64,7 +64,7 @@ type session struct {
 	sentCount     int
 }
 
-// sentMember stands for a member event that was sent in the answer with next_batch pos.
+// sentMember records that a member event was sent in the answer with next_batch pos.
 type sentMember struct {
 	key uint64
 	pos storage.Pos
@@ -136,7 +136,7 @@ func (s *session) quietRooms(since storage.Pos, news uint64) bool {
 	return !s.closed && s.seenRoomsUpTo >= 0 && since >= s.seenRoomsUpTo && s.seenRoomsNews == news
 }
 
-// seenRooms notes that the user's rooms have been looked at up to upTo, when sub.News() was news.
+// seenRooms records that the user's rooms have been searched for news up to upTo, when sub.News() returned news.
 func (s *session) seenRooms(upTo storage.Pos, news uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -83,7 +83,7 @@ func newDecision(r *Room, fresh map[id.EventID]*incoming) *completion {
 // judge judges all events since the join again, given the full state before it.
 func (c *completion) judge(ctx context.Context, tx *storage.Tx, full graph.State) error {
 	c.p = c.room.reader(tx)
-	c.room.next.extremities = nil // the states after them are unknown until the end
+	c.room.next.extremities = nil // unknown until the end
 	defer func() { c.room.next = c.saved }()
 	c.p.Room.Partial = false
 	if err := c.begin(full); err != nil {

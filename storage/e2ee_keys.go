@@ -77,7 +77,7 @@ func (tx *Tx) OneTimeKey(device ident.DeviceNID, algorithm, keyID string) (strin
 
 const addOneTimeKeyQuery = `INSERT INTO one_time_keys (nid, device_nid, algorithm, key_id, json) VALUES ($1, $2, $3, $4, $5)`
 
-// AddOneTimeKey adds a key that can be claimed after the device's earlier ones.
+// AddOneTimeKey adds a key, to be claimed after the device's earlier ones.
 func (tx *Tx) AddOneTimeKey(device ident.DeviceNID, k KeyJSON) error {
 	_, err := tx.exec(addOneTimeKeyQuery, int64(tx.NextPos()), int64(device), k.Algorithm, k.KeyID, k.JSON)
 	return err
