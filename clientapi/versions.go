@@ -52,6 +52,7 @@ var unstableFeatures = map[string]bool{
 	"org.matrix.msc3916.stable":     true, // media for signed-in users
 	"org.matrix.msc3981":            true, // recursive relations
 	"org.matrix.msc4026":            true, // access tokens at /versions
+	"org.matrix.msc4262":            true, // changed profile fields in sliding sync
 	"org.matrix.msc4306":            true, // subscriptions to threads
 	"org.matrix.msc4354":            true, // sticky events
 	"org.matrix.msc4429":            true, // changed profile fields in /sync

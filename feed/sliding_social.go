@@ -3,6 +3,7 @@ package feed
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 
 	"maunium.net/go/mautrix/id"
@@ -58,8 +59,9 @@ func (x *profilesExtension) fields() []string {
 	return append([]string{}, *x.Fields...)
 }
 
-// writeProfileUpdates appends the profile fields that have changed, of the members of the rooms that the extension
-// concerns; all fields of users whose member events are in the answer; and null for users who share no room any more.
+// writeProfileUpdates appends the profile fields that have changed, all fields of users whom the client has not seen
+// yet, and null for users who share no room any more.
+// Spec: MSC4262
 func (b *slidingBuilder) writeProfileUpdates(ctx context.Context) (bool, error) {
 	changes, err := b.profileUpdates(ctx)
 	if err != nil {
@@ -83,41 +85,58 @@ func (b *slidingBuilder) writeProfileUpdates(ctx context.Context) (bool, error) 
 	return some, nil
 }
 
-// appendProfile appends changes of one profile. A deleted field is null in fields.
+// appendProfile appends the changes of one profile. A removed field is null in fields.
 func (b *slidingBuilder) appendProfile(fields map[string]string) {
 	var removed []string
-	b.out = append(b.out, `{"updated":{`...)
-	for name, value := range fields {
-		if value == "null" {
+	b.out = append(b.out, '{')
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		if fields[name] == "null" {
 			removed = append(removed, name)
 			continue
 		}
-		if b.out[len(b.out)-1] != '{' {
+		if b.out[len(b.out)-1] == '{' {
+			b.out = append(b.out, `"updated":{`...)
+		} else {
 			b.out = append(b.out, ',')
 		}
 		b.out = append(canonjson.AppendString(b.out, name), ':')
-		b.out = append(b.out, value...)
+		b.out = append(b.out, fields[name]...)
 	}
-	b.out = append(b.out, `},"removed":`...)
-	b.out = append(appendStrings(b.out, removed), '}')
+	if len(removed) < len(fields) {
+		b.out = append(b.out, '}')
+	}
+	if len(removed) > 0 {
+		if len(removed) < len(fields) {
+			b.out = append(b.out, ',')
+		}
+		b.out = appendStrings(append(b.out, `"removed":`...), removed)
+	}
+	b.out = append(b.out, '}')
 }
 
-// profileUpdates reads the profile fields that are new to the client.
+// profileUpdates reads the profile fields that are new to the client: the changes of all users who share a room with
+// the user, and the complete profiles of users who have come to share a room that the extension covers. If the client
+// restricts the extension to lists or rooms, the changes are restricted to the members of these rooms, too.
 func (b *slidingBuilder) profileUpdates(ctx context.Context) (changes []storage.ProfileChange, err error) {
 	x := &b.run.extensions.Profiles
-	var concerned []*rooms.Room
+	var covered []*rooms.Room
 	for i := range b.rooms {
 		if r := &b.rooms[i]; r.stage == stageJoined && x.covers(r) {
-			concerned = append(concerned, r.room)
+			covered = append(covered, r.room)
 		}
 	}
-	shown := func(user ident.UserNID) bool {
-		return user == b.UserNID || slices.ContainsFunc(concerned, func(r *rooms.Room) bool { return r.HasLocal(user) })
+	isCovered := func(user ident.UserNID) bool {
+		return user == b.UserNID || slices.ContainsFunc(covered, func(r *rooms.Room) bool { return r.HasLocal(user) })
+	}
+	shown := isCovered
+	if x.Lists == nil && x.Rooms == nil {
+		shown = func(user ident.UserNID) bool { return b.sharesWith(ctx, user) }
 	}
 	everybody := func() []ident.UserNID {
 		return slices.DeleteFunc(b.sharing(ctx), func(user ident.UserNID) bool { return !shown(user) })
 	}
-	changed, fresh := !b.initial && b.Service.profiles.changedSince(b.since.Pos), slices.DeleteFunc(b.unseen(ctx), func(user ident.UserNID) bool { return !shown(user) })
+	changed := !b.initial && b.Service.profiles.changedSince(b.since.Pos)
+	fresh := slices.DeleteFunc(b.unseen(ctx), func(user ident.UserNID) bool { return !isCovered(user) })
 	if fields := x.fields(); fields != nil && len(fields) == 0 || !changed && len(fresh) == 0 {
 		return nil, nil
 	}

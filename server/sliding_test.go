@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"net/url"
 	"testing"
 
 	"ebb/internal/testserver"
@@ -98,17 +99,29 @@ func TestSlidingSyncReturnsProfileChangesOfMembers(t *testing.T) {
 	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
 	room := alice.Do("POST", "/v3/createRoom", map[string]any{"preset": "public_chat"})["room_id"].(string)
 	bob.Do("POST", "/v3/rooms/"+room+"/join", nil)
+	if get(alice.Do("GET", "/versions", nil), "unstable_features", "org.matrix.msc4262") != true {
+		t.Error("org.matrix.msc4262 is not claimed")
+	}
 	_, pos := slidingExtension(alice, "", room, name, map[string]any{"fields": []string{"m.tz", "x.y"}})
 	bob.Do("PUT", "/v3/profile/"+bob.User+"/m.tz", map[string]any{"m.tz": "Europe/London"})
 	answer, pos := slidingExtension(alice, pos, room, name, map[string]any{"fields": []string{"m.tz", "x.y"}})
-	if get(answer, "users", bob.User, "updated", "m.tz") != "Europe/London" {
+	if get(answer, "users", bob.User, "updated", "m.tz") != "Europe/London" || get(answer, "users", bob.User, "removed") != nil {
 		t.Errorf("changed: %v", answer)
 	}
 	bob.Do("DELETE", "/v3/profile/"+bob.User+"/m.tz", nil)
 	answer, pos = slidingExtension(alice, pos, room, name, map[string]any{})
-	if removed := list(answer, "users", bob.User, "removed"); len(removed) != 1 || removed[0] != "m.tz" {
+	if removed := list(answer, "users", bob.User, "removed"); len(removed) != 1 || removed[0] != "m.tz" || get(answer, "users", bob.User, "updated") != nil {
 		t.Errorf("removed: %v", answer)
 	}
+	// The room is outside the lists and subscriptions of this request, but a later one may cover it again.
+	bob.Do("PUT", "/v3/profile/"+bob.User+"/m.tz", map[string]any{"m.tz": "Europe/Paris"})
+	outside := alice.Do("POST", "/unstable/org.matrix.simplified_msc3575/sync?pos="+url.QueryEscape(pos), map[string]any{
+		"extensions": map[string]any{name: map[string]any{"enabled": true}},
+	})
+	if get(outside, "extensions", name, "users", bob.User, "updated", "m.tz") != "Europe/Paris" {
+		t.Errorf("changed by a member of a room that is not covered: %v", outside)
+	}
+	pos = get(outside, "pos").(string)
 	bob.Do("POST", "/v3/rooms/"+room+"/leave", nil)
 	answer, _ = slidingExtension(alice, pos, room, name, map[string]any{})
 	if users, _ := get(answer, "users").(map[string]any); len(users) != 1 || users[bob.User] != nil {
