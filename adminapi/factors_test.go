@@ -93,6 +93,17 @@ func TestLinksAreMadeListedAndRevoked(t *testing.T) {
 	}
 }
 
+func TestDeactivationDeletesWhatBelongsToSecondFactors(t *testing.T) {
+	d := withFactors(t, gate.Required)
+	_, token := d.linkBy("user enrol-link", "alice")
+	if _, err := d.api.Run(t.Context(), "user deactivate", json.RawMessage(`{"user":"alice"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.api.Factors.OpenLink(t.Context(), token); mxerr.Code(err) != mxerr.CodeForbidden {
+		t.Errorf("the link of a deactivated account: %v", err)
+	}
+}
+
 func TestThereAreNoLinksWithoutSecondFactors(t *testing.T) {
 	d := withFactors(t, gate.Off)
 	_, err := d.api.Run(t.Context(), "user enrol-link", json.RawMessage(`{"user":"alice"}`))

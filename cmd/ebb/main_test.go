@@ -142,12 +142,12 @@ func (s site) serve(t *testing.T) (stop func() int) {
 }
 
 // serveAndLog is like serve, and also returns the server's log.
-func (s site) serveAndLog(t *testing.T) (stop func() int, log *announced) {
+func (s site) serveAndLog(t *testing.T, flags ...string) (stop func() int, log *announced) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	log = &announced{ready: make(chan struct{}), wrote: make(chan struct{}, 1)}
 	ended := make(chan int, 1)
-	go func() { ended <- run(ctx, []string{"serve", "--config", s.config}, nil, log, log) }()
+	go func() { ended <- run(ctx, append([]string{"serve", "--config", s.config}, flags...), nil, log, log) }()
 	select {
 	case <-log.ready:
 	case code := <-ended:
