@@ -111,7 +111,7 @@ func (s *Service) finish(ctx context.Context, kind string, user ident.UserNID, i
 	if err != nil {
 		return 0, 0, err
 	}
-	if err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return s.use(tx, a, used) }); err != nil {
+	if err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return s.use(ctx, tx, a, used) }); err != nil {
 		return 0, 0, err
 	}
 	return a.row.User, shown, nil
@@ -206,7 +206,7 @@ func (a answered) allowed(session webauthn.SessionData) (rows []storage.PasskeyR
 // use uses up the challenge and records the use of the passkey.
 //
 // Errors: M_FORBIDDEN.
-func (s *Service) use(tx *storage.Tx, a answered, used *webauthn.Credential) error {
+func (s *Service) use(ctx context.Context, tx *storage.Tx, a answered, used *webauthn.Credential) error {
 	if err := complete(tx, a.challenge); err != nil {
 		return err
 	}
@@ -219,7 +219,7 @@ func (s *Service) use(tx *storage.Tx, a answered, used *webauthn.Credential) err
 	}
 	count := int64(a.parsed.Response.AuthenticatorData.Counter)
 	if count <= row.SignCount && (count != 0 || row.SignCount != 0) {
-		if err := s.record(tx, Act{Kind: CountWentBack, User: row.User, Factor: gate.SecurityKey, Name: row.Name}); err != nil {
+		if err := s.record(ctx, tx, Act{Kind: CountWentBack, User: row.User, Factor: gate.SecurityKey, Name: row.Name}); err != nil {
 			return err
 		}
 	}

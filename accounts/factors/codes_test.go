@@ -3,6 +3,7 @@ package factors
 import (
 	"bytes"
 	"encoding/base32"
+	"fmt"
 	"image/png"
 	"net/url"
 	"strings"
@@ -63,6 +64,9 @@ func TestCodesAreSetUpByACode(t *testing.T) {
 		}
 		_, err = l.CheckTOTP(ctx, l.alice, l.codeAt(e.Secret, noon))
 		refused(t, err, "used already")
+		if added := l.acts.list[0]; fmt.Sprint(added.Attrs()) != "[user @alice:example.org factor one-time codes]" {
+			t.Errorf("recorded: %+v", added)
+		}
 		if l.acts.count(FactorAdded) != 1 || l.acts.count(CodesMade) != 1 {
 			t.Errorf("recorded: %+v", l.acts.list)
 		}
@@ -138,6 +142,9 @@ func TestFiveWrongCodesInFifteenMinutes(t *testing.T) {
 	for range 2 { // they count together
 		_, err := l.CheckRecoveryCode(ctx, l.alice, "wrong")
 		refused(t, err, "is wrong")
+	}
+	if want := []string{"alice: wrong one-time code", "alice: wrong recovery code"}; len(l.acts.failed) != 5 || l.acts.failed[0] != want[0] || l.acts.failed[4] != want[1] {
+		t.Errorf("recorded: %v", l.acts.failed)
 	}
 	for name, check := range map[string]func() (gate.Evidence, error){
 		"code":          func() (gate.Evidence, error) { return l.CheckTOTP(ctx, l.alice, l.codeAt(secret, l.now())) },

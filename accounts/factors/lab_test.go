@@ -61,11 +61,18 @@ func (r *ring) Stale(sealed string) bool { return int(sealed[0]-'a') != len(r.ke
 
 // acts is a Journal in memory.
 type acts struct {
-	mu   sync.Mutex
-	list []Act
+	mu     sync.Mutex
+	list   []Act
+	failed []string // users and reasons
 }
 
-func (a *acts) Record(_ *storage.Tx, act Act) error {
+func (a *acts) Failed(user, reason string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.failed = append(a.failed, user+": "+reason)
+}
+
+func (a *acts) Record(_ context.Context, _ *storage.Tx, act Act) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.list = append(a.list, act)

@@ -51,7 +51,7 @@ func (s *Service) NewLink(ctx context.Context, by ident.Requester, user id.UserI
 		case by.UserNID != 0 && a.Admin:
 			return mxerr.Forbidden("Links for administrators can only be made with the command line")
 		}
-		token, l, err = s.NewLinkIn(tx, by.UserID, a.NID)
+		token, l, err = s.NewLinkIn(ctx, tx, by.UserID, a.NID)
 		return err
 	})
 	return token, l, err
@@ -70,10 +70,10 @@ func (s *Service) Recover(ctx context.Context, user id.UserID) (token string, l 
 		case !a.Admin:
 			return mxerr.Forbidden("%s is not an administrator: make an enrolment link instead", user)
 		}
-		if token, l, err = s.NewLinkIn(tx, "", a.NID); err != nil {
+		if token, l, err = s.NewLinkIn(ctx, tx, "", a.NID); err != nil {
 			return err
 		}
-		return s.record(tx, Act{Kind: Recovered, User: a.NID})
+		return s.record(ctx, tx, Act{Kind: Recovered, User: a.NID})
 	})
 	return token, l, err
 }
@@ -82,7 +82,7 @@ func (s *Service) Recover(ctx context.Context, user id.UserID) (token string, l 
 // new account can set up its first one only with a link.
 //
 // Errors: M_FORBIDDEN, M_USER_LOCKED.
-func (s *Service) NewLinkIn(tx *storage.Tx, by id.UserID, user ident.UserNID) (token string, l Link, err error) {
+func (s *Service) NewLinkIn(ctx context.Context, tx *storage.Tx, by id.UserID, user ident.UserNID) (token string, l Link, err error) {
 	if _, err := s.account(tx, user); err != nil {
 		return "", l, err
 	}
@@ -94,7 +94,7 @@ func (s *Service) NewLinkIn(tx *storage.Tx, by id.UserID, user ident.UserNID) (t
 	if err != nil {
 		return "", l, err
 	}
-	return token, linkOf(row), s.record(tx, Act{Kind: LinkMade, User: user, By: by})
+	return token, linkOf(row), s.record(ctx, tx, Act{Kind: LinkMade, User: user, By: by})
 }
 
 // accountByID returns the account of a user ID, if it may have second factors.
@@ -156,7 +156,7 @@ func (s *Service) RevokeLink(ctx context.Context, by id.UserID, user id.UserID) 
 		case !found:
 			return mxerr.NotFound("There is no link for %s", user)
 		}
-		return s.record(tx, Act{Kind: LinkRevoked, User: nid, By: by})
+		return s.record(ctx, tx, Act{Kind: LinkRevoked, User: nid, By: by})
 	})
 }
 
@@ -164,7 +164,7 @@ func (s *Service) RevokeLink(ctx context.Context, by id.UserID, user id.UserID) 
 // it up and removes the former factors, which are lost and may have been found by others.
 //
 // Errors: M_FORBIDDEN, M_USER_LOCKED.
-func (s *Service) enrol(tx *storage.Tx, g Grant) error {
+func (s *Service) enrol(ctx context.Context, tx *storage.Tx, g Grant) error {
 	if err := s.mayEnrol(tx, g); err != nil || g.Link == "" {
 		return err
 	}
@@ -182,5 +182,5 @@ func (s *Service) enrol(tx *storage.Tx, g Grant) error {
 	if err := tx.DeleteFactors(g.User); err != nil {
 		return err
 	}
-	return s.record(tx, Act{Kind: FactorsReset, User: g.User, Factor: has})
+	return s.record(ctx, tx, Act{Kind: FactorsReset, User: g.User, Factor: has})
 }

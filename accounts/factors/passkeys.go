@@ -197,13 +197,13 @@ func (s *Service) FinishRegistration(ctx context.Context, g Grant, id string, an
 		if err := complete(tx, c); err != nil {
 			return err
 		}
-		if err := s.enrol(tx, g); err != nil {
+		if err := s.enrol(ctx, tx, g); err != nil {
 			return err
 		}
 		if err := s.addPasskey(tx, row); err != nil {
 			return err
 		}
-		out, err = s.enrolled(tx, g, shown, row.Name)
+		out, err = s.enrolled(ctx, tx, g, shown, row.Name)
 		return err
 	})
 	return out, err
@@ -340,6 +340,6 @@ func (s *Service) RemovePasskey(ctx context.Context, g Grant, credentialID strin
 		case !there:
 			return errNoPasskey()
 		}
-		return s.removed(tx, a, gate.SecurityKey, row.Name)
+		return s.removed(ctx, tx, a, gate.SecurityKey, row.Name)
 	})
 }

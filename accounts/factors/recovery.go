@@ -44,7 +44,7 @@ func hashCode(user ident.UserNID, code string) string {
 }
 
 // makeCodes replaces the recovery codes of a user.
-func (s *Service) makeCodes(tx *storage.Tx, user ident.UserNID) ([]string, error) {
+func (s *Service) makeCodes(ctx context.Context, tx *storage.Tx, user ident.UserNID) ([]string, error) {
 	codes, hashes := make([]string, recoveryCodes), make([]string, recoveryCodes)
 	for i := range codes {
 		codes[i] = newCode()
@@ -53,7 +53,7 @@ func (s *Service) makeCodes(tx *storage.Tx, user ident.UserNID) ([]string, error
 	if err := tx.SetRecoveryCodes(user, hashes); err != nil {
 		return nil, err
 	}
-	return codes, s.record(tx, Act{Kind: CodesMade, User: user, Factor: gate.RecoveryCode})
+	return codes, s.record(ctx, tx, Act{Kind: CodesMade, User: user, Factor: gate.RecoveryCode})
 }
 
 // NewRecoveryCodes replaces the recovery codes of an account and returns the new ones, which cannot be retrieved again.
@@ -71,7 +71,7 @@ func (s *Service) NewRecoveryCodes(ctx context.Context, g Grant) (codes []string
 		case has == 0:
 			return mxerr.Forbidden("Set up a second factor first: recovery codes stand in for one that is lost")
 		}
-		codes, err = s.makeCodes(tx, g.User)
+		codes, err = s.makeCodes(ctx, tx, g.User)
 		return err
 	})
 	return codes, err
@@ -81,7 +81,7 @@ func (s *Service) NewRecoveryCodes(ctx context.Context, g Grant) (codes []string
 //
 // Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED.
 func (s *Service) CheckRecoveryCode(ctx context.Context, user ident.UserNID, code string) (gate.Evidence, error) {
-	return s.guess(user, func() (gate.Evidence, error) {
+	return s.guess(ctx, user, "wrong recovery code", func() (gate.Evidence, error) {
 		return gate.RecoveryCode, s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 			taken, err := tx.TakeRecoveryCode(user, hashCode(user, code))
 			switch {
@@ -90,7 +90,7 @@ func (s *Service) CheckRecoveryCode(ctx context.Context, user ident.UserNID, cod
 			case !taken:
 				return mxerr.Forbidden("The recovery code is wrong, was used already or was replaced by newer ones")
 			}
-			return s.record(tx, Act{Kind: CodeUsed, User: user, Factor: gate.RecoveryCode})
+			return s.record(ctx, tx, Act{Kind: CodeUsed, User: user, Factor: gate.RecoveryCode})
 		})
 	})
 }

@@ -28,9 +28,12 @@ type Sealer interface {
 	Stale(sealed string) bool // whether the text was sealed under a former key
 }
 
-// Journal records, within the same write, what happens to the second factors of accounts.
+// Journal learns what happens to the second factors of accounts.
 type Journal interface {
-	Record(tx *storage.Tx, a Act) error
+	// Record records an act within its write.
+	Record(ctx context.Context, tx *storage.Tx, a Act) error
+	// Failed counts a wrong code.
+	Failed(user, reason string)
 }
 
 // Kind is a kind of Act.
@@ -53,9 +56,31 @@ const (
 type Act struct {
 	Kind   Kind
 	User   ident.UserNID
+	UserID string        // set by the package
 	Factor gate.Evidence // the kinds of factors concerned; 0: none in particular
 	Name   string        // of the passkey
 	By     id.UserID     // the administrator who did it; "": the user, or somebody on the host
+}
+
+// Attrs returns the act as names and values for a log message. Values that are not set are left out.
+func (a Act) Attrs() []any {
+	attrs := []any{"user", a.UserID}
+	for _, f := range []struct {
+		kind gate.Evidence
+		name string
+	}{{gate.TOTP, "one-time codes"}, {gate.SecurityKey, "passkey"}, {gate.RecoveryCode, "recovery codes"}} {
+		if a.Factor&f.kind != 0 {
+			attrs = append(attrs, "factor", f.name)
+			break
+		}
+	}
+	if a.Name != "" {
+		attrs = append(attrs, "name", a.Name)
+	}
+	if a.By != "" {
+		attrs = append(attrs, "by", a.By)
+	}
+	return attrs
 }
 
 // Options are the dependencies and settings of a Service.
@@ -194,12 +219,12 @@ func (s *Service) mayChange(tx *storage.Tx, g Grant) (storage.AccountRow, error)
 
 // enrolled completes an enrolment within its write, after the new factor was stored: it records it, makes recovery
 // codes if the account has none, and strengthens the session.
-func (s *Service) enrolled(tx *storage.Tx, g Grant, shown gate.Evidence, name string) (Enrolled, error) {
+func (s *Service) enrolled(ctx context.Context, tx *storage.Tx, g Grant, shown gate.Evidence, name string) (Enrolled, error) {
 	out := Enrolled{Shown: shown}
 	if g.Link != "" {
 		out.Shown |= gate.AdminLink
 	}
-	if err := s.record(tx, Act{Kind: FactorAdded, User: g.User, Factor: shown, Name: name}); err != nil {
+	if err := s.record(ctx, tx, Act{Kind: FactorAdded, User: g.User, Factor: shown, Name: name}); err != nil {
 		return out, err
 	}
 	if g.Device != 0 {
@@ -211,7 +236,7 @@ func (s *Service) enrolled(tx *storage.Tx, g Grant, shown gate.Evidence, name st
 	if err != nil || left > 0 {
 		return out, err
 	}
-	out.RecoveryCodes, err = s.makeCodes(tx, g.User)
+	out.RecoveryCodes, err = s.makeCodes(ctx, tx, g.User)
 	return out, err
 }
 
@@ -219,7 +244,7 @@ func (s *Service) enrolled(tx *storage.Tx, g Grant, shown gate.Evidence, name st
 // codes, or returns an error if the account needs a factor.
 //
 // Errors: M_FORBIDDEN.
-func (s *Service) removed(tx *storage.Tx, a storage.AccountRow, factor gate.Evidence, name string) error {
+func (s *Service) removed(ctx context.Context, tx *storage.Tx, a storage.AccountRow, factor gate.Evidence, name string) error {
 	has, err := Enrolment{}.Enrolled(tx, a.NID)
 	if err != nil {
 		return err
@@ -232,24 +257,24 @@ func (s *Service) removed(tx *storage.Tx, a storage.AccountRow, factor gate.Evid
 			return err
 		}
 	}
-	return s.record(tx, Act{Kind: FactorRemoved, User: a.NID, Factor: factor, Name: name})
+	return s.record(ctx, tx, Act{Kind: FactorRemoved, User: a.NID, Factor: factor, Name: name})
 }
 
 // record logs an act and records it in the journal.
-func (s *Service) record(tx *storage.Tx, a Act) error {
-	user, err := tx.UserID(a.User)
-	if err != nil {
+func (s *Service) record(ctx context.Context, tx *storage.Tx, a Act) error {
+	var err error
+	if a.UserID, err = tx.UserID(a.User); err != nil {
 		return err
 	}
 	level := slog.LevelInfo
 	if a.Kind == Recovered || a.Kind == CountWentBack {
 		level = slog.LevelWarn
 	}
-	s.opts.Log.Log(context.Background(), level, string(a.Kind), "user", user, "name", a.Name, "by", a.By)
+	s.opts.Log.Log(ctx, level, string(a.Kind), a.Attrs()...)
 	if s.opts.Journal == nil {
 		return nil
 	}
-	return s.opts.Journal.Record(tx, a)
+	return s.opts.Journal.Record(ctx, tx, a)
 }
 
 // Overview lists the second factors of an account.

@@ -95,13 +95,13 @@ func (s *Service) ConfirmTOTP(ctx context.Context, g Grant, id, code string) (ou
 		if err := complete(tx, c); err != nil {
 			return err
 		}
-		if err := s.enrol(tx, g); err != nil {
+		if err := s.enrol(ctx, tx, g); err != nil {
 			return err
 		}
 		if err := tx.PutTOTP(g.User, c.Data, step); err != nil {
 			return err
 		}
-		out, err = s.enrolled(tx, g, gate.TOTP, "")
+		out, err = s.enrolled(ctx, tx, g, gate.TOTP, "")
 		return err
 	})
 	return out, err
@@ -111,7 +111,7 @@ func (s *Service) ConfirmTOTP(ctx context.Context, g Grant, id, code string) (ou
 //
 // Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED.
 func (s *Service) CheckTOTP(ctx context.Context, user ident.UserNID, code string) (gate.Evidence, error) {
-	return s.guess(user, func() (gate.Evidence, error) {
+	return s.guess(ctx, user, "wrong one-time code", func() (gate.Evidence, error) {
 		var row storage.TOTPRow
 		err := s.read(ctx, func(tx *storage.Tx) (err error) {
 			var found bool
@@ -138,10 +138,11 @@ func (s *Service) CheckTOTP(ctx context.Context, user ident.UserNID, code string
 	})
 }
 
-// guess counts an attempt at a code of an account, and calls check. The attempt counts only if the code is wrong.
+// guess counts an attempt at a code of an account, and calls check. The attempt counts only if the code is wrong, for
+// which reason is recorded.
 //
 // Errors: M_LIMIT_EXCEEDED, and those of check.
-func (s *Service) guess(user ident.UserNID, check func() (gate.Evidence, error)) (gate.Evidence, error) {
+func (s *Service) guess(ctx context.Context, user ident.UserNID, reason string, check func() (gate.Evidence, error)) (gate.Evidence, error) {
 	try, err := s.opts.Gate.GuessCode(user)
 	if err != nil {
 		return 0, err
@@ -152,8 +153,27 @@ func (s *Service) guess(user ident.UserNID, check func() (gate.Evidence, error))
 	}
 	if mxerr.Code(err) != mxerr.CodeForbidden {
 		try.Right()
+		return shown, err
 	}
-	return shown, err
+	if failed := s.failed(ctx, user, reason); failed != nil {
+		return 0, failed
+	}
+	return 0, err
+}
+
+// failed logs a wrong code.
+func (s *Service) failed(ctx context.Context, user ident.UserNID, reason string) error {
+	return s.read(ctx, func(tx *storage.Tx) error {
+		a, found, err := tx.Account(user)
+		if err != nil || !found {
+			return err
+		}
+		s.opts.Log.InfoContext(ctx, "sign-in failed", "user", a.Localpart, "reason", reason)
+		if s.opts.Journal != nil {
+			s.opts.Journal.Failed(a.Localpart, reason)
+		}
+		return nil
+	})
 }
 
 func errWrongCode() error {
@@ -180,7 +200,7 @@ func (s *Service) RemoveTOTP(ctx context.Context, g Grant) error {
 		case !there:
 			return mxerr.NotFound("The account has no one-time codes")
 		}
-		return s.removed(tx, a, gate.TOTP, "")
+		return s.removed(ctx, tx, a, gate.TOTP, "")
 	})
 }
 
