@@ -32,6 +32,7 @@ import (
 	"ebb/outbox"
 	"ebb/retention"
 	"ebb/rooms"
+	"ebb/secrets"
 	"ebb/storage"
 )
 
@@ -49,6 +50,7 @@ type API struct {
 	Apps       *appservice.Service
 	Mail       *mail.Sender // nil if the server sends no e-mail
 	Signing    *fedclient.SigningKeys
+	Secrets    *secrets.Ring
 	DB         *storage.DB
 	Now        func() time.Time
 	Log        *slog.Logger

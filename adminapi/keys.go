@@ -37,16 +37,26 @@ func (a *API) signingKeys() []SigningKey {
 
 func publicKey(key ed25519.PublicKey) string { return base64.RawStdEncoding.EncodeToString(key) }
 
-// keysRotate generates a new key, uses it from now on, and returns all keys.
+// keysRotate generates a new signing key and a new key for secrets, which are used from now on, and returns all signing
+// keys.
 func (a *API) keysRotate(ctx context.Context, _ struct{}) (any, error) {
 	if err := a.Signing.Rotate(a.Now()); err != nil {
 		return nil, err
 	}
 	a.Log.InfoContext(ctx, "signing key changed", "key_id", a.Signing.Current().KeyID)
-	// If storing this fails, the next start repeats it, because the key stored in the database is among the former
-	// keys.
+	if err := a.Secrets.Rotate(); err != nil {
+		return nil, err
+	}
+	a.Log.InfoContext(ctx, "key of the secrets changed", "key_id", a.Secrets.Current())
+	// If this fails, the next start does it, because the keys stored in the database are among the former ones.
 	now := storage.Identity{ServerName: a.Config.ServerName, SigningKey: fedclient.PublicLine(a.Signing.Current())}
-	if err := a.DB.Write(ctx, func(tx *storage.Tx) error { return tx.SetIdentity(now) }); err != nil {
+	err := a.DB.Write(ctx, func(tx *storage.Tx) error {
+		if err := tx.SetIdentity(now); err != nil {
+			return err
+		}
+		return tx.SetSecretsKey(a.Secrets.Current())
+	})
+	if err != nil {
 		return nil, err
 	}
 	return a.signingKeys(), nil

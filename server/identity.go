@@ -11,6 +11,7 @@ import (
 
 	"ebb/config"
 	"ebb/fedclient"
+	"ebb/secrets"
 	"ebb/storage"
 )
 
@@ -95,7 +96,7 @@ func CreateSigningKey(ctx context.Context, cfg *config.Config, o Options) error 
 // keepPrivate removes other users' permissions on the server's files in data_dir, which also makes the files inside the
 // media and certificate folders inaccessible to them. It does not change the configuration file.
 func keepPrivate(cfg *config.Config) error {
-	for _, name := range []string{"signing.key", "signing.key.old", "registration-token", "media", "acme"} {
+	for _, name := range []string{"signing.key", "signing.key.old", secrets.File, "registration-token", "media", "acme"} {
 		path := filepath.Join(cfg.Dir(), name)
 		info, err := os.Stat(path)
 		if err == nil && info.Mode().Perm()&0o077 != 0 {

@@ -43,6 +43,7 @@ import (
 	"ebb/rooms/encryption"
 	"ebb/rooms/expiry"
 	"ebb/search"
+	"ebb/secrets"
 	"ebb/sharing"
 	"ebb/storage"
 	"ebb/wake"
@@ -54,6 +55,7 @@ type services struct {
 	hub         *wake.Hub
 	gate        *gate.Gate
 	factors     *factors.Service
+	secrets     *secrets.Ring
 	accounts    *accounts.Service
 	rooms       *rooms.Service
 	accountData *accountdata.Service
@@ -99,6 +101,9 @@ func open(ctx context.Context, cfg *config.Config, o Options) (*services, error)
 	}
 	s := &services{db: db, hub: wake.New(), signing: signing, gone: keyed.NewMap[ident.DeviceNID, bool](maxGone), locked: keyed.NewMap[ident.UserNID, bool](maxGone)}
 	err = checkIdentity(ctx, db, cfg, signing)
+	if err == nil {
+		s.secrets, err = openSecrets(ctx, db, cfg)
+	}
 	if err == nil {
 		err = s.build(ctx, cfg, o, rooms.Options{Signer: signing})
 	}

@@ -37,6 +37,21 @@ func (tx *Tx) SetIdentity(i Identity) error {
 	return err
 }
 
+// metaSecretsKey is the row of meta with the ID of the key under which secrets are encrypted.
+const metaSecretsKey = "secrets_key"
+
+// SecretsKey returns the ID of the key under which this database's secrets are encrypted, "" if there is none yet.
+func (tx *Tx) SecretsKey() (string, error) {
+	id, _, err := one(tx, scanString, identityQuery, metaSecretsKey)
+	return id, err
+}
+
+// SetSecretsKey records the ID of the key under which this database's secrets are encrypted.
+func (tx *Tx) SetSecretsKey(id string) error {
+	_, err := tx.exec(setMetaQuery, metaSecretsKey, id)
+	return err
+}
+
 // AnyAccount returns the user ID of an arbitrary local account, "" if there is none.
 func (tx *Tx) AnyAccount() (string, error) {
 	user, _, err := one(tx, scanString, anyAccountQuery)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"ebb/adminapi"
+	"ebb/config"
+	"ebb/secrets"
 	"ebb/server"
 )
 
@@ -44,7 +46,7 @@ var keysRotateCommand = command{
 }
 
 var keysCreateCommand = command{
-	name: "keys create", short: "create a new signing key if the old one is lost", example: "ebb keys create",
+	name: "keys create", short: "create the signing key or the key of the secrets anew if it is lost", example: "ebb keys create",
 	setup: func(inv *invocation) func(context.Context) error {
 		return func(ctx context.Context) error {
 			if err := inv.none(); err != nil {
@@ -54,18 +56,34 @@ var keysCreateCommand = command{
 			if err != nil {
 				return err
 			}
-			if _, err := os.Lstat(cfg.KeyFile()); err == nil {
+			_, err = os.Lstat(cfg.KeyFile())
+			signs, opens := err == nil, secrets.Exists(cfg.Dir())
+			if signs && opens {
 				return refusedError{fmt.Errorf("%s exists: nothing was changed; to change the key, run ebb keys rotate", cfg.KeyFile())}
 			}
 			client, err := adminapi.Dial(ctx, cfg.Dir())
 			if err == nil {
-				return refusedError{errors.Join(errors.New("the server is running and still has its key: run ebb keys rotate, which writes a new one"), client.Close())}
+				return refusedError{errors.Join(errors.New("the server is running and still has its keys: run ebb keys rotate, which writes new ones"), client.Close())}
 			}
-			if err := server.CreateSigningKey(ctx, cfg, server.Options{Version: version}); err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(inv.stdout, "Wrote %s. Keep a copy of it: it is the server's identity.\n", cfg.KeyFile())
-			return err
+			return inv.createKeys(ctx, cfg, !signs, !opens)
 		}
 	},
+}
+
+// createKeys creates the key files that are lost.
+func (inv *invocation) createKeys(ctx context.Context, cfg *config.Config, signing, secret bool) error {
+	o := server.Options{Version: version}
+	if signing {
+		if err := server.CreateSigningKey(ctx, cfg, o); err != nil {
+			return err
+		}
+		fmt.Fprintf(inv.stdout, "Wrote %s. Keep a copy of it: it is the server's identity.\n", cfg.KeyFile())
+	}
+	if secret {
+		if err := server.CreateSecretsKey(ctx, cfg, o); err != nil {
+			return err
+		}
+		fmt.Fprintf(inv.stdout, "Wrote %s. Keep a copy of it. What was encrypted under the lost key must be set up again.\n", secrets.File)
+	}
+	return nil
 }

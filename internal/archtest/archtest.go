@@ -36,6 +36,7 @@ var rules = map[string]rule{
 	"keyed":     {rank: 0},
 	"netguard":  {rank: 0, only: leaf},
 	"mail":      {rank: 0, only: leaf},
+	"secrets":   {rank: 0, only: leaf},
 
 	"rooms/pdu":       {rank: 1, only: []string{"canonjson"}, pure: true},
 	"rooms/eventauth": {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},

@@ -114,6 +114,12 @@ func (s *Server) Reopen() {
 	if err := s.Close(); err != nil {
 		s.t.Fatal(err)
 	}
+	s.Start()
+}
+
+// Start opens the server again after Close.
+func (s *Server) Start() {
+	s.t.Helper()
 	s.open()
 	s.serveClients()
 }
