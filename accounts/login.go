@@ -134,14 +134,22 @@ func (s *Service) checkPassword(ctx context.Context, a storage.AccountRow, passw
 
 // failed logs a failed attempt to log in. The client does not get the reason.
 func (s *Service) failed(ctx context.Context, name, reason string) {
+	if reason == noSuchUser {
+		s.opts.Audit.Failed("", reason) // the name may be a password that was typed in the wrong field
+	} else {
+		s.opts.Audit.Failed(name, reason)
+	}
 	s.opts.Log.InfoContext(ctx, "sign-in failed", "user", name, "reason", reason)
 }
+
+// noSuchUser is the reason if there is no such account.
+const noSuchUser = "no such user"
 
 // whyRefused returns the reason for which a password was rejected.
 func whyRefused(a storage.AccountRow) string {
 	switch {
 	case a.NID == 0:
-		return "no such user"
+		return noSuchUser
 	case a.DeactivatedTS != 0:
 		return "deactivated account"
 	case a.Password == "":

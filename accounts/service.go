@@ -18,6 +18,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/accounts/gate"
+	"ebb/audit"
 	"ebb/ident"
 	"ebb/keyed"
 	"ebb/mxerr"
@@ -78,6 +79,7 @@ type Options struct {
 	GuestLifetime       time.Duration // how long a guest account may be unused; 0 for ever
 	AccessTokenLifetime time.Duration // for clients that refresh their tokens; 0 means one hour
 	HashWorkers         int           // number of passwords hashed at a time, 19 MiB each; 0 means half the number of processors
+	Audit               *audit.Log    // nil to record nothing
 	Gate                *gate.Gate    // nil for one without second factors and limits
 	Budgets             Budgets
 	Network             func(addr string) string // returns the network of a client address; nil if networks are unknown
@@ -203,7 +205,10 @@ func (s *Service) write(ctx context.Context, do func(*write) error) error {
 	pending := s.opts.DB.Enqueue(storage.Write{
 		Do: func(tx *storage.Tx) error {
 			w.Tx = tx
-			return do(w)
+			if err := do(w); err != nil {
+				return err
+			}
+			return w.record(ctx)
 		},
 		Committed: func() {
 			for _, f := range w.committed {
@@ -219,6 +224,16 @@ func (s *Service) write(ctx context.Context, do func(*write) error) error {
 		}
 	}
 	return err
+}
+
+// record adds the security events of a write to the audit log.
+func (w *write) record(ctx context.Context) error {
+	for _, n := range w.notes {
+		if err := w.svc.opts.Audit.Add(ctx, w.Tx, n.text, n.attrs...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // devicesChanged calls Hooks.DevicesChanged.

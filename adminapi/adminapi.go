@@ -21,6 +21,7 @@ import (
 	"ebb/accounts"
 	"ebb/accounts/factors"
 	"ebb/appservice"
+	"ebb/audit"
 	"ebb/config"
 	"ebb/directory"
 	"ebb/fedclient"
@@ -51,6 +52,7 @@ type API struct {
 	Mail       *mail.Sender // nil if the server sends no e-mail
 	Signing    *fedclient.SigningKeys
 	Secrets    *secrets.Ring
+	Audit      *audit.Log
 	DB         *storage.DB
 	Now        func() time.Time
 	Log        *slog.Logger
@@ -122,7 +124,39 @@ func (a *API) Run(ctx context.Context, name string, args json.RawMessage) (any, 
 	if len(args) == 0 {
 		args = json.RawMessage("{}")
 	}
-	return f(ctx, args)
+	ctx = audit.WithActor(ctx, "command line")
+	result, err := f(ctx, args)
+	if unrecorded := a.record(ctx, name, args, err); err == nil {
+		err = unrecorded
+	}
+	return result, err
+}
+
+// reading are the commands that change nothing. All others are recorded in the audit log.
+var reading = []string{"user list", "token list", "room list", "room show", "room retention get", "report list", "federation status", "appservice list", "keys list"}
+
+// recorded are the arguments of commands that the audit log shows: none that may be a secret.
+var recorded = []string{"user", "room", "server", "id", "device", "admin", "erase", "sign_out", "uses", "expires", "min_lifetime_ms", "max_lifetime_ms"}
+
+// record adds a command to the audit log, whether it has succeeded or not.
+func (a *API) record(ctx context.Context, name string, args json.RawMessage, failed error) error {
+	if slices.Contains(reading, name) {
+		return nil
+	}
+	given := map[string]any{}
+	if err := json.Unmarshal(args, &given); err != nil {
+		given = nil // the command has refused it
+	}
+	var attrs []any
+	for _, arg := range recorded {
+		if value, ok := given[arg]; ok {
+			attrs = append(attrs, arg, value)
+		}
+	}
+	if failed != nil {
+		attrs = append(attrs, "error", failed)
+	}
+	return a.Audit.Record(context.WithoutCancel(ctx), "command: "+name, attrs...)
 }
 
 // controlPrefix is the path prefix of commands on the control socket. It is followed by the words of the command's

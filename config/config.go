@@ -25,6 +25,7 @@ type Config struct {
 	Registration   Registration `yaml:"registration"`
 	Login          Login        `yaml:"login"`
 	Auth           Auth         `yaml:"auth"`
+	Audit          Audit        `yaml:"audit"`
 	Email          Email        `yaml:"email"`
 	Identity       Identity     `yaml:"identity"`
 	RateLimits     RateLimits   `yaml:"rate_limits"`
@@ -105,6 +106,20 @@ type Passkeys struct {
 	RPID        string   `yaml:"rp_id" doc:"The domain that passkeys are made for: the host of public_url, which is the default, or a domain above it. Passkeys for another domain stop working, so do not change it. A bare address has no passkeys."`
 	AAGUIDs     []string `yaml:"aaguids" doc:"The models of authenticators that are accepted, such as cb69481e-8ff7-4039-93ec-0a2729a154a8; empty: all. Authenticators state their model themselves, without proof."`
 	DeviceBound bool     `yaml:"device_bound" doc:"Accept only passkeys that cannot be copied to other devices, such as those on a security key."`
+}
+
+// Audit configures the log of sign-ins and of administrators' acts.
+type Audit struct {
+	Keep        Duration    `yaml:"keep" doc:"How long the records keep who did what from where; 0: for ever. Afterwards only their hashes are left."`
+	Checkpoints Checkpoints `yaml:"checkpoints" doc:"Where signed checkpoints are sent, with which ebb audit verify finds records that were changed. The place should be out of reach for whoever takes over this host."`
+}
+
+// Checkpoints says where signed checkpoints of the audit log are sent.
+type Checkpoints struct {
+	Interval Duration `yaml:"interval" doc:"How often a checkpoint is sent if there are new records. One that cannot be sent is tried again after this time."`
+	File     string   `yaml:"file" doc:"A file to which checkpoints are appended, such as one on another host; empty: none."`
+	Syslog   string   `yaml:"syslog" doc:"A syslog server: udp://HOST:PORT, tcp://HOST:PORT, or local for that of this host; empty: none."`
+	Webhook  string   `yaml:"webhook" secret:"true" doc:"A URL to which checkpoints are posted as JSON; empty: none."`
 }
 
 // Email configures the e-mail that this server sends.
@@ -324,6 +339,7 @@ func Default() *Config {
 		Registration: Registration{Mode: "token", Email: "off", GuestLifetime: Duration(30 * 24 * time.Hour)},
 		Login:        Login{AccessTokenLifetime: Duration(time.Hour)},
 		Auth:         Auth{MFA: "off", MFAAdministrators: "off", MFAGrace: Duration(14 * 24 * time.Hour)},
+		Audit:        Audit{Keep: Duration(180 * 24 * time.Hour), Checkpoints: Checkpoints{Interval: Duration(time.Hour)}},
 		Email:        Email{SMTP: SMTP{Port: 587, TLS: "starttls", Timeout: Duration(30 * time.Second)}},
 		RateLimits: RateLimits{Enabled: true, Connections: 2000, Sends: Bucket{20, 200}, Reads: Bucket{50, 1000}, Logins: Bucket{0.2, 10},
 			Registrations: Bucket{0.2, 50}, Emails: Bucket{0.002, 5}, Anonymous: Bucket{50, 500}, Invites: Bucket{1, 100}, Joins: Bucket{1, 30}, Uploads: Bucket{5, 200}, Claims: Bucket{20, 200}},

@@ -57,6 +57,7 @@ func (c *Config) mistakes(found Problems) Problems {
 	}
 	c.Auth.validate(&p)
 	c.Auth.Passkeys.validate(&p, c.PublicURL)
+	c.Audit.validate(&p)
 	p.check(c.Login.AccessTokenLifetime > 0, "login.access_token_lifetime", "must be positive")
 	p.check(c.Cache.Size >= 16<<20, "cache.size", "must be at least 16M")
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
@@ -133,6 +134,19 @@ func (c *Config) validateRegistration(p *problems) {
 		p.url(key+".url", t.URL, "http", "https")
 		p.check(!seen[t.ID], key+".id", "%q is listed twice", t.ID)
 		seen[t.ID] = true
+	}
+}
+
+func (a Audit) validate(p *problems) {
+	p.check(a.Keep >= 0, "audit.keep", "must not be negative")
+	p.check(a.Checkpoints.Interval >= Duration(time.Second), "audit.checkpoints.interval", "must be at least 1s")
+	if a.Checkpoints.Webhook != "" {
+		p.url("audit.checkpoints.webhook", a.Checkpoints.Webhook, "http", "https")
+	}
+	if address := a.Checkpoints.Syslog; address != "" && address != "local" {
+		u, err := url.Parse(address)
+		p.check(err == nil && u.Host != "" && (u.Scheme == "udp" || u.Scheme == "tcp"), "audit.checkpoints.syslog",
+			"%q is not udp://HOST:PORT, tcp://HOST:PORT or local", address)
 	}
 }
 

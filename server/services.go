@@ -16,6 +16,7 @@ import (
 	"ebb/accounts/factors"
 	"ebb/accounts/gate"
 	"ebb/appservice"
+	"ebb/audit"
 	"ebb/config"
 	"ebb/delayed"
 	"ebb/directory"
@@ -55,6 +56,7 @@ type services struct {
 	hub         *wake.Hub
 	gate        *gate.Gate
 	factors     *factors.Service
+	audit       *audit.Log
 	secrets     *secrets.Ring
 	accounts    *accounts.Service
 	rooms       *rooms.Service
@@ -168,9 +170,13 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	if err := s.openGate(ctx, cfg, o); err != nil {
 		return err
 	}
+	s.audit = audit.New(audit.Options{
+		DB: s.db, Server: cfg.ServerName, Secrets: s.secrets, Keep: time.Duration(cfg.Audit.Keep), Sinks: auditSinks(cfg),
+		Interval: time.Duration(cfg.Audit.Checkpoints.Interval), Now: o.Now, Log: o.Log,
+	})
 	s.accounts = accounts.New(accounts.Options{
-		Gate: s.gate,
-		DB:   s.db, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
+		Gate: s.gate, Audit: s.audit,
+		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
 		Guests: cfg.Registration.Guests, GuestLifetime: time.Duration(cfg.Registration.GuestLifetime),
 		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Emails: s.emails(cfg), SearchAllUsers: cfg.UserDirectory.SearchAllUsers, Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,
 	})
@@ -233,6 +239,21 @@ func (s *services) openGate(ctx context.Context, cfg *config.Config, o Options) 
 		Passkeys: factors.PasskeyOptions{PublicURL: cfg.PublicURL, RPID: keys.RPID, AAGUIDs: keys.AAGUIDs, DeviceBound: keys.DeviceBound},
 	})
 	return err
+}
+
+// auditSinks returns where checkpoints of the audit log are sent.
+func auditSinks(cfg *config.Config) (sinks []audit.Sink) {
+	c := cfg.Audit.Checkpoints
+	if c.File != "" {
+		sinks = append(sinks, audit.FileSink(cfg.File(c.File)))
+	}
+	if c.Syslog != "" {
+		sinks = append(sinks, audit.SyslogSink(c.Syslog))
+	}
+	if c.Webhook != "" {
+		sinks = append(sinks, audit.WebhookSink(c.Webhook))
+	}
+	return sinks
 }
 
 // openSearch opens the search index, unless search is switched off.

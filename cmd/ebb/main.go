@@ -67,6 +67,7 @@ func commands() []command {
 		tokenCreateCommand, tokenListCommand, tokenRevokeCommand,
 		roomListCommand, roomShowCommand, roomRetentionGetCommand, roomRetentionSetCommand, roomRetentionClearCommand,
 		federationStatusCommand, federationRetryCommand, appserviceListCommand, appservicePingCommand, keysListCommand, keysRotateCommand, keysCreateCommand,
+		auditVerifyCommand, auditExportCommand, auditKeyCommand,
 		emailTestCommand, reportListCommand, purgeNowCommand, healthcheckCommand, doctorCommand, versionCommand, resolveStateCommand,
 	}
 }

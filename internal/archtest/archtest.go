@@ -65,6 +65,7 @@ var rules = map[string]rule{
 	"rooms/sticky": {rank: 3, only: []string{"ident", "storage"}},
 	"rooms/txns":   {rank: 3},
 	"search":       {rank: 3},
+	"audit":        {rank: 3},
 	"rooms/graph": {
 		rank: 3, only: []string{"canonjson", "ident", "storage", "telemetry", "rooms/pdu", "rooms/eventauth", "rooms/stateres"}, sideways: []string{"pushrules"},
 	},

@@ -1,0 +1,219 @@
+// Package audit keeps the audit log: sign-ins and failures, sessions that ended, changed passwords and factors, and the
+// acts of administrators. Records are added in the write of what they record and are never changed; only their bodies
+// are removed after a while (audit.keep), with all that is personal in them.
+//
+// Each record has the hash of the one before. Whoever holds the database could still compute the whole chain again, so
+// signed checkpoints go to sinks outside the host, and Verify compares the chain with them. The key that signs them is
+// encrypted in the database under a key outside it (package secrets).
+package audit
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"ebb/secrets"
+	"ebb/storage"
+)
+
+// Options are the dependencies and settings of a Log.
+type Options struct {
+	DB       *storage.DB
+	Server   string        // this server's name
+	Secrets  *secrets.Ring // encrypts the key that signs checkpoints
+	Keep     time.Duration // how long bodies are kept; 0: for ever
+	Sinks    []Sink
+	Interval time.Duration // between checkpoints
+	Now      func() time.Time
+	Log      *slog.Logger
+}
+
+// Log implements the package. It is safe for concurrent use. A nil Log records nothing.
+type Log struct {
+	opts Options
+
+	// mu guards failures; a leaf lock.
+	mu       sync.Mutex
+	failures map[failure]int64
+}
+
+// New returns a Log.
+func New(o Options) *Log {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Log{opts: o, failures: map[failure]int64{}}
+}
+
+// maxBody bounds the body of a record, in bytes; beyond it, the record has only its kind.
+const maxBody = 16 << 10
+
+// actorKey is the key of a context's actor.
+type actorKey struct{}
+
+// WithActor returns a context whose records name who acts, such as "command line".
+func WithActor(ctx context.Context, actor string) context.Context {
+	return context.WithValue(ctx, actorKey{}, actor)
+}
+
+// Add appends a record within a write. The attributes are names and values, as for a log message.
+func (l *Log) Add(ctx context.Context, tx *storage.Tx, kind string, attrs ...any) error {
+	if l == nil {
+		return nil
+	}
+	body := map[string]string{}
+	if actor, ok := ctx.Value(actorKey{}).(string); ok {
+		body["actor"] = actor
+	}
+	for i := 0; i+1 < len(attrs); i += 2 {
+		body[fmt.Sprint(attrs[i])] = fmt.Sprint(attrs[i+1])
+	}
+	text, err := json.Marshal(body) // with sorted members
+	if err != nil {
+		return err
+	}
+	if len(text) > maxBody {
+		text = []byte(`{"shortened":"true"}`)
+	}
+	return add(tx, kind, string(text))
+}
+
+func add(tx *storage.Tx, kind, body string) error {
+	last, _, err := tx.LastAudit()
+	if err != nil {
+		return err
+	}
+	var salt [16]byte
+	_, _ = rand.Read(salt[:]) // never fails (crypto/rand)
+	row := storage.AuditRow{Seq: last.Seq + 1, TS: tx.Now().UnixMilli(), Kind: kind, Salt: hex.EncodeToString(salt[:]), Body: body}
+	row.BodyHash = bodyHash(row)
+	row.Hash = chainHash(last.Hash, row)
+	return tx.AddAudit(row)
+}
+
+func bodyHash(a storage.AuditRow) string {
+	sum := sha256.Sum256([]byte(a.Salt + "\n" + a.Body))
+	return hex.EncodeToString(sum[:])
+}
+
+// chainHash returns the hash of a row that follows one with the hash previous.
+func chainHash(previous string, a storage.AuditRow) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "ebb audit 1\n%s\n%d\n%d\n%s\n%s", previous, a.Seq, a.TS, a.Kind, a.BodyHash))
+	return hex.EncodeToString(sum[:])
+}
+
+// Record appends a record in a write of its own, for an act that makes none.
+func (l *Log) Record(ctx context.Context, kind string, attrs ...any) error {
+	if l == nil {
+		return nil
+	}
+	return l.opts.DB.Write(ctx, func(tx *storage.Tx) error { return l.Add(ctx, tx, kind, attrs...) })
+}
+
+// failure is a kind of failed sign-in.
+type failure struct{ user, reason string }
+
+// maxFailures bounds the kinds of failed sign-ins that a record counts one by one; all others are counted together.
+const maxFailures = 20
+
+// Failed counts a failed sign-in. Strangers cause these, so that they are written together, once in a while (Flush).
+// user is "" unless there is such an account: what is typed for a name can be a password.
+func (l *Log) Failed(user, reason string) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := failure{user, reason}
+	if _, known := l.failures[f]; !known && len(l.failures) >= maxFailures {
+		f = failure{reason: "others"}
+	}
+	l.failures[f]++
+}
+
+// Flush writes the failed sign-ins that were counted since it was last called, as one record.
+func (l *Log) Flush(ctx context.Context) error {
+	l.mu.Lock()
+	counted := l.failures
+	l.failures = map[failure]int64{}
+	l.mu.Unlock()
+	if len(counted) == 0 {
+		return nil
+	}
+	var attrs []any
+	for f, n := range counted {
+		attrs = append(attrs, f.user+" "+f.reason, n)
+	}
+	return l.Record(ctx, "sign-ins failed", attrs...)
+}
+
+// pruneBatch is the number of bodies that one write removes.
+const pruneBatch = 500
+
+// KindPruned is the kind of the records that say up to which record bodies were removed.
+const KindPruned = "bodies removed"
+
+// Prune removes the bodies that are older than Options.Keep, and records up to where.
+func (l *Log) Prune(ctx context.Context) error {
+	if l.opts.Keep == 0 {
+		return nil
+	}
+	before := l.opts.Now().Add(-l.opts.Keep).UnixMilli()
+	for more := true; more; {
+		err := l.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+			last, err := tx.PruneAudit(before, pruneBatch)
+			if more = last != 0; err != nil || !more {
+				return err
+			}
+			return l.Add(ctx, tx, KindPruned, "up_to", last)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Intervals of Run.
+const (
+	flushInterval = time.Minute
+	pruneInterval = time.Hour
+)
+
+// Run writes counted failures, removes old bodies and sends checkpoints until ctx ends.
+func (l *Log) Run(ctx context.Context) error {
+	flush, prune, check := time.NewTicker(flushInterval), time.NewTicker(pruneInterval), time.NewTicker(max(l.opts.Interval, time.Second))
+	defer flush.Stop()
+	defer prune.Stop()
+	defer check.Stop()
+	l.try(ctx, "remove old bodies from the audit log", l.Prune)
+	for {
+		select {
+		case <-ctx.Done():
+			ctx = context.WithoutCancel(ctx)
+			l.try(ctx, "write failed sign-ins to the audit log", l.Flush)
+			return nil
+		case <-flush.C:
+			l.try(ctx, "write failed sign-ins to the audit log", l.Flush)
+		case <-prune.C:
+			l.try(ctx, "remove old bodies from the audit log", l.Prune)
+		case <-check.C:
+			l.try(ctx, "send checkpoints of the audit log; they are sent again", l.Checkpoint)
+		}
+	}
+}
+
+func (l *Log) try(ctx context.Context, what string, f func(context.Context) error) {
+	if err := f(ctx); err != nil && ctx.Err() == nil {
+		l.opts.Log.Error("Cannot "+what, "err", err)
+	}
+}

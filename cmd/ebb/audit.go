@@ -1,0 +1,166 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"time"
+
+	"ebb/audit"
+	"ebb/storage"
+)
+
+// databaseFlag adds the flag for another database than that of the configuration, such as a backup.
+func (inv *invocation) databaseFlag() *string {
+	return inv.flags.String("database", "", "the `ADDRESS` of another database, such as sqlite:backup.db")
+}
+
+// dsn returns the database of the flag, or else that of the configuration.
+func (inv *invocation) dsn(flag string) (string, error) {
+	if flag != "" {
+		return flag, nil
+	}
+	cfg, err := inv.config()
+	if err != nil {
+		return "", err
+	}
+	return cfg.DSN(), nil
+}
+
+var auditVerifyCommand = command{
+	name: "audit verify", short: "check that no record of the audit log was changed", example: "ebb audit verify --checkpoints checkpoints.log --key example.org+1a2b3c4d+AbCd…",
+	setup: func(inv *invocation) func(context.Context) error {
+		file := inv.flags.String("checkpoints", "", "a `FILE` with the checkpoints that a sink has kept; without it, only the chain itself is checked")
+		key := inv.flags.String("key", "", "the `KEY` that ebb audit key printed; by default that of the database, which whoever changed it could have replaced")
+		database := inv.databaseFlag()
+		return func(ctx context.Context) error {
+			if err := inv.none(); err != nil {
+				return err
+			}
+			dsn, err := inv.dsn(*database)
+			if err != nil {
+				return err
+			}
+			checkpoints, err := readCheckpoints(ctx, dsn, *file, *key)
+			if err != nil {
+				return err
+			}
+			return inv.verifyAudit(ctx, dsn, checkpoints)
+		}
+	},
+}
+
+// verifyAudit checks the audit log of a database and prints the result.
+func (inv *invocation) verifyAudit(ctx context.Context, dsn string, checkpoints []audit.Checkpoint) error {
+	v, err := audit.NewVerifier(checkpoints)
+	if err != nil {
+		return refusedError{err}
+	}
+	var wrong error
+	_, err = storage.PeekAudit(ctx, dsn, func(a storage.AuditRow) error {
+		wrong = v.Row(a)
+		return wrong
+	})
+	if wrong != nil {
+		return refusedError{wrong}
+	}
+	if err != nil {
+		return err
+	}
+	rows, err := v.End()
+	if err != nil {
+		return refusedError{err}
+	}
+	_, err = fmt.Fprintf(inv.stdout, "%d rows are as they were written; %d of %d checkpoints were compared.\n", rows, v.Checked, len(checkpoints))
+	return err
+}
+
+// readCheckpoints reads the file of a sink, "" for none.
+func readCheckpoints(ctx context.Context, dsn, file, key string) ([]audit.Checkpoint, error) {
+	if file == "" {
+		return nil, nil
+	}
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	if key == "" {
+		if key, err = auditKey(ctx, dsn); err != nil {
+			return nil, err
+		}
+	}
+	list, err := audit.ReadCheckpoints(raw, key)
+	if err != nil {
+		return nil, refusedError{err}
+	}
+	return list, nil
+}
+
+// auditKey returns the key with which checkpoints are verified, as the database has it.
+func auditKey(ctx context.Context, dsn string) (string, error) {
+	key, err := storage.PeekAudit(ctx, dsn, func(storage.AuditRow) error { return nil })
+	if err == nil && key == "" {
+		err = refusedError{fmt.Errorf("the audit log has no key yet: the server creates it with the first checkpoint (audit.checkpoints)")}
+	}
+	return key, err
+}
+
+var auditKeyCommand = command{
+	name: "audit key", short: "print the key that verifies checkpoints of the audit log", example: "ebb audit key",
+	setup: func(inv *invocation) func(context.Context) error {
+		database := inv.databaseFlag()
+		return func(ctx context.Context) error {
+			if err := inv.none(); err != nil {
+				return err
+			}
+			dsn, err := inv.dsn(*database)
+			if err != nil {
+				return err
+			}
+			key, err := auditKey(ctx, dsn)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(inv.stdout, key)
+			return err
+		}
+	},
+}
+
+// auditLine is a record as printed by audit export. It has all that verifying the chain takes.
+type auditLine struct {
+	Seq      int64           `json:"seq"`
+	Time     time.Time       `json:"time"`
+	Kind     string          `json:"kind"`
+	Body     json.RawMessage `json:"body,omitempty"` // missing: removed after audit.keep
+	Salt     string          `json:"salt,omitempty"`
+	BodyHash string          `json:"body_hash"`
+	Hash     string          `json:"hash"`
+}
+
+var auditExportCommand = command{
+	name: "audit export", short: "print the audit log, one JSON object a line", example: "ebb audit export > audit.jsonl",
+	setup: func(inv *invocation) func(context.Context) error {
+		database := inv.databaseFlag()
+		return func(ctx context.Context) error {
+			if err := inv.none(); err != nil {
+				return err
+			}
+			dsn, err := inv.dsn(*database)
+			if err != nil {
+				return err
+			}
+			w := bufio.NewWriter(inv.stdout)
+			out := json.NewEncoder(w)
+			_, err = storage.PeekAudit(ctx, dsn, func(a storage.AuditRow) error {
+				return out.Encode(auditLine{a.Seq, time.UnixMilli(a.TS).UTC(), a.Kind, json.RawMessage(a.Body), a.Salt, a.BodyHash, a.Hash})
+			})
+			if err != nil {
+				return err
+			}
+			return w.Flush()
+		}
+	},
+}

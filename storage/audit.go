@@ -1,0 +1,139 @@
+package storage
+
+import (
+	"context"
+	"errors"
+)
+
+// AuditRow is a record of the audit log.
+type AuditRow struct {
+	Seq      int64
+	TS       int64 // ms
+	Kind     string
+	Salt     string // "" without a body
+	Body     string // "": removed
+	BodyHash string
+	Hash     string
+}
+
+const auditColumns = `seq, ts, kind, salt, body, body_hash, hash`
+
+func scanAudit(r Row) (a AuditRow, err error) {
+	err = r.Scan(&a.Seq, &a.TS, &a.Kind, &a.Salt, &a.Body, &a.BodyHash, &a.Hash)
+	return a, err
+}
+
+// LastAudit returns the newest record of the audit log.
+func (tx *Tx) LastAudit() (AuditRow, bool, error) {
+	return one(tx, scanAudit, `SELECT `+auditColumns+` FROM audit ORDER BY seq DESC LIMIT 1`)
+}
+
+// AddAudit appends a record to the audit log.
+func (tx *Tx) AddAudit(a AuditRow) error {
+	_, err := tx.exec(`INSERT INTO audit (`+auditColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7)`, a.Seq, a.TS, a.Kind, a.Salt, a.Body, a.BodyHash, a.Hash)
+	return err
+}
+
+const (
+	// It uses the index audit_bodies.
+	oldAuditBodiesQuery   = `SELECT seq FROM audit WHERE ts < $1 AND body <> '' ORDER BY ts, seq LIMIT $2`
+	pruneAuditBodiesQuery = `UPDATE audit SET body = '', salt = '' WHERE seq <= $1 AND body <> '' AND ts < $2`
+)
+
+// PruneAudit removes the bodies of at most limit records from before a time (ms). It returns the last of them, 0 if
+// there is none.
+func (tx *Tx) PruneAudit(beforeTS int64, limit int) (last int64, err error) {
+	old, err := collect(tx, scanNumber[int64], oldAuditBodiesQuery, beforeTS, limit)
+	if err != nil || len(old) == 0 {
+		return 0, err
+	}
+	for _, seq := range old {
+		last = max(last, seq)
+	}
+	_, err = tx.exec(pruneAuditBodiesQuery, last, beforeTS)
+	return last, err
+}
+
+// AuditDelivered returns up to which record a sink has got a checkpoint.
+func (tx *Tx) AuditDelivered(sink string) (int64, error) {
+	seq, _, err := one(tx, scanNumber[int64], `SELECT seq FROM audit_sinks WHERE sink = $1`, sink)
+	return seq, err
+}
+
+// SetAuditDelivered records up to which record a sink has got a checkpoint.
+func (tx *Tx) SetAuditDelivered(sink string, seq int64) error {
+	_, err := tx.exec(`INSERT INTO audit_sinks (sink, seq) VALUES ($1, $2) ON CONFLICT (sink) DO UPDATE SET seq = excluded.seq`, sink, seq)
+	return err
+}
+
+// Names of the rows of meta with the key that signs checkpoints: encrypted, and its public part.
+const (
+	metaAuditKey      = "audit_key"
+	metaAuditVerifier = "audit_verifier"
+)
+
+// AuditKey returns the encrypted key that signs checkpoints, and its public part; "" if there is none.
+func (tx *Tx) AuditKey() (sealed, verifier string, err error) {
+	if sealed, _, err = one(tx, scanString, identityQuery, metaAuditKey); err != nil {
+		return "", "", err
+	}
+	verifier, _, err = one(tx, scanString, identityQuery, metaAuditVerifier)
+	return sealed, verifier, err
+}
+
+// SetAuditKey stores the key that signs checkpoints.
+func (tx *Tx) SetAuditKey(sealed, verifier string) error {
+	if _, err := tx.exec(setMetaQuery, metaAuditKey, sealed); err != nil {
+		return err
+	}
+	_, err := tx.exec(setMetaQuery, metaAuditVerifier, verifier)
+	return err
+}
+
+// ErrNoAudit means that a database has no audit log.
+var ErrNoAudit = errors.New("the database has no audit log")
+
+// auditFile is the migration that creates the table audit.
+const auditFile = "0056_audit.sql"
+
+// PeekAudit reads the audit log of a database, which may be in use or a backup, and changes nothing. It calls f for
+// every record, in order, and returns the public part of the key that signs checkpoints.
+func PeekAudit(ctx context.Context, dsn string, f func(AuditRow) error) (verifier string, err error) {
+	d, err := parseDSN(dsn)
+	if err != nil {
+		return "", err
+	}
+	c, err := d.peek(ctx)
+	if c == nil || err != nil {
+		return "", errors.Join(err, errOrNil(c == nil && err == nil, ErrNoAudit))
+	}
+	defer func() { err = errors.Join(err, c.close()) }()
+	applied, err := appliedMigrations(c)
+	if err != nil {
+		return "", err
+	}
+	known := false
+	for _, name := range applied {
+		known = known || name == auditFile
+	}
+	if !known {
+		return "", ErrNoAudit
+	}
+	if err := c.query(func(r Row) error { return r.Scan(&verifier) }, identityQuery, metaAuditVerifier); err != nil {
+		return "", err
+	}
+	return verifier, c.query(func(r Row) error {
+		a, err := scanAudit(r)
+		if err != nil {
+			return err
+		}
+		return f(a)
+	}, `SELECT `+auditColumns+` FROM audit ORDER BY seq`)
+}
+
+func errOrNil(is bool, err error) error {
+	if is {
+		return err
+	}
+	return nil
+}
