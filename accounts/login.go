@@ -67,13 +67,28 @@ func (s *Service) LoginPassword(ctx context.Context, who Identifier, password st
 		}
 		return SignedIn{}, err
 	}
+	fresh, err := s.rehash(ctx, checked, password)
+	if err != nil {
+		return SignedIn{}, err
+	}
 	return s.signIn(ctx, n, func(w *write) (gate.Attempt, error) {
 		a, _, err := w.Account(checked.NID)
 		if err == nil && a.Password != checked.Password { // changed in the meantime
 			err = s.gate.ErrWrongPassword()
 		}
+		if err == nil && fresh != "" {
+			err = w.SetPassword(checked.NID, fresh)
+		}
 		return gate.Attempt{Path: gate.PathPassword, User: checked.NID, Shown: gate.Password, Network: n.Network, Guess: try}, err
 	})
+}
+
+// rehash returns a hash of this server's own kind for an account that has one from another server, and "" for others.
+func (s *Service) rehash(ctx context.Context, a storage.AccountRow, password string) (string, error) {
+	if !isImported(a.Password) {
+		return "", nil
+	}
+	return s.hasher.hash(ctx, password)
 }
 
 // OffersPassword reports whether anybody can log in with only a password.

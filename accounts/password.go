@@ -90,12 +90,15 @@ func (h *hasher) verify(ctx context.Context, password, stored string) (bool, err
 	if nobody {
 		stored = h.dummy
 	}
+	if len(password) > maxPassword {
+		password = ""
+	}
+	if isImported(stored) {
+		return h.verifyImported(ctx, password, stored)
+	}
 	p, err := parseHash(stored)
 	if err != nil {
 		return false, err
-	}
-	if len(password) > maxPassword {
-		password = ""
 	}
 	var sum []byte
 	err = h.work(ctx, func() {
@@ -103,6 +106,16 @@ func (h *hasher) verify(ctx context.Context, password, stored string) (bool, err
 	})
 	same := subtle.ConstantTimeCompare(sum, p.sum) == 1
 	return same && !nobody && password != "" && err == nil, err
+}
+
+// verifyImported reports whether a password matches a hash from another server.
+func (h *hasher) verifyImported(ctx context.Context, password, stored string) (good bool, err error) {
+	var failed error
+	err = h.work(ctx, func() { good, failed = matchesImported(password, stored) })
+	if err == nil {
+		err = failed
+	}
+	return good && password != "" && err == nil, err
 }
 
 // hashParts is a parsed stored form. It includes the cost, which newer versions may change.

@@ -26,6 +26,7 @@ type NewAccount struct {
 	Email       *Verified   // the verified address of the account, or nil
 	Network     string      // the client's network, for Budgets; "" if an administrator or application service creates the account
 	AppService  string      // the application service that creates the account, which gets no password; or ""
+	NoPassword  bool        // the account is for a program and gets no password
 	Path        gate.Path   // the path on which SignIn gets its tokens; "" means gate.PathRegister
 }
 
@@ -78,14 +79,14 @@ func (s *Service) Create(ctx context.Context, n NewAccount) (SignedIn, error) {
 
 // hashOf returns the hash of the password of a new account, or "" if it has no password.
 func (s *Service) hashOf(ctx context.Context, n NewAccount) (string, error) {
-	if n.AppService != "" {
+	if n.AppService != "" || n.NoPassword {
 		return "", nil
 	}
 	return s.hasher.hash(ctx, n.Password)
 }
 
 func (n NewAccount) check() error {
-	if err := CheckPassword(n.Password); err != nil && n.AppService == "" {
+	if err := CheckPassword(n.Password); err != nil && n.AppService == "" && !n.NoPassword {
 		return err
 	}
 	if err := checkText("displayname", n.DisplayName, maxDisplayName); err != nil || n.SignIn == nil {
@@ -416,6 +417,24 @@ func (s *Service) SetPassword(ctx context.Context, user id.UserID, password stri
 		}
 		w.note("password changed", "user", user)
 		return s.setPassword(w, a.NID, hash, signOut, keep)
+	})
+}
+
+// SetPasswordHash sets a user's password by a bcrypt hash from another server. The next sign-in replaces it by a hash
+// of this server's own kind.
+//
+// Errors: M_NOT_FOUND, M_INVALID_PARAM.
+func (s *Service) SetPasswordHash(ctx context.Context, user id.UserID, hash string) error {
+	if err := checkImported(hash); err != nil {
+		return err
+	}
+	return s.write(ctx, func(w *write) error {
+		a, err := s.activeAccount(w.Tx, user)
+		if err != nil {
+			return err
+		}
+		w.note("password hash imported", "user", user)
+		return w.SetPassword(a.NID, hash)
 	})
 }
 

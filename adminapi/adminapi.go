@@ -85,6 +85,9 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 		"user enrol-revoke":    decoded(a.userEnrolRevoke),
 		"admin recover":        decoded(a.adminRecover),
 		"token create":         decoded(a.tokenCreate),
+		"token issue":          decoded(a.tokenIssue),
+		"token issued":         decoded(a.tokenIssued),
+		"token withdraw":       decoded(a.tokenWithdraw),
 		"token list":           decoded(a.tokenList),
 		"token revoke":         decoded(a.tokenRevoke),
 		"room list":            decoded(a.roomList),
@@ -133,10 +136,10 @@ func (a *API) Run(ctx context.Context, name string, args json.RawMessage) (any, 
 }
 
 // reading are the commands that change nothing. All others are recorded in the audit log.
-var reading = []string{"user list", "token list", "room list", "room show", "room retention get", "report list", "federation status", "appservice list", "keys list"}
+var reading = []string{"user list", "token list", "token issued", "room list", "room show", "room retention get", "report list", "federation status", "appservice list", "keys list"}
 
 // recorded are the arguments of commands that the audit log shows: none that may be a secret.
-var recorded = []string{"user", "room", "server", "id", "device", "admin", "erase", "sign_out", "uses", "expires", "min_lifetime_ms", "max_lifetime_ms"}
+var recorded = []string{"user", "room", "server", "id", "device", "admin", "erase", "sign_out", "uses", "expires", "lifetime_ms", "service", "min_lifetime_ms", "max_lifetime_ms"}
 
 // record adds a command to the audit log, whether it has succeeded or not.
 func (a *API) record(ctx context.Context, name string, args json.RawMessage, failed error) error {

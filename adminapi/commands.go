@@ -18,6 +18,8 @@ import (
 type UserArgs struct {
 	User     string `json:"user"` // @localpart:server, or the localpart
 	Password string `json:"password,omitempty"`
+	Hash     string `json:"hash,omitempty"`    // for user passwd: a bcrypt hash instead of a password
+	Service  bool   `json:"service,omitempty"` // for user add: an account for a program, without password
 	Admin    bool   `json:"admin,omitempty"`
 	SignOut  bool   `json:"sign_out,omitempty"`
 	Erase    bool   `json:"erase,omitempty"`
@@ -53,7 +55,7 @@ func (a *API) userAdd(ctx context.Context, u UserArgs) (any, error) {
 	if localpart == "" {
 		return nil, mxerr.MissingParam("The user is missing")
 	}
-	made, err := a.Accounts.Create(ctx, accounts.NewAccount{Username: localpart, Password: u.Password, Admin: u.Admin})
+	made, err := a.Accounts.Create(ctx, accounts.NewAccount{Username: localpart, Password: u.Password, Admin: u.Admin, NoPassword: u.Service})
 	return User{User: made.User, Created: a.Now(), Admin: u.Admin}, err
 }
 
@@ -61,6 +63,9 @@ func (a *API) userPasswd(ctx context.Context, u UserArgs) (any, error) {
 	user, err := a.userID(u.User)
 	if err != nil {
 		return nil, err
+	}
+	if u.Hash != "" {
+		return struct{}{}, a.Accounts.SetPasswordHash(ctx, user, u.Hash)
 	}
 	return struct{}{}, a.Accounts.SetPassword(ctx, user, u.Password, u.SignOut, "")
 }

@@ -40,6 +40,10 @@ func TestSignInsAndActsOfAdministratorsAreInTheAuditLog(t *testing.T) {
 	control("token create", `{"token":"registration-secret"}`)
 	control("keys rotate", `{}`)
 	control("purge now", `{}`)
+	control("user add", `{"user":"bot","service":true}`)
+	control("token issue", `{"user":"bot","device":"BUILD","lifetime_ms":60000}`)
+	control("token issued", `{}`)
+	control("token withdraw", `{"user":"bot","device":"BUILD"}`)
 	alice.Do("PUT", "/v1/admin/suspend/@bob:test", obj{"suspended": true})
 	if _, err := s.Control(t.Context(), "user lock", json.RawMessage(`{"user":"nobody"}`)); err == nil {
 		t.Error("somebody who does not exist is locked")
@@ -51,13 +55,13 @@ func TestSignInsAndActsOfAdministratorsAreInTheAuditLog(t *testing.T) {
 	for _, want := range []string{
 		`signed in {"device":"` + alice.DeviceID, `"path":"register"`, `account made {"actor":"command line"`, `password changed {"actor":"command line","user":"@bob:test"}`,
 		`command: user lock {"actor":"command line","user":"bob"}`, `account locked`, `command: user admin {"actor":"command line","admin":"true","user":"alice"}`,
-		`command: keys rotate`, `command: purge now`, `"by":"@alice:test"`, `command: user lock {"actor":"command line","error":`, `devices signed out`,
+		`command: keys rotate`, `command: purge now`, `"by":"@alice:test"`, `token issued to a program`, `command: token withdraw {"actor":"command line","device":"BUILD","user":"bot"}`, `command: user lock {"actor":"command line","error":`, `devices signed out`,
 	} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no %s in\n%s", want, all)
 		}
 	}
-	for _, secret := range []string{"a secret that nobody guesses", "another secret of his", "registration-secret", "user list"} {
+	for _, secret := range []string{"a secret that nobody guesses", "another secret of his", "registration-secret", "user list", "command: token issued", "ebb_a_"} {
 		if strings.Contains(all, secret) {
 			t.Errorf("%s is in the audit log", secret)
 		}

@@ -87,3 +87,32 @@ func (tx *Tx) ExpireTokens(device ident.DeviceNID) error {
 	_, err := tx.exec(expireTokensQuery, int64(device), tx.now.UnixMilli())
 	return err
 }
+
+// MachineSession is a session that an administrator has given to a program.
+type MachineSession struct {
+	Device    ident.DeviceNID
+	UserID    string
+	DeviceID  string
+	CreatedTS int64 // ms
+	SeenTS    int64 // ms
+	ExpiresTS int64 // ms; 0: never
+}
+
+const machineSessionsQuery = `SELECT d.nid, u.user_id, d.device_id, d.created_ts, d.seen_ts,
+coalesce((SELECT max(t.expires_ts) FROM access_tokens t WHERE t.device_nid = d.nid), 0)
+FROM devices d JOIN users u ON u.nid = d.user_nid WHERE d.path = 'machine' AND d.nid > $1 ORDER BY d.nid LIMIT $2`
+
+// MachineSessions returns a page of the sessions of programs, oldest first: at most limit of those after a device. It
+// uses the index devices_of_machines.
+func (tx *Tx) MachineSessions(after ident.DeviceNID, limit int) ([]MachineSession, error) {
+	return collect(tx, func(r Row) (m MachineSession, err error) {
+		err = r.Scan(&m.Device, &m.UserID, &m.DeviceID, &m.CreatedTS, &m.SeenTS, &m.ExpiresTS)
+		return m, err
+	}, machineSessionsQuery, int64(after), limit)
+}
+
+// IsMachine reports whether a device is the session of a program.
+func (tx *Tx) IsMachine(device ident.DeviceNID) (bool, error) {
+	_, found, err := one(tx, scanNumber[int64], `SELECT nid FROM devices WHERE nid = $1 AND path = 'machine'`, int64(device))
+	return found, err
+}

@@ -65,6 +65,7 @@ func commands() []command {
 		userLockCommand, userUnlockCommand, userSuspendCommand, userUnsuspendCommand,
 		userEnrolLinkCommand, userEnrolListCommand, userEnrolRevokeCommand, adminRecoverCommand,
 		tokenCreateCommand, tokenListCommand, tokenRevokeCommand,
+		tokenCreateCommand, tokenListCommand, tokenRevokeCommand, tokenIssueCommand, tokenIssuedCommand, tokenWithdrawCommand,
 		roomListCommand, roomShowCommand, roomRetentionGetCommand, roomRetentionSetCommand, roomRetentionClearCommand,
 		federationStatusCommand, federationRetryCommand, appserviceListCommand, appservicePingCommand, keysListCommand, keysRotateCommand, keysCreateCommand,
 		auditVerifyCommand, auditExportCommand, auditKeyCommand,

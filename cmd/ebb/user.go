@@ -17,18 +17,21 @@ var userAddCommand = command{
 	name: "user add", args: "USER", short: "create an account", example: "ebb user add --admin alice",
 	setup: func(inv *invocation) func(context.Context) error {
 		admin := inv.flags.Bool("admin", false, "create an administrator account")
+		service := inv.flags.Bool("service", false, "create an account for a program, without password: see ebb token issue")
 		fromStdin := inv.passwordFlag()
 		return func(ctx context.Context) error {
 			user, err := inv.one("user")
 			if err != nil {
 				return err
 			}
-			password, err := inv.password(*fromStdin)
-			if err != nil {
-				return err
+			password := ""
+			if !*service {
+				if password, err = inv.password(*fromStdin); err != nil {
+					return err
+				}
 			}
 			var made adminapi.User
-			if err := inv.call(ctx, "user add", adminapi.UserArgs{User: user, Password: password, Admin: *admin}, &made); err != nil {
+			if err := inv.call(ctx, "user add", adminapi.UserArgs{User: user, Password: password, Admin: *admin, Service: *service}, &made); err != nil {
 				return err
 			}
 			_, err = fmt.Fprintln(inv.stdout, made.User)
@@ -53,16 +56,24 @@ var userPasswdCommand = command{
 	setup: func(inv *invocation) func(context.Context) error {
 		signOut := inv.flags.Bool("sign-out", false, "log out all devices of the user")
 		fromStdin := inv.passwordFlag()
+		hashed := inv.flags.Bool("hash-stdin", false, "read a bcrypt hash of another server from standard input instead of a password")
 		return func(ctx context.Context) error {
 			user, err := inv.one("user")
 			if err != nil {
 				return err
 			}
-			password, err := inv.password(*fromStdin)
+			if *hashed && *signOut {
+				return usagef("--hash-stdin sets no new password, so that no device is signed out: leave out --sign-out")
+			}
+			password, err := inv.password(*fromStdin || *hashed)
 			if err != nil {
 				return err
 			}
-			return inv.call(ctx, "user passwd", adminapi.UserArgs{User: user, Password: password, SignOut: *signOut}, &struct{}{})
+			args := adminapi.UserArgs{User: user, Password: password, SignOut: *signOut}
+			if *hashed {
+				args.Password, args.Hash = "", password
+			}
+			return inv.call(ctx, "user passwd", args, &struct{}{})
 		}
 	},
 }
