@@ -133,6 +133,30 @@ func (s *Service) DeleteDevices(ctx context.Context, user ident.UserNID, devices
 	})
 }
 
+// EndSessions deletes the devices that find returns within the write, with a reason for the log. It returns their
+// number.
+func (s *Service) EndSessions(ctx context.Context, reason string, find func(*storage.Tx) ([]storage.OAuthSession, error)) (ended int, err error) {
+	err = s.write(ctx, func(w *write) error {
+		all, err := find(w.Tx)
+		if err != nil {
+			return err
+		}
+		ended = len(all)
+		for _, o := range all {
+			user, err := w.UserID(o.User)
+			if err != nil {
+				return err
+			}
+			w.note("session ended", "user", user, "device", o.DeviceID, "reason", reason)
+			if err := s.deleteDevices(w, o.User, []storage.DeviceRow{{NID: o.Device, DeviceID: o.DeviceID}}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return ended, err
+}
+
 // DeleteAllDevices deletes every device of a user except keep, which may be "".
 func (s *Service) DeleteAllDevices(ctx context.Context, user ident.UserNID, keep id.DeviceID) error {
 	return s.write(ctx, func(w *write) error { return s.deleteAllDevices(w, user, keep) })

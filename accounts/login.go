@@ -21,9 +21,10 @@ type NewSession struct {
 	DisplayName string      // name of a new device
 	Refresh     bool        // whether the client supports refreshing its access token
 
-	// Lifetime is how long the access token of a client that does not refresh is valid. 0 means that it does not
-	// expire.
+	// Lifetime is how long the access token is valid. 0 means Options.AccessTokenLifetime for a client that refreshes,
+	// and for ever for others.
 	Lifetime time.Duration
+	Family   string // see gate.TokenOptions
 }
 
 // Tokens are the tokens of a session.
@@ -89,6 +90,25 @@ func (s *Service) rehash(ctx context.Context, a storage.AccountRow, password str
 		return "", nil
 	}
 	return s.hasher.hash(ctx, password)
+}
+
+// VerifyPassword checks a password for a web page, which asks for a second factor afterwards if the account needs one.
+// It creates no session.
+//
+// Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED.
+func (s *Service) VerifyPassword(ctx context.Context, user, password, network string) (storage.AccountRow, error) {
+	a, err := s.accountToSignIn(ctx, user)
+	if err != nil {
+		return storage.AccountRow{}, err
+	}
+	try, err := s.guessFrom(ctx, a, network)
+	if err != nil {
+		return storage.AccountRow{}, err
+	}
+	if err := s.checkPassword(ctx, a, password, try, false); err != nil {
+		return storage.AccountRow{}, err
+	}
+	return a, nil
 }
 
 // OffersPassword reports whether anybody can log in with only a password.
@@ -271,8 +291,8 @@ func (s *Service) startSession(w *write, pass gate.Pass, n NewSession) (SignedIn
 
 // tokenOptions returns which tokens a session gets. Without refresh tokens, access tokens do not expire.
 func (s *Service) tokenOptions(n NewSession) gate.TokenOptions {
-	o := gate.TokenOptions{Refresh: n.Refresh, Lifetime: n.Lifetime}
-	if n.Refresh {
+	o := gate.TokenOptions{Refresh: n.Refresh, Lifetime: n.Lifetime, Family: n.Family}
+	if n.Refresh && n.Lifetime == 0 {
 		o.Lifetime = s.opts.AccessTokenLifetime
 	}
 	return o
@@ -338,8 +358,20 @@ func refuseKeyName(tx *storage.Tx, user ident.UserNID, device id.DeviceID) error
 //
 // Errors: M_UNKNOWN_TOKEN, M_USER_LOCKED.
 func (s *Service) Refresh(ctx context.Context, refreshToken string) (Tokens, error) {
-	var out Tokens
-	err := s.write(ctx, func(w *write) error {
+	return s.Renew(ctx, gate.PathRefresh, refreshToken, func(_ *storage.Tx, t storage.RefreshTokenRow) (gate.TokenOptions, error) {
+		if p := gate.Path(t.Path); p == gate.PathCode || p == gate.PathDevice { // bound to a client ID, which this request does not have
+			return gate.TokenOptions{}, mxerr.UnknownToken(false)
+		}
+		return gate.TokenOptions{Lifetime: s.opts.AccessTokenLifetime}, nil
+	})
+}
+
+// Renew is Refresh on any path. options is called within the write, and decides which tokens the session gets, or
+// returns an error if this refresh token cannot be used on this path.
+//
+// Errors: M_UNKNOWN_TOKEN, M_USER_LOCKED, and those of options.
+func (s *Service) Renew(ctx context.Context, path gate.Path, refreshToken string, options func(*storage.Tx, storage.RefreshTokenRow) (gate.TokenOptions, error)) (out Tokens, err error) {
+	err = s.write(ctx, func(w *write) error {
 		t, found, err := w.RefreshToken(keyOf(refreshToken).String())
 		if err != nil {
 			return err
@@ -348,7 +380,7 @@ func (s *Service) Refresh(ctx context.Context, refreshToken string) (Tokens, err
 			s.failed(ctx, "", "unknown refresh token")
 			return mxerr.UnknownToken(false)
 		}
-		pass, err := s.gate.Admit(w.Tx, gate.Attempt{Path: gate.PathRefresh, User: t.User, Shown: gate.Evidence(t.Evidence)})
+		pass, err := s.gate.Admit(w.Tx, gate.Attempt{Path: path, User: t.User, Shown: gate.Evidence(t.Evidence)})
 		if err != nil {
 			return err
 		}
@@ -361,7 +393,12 @@ func (s *Service) Refresh(ctx context.Context, refreshToken string) (Tokens, err
 		if err != nil {
 			return err
 		}
-		out, err = pass.Tokens(t.Device, gate.TokenOptions{Lifetime: s.opts.AccessTokenLifetime, Refresh: true, Unused: true})
+		o, err := options(w.Tx, t)
+		if err != nil {
+			return err
+		}
+		o.Refresh, o.Unused = true, true
+		out, err = pass.Tokens(t.Device, o)
 		return err
 	})
 	if err != nil {

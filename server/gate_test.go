@@ -98,6 +98,10 @@ var elsewhere = map[gate.Path]string{
 	gate.PathReset:      "makes no session: gate.TestNoPathLetsOneFactorThroughWhereTwoAreRequired",
 	gate.PathAppService: "needs the token of an application service: the same",
 	gate.PathMachine:    "needs an administrator on the host: the same",
+
+	gate.PathCode:         "is no JSON API: accounts/oauth.TestNoCodeGivesTokensForAPasswordAlone",
+	gate.PathDevice:       "the same",
+	gate.PathOAuthRefresh: "the same",
 }
 
 // try sends the request and reports whether the response contains a token.

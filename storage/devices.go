@@ -67,6 +67,7 @@ func (tx *Tx) DeleteDevice(device ident.DeviceNID) error {
 		dropSlidingOfDeviceQuery,
 		`DELETE FROM access_tokens WHERE device_nid = $1`,
 		`DELETE FROM refresh_tokens WHERE device_nid = $1`,
+		`DELETE FROM oauth_sessions WHERE device_nid = $1`,
 		`DELETE FROM client_txns WHERE device_nid = $1`,
 		`DELETE FROM pushers WHERE device_nid = $1`,
 		`DELETE FROM devices WHERE nid = $1`,

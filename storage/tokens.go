@@ -51,26 +51,29 @@ type RefreshTokenRow struct {
 	User     ident.UserNID
 	Device   ident.DeviceNID
 	Unused   bool
-	Evidence int64 // the factors that the user has presented to sign in
+	Evidence int64  // the factors that the user has presented to sign in
+	Path     string // on which the session began
 }
 
-const refreshTokenQuery = `SELECT t.nid, t.user_nid, t.device_nid, t.unused, d.evidence FROM refresh_tokens t JOIN devices d ON d.nid = t.device_nid WHERE t.hash = $1`
+const refreshTokenQuery = `SELECT t.nid, t.user_nid, t.device_nid, t.unused, d.evidence, d.path FROM refresh_tokens t JOIN devices d ON d.nid = t.device_nid WHERE t.hash = $1`
 
 // RefreshToken finds a refresh token by its hash.
 func (tx *Tx) RefreshToken(hash string) (RefreshTokenRow, bool, error) {
 	return one(tx, func(r Row) (t RefreshTokenRow, err error) {
-		err = r.Scan(&t.NID, &t.User, &t.Device, &t.Unused, &t.Evidence)
+		err = r.Scan(&t.NID, &t.User, &t.Device, &t.Unused, &t.Evidence, &t.Path)
 		return t, err
 	}, refreshTokenQuery, hash)
 }
 
-// RetireTokens makes the tokens that a refresh issued the only ones of a device. It deletes those used before.
+// RetireTokens makes the tokens that a refresh issued the only ones of a device. It deletes those used before. In an
+// OAuth 2.0 session, the next generation of refresh tokens begins.
 func (tx *Tx) RetireTokens(device ident.DeviceNID) error {
 	for _, q := range []string{
 		`DELETE FROM access_tokens WHERE device_nid = $1 AND unused = 0`,
 		`DELETE FROM refresh_tokens WHERE device_nid = $1 AND unused = 0`,
 		`UPDATE access_tokens SET unused = 0 WHERE device_nid = $1`,
 		`UPDATE refresh_tokens SET unused = 0 WHERE device_nid = $1`,
+		`UPDATE oauth_sessions SET generation = generation + 1 WHERE device_nid = $1`,
 	} {
 		if _, err := tx.exec(q, int64(device)); err != nil {
 			return err
@@ -88,13 +91,18 @@ func (tx *Tx) DropUnusedTokens(device ident.DeviceNID) error {
 	return err
 }
 
-// DeleteDeviceTokens deletes all tokens of a device.
+// DeleteDeviceTokens deletes all tokens of a device, and its OAuth 2.0 session.
 func (tx *Tx) DeleteDeviceTokens(device ident.DeviceNID) error {
-	if _, err := tx.exec(`DELETE FROM access_tokens WHERE device_nid = $1`, int64(device)); err != nil {
-		return err
+	for _, q := range []string{
+		`DELETE FROM access_tokens WHERE device_nid = $1`,
+		`DELETE FROM refresh_tokens WHERE device_nid = $1`,
+		`DELETE FROM oauth_sessions WHERE device_nid = $1`,
+	} {
+		if _, err := tx.exec(q, int64(device)); err != nil {
+			return err
+		}
 	}
-	_, err := tx.exec(`DELETE FROM refresh_tokens WHERE device_nid = $1`, int64(device))
-	return err
+	return nil
 }
 
 const addLoginTokenQuery = `INSERT INTO login_tokens (hash, user_nid, evidence, expires_ts) VALUES ($1, $2, $3, $4)`
@@ -160,8 +168,18 @@ func (tx *Tx) DeleteOpenIDTokens(user ident.UserNID) error {
 	return err
 }
 
-// DeleteLoginTokens deletes a user's login tokens.
+// DeleteLoginTokens deletes everything with which another device could be signed in without a password: a user's login
+// tokens, authorization codes, approved device codes and sessions in browsers.
 func (tx *Tx) DeleteLoginTokens(user ident.UserNID) error {
-	_, err := tx.exec(`DELETE FROM login_tokens WHERE user_nid = $1`, int64(user))
-	return err
+	for _, q := range []string{
+		`DELETE FROM login_tokens WHERE user_nid = $1`,
+		`DELETE FROM oauth_codes WHERE user_nid = $1`,
+		`DELETE FROM oauth_device_codes WHERE user_nid = $1`,
+		`DELETE FROM web_sessions WHERE user_nid = $1`,
+	} {
+		if _, err := tx.exec(q, int64(user)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

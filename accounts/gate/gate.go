@@ -34,6 +34,9 @@ const (
 	PathSharedSecret Path = "shared_secret"      // registration with the shared secret
 	PathMachine      Path = "machine"            // ebb token issue
 	PathHandOver     Path = "create_login_token" // POST /login/get_token, which creates a token with which another client logs in
+	PathCode         Path = "authorization_code" // an authorization code (OAuth 2.0)
+	PathDevice       Path = "device_code"        // a device code that the user has approved (OAuth 2.0)
+	PathOAuthRefresh Path = "oauth_refresh"      // a refresh token (OAuth 2.0)
 	PathReset        Path = "reset"              // a new password set by e-mail, which creates no session
 )
 
@@ -89,6 +92,9 @@ var rules = map[Path]rule{
 	PathSharedSecret: {evidence: Invitation, tokens: true},
 	PathMachine:      {evidence: Administrator, tokens: true},
 	PathHandOver:     {inherits: true},
+	PathCode:         {evidence: first | alone&^(Administrator|AppService), tokens: true}, // 256 bits: nobody guesses one
+	PathDevice:       {evidence: first | alone&^(Administrator|AppService), tokens: true},
+	PathOAuthRefresh: {inherits: true, tokens: true, continues: true},
 	PathReset:        {evidence: Email},
 }
 
@@ -199,7 +205,7 @@ func (g *Gate) refusal(path Path) *mxerr.Error {
 	switch path {
 	case PathPassword:
 		return g.ErrWrongPassword()
-	case PathRefresh:
+	case PathRefresh, PathOAuthRefresh:
 		return mxerr.UnknownToken(false)
 	}
 	return mxerr.Forbidden("Nobody can sign in to this account this way")
@@ -210,7 +216,7 @@ func (g *Gate) lacksSecond(path Path) *mxerr.Error {
 	switch path {
 	case PathPassword:
 		return g.ErrWrongPassword()
-	case PathRefresh:
+	case PathRefresh, PathOAuthRefresh:
 		return mxerr.UnknownToken(true)
 	}
 	return mxerr.Forbidden("Signing in to this account needs a second factor: sign in on this server's web page")

@@ -38,6 +38,7 @@ type Tokens struct {
 type TokenOptions struct {
 	Lifetime time.Duration // lifetime of the access token; 0 if it does not expire
 	Refresh  bool          // whether the session gets a refresh token
+	Family   string        // beginning of the refresh token, by which it is known when it is no longer stored
 	Unused   bool          // whether the tokens come from a refresh; the previous ones then remain valid until one of these is used
 }
 
@@ -49,7 +50,7 @@ func (p Pass) Tokens(device ident.DeviceNID, o TokenOptions) (Tokens, error) {
 	}
 	t := Tokens{Access: Secret("ebb_a_", 32), ExpiresIn: o.Lifetime}
 	if o.Refresh {
-		t.Refresh = Secret("ebb_r_", 32)
+		t.Refresh = Secret("ebb_r_"+o.Family, 32)
 		if err := p.tx.AddRefreshToken(KeyOf(t.Refresh).String(), p.account.NID, device, o.Unused); err != nil {
 			return t, err
 		}

@@ -1,0 +1,346 @@
+// Package oauth is an authorization server for the OAuth 2.0 API of Matrix, without its HTTP endpoints and pages:
+// registration of clients, authorization codes with PKCE, device codes, refresh tokens and revocation. Tokens are made
+// by accounts/gate, and sessions begin and end in accounts.
+//
+// What can be used once is used up in the write that makes the session, so that of two uses at the same time one fails.
+// Codes and tokens are stored as hashes.
+package oauth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/accounts"
+	"ebb/accounts/gate"
+	"ebb/ident"
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// Error is an error of OAuth 2.0, as a client gets it.
+type Error struct {
+	Status      int
+	Code        string
+	Description string
+}
+
+// Error implements error.
+func (e *Error) Error() string { return e.Code + ": " + e.Description }
+
+// Codes of errors.
+const (
+	errRequest  = "invalid_request"
+	errMetadata = "invalid_client_metadata"
+	errRedirect = "invalid_redirect_uri"
+	errScope    = "invalid_scope"
+	errGrant    = "invalid_grant"
+	errClient   = "invalid_client"
+)
+
+var errURI = errors.New("not a URI of a web page")
+
+func invalid(code, format string, args ...any) *Error {
+	return &Error{Status: http.StatusBadRequest, Code: code, Description: fmt.Sprintf(format, args...)}
+}
+
+func noClient() *Error {
+	return &Error{Status: http.StatusUnauthorized, Code: errClient, Description: "There is no such client: register it again"}
+}
+
+// Options are the dependencies and settings of a Service.
+type Options struct {
+	DB              *storage.DB
+	Accounts        *accounts.Service
+	Gate            *gate.Gate
+	Issuer          string        // the server's address
+	Clients         []string      // hosts of the only clients that may register; empty: all may
+	IdleLifetime    time.Duration // how long a session may go without a refresh; 0: for ever
+	SessionLifetime time.Duration // how long a session lasts; 0: for ever
+	Now             func() time.Time
+	Log             *slog.Logger
+}
+
+// Service is an authorization server. It is safe for concurrent use.
+type Service struct {
+	opts  Options
+	rules rules
+}
+
+// New returns a Service.
+func New(o Options) *Service {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Service{opts: o, rules: rules{hosts: o.Clients}}
+	if u, err := url.Parse(o.Issuer); err == nil {
+		s.rules.loopback = u.Scheme == "http" && isLoopback(u.Hostname())
+	}
+	return s
+}
+
+// Lifetimes of codes and tokens.
+const (
+	accessLifetime = 5 * time.Minute
+	codeLifetime   = time.Minute
+	codeKept       = time.Hour // after which a replayed code is unknown
+)
+
+// Grant is what a client gets.
+type Grant struct {
+	gate.Tokens
+	Scope string
+}
+
+// Authorize checks an authorization request. If the request has an error that may be sent to the client, it also
+// returns the Request, for Request.Refuse; otherwise the redirect URI cannot be trusted, and the user must be shown the
+// error.
+func (s *Service) Authorize(ctx context.Context, q url.Values) (r Request, safe bool, err error) {
+	c, err := s.client(ctx, q.Get("client_id"))
+	if err != nil {
+		return r, false, err
+	}
+	r = Request{ClientID: q.Get("client_id"), Client: c, RedirectURI: q.Get("redirect_uri"), issuer: s.opts.Issuer, mode: q.Get("response_mode")}
+	if len(q["client_id"]) != 1 || len(q["redirect_uri"]) != 1 || !c.allows(r.RedirectURI) {
+		return r, false, invalid(errRequest, "redirect_uri is not one that this client has registered")
+	}
+	if r.State = q.Get("state"); len(r.State) > maxState {
+		r.State = ""
+	}
+	err = r.checkRequest(q)
+	return r, true, err
+}
+
+// Approve makes an authorization code for a user who has consented in a browser, and returns the address to which the
+// browser is sent. The session of the browser is checked within the write.
+func (s *Service) Approve(ctx context.Context, r Request, session string) (string, error) {
+	code := gate.Secret("ebb_c_", 32)
+	err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		who, found, err := tx.WebSession(gate.KeyOf(session).String())
+		if err != nil {
+			return err
+		}
+		if !found {
+			return mxerr.Forbidden("You have been signed out in this browser: go back to your client and start again")
+		}
+		return tx.AddOAuthCode(gate.KeyOf(code).String(), storage.OAuthCode{
+			Client: r.ClientID, RedirectURI: r.RedirectURI, Challenge: r.Challenge, Scope: r.Scope.Granted, DeviceID: r.Scope.DeviceID,
+			User: who.User, Evidence: who.Evidence, ExpiresTS: tx.Now().Add(codeLifetime).UnixMilli(),
+		})
+	})
+	return r.Answer(url.Values{"code": {code}}), err
+}
+
+var errUsed = errors.New("used before")
+
+// Exchange gives tokens for an authorization code. If the code was used before, the session that it gave ends: somebody
+// else may have it.
+//
+// Errors: invalid_client, invalid_grant.
+func (s *Service) Exchange(ctx context.Context, clientID, code, redirect, verifier, network string) (Grant, error) {
+	client, err := s.client(ctx, clientID)
+	if err != nil {
+		return Grant{}, err
+	}
+	hash := gate.KeyOf(code).String()
+	c, found, err := s.code(ctx, hash)
+	if err != nil {
+		return Grant{}, err
+	}
+	bad := invalid(errGrant, "The code is unknown or has expired, or it was given to another client, redirect URI or code verifier")
+	switch {
+	case !found || c.Client != clientID:
+		return Grant{}, bad
+	case c.Family != "":
+		return Grant{}, errors.Join(bad, s.endReplayed(ctx, hash))
+	case c.RedirectURI != redirect || !verifies(verifier, c.Challenge) || c.ExpiresTS <= s.opts.Now().UnixMilli():
+		return Grant{}, bad
+	}
+	g, err := s.begin(ctx, start{path: gate.PathCode, client: clientID, name: client.Title(), scope: c.Scope, device: c.DeviceID, network: network,
+		user: c.User, evidence: c.Evidence, use: func(tx *storage.Tx, family string) error {
+			if first, err := tx.UseOAuthCode(hash, family); err != nil || !first {
+				return errors.Join(err, errUsed)
+			}
+			return nil
+		}})
+	if errors.Is(err, errUsed) {
+		return Grant{}, errors.Join(bad, s.endReplayed(ctx, hash))
+	}
+	return g, err
+}
+
+func (s *Service) code(ctx context.Context, hash string) (c storage.OAuthCode, found bool, err error) {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		c, found, err = tx.OAuthCode(hash)
+		return err
+	})
+	return c, found, err
+}
+
+// endReplayed ends the session that a code gave.
+func (s *Service) endReplayed(ctx context.Context, hash string) error {
+	_, err := s.opts.Accounts.EndSessions(ctx, "authorization code used twice", func(tx *storage.Tx) ([]storage.OAuthSession, error) {
+		c, found, err := tx.OAuthCode(hash)
+		if err != nil || !found || c.Family == "" {
+			return nil, err
+		}
+		return some(tx.OAuthSessionOf(c.Family))
+	})
+	return err
+}
+
+// some returns a list of the session that was found.
+func some(o storage.OAuthSession, found bool, err error) ([]storage.OAuthSession, error) {
+	if err != nil || !found {
+		return nil, err
+	}
+	return []storage.OAuthSession{o}, nil
+}
+
+// start describes a session that begins.
+type start struct {
+	path     gate.Path
+	client   string
+	name     string // of a new device
+	scope    string
+	device   string
+	network  string
+	user     ident.UserNID
+	evidence int64
+	use      func(tx *storage.Tx, family string) error // marks the code as used
+}
+
+// begin makes a session.
+func (s *Service) begin(ctx context.Context, b start) (Grant, error) {
+	name := gate.Secret("", 16)
+	family := gate.KeyOf(name).String()
+	at := gate.Attempt{Path: b.path, User: b.user, Shown: gate.Evidence(b.evidence), Network: b.network}
+	n := accounts.NewSession{Device: id.DeviceID(b.device), DisplayName: b.name, Refresh: true, Lifetime: s.lifetime(s.opts.Now().UnixMilli()), Family: prefix(name, 1)}
+	in, err := s.opts.Accounts.SignIn(ctx, at, n, func(tx *storage.Tx, _ accounts.SignedIn) error {
+		d, _, err := tx.Device(b.user, b.device)
+		if err != nil {
+			return err
+		}
+		if err := b.use(tx, family); err != nil {
+			return err
+		}
+		if err := s.used(tx, b.client); err != nil {
+			return err
+		}
+		return tx.AddOAuthSession(storage.OAuthSession{Device: d.NID, Client: b.client, Scope: b.scope, Family: family, Generation: 1})
+	})
+	return Grant{in.Tokens, b.scope}, grantError(err)
+}
+
+// grantError returns what a client is told about an account that cannot be signed in to.
+func grantError(err error) error {
+	var e *mxerr.Error
+	if errors.As(err, &e) && e.Status < 500 && e.Status != http.StatusTooManyRequests {
+		return invalid(errGrant, "%s", e.Msg)
+	}
+	return err
+}
+
+// lifetime returns how long an access token lasts in a session that began at a time (ms).
+func (s *Service) lifetime(created int64) time.Duration {
+	if s.opts.SessionLifetime == 0 {
+		return accessLifetime
+	}
+	return min(accessLifetime, time.UnixMilli(created).Add(s.opts.SessionLifetime).Sub(s.opts.Now()))
+}
+
+// prefix returns what is between the kind of a refresh token and its secret. The name of the family and the generation
+// tell a token that was replaced from one that never existed, without a row for each.
+func prefix(family string, generation int64) string { return fmt.Sprintf("%s.%d.", family, generation) }
+
+// parsePrefix returns the family and the generation of a refresh token.
+func parsePrefix(token string) (family string, generation int64, ok bool) {
+	rest, found := strings.CutPrefix(token, "ebb_r_")
+	parts := strings.SplitN(rest, ".", 3)
+	if !found || len(parts) != 3 {
+		return "", 0, false
+	}
+	if _, err := fmt.Sscan(parts[1], &generation); err != nil {
+		return "", 0, false
+	}
+	return parts[0], generation, true
+}
+
+// Refresh gives new tokens for a refresh token. The old ones remain valid until one of the new ones is used, since the
+// answer can be lost. A refresh token that is used after that ends the session: somebody else may have it.
+//
+// Errors: invalid_client, invalid_grant.
+func (s *Service) Refresh(ctx context.Context, clientID, token string) (Grant, error) {
+	family, _, ok := parsePrefix(token)
+	bad := invalid(errGrant, "The refresh token is unknown, has expired or belongs to another client: sign in again")
+	if !ok || clientID == "" {
+		return Grant{}, bad
+	}
+	var g Grant
+	var err error
+	g.Tokens, err = s.opts.Accounts.Renew(ctx, gate.PathOAuthRefresh, token, func(tx *storage.Tx, t storage.RefreshTokenRow) (gate.TokenOptions, error) {
+		o, found, err := tx.OAuthSession(t.Device)
+		if err != nil {
+			return gate.TokenOptions{}, err
+		}
+		if !found || o.Client != clientID || s.expired(o) {
+			return gate.TokenOptions{}, bad
+		}
+		g.Scope = o.Scope
+		if err := tx.OAuthSessionUsed(t.Device); err != nil {
+			return gate.TokenOptions{}, err
+		}
+		return gate.TokenOptions{Lifetime: s.lifetime(o.CreatedTS), Family: prefix(family, o.Generation+1)}, s.used(tx, clientID)
+	})
+	if mxerr.Code(err) == mxerr.CodeUnknownToken {
+		return Grant{}, errors.Join(bad, s.endReused(ctx, token))
+	}
+	return g, grantError(err)
+}
+
+// endReused ends the session of a refresh token that was replaced by one that has been used. A token that was replaced
+// by a repeated refresh before anybody used it does not count: a client may have sent two requests at once.
+func (s *Service) endReused(ctx context.Context, token string) error {
+	family, generation, _ := parsePrefix(token)
+	_, err := s.opts.Accounts.EndSessions(ctx, "refresh token used again", func(tx *storage.Tx) ([]storage.OAuthSession, error) {
+		o, found, err := tx.OAuthSessionOf(gate.KeyOf(family).String())
+		return some(o, found && generation < o.Generation, err)
+	})
+	return err
+}
+
+// expired reports whether a session has reached the end of a lifetime.
+func (s *Service) expired(o storage.OAuthSession) bool {
+	now := s.opts.Now()
+	over := func(since int64, lifetime time.Duration) bool {
+		return lifetime > 0 && !now.Before(time.UnixMilli(since).Add(lifetime))
+	}
+	return over(o.UsedTS, s.opts.IdleLifetime) || over(o.CreatedTS, s.opts.SessionLifetime)
+}
+
+// Revoke ends the session of an access token or refresh token. Whoever has a token may revoke it, so that tokens that
+// have leaked can be revoked by whoever finds them. An unknown token is no error.
+func (s *Service) Revoke(ctx context.Context, token string) error {
+	hash := gate.KeyOf(token).String()
+	_, err := s.opts.Accounts.EndSessions(ctx, "token revoked", func(tx *storage.Tx) ([]storage.OAuthSession, error) {
+		if t, found, err := tx.RefreshToken(hash); err != nil || found {
+			return s.sessionOf(tx, t.Device, err)
+		}
+		t, found, err := tx.AccessToken(hash)
+		if !found {
+			return nil, err
+		}
+		return s.sessionOf(tx, t.Device, err)
+	})
+	return err
+}
