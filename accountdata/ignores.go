@@ -20,7 +20,7 @@ const typeIgnoredUsers = "m.ignored_user_list"
 // maxCachedIgnores bounds the users in an ignoreCache. Most lists are empty.
 const maxCachedIgnores = 20_000
 
-// ignoreCache caches the users whom local users ignore.
+// ignoreCache caches, for each local user, the list of users whom that user ignores.
 type ignoreCache struct {
 	lists *keyed.Memo[ident.UserNID, map[id.UserID]struct{}]
 }
@@ -29,7 +29,7 @@ func (c *ignoreCache) init(entries int) {
 	c.lists = keyed.NewMemo(keyed.Options[ident.UserNID, map[id.UserID]struct{}]{Entries: entries})
 }
 
-// committed is the Listener that drops lists that have changed.
+// committed is a rooms.Listener. It removes the lists that a commit has changed from the cache.
 func (c *ignoreCache) committed(commit *rooms.Commit) {
 	for _, a := range commit.AccountData {
 		if a.Type == typeIgnoredUsers {
@@ -38,8 +38,8 @@ func (c *ignoreCache) committed(commit *rooms.Commit) {
 	}
 }
 
-// Ignores returns the users whom a local user ignores. Callers must not modify the map. What is not in memory is read
-// through tx, or in a new transaction if tx is nil.
+// Ignores returns the users whom the given local user ignores. Callers must not modify the map. A list that is not in
+// the cache is read through tx, or in a new transaction if tx is nil.
 func (s *Service) Ignores(ctx context.Context, tx *storage.Tx, user ident.UserNID) (map[id.UserID]struct{}, error) {
 	if tx != nil { // its snapshot may be older than the newest change, so the result is not cached
 		if list, ok := s.ignored.lists.Peek(user); ok {
@@ -56,8 +56,8 @@ func (s *Service) Ignores(ctx context.Context, tx *storage.Tx, user ident.UserNI
 	})
 }
 
-// readIgnored reads the list of users whom a user ignores. It leaves out the user, who would not see their own messages
-// otherwise.
+// readIgnored reads the list of users whom the given user ignores. It leaves out the given user, who would otherwise
+// not see their own messages.
 func readIgnored(tx *storage.Tx, user ident.UserNID) (map[id.UserID]struct{}, error) {
 	content, found, err := tx.AccountData(user, 0, typeIgnoredUsers)
 	if err != nil || !found {
@@ -69,7 +69,7 @@ func readIgnored(tx *storage.Tx, user ident.UserNID) (map[id.UserID]struct{}, er
 	return list, err
 }
 
-// parseIgnored returns the users in the content of m.ignored_user_list, or nil if it is malformed.
+// parseIgnored returns the users in the given content of m.ignored_user_list, or nil if the content is malformed.
 func parseIgnored(content json.RawMessage) map[id.UserID]struct{} {
 	list, ok := canonjson.Get(content, "ignored_users")
 	if !ok {

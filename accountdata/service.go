@@ -41,7 +41,8 @@ type Service struct {
 	ignored ignoreCache
 }
 
-// New returns a Service. Services that read Ignores when they hear of a commit must be created later.
+// New returns a Service. It subscribes to o.Commits. Listeners are called in the order in which they subscribed, so a
+// service whose own listener calls Ignores must be created after this one: the cache is then up to date.
 func New(o Options) *Service {
 	s := &Service{db: o.DB, rooms: o.Rooms, commits: o.Commits, push: o.Push}
 	s.ignored.init(o.Cache.Entries(maxCachedIgnores))
@@ -67,7 +68,7 @@ const (
 // errNotSet is returned for a type of account data that the user has not set.
 var errNotSet error = mxerr.NotFound("There is no account data of this type")
 
-// Set stores account data of a user for a room, or global account data if room is "".
+// Set stores a user's account data for the given room, or global account data if room is "".
 // Spec: client-server-api#put_matrixclientv3useruseridaccount_datatype
 func (s *Service) Set(ctx context.Context, user ident.UserNID, room id.RoomID, typ string, content json.RawMessage) error {
 	switch {
@@ -89,14 +90,14 @@ func (s *Service) Set(ctx context.Context, user ident.UserNID, room id.RoomID, t
 	return s.edit(ctx, user, room, typ, func(string, bool) (string, error) { return string(content), nil })
 }
 
-// isEmpty reports whether a JSON object has no members.
+// isEmpty reports whether the given JSON object has no keys.
 func isEmpty(content json.RawMessage) bool {
 	var members map[string]json.RawMessage
 	return len(content) <= smallContent && json.Unmarshal(content, &members) == nil && len(members) == 0
 }
 
-// Delete deletes account data of a user for a room, or global account data if room is "". It is no error if there is
-// none.
+// Delete deletes a user's account data for the given room, or global account data if room is "". If there is none, it
+// does nothing.
 // Spec: MSC3391
 func (s *Service) Delete(ctx context.Context, user ident.UserNID, room id.RoomID, typ string) error {
 	if typ == rooms.FullyRead || typ == typePushRules {
@@ -125,8 +126,9 @@ func (s *Service) Delete(ctx context.Context, user ident.UserNID, room id.RoomID
 // maxTypes of them in each room are as much as a user could send as events with as many requests.
 const smallContent = 512
 
-// checkAll returns an error if a new content would make a user's account data exceed maxAll. It reads outside of the
-// write, during which all other writes wait. So requests made at the same time may exceed the bound by their own size.
+// checkAll returns an error if a new content of the given size would make the user's account data exceed maxAll. It
+// reads before the write rather than in it, because all other writes would wait. So requests made at the same time may
+// together exceed the bound by the size of their contents.
 //
 // Errors: M_TOO_LARGE.
 func (s *Service) checkAll(ctx context.Context, user ident.UserNID, room id.RoomID, typ string, size int) error {
@@ -148,7 +150,8 @@ func (s *Service) checkAll(ctx context.Context, user ident.UserNID, room id.Room
 	return err
 }
 
-// edit replaces account data by the result of f in one write. If f returns "", nothing changes.
+// edit passes the stored account data to f and stores what f returns in its place, all in one write. If f returns "",
+// nothing changes.
 func (s *Service) edit(ctx context.Context, user ident.UserNID, room id.RoomID, typ string, f func(before string, found bool) (string, error)) error {
 	nid, err := s.roomNID(ctx, room)
 	if err != nil {
@@ -179,7 +182,7 @@ func (s *Service) edit(ctx context.Context, user ident.UserNID, room id.RoomID, 
 	return s.db.Enqueue(w).Wait(context.WithoutCancel(ctx))
 }
 
-// checkCount returns an error if the user has maxTypes types of account data in the room.
+// checkCount returns an error if the user already has maxTypes types of account data in the room.
 func checkCount(tx *storage.Tx, user ident.UserNID, room ident.RoomNID) error {
 	n, err := tx.AccountDataCount(user, room)
 	if err == nil && n >= maxTypes {
@@ -203,7 +206,7 @@ func (s *Service) roomNID(ctx context.Context, room id.RoomID) (ident.RoomNID, e
 	return r.NID(), nil
 }
 
-// Get returns account data of a user for a room, or global account data if room is "".
+// Get returns a user's account data for the given room, or global account data if room is "".
 // Spec: client-server-api#get_matrixclientv3useruseridaccount_datatype
 func (s *Service) Get(ctx context.Context, user ident.UserNID, room id.RoomID, typ string) (json.RawMessage, error) {
 	nid, err := s.roomNID(ctx, room)
@@ -237,7 +240,7 @@ func (s *Service) Tags(ctx context.Context, user ident.UserNID, room id.RoomID) 
 	return readTags(string(raw)), nil
 }
 
-// readTags returns the tags in the content of m.tag. Malformed content, which clients can store, has none.
+// readTags returns the tags in the given content of m.tag. Clients can store malformed content; it has no tags.
 func readTags(content string) map[string]json.RawMessage {
 	var c tagsContent
 	if json.Unmarshal([]byte(content), &c) != nil || c.Tags == nil {
@@ -246,7 +249,8 @@ func readTags(content string) map[string]json.RawMessage {
 	return c.Tags
 }
 
-// PutTag tags a room for a user. content is the tag's object, whose order, if set, is a number from 0 to 1.
+// PutTag tags a room for a user. content is the JSON object stored with the tag; if it has a key "order", its value
+// must be a number from 0 to 1.
 // Spec: client-server-api#put_matrixclientv3useruseridroomsroomidtagstag
 func (s *Service) PutTag(ctx context.Context, user ident.UserNID, room id.RoomID, tag string, content json.RawMessage) error {
 	var c struct {
@@ -280,7 +284,7 @@ func (s *Service) DeleteTag(ctx context.Context, user ident.UserNID, room id.Roo
 	})
 }
 
-// editTags changes a user's tags of a room. It writes nothing if they stay the same.
+// editTags applies change to a user's tags of a room. It writes nothing if change leaves them as they were.
 func (s *Service) editTags(ctx context.Context, user ident.UserNID, room id.RoomID, change func(map[string]json.RawMessage) error) error {
 	return s.edit(ctx, user, room, typeTags, func(before string, _ bool) (string, error) {
 		now := readTags(before)

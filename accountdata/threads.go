@@ -22,15 +22,16 @@ const (
 // maxThreadSubscriptions bounds the threads of a user that have a row, including those that the user unsubscribed from.
 const maxThreadSubscriptions = 10_000
 
-// Push makes push rules about threads apply to users. It is implemented by pushrules.Rules.
+// Push enables push rules about threads for users. It is implemented by pushrules.Rules.
 type Push interface {
 	// FollowThreads enables the push rules about threads for a user who subscribes to a thread.
 	FollowThreads(ctx context.Context, nid ident.UserNID, user id.UserID) error
 }
 
-// Subscribe subscribes a local user to the thread of a root that the user can see. cause is the event because of which
-// the client subscribes automatically, or nil if the user asked for it. An automatic subscription does not replace a
-// manual one, and is refused if the user unsubscribed after the cause had arrived.
+// Subscribe subscribes a local user to the thread with the given root, which the user can see. A client may also
+// subscribe automatically, for example because of a mention: cause is then the event that made it do so; it is nil if
+// the user asked for the subscription. An automatic subscription does not replace a manual one, and is refused if the
+// user unsubscribed after cause had arrived.
 // Spec: MSC4306
 //
 // Errors: IO.ELEMENT.MSC4306.M_NOT_IN_THREAD, IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION, M_TOO_LARGE.
@@ -60,7 +61,7 @@ func (s *Service) Subscribe(ctx context.Context, who ident.Requester, root, caus
 	})
 }
 
-// Unsubscribe ends a local user's subscription to the thread of a root, if there is one.
+// Unsubscribe ends a local user's subscription to the thread with the given root, if there is one.
 // Spec: MSC4306
 func (s *Service) Unsubscribe(ctx context.Context, who ident.Requester, root *rooms.Event) error {
 	return s.setSubscription(ctx, who, root, func(*storage.Tx, storage.ThreadSubscription, bool) (storage.Subscription, error) {
@@ -68,7 +69,8 @@ func (s *Service) Unsubscribe(ctx context.Context, who ident.Requester, root *ro
 	})
 }
 
-// Subscription returns a local user's subscription to the thread of a root, and whether it was made automatically.
+// Subscription returns an error if the local user is not subscribed to the thread with the given root. Otherwise it
+// reports whether the subscription was made automatically.
 // Spec: MSC4306
 //
 // Errors: M_NOT_FOUND.
@@ -84,8 +86,8 @@ func (s *Service) Subscription(ctx context.Context, who ident.Requester, root *r
 	return automatic, err
 }
 
-// setSubscription stores the state that decide returns within the write for the state before. Users who have no row are
-// unsubscribed.
+// setSubscription changes a user's subscription to a thread in one write: it passes the stored subscription to decide,
+// and stores the state that decide returns. found is false if the user never subscribed to the thread.
 func (s *Service) setSubscription(
 	ctx context.Context, who ident.Requester, root *rooms.Event,
 	decide func(tx *storage.Tx, before storage.ThreadSubscription, found bool) (storage.Subscription, error),
@@ -112,7 +114,8 @@ func (s *Service) setSubscription(
 	return s.db.Enqueue(w).Wait(context.WithoutCancel(ctx))
 }
 
-// makeRoomForSubscription deletes the oldest record of an unsubscription if the user has as many rows as are allowed.
+// makeRoomForSubscription makes room for one more row of the user. If the user already has maxThreadSubscriptions rows,
+// it deletes the oldest one that only records an unsubscription, and returns an error if there is none.
 //
 // Errors: M_TOO_LARGE.
 func makeRoomForSubscription(tx *storage.Tx, user ident.UserNID) error {

@@ -38,7 +38,8 @@ type receiptData struct {
 	ThreadID string `json:"thread_id,omitempty"`
 }
 
-// EDU returns the EDU that sends a receipt to other servers, and the key under which a newer receipt replaces it.
+// EDU returns the EDU that sends a receipt to other servers. key identifies the room, user and thread of the receipt:
+// in the outbox, an EDU replaces an older one with the same key.
 // Spec: server-server-api#receipts
 func EDU(room id.RoomID, c *rooms.CommittedReceipt) (key string, edu json.RawMessage, err error) {
 	content := eduContent{room: {c.Type: {c.User: {EventIDs: []id.EventID{c.Event}, Data: receiptData{TS: c.TS, ThreadID: c.Thread}}}}}
@@ -46,8 +47,9 @@ func EDU(room id.RoomID, c *rooms.CommittedReceipt) (key string, edu json.RawMes
 	return strings.Join([]string{eduType, string(room), string(c.User), c.Thread}, "\x00"), edu, err
 }
 
-// Receive stores the receipts in an m.receipt of another server. It skips invalid ones, since the others in the EDU may
-// be valid: receipts of users of a third server, and receipts in rooms or at events that this server does not know.
+// Receive stores the receipts in the content of an m.receipt EDU from another server. It skips invalid receipts, since
+// the others may be valid: those of users of a third server, and those in rooms or at events that this server does not
+// know.
 // Spec: server-server-api#mreceipt-schema
 func (s *Service) Receive(ctx context.Context, origin string, content json.RawMessage) error {
 	var byRoom map[id.RoomID]map[string]json.RawMessage
@@ -65,7 +67,7 @@ func (s *Service) Receive(ctx context.Context, origin string, content json.RawMe
 	return nil
 }
 
-// receiveIn stores the receipts in one room.
+// receiveIn stores the receipts that an EDU has for one room.
 func (s *Service) receiveIn(ctx context.Context, origin string, room id.RoomID, raw json.RawMessage) error {
 	var users map[id.UserID]json.RawMessage
 	_ = json.Unmarshal(raw, &users) // malformed: no receipts
@@ -107,13 +109,13 @@ func unlessInternal(err error) error {
 	return err
 }
 
-// receivedReceipt is a valid receipt of a user of another server.
+// receivedReceipt is a receipt that another server sent and that was found valid.
 type receivedReceipt struct {
 	rooms.CommittedReceipt
 	order ident.Order // of its event
 }
 
-// check returns a receipt that another server sent, or false if it is not valid.
+// check parses a receipt that another server sent. It returns false if the receipt is not valid.
 func (s *Service) check(ctx context.Context, r *rooms.Room, origin string, user id.UserID, raw json.RawMessage) (out receivedReceipt, ok bool, err error) {
 	var c userReceipt
 	if json.Unmarshal(raw, &c) != nil || len(c.EventIDs) == 0 {
@@ -135,8 +137,8 @@ func (s *Service) check(ctx context.Context, r *rooms.Room, origin string, user 
 	return out, true, nil
 }
 
-// orderOf returns the order of a receipt's event, or false if no receipt may be at it. In a partial-state room the
-// event may not have arrived yet: the order is 0 then, before all others.
+// orderOf returns the order of the event that a receipt refers to, or false if the receipt is not allowed. In a
+// partial-state room the event may not have arrived yet. The order is then 0, which is before all events.
 func orderOf(ctx context.Context, r *rooms.Room, m Marker) (order ident.Order, ok bool, err error) {
 	e, err := checkMarker(ctx, r, m)
 	if errors.Is(err, errNoEvent) && r.Partial() && m.Thread == "" {

@@ -23,13 +23,13 @@ type Service struct {
 	now   func() time.Time
 }
 
-// New returns a Service for the rooms of r. now is the clock.
+// New returns a Service that stores receipts through r. now returns the current time.
 func New(r *rooms.Service, now func() time.Time) *Service { return &Service{rooms: r, now: now} }
 
 // mainThread names the main timeline in threaded receipts.
 const mainThread = "main"
 
-// Marker says how far a user has read.
+// Marker says how far a user has read: it is a read receipt or a fully-read marker.
 type Marker struct {
 	Type   string // rooms.ReadReceipt, rooms.PrivateReadReceipt or rooms.FullyRead
 	Event  id.EventID
@@ -39,7 +39,8 @@ type Marker struct {
 // errNoEvent is returned for a marker whose event is not in the room.
 var errNoEvent error = mxerr.NotFound("There is no such event in this room")
 
-// Set sets markers of a user, all or none. A marker at an older event than before changes nothing.
+// Set sets the given markers of a user, either all or none of them. A marker never moves back: if the event is older
+// than the one it is at, it stays there.
 // Spec: client-server-api#post_matrixclientv3roomsroomidreceiptreceipttypeeventid,
 // client-server-api#post_matrixclientv3roomsroomidread_markers
 func (s *Service) Set(ctx context.Context, sender ident.Requester, room id.RoomID, markers ...Marker) error {
@@ -62,7 +63,8 @@ func (s *Service) Set(ctx context.Context, sender ident.Requester, room id.RoomI
 	return s.rooms.WriteReceipts(ctx, room, w.do)
 }
 
-// checkMarker returns the event of a marker, or an error if the marker is not allowed.
+// checkMarker checks a marker that a client or another server wants to set: its type, its event and its thread. It
+// returns the event at which the marker is to be set, or an error if the marker is not allowed.
 func checkMarker(ctx context.Context, r *rooms.Room, m Marker) (*rooms.Event, error) {
 	switch m.Type {
 	case rooms.ReadReceipt, rooms.PrivateReadReceipt:
@@ -94,8 +96,8 @@ func checkMarker(ctx context.Context, r *rooms.Room, m Marker) (*rooms.Event, er
 // Spec: client-server-api#threaded-read-receipts
 const maxRelationHops = 3
 
-// inThread reports whether a threaded receipt may be at an event. Events of a thread are its root, the events in it and
-// those that relate to one of them.
+// inThread reports whether event e belongs to the given thread, so that a receipt for the thread may be at e. The
+// events of a thread are its root, the replies in it, and the events that relate to one of these.
 func inThread(ctx context.Context, r *rooms.Room, e *rooms.Event, thread string) (bool, error) {
 	if thread == mainThread {
 		return e.ThreadRoot == 0, nil
@@ -119,11 +121,11 @@ func inThread(ctx context.Context, r *rooms.Room, e *rooms.Event, thread string)
 	return e.Pos == root.Pos || e.ThreadRoot == root.Pos, nil
 }
 
-// markerWrite writes checked markers of a local user.
+// markerWrite is the write that stores markers of a local user. The markers have been checked.
 type markerWrite struct {
 	sender  ident.Requester
 	markers []Marker
-	events  []*rooms.Event
+	events  []*rooms.Event // those that the markers are at, in the same order
 }
 
 func (w *markerWrite) do(tx *storage.Tx, room ident.RoomNID) (changes rooms.ReceiptChanges, err error) {
@@ -144,7 +146,7 @@ func (w *markerWrite) do(tx *storage.Tx, room ident.RoomNID) (changes rooms.Rece
 	return changes, nil
 }
 
-// store stores a receipt at an event with the given order, and adds it to changes if it moved.
+// store stores a receipt whose event has the given order. If the receipt moved forward, store adds it to changes.
 func store(tx *storage.Tx, room ident.RoomNID, order ident.Order, c rooms.CommittedReceipt, changes *rooms.ReceiptChanges) error {
 	c.Pos = tx.NextPos()
 	row := storage.ReceiptRow{Room: room, User: c.NID, Type: c.Type, Thread: c.Thread, EventID: string(c.Event), Order: order, TS: c.TS}

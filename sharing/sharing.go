@@ -22,7 +22,7 @@ type Service struct {
 	hub   *wake.Hub
 }
 
-// New returns a Service. hub is where the syncs of users wait.
+// New returns a Service. Waiting /sync requests are woken through hub.
 func New(r *rooms.Service, hub *wake.Hub) *Service { return &Service{rooms: r, hub: hub} }
 
 // SharedServers returns the other servers that share a room with a local user.
@@ -51,7 +51,7 @@ func (s *Service) SharedServers(ctx context.Context, user ident.UserNID) ([]stri
 	return out, nil
 }
 
-// NewlyShared returns the other servers in a room that share no other room with a local user.
+// NewlyShared returns the other servers in the given room that share no other room with the given local user.
 func (s *Service) NewlyShared(ctx context.Context, user ident.UserNID, room ident.RoomNID) ([]string, error) {
 	var here []string
 	elsewhere := map[string]bool{}
@@ -82,10 +82,10 @@ func (s *Service) LocalSharers(ctx context.Context, user ident.UserNID) ([]ident
 	return slices.Sorted(maps.Keys(sharers)), err
 }
 
-// WakeSharers finds, within a write, the local users who share a room with the given local user, including that user.
-// It returns a function that wakes their syncs once the write is committed. For rooms in memory it reads no member
-// list, since they know their local members after all earlier writes. Users must be woken right after the commit: a
-// sync that is woken later or not at all would miss the change.
+// WakeSharers is called in a write that changes something about a local user. It finds the local users who share a room
+// with the given one, who is included. It returns a function that wakes their syncs; the caller calls that function
+// right after the commit, because a sync that is woken later or not at all would miss the change. For rooms in memory
+// no member list is read: their local members include the effects of all earlier writes.
 func (s *Service) WakeSharers(tx *storage.Tx, user ident.UserNID) (committed func(), err error) {
 	memberships, err := tx.UserMemberships(user)
 	if err != nil {
@@ -115,7 +115,8 @@ func (s *Service) WakeSharers(tx *storage.Tx, user ident.UserNID) (committed fun
 	}, nil
 }
 
-// MayShareRoom reports whether a user of another server may be in a partial-state room.
+// MayShareRoom reports whether the given user of another server may be in a partial-state room, whose members are not
+// all known.
 func (s *Service) MayShareRoom(ctx context.Context, user id.UserID) (bool, error) {
 	for _, room := range s.rooms.PartialRooms() {
 		r, err := s.rooms.RoomByNID(ctx, room)
