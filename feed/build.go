@@ -13,7 +13,8 @@ import (
 	"ebb/storage"
 )
 
-// builder makes one answer: the changes after the request's token, up to one position.
+// builder makes one answer to a /sync request. The answer has the changes after the request's token, up to the position
+// upTo.
 type builder struct {
 	*Service
 	*request
@@ -55,7 +56,8 @@ type joinedRoom struct {
 	fresh bool // joined after the token: the client has nothing of it
 }
 
-// build makes an answer. It returns nil if there is nothing new and the client may wait (final is false).
+// build makes an answer. If there is nothing new, it returns nil, so that the request waits; if final is set, it
+// returns an answer without news instead.
 func (s *Service) build(ctx context.Context, r *request, final bool) (json.RawMessage, error) {
 	b := &builder{Service: s, request: r, now: s.opts.Now(), partial: r.filter.Room.State.LazyLoadMembers}
 	// The session stores the counts from before the position was read, because the position covers at least the news
@@ -112,7 +114,7 @@ func (b *builder) idle(own, inRooms uint64) bool {
 		b.session.quiet(t.Pos, own) && !b.profilesChanged() && !b.Service.typing.changedSince(t, b.epoch) && b.Service.presence.newest() == t.Presence
 }
 
-// nothing returns an answer without news: only the token, at a newer position.
+// nothing returns an answer without news: it has only the key counts and a token at a newer position.
 func (b *builder) nothing() json.RawMessage {
 	next := b.since
 	next.Pos, next.ToDevice, next.Sticky = b.upTo, b.upTo, b.upTo
@@ -123,9 +125,9 @@ func (b *builder) nothing() json.RawMessage {
 	return append(b.out, `"}`...)
 }
 
-// scratch is memory that answers are made in, one after the other.
+// scratch holds buffers that are reused from one answer to the next.
 type scratch struct {
-	out  []byte // is copied at its size
+	out  []byte // the answer, of which the caller gets a copy
 	news roomNews
 }
 
@@ -139,7 +141,8 @@ const (
 	maxFirstBuffer = 8 << 20
 )
 
-// large reports whether many rooms will be read, so that one transaction is cheaper than one for each.
+// large reports whether the answer will probably have many rooms. One transaction for all of them is then cheaper than
+// one for each.
 func (b *builder) large() bool { return b.initial || b.FullState }
 
 // read runs f in the answer's transaction if there is one, else in a new one.
@@ -184,8 +187,8 @@ func (b *builder) makePlan(ctx context.Context) error {
 	return nil
 }
 
-// memberships returns the user's memberships at upTo. If one is newer, it moves upTo and reads again: the newer
-// membership would belong to the next answer, and its events with it.
+// memberships sets upTo to the newest position and returns the user's memberships at it. If a membership is newer than
+// upTo, it tries again: that membership and its events would otherwise belong to different answers.
 func (b *builder) memberships(ctx context.Context) ([]rooms.RoomMembership, error) {
 	for {
 		b.upTo = b.opts.DB.Announced()
@@ -239,7 +242,7 @@ func (b *builder) planRoom(m *rooms.RoomMembership, room *rooms.Room) {
 	}
 }
 
-// isFresh reports whether the client has nothing of a room in which the user is joined.
+// isFresh reports whether a room in which the user is joined is new to the client, which then has nothing of it.
 func (b *builder) isFresh(m *rooms.RoomMembership, room *rooms.Room) bool {
 	since := m.JoinedPos
 	if !b.partial {
@@ -248,7 +251,8 @@ func (b *builder) isFresh(m *rooms.RoomMembership, room *rooms.Room) bool {
 	return b.initial || since > b.since.Pos
 }
 
-// withheld reports whether the client does not get the room until all its members are known.
+// withheld reports whether the room is left out of the answer. That is so until all its members are known, unless the
+// client loads members lazily.
 func (b *builder) withheld(room *rooms.Room) bool {
 	return !b.partial && (room.Partial() || room.Completed() > b.upTo)
 }
@@ -263,7 +267,8 @@ func (b *builder) planData(ctx context.Context) error {
 	return nil
 }
 
-// planAlso adds a room to the joined rooms that may have news, if the user is joined to it.
+// planAlso adds the given room to plan.joined, the joined rooms that may have news, if the user is joined to it and it
+// is not there yet.
 func (b *builder) planAlso(ctx context.Context, nid ident.RoomNID) error {
 	if slices.ContainsFunc(b.plan.joined, func(j joinedRoom) bool { return j.Room == nid }) {
 		return nil

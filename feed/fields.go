@@ -37,7 +37,8 @@ func selectFields(dst, event []byte, paths []fieldPath) []byte {
 	return append(dst, '}')
 }
 
-// pathsBelow reports whether a path ends at key, and returns the remainders of the paths that continue below it.
+// pathsBelow looks at the paths that begin with key. If one of them ends there, whole is true. Otherwise tails holds
+// what follows key in each of them.
 func pathsBelow(paths []fieldPath, key string) (whole bool, tails []fieldPath) {
 	for _, p := range paths {
 		switch {

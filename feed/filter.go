@@ -235,7 +235,7 @@ func (f *EventFilter) typ(eventType string) bool {
 	return (f.Types == nil || slices.ContainsFunc(f.Types, matches)) && !slices.ContainsFunc(f.NotTypes, matches)
 }
 
-// open reports whether the filter admits every event, so that none needs to be matched.
+// open reports whether the filter admits every event, so that it need not be matched against each of them.
 func (f *RoomEventFilter) open() bool {
 	return f.Senders == nil && f.NotSenders == nil && f.Types == nil && f.NotTypes == nil && f.ContainsURL == nil
 }
@@ -248,12 +248,13 @@ func (f *RoomEventFilter) event(eventType, sender string, content []byte) bool {
 	return f.ContainsURL == nil || *f.ContainsURL == hasURL(content)
 }
 
-// listed reports whether entry is in yes, or yes is nil, and is not in no.
+// listed reports whether entry is allowed by two lists of a filter: it must be in yes, unless yes is nil, and must not
+// be in no.
 func listed(yes, no []string, entry string) bool {
 	return (yes == nil || slices.Contains(yes, entry)) && !slices.Contains(no, entry)
 }
 
-// fieldPath is one entry of event_fields: the keys from the event's top to a field.
+// fieldPath is one entry of event_fields: the keys that lead from the top of an event to one of its fields.
 type fieldPath []string
 
 // parseFieldPath splits a dot-separated property path; a backslash keeps the next dot or backslash as it is.

@@ -12,8 +12,8 @@ const (
 	maxCachedFilterID = 2048
 )
 
-// cachedFilter is a parsed filter with a number. The member events that a client has been sent are remembered under
-// this number, because they depend on the filter.
+// cachedFilter is a parsed filter with a number. A session remembers under this number which member events it has sent
+// to a client, because they depend on the filter.
 type cachedFilter struct {
 	*Filter
 	number int64
@@ -29,13 +29,13 @@ func newFilterCache(entries int) *filterCache {
 	return &filterCache{known: keyed.NewMap[string, *cachedFilter](entries)}
 }
 
-// get returns a filter; nil if it is not cached.
+// get returns the cached filter with the given key, or nil if there is none.
 func (c *filterCache) get(key string) *cachedFilter {
 	f, _ := c.known.Get(key)
 	return f
 }
 
-// put caches a filter unless one is cached under the key, and returns the cached one.
+// put adds a filter to the cache. If another request has added one under the same key, put keeps and returns that one.
 func (c *filterCache) put(key string, f *Filter) *cachedFilter {
 	own := &cachedFilter{Filter: f, number: c.last.Add(1)}
 	if len(key) > maxCachedFilterID {

@@ -45,7 +45,7 @@ func (b *builder) hidesInvite(ctx context.Context, m *rooms.RoomMembership, invi
 	return b.opts.Rooms.HidesInvite(ctx, b.UserNID, inviter)
 }
 
-// ignores reports whether the user ignores another one.
+// ignores reports whether the user of the request ignores the given user.
 func (b *builder) ignores(user id.UserID) bool {
 	_, ignored := b.ignored[user]
 	return ignored

@@ -29,9 +29,9 @@ type roomQuery struct {
 // fresh reports whether the room is new to the client.
 func (q *roomQuery) fresh() bool { return q.since == 0 }
 
-// roomNews is what is new in one room. Each kind of room fills its own part. Gathering fills it and writes nothing;
-// writing only reads it. What depends on the clock is left to writing: it checks visibility and expiry of each event
-// again, when it puts the bytes together.
+// roomNews holds what is new in one room. Joined, left and invited rooms use different fields. The functions that
+// gather fill it and write nothing; those that write only read it. Whether an event is visible and has not expired
+// depends on the time and is checked once more when the event is written.
 type roomNews struct {
 	roomQuery
 	window        window
@@ -49,7 +49,7 @@ type roomNews struct {
 	stripped      []json.RawMessage // the stripped state of an invite or a knock, as whole events
 }
 
-// reset empties n for another room. It keeps the memory of stripped.
+// reset prepares n for another room. It keeps the memory allocated for stripped.
 func (n *roomNews) reset(q roomQuery) { *n = roomNews{roomQuery: q, stripped: n.stripped[:0]} }
 
 // gatherJoined gathers the news of a joined room. It reports whether there are any.
@@ -114,8 +114,8 @@ func (n *roomNews) any() bool {
 		len(n.timeline.events)+len(n.state)+len(n.receipts)+len(n.data)+len(n.sticky) > 0
 }
 
-// noteTimeline records the consequences of sending a timeline: the client has the member events in it, and the user was
-// active.
+// noteTimeline records what follows from sending a timeline: the client has the member events in it, and the user was
+// active if an event is the user's.
 func (b *builder) noteTimeline(n *roomNews) {
 	if n.lazy {
 		b.noteMembers(n.room, n.timeline.events)
@@ -123,7 +123,7 @@ func (b *builder) noteTimeline(n *roomNews) {
 	b.noteActivity(n.timeline.events)
 }
 
-// noteMembers notes the member events of a timeline, which need not be sent again.
+// noteMembers records that the client gets the member events of a timeline, so that they are not sent again.
 func (b *builder) noteMembers(room *rooms.Room, events []*rooms.Event) {
 	for _, e := range events {
 		if key, isState := stateKey(e); isState && key.Type == memberType {

@@ -19,7 +19,7 @@ type departure struct {
 	after  []*rooms.Event // the user's later member events, such as a ban after a kick or the end of an invite, oldest first
 }
 
-// newest returns the user's current member event; nil if it was purged.
+// newest returns the user's newest member event, or nil if it was purged.
 func (d *departure) newest() *rooms.Event {
 	if len(d.after) > 0 {
 		return d.after[len(d.after)-1]
@@ -74,9 +74,10 @@ func (b *builder) planLeft(ctx context.Context, n *roomNews, d *departure) error
 	return nil
 }
 
-// lastTimeline gathers the events of a room up to the user's departure, and after it the user's own member events
-// since, which are shown under any history visibility because they concern the user. A user who was not in the room
-// since the token gets the newest of those and nothing else: the end of the invite or the knock, or a ban.
+// lastTimeline gathers the timeline of a room that the user has left. It has the events up to the departure, followed
+// by the user's own later member events, which are shown under any history visibility because they concern the user. If
+// the user was not joined to the room since the token, the timeline has only the newest of these member events: a ban,
+// or the end of an invite or a knock.
 func (b *builder) lastTimeline(ctx context.Context, n *roomNews, d *departure) (err error) {
 	t, q := &n.timeline, &n.wanted
 	if d.leave == nil {
@@ -128,7 +129,7 @@ func senders(events []*rooms.Event) []id.UserID {
 	return list
 }
 
-// departure finds out how the user left a room. pos is the position of the user's current member event.
+// departure finds out how the user left a room. pos is the position of the user's newest member event in it.
 func (b *builder) departure(ctx context.Context, room *rooms.Room, pos storage.Pos) (*departure, error) {
 	d := &departure{}
 	err := b.eachOwnMember(ctx, room, pos, func(e *rooms.Event) bool {
@@ -174,8 +175,9 @@ func (b *builder) eachOwnMember(ctx context.Context, room *rooms.Room, pos stora
 	})
 }
 
-// knownMembers returns the position at which the client knows the members of a room of which it gets all other state:
-// the token's if the user was in the room then, and may have left and rejoined since; else 0.
+// knownMembers is called for a room that counts as new to the client, which gets all its state. The client may still
+// know its members: if the user was joined at the position of the token, and has left and rejoined since, it returns
+// that position. Otherwise it returns 0.
 func (b *builder) knownMembers(ctx context.Context, q *roomQuery) (since storage.Pos, err error) {
 	m := q.room.MemberOf(b.UserID)
 	if q.initial || m == nil {
@@ -190,7 +192,7 @@ func (b *builder) knownMembers(ctx context.Context, q *roomQuery) (since storage
 	return since, err
 }
 
-// fromSnapshot adds the state of a room at the time when the user left it.
+// fromSnapshot adds the state that a room had when the user left it.
 func (g *stateGatherer) fromSnapshot(ctx context.Context) error {
 	if err := g.readAll(ctx, &g.q.end); err != nil {
 		return err

@@ -28,13 +28,14 @@ const (
 	earlyPresenceLife = 5 * time.Minute
 )
 
-// meeting is a room that a user joined. user is "" if all members are to be looked at.
+// meeting records that a user joined a room. user is "" if all members of the room have just become known.
 type meeting struct {
 	room ident.RoomNID
 	user id.UserID
 }
 
-// meetings holds the joins that are not processed yet, and presence that arrived before its user did.
+// meetings holds the joins that have not been processed yet (pending), and the presence of remote users that arrived
+// before the server knew that they share a room with it (early).
 type meetings struct {
 	mu       sync.Mutex // guards what follows; a leaf in docs/locks.md
 	pending  map[meeting]struct{}
@@ -52,7 +53,7 @@ func newMeetings() *meetings {
 	return &meetings{pending: map[meeting]struct{}{}, early: map[id.UserID]earlyPresence{}, ofServer: map[string]int{}}
 }
 
-// note records who has joined a room, or that the members of the room have just become known.
+// note adds the joins of a commit to pending, or the room itself if the commit has completed its member list.
 func (m *meetings) note(c *rooms.Commit) {
 	if c.Completed != 0 {
 		m.add(meeting{room: c.Room.NID()})
@@ -73,7 +74,7 @@ func (m *meetings) add(met meeting) {
 	}
 }
 
-// keep remembers the presence of a user who shares no room with this server yet.
+// keep stores the presence of a remote user who shares no known room with this server yet.
 func (m *meetings) keep(r presenceRecord, server string, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -87,7 +88,7 @@ func (m *meetings) keep(r presenceRecord, server string, now time.Time) {
 	m.early[r.id] = earlyPresence{r, server, now}
 }
 
-// take returns the pending joins and removes them. It also drops expired early presence.
+// take removes the pending joins and returns them. It also drops early presence that has become too old.
 func (m *meetings) take(now time.Time) map[meeting]struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -104,7 +105,7 @@ func (m *meetings) take(now time.Time) map[meeting]struct{} {
 	return pending
 }
 
-// forget drops the presence of a user. mu is held.
+// forget drops the early presence of the given user. The caller holds mu.
 func (m *meetings) forget(user id.UserID) {
 	server := m.early[user].server
 	delete(m.early, user)
@@ -113,7 +114,7 @@ func (m *meetings) forget(user id.UserID) {
 	}
 }
 
-// candidates returns the early presence of one user, or of all users if user is "".
+// candidates returns the early presence of the given user, or of all users if user is "".
 func (m *meetings) candidates(user id.UserID) (found []earlyPresence) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -129,7 +130,8 @@ func (m *meetings) candidates(user id.UserID) (found []earlyPresence) {
 	return found
 }
 
-// arrived applies the early presence of users who have joined a room: of one user, or of all if user is "".
+// arrived applies the early presence of the given user, or of all users if user is "", as far as they are joined to the
+// room.
 func (s *Service) arrived(room *rooms.Room, user id.UserID, now time.Time) {
 	for _, e := range s.meetings.candidates(user) {
 		member := room.MemberOf(e.id)
@@ -144,8 +146,8 @@ func (s *Service) arrived(room *rooms.Room, user id.UserID, now time.Time) {
 	}
 }
 
-// introduce sends presence for the rooms that were joined since the last tick: the presence of local users to the other
-// servers there, and to local users the presence that arrived before its user did.
+// introduce exchanges presence in the rooms that were joined since the last tick. The other servers in such a room are
+// sent the presence of its local users, and local users see the presence that had arrived before its user joined.
 func (s *Service) introduce(ctx context.Context, now time.Time) {
 	served := map[string]map[ident.UserNID]bool{} // by server, whose presence it was sent
 	for m := range s.meetings.take(now) {
@@ -199,7 +201,8 @@ func (s *Service) introduceTo(room *rooms.Room, server string, served map[string
 	}
 }
 
-// once reports whether a server has not got a user's presence yet in this tick, and notes that it has now.
+// once reports whether the presence of the user nid has not been sent to the given server in this tick. It then records
+// in served that it has been sent.
 func once(served map[string]map[ident.UserNID]bool, server string, nid ident.UserNID) bool {
 	if served[server] == nil {
 		served[server] = map[ident.UserNID]bool{}

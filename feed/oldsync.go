@@ -14,7 +14,7 @@ import (
 
 // This file serves the event stream from before /sync existed. It asks Sync and puts the answer into the older form.
 
-// EventsRequest asks for the events of all rooms.
+// EventsRequest asks for the new events of all rooms of a user.
 type EventsRequest struct {
 	ident.Requester
 	From    string // a token of this operation, InitialSync or Sync; "": from now on
@@ -31,7 +31,7 @@ const (
 		`"presence":{"types":[]},"account_data":{"types":[]}}`
 )
 
-// syncedRoom is a room in an answer of Sync.
+// syncedRoom is what the older operations read of a room in a response of Sync.
 type syncedRoom struct {
 	Timeline struct {
 		Events    []json.RawMessage `json:"events"`
@@ -45,7 +45,7 @@ type eventList struct {
 	Events []json.RawMessage `json:"events"`
 }
 
-// synced is an answer of Sync.
+// synced is what the older operations read of a response of Sync.
 type synced struct {
 	NextBatch   string    `json:"next_batch"`
 	AccountData eventList `json:"account_data"`
@@ -57,8 +57,8 @@ type synced struct {
 	} `json:"rooms"`
 }
 
-// oldSync asks Sync for a user without a device: the older operations have no messages between devices, and must not
-// confirm any.
+// oldSync calls Sync for a user without a device. The older operations have no to-device messages, and so must not
+// acknowledge any.
 func (s *Service) oldSync(ctx context.Context, q SyncRequest) (answer synced, err error) {
 	who := q.Requester
 	q.DeviceID, q.DeviceNID, q.SetPresence = "", 0, "offline"
@@ -139,15 +139,16 @@ func (s *Service) ownMember(ctx context.Context, room id.RoomID, user id.UserID)
 	return nil
 }
 
-// InitialState is the answer of InitialSync.
+// InitialState holds everything that a client needs to begin with: the user's rooms with their state and newest
+// messages, the presence of others and the user's account data. InitialSync returns it.
 type InitialState struct {
-	End         string
-	Presence    []json.RawMessage
-	AccountData []json.RawMessage
+	End         string            // token from which Events continues
+	Presence    []json.RawMessage // m.presence events
+	AccountData []json.RawMessage // global
 	Rooms       []InitialRoom
 }
 
-// InitialRoom is a room of an InitialState.
+// InitialRoom is one of the rooms in an InitialState.
 type InitialRoom struct {
 	Room        id.RoomID
 	Membership  string

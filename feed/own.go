@@ -17,7 +17,7 @@ import (
 // and the client asks again at once. With 256, a first sync after a burst of key shares stays below a megabyte.
 const maxToDevice = 256
 
-// ownNews holds news of the user or the device that belong to no room.
+// ownNews holds news that belong to the user or the device rather than to a room.
 type ownNews struct {
 	accountData   []storage.AccountDatum // global
 	roomData      map[ident.RoomNID][]storage.AccountDatum
@@ -27,8 +27,8 @@ type ownNews struct {
 	left          []id.UserID
 }
 
-// ownNews looks up the news of the user and the device, unless there are none since the token. news is
-// the count from before upTo.
+// ownNews looks up the news of the user and the device. It reads nothing if there are none since the token. news is the
+// count of their news (wake.Sub.News) that was read before upTo.
 func (b *builder) ownNews(ctx context.Context, news uint64) error {
 	b.next.ToDevice = b.upTo
 	now, _ := b.session.sub.News()
@@ -66,13 +66,13 @@ func (b *builder) ownNews(ctx context.Context, news uint64) error {
 	return nil
 }
 
-// countsChanged reports whether the key counts differ from those that the device got last.
+// countsChanged reports whether the given key counts differ from those that the device was sent last.
 func (b *builder) countsChanged(counts []byte) bool {
 	old := b.session.counts()
 	return old != nil && !slices.Equal(old, counts)
 }
 
-// accountData reads the user's account data that changed, push rules included.
+// accountData reads the user's account data that has changed since the token, including the push rules.
 func (b *builder) accountData(tx *storage.Tx) error {
 	all, err := tx.AccountDataSince(b.UserNID, b.since.Pos, b.upTo)
 	if err != nil {
@@ -98,8 +98,8 @@ func (b *builder) accountData(tx *storage.Tx) error {
 	return err
 }
 
-// toDevice reads the messages for the device and returns the position of the newest one. It sets in the next token how
-// far they go.
+// toDevice reads the to-device messages for the device, and returns the position of the last one. If there are more
+// than the answer may hold, the next token records up to where they were sent.
 func (b *builder) toDevice(tx *storage.Tx) (storage.Pos, error) {
 	messages, err := b.opts.E2EE.ToDevice(tx, b.DeviceNID, b.since.ToDevice, b.upTo, maxToDevice+1)
 	if err != nil || len(messages) == 0 {

@@ -12,7 +12,7 @@ import (
 	"ebb/ident"
 )
 
-// PeekRequest asks for what is new in one room, of which the user need not be a member.
+// PeekRequest asks for what is new in one room. The user need not be a member of it.
 type PeekRequest struct {
 	ident.Requester
 	Room    id.RoomID
@@ -70,7 +70,7 @@ func (s *Service) Peek(ctx context.Context, q PeekRequest) (p Peeked, err error)
 	}
 }
 
-// newIn reads on from where the last read ended, skipping events that the user may not see.
+// newIn reads the events after p.End into p, skipping those that the user may not see, and moves p.End.
 func (s *Service) newIn(ctx context.Context, roomID id.RoomID, to ident.Requester, p *Peeked) error {
 	room, err := s.opts.Rooms.Room(ctx, roomID)
 	if err != nil {

@@ -30,19 +30,21 @@ const (
 	presenceMemory = 24 * time.Hour
 )
 
-// presence holds the presence of users. It is kept in memory only.
+// presence holds the presence of users, in memory only. Each change of a user's presence gets a serial number; a
+// client's token has the serial of the newest change that the client knows.
 type presence struct {
 	// mu guards all below; a leaf in docs/locks.md.
 	mu     sync.Mutex
-	serial int64
-	floor  int64 // changes up to here may be forgotten
+	serial int64 // of the newest change
+	floor  int64 // changes up to this serial may have been forgotten
 	users  map[ident.UserNID]*presenceUser
 	recent []presenceChange // by serial, oldest first
 	dirty  []ident.UserNID  // changed since the last flush
 	remote int              // users of other servers
 }
 
-// presenceChange is an entry of the list of changes. It is valid as long as its serial is the user's newest one.
+// presenceChange is an entry of presence.recent. It is obsolete if the user has changed again, and so has a newer
+// serial.
 type presenceChange struct {
 	serial int64
 	user   *presenceUser
@@ -146,7 +148,7 @@ func (p *presence) touch(nid ident.UserNID, now time.Time) {
 	}
 }
 
-// refresh computes a user's state, and gives it a new serial if it changed.
+// refresh computes a user's presence anew, and gives the user a new serial if it differs or if changed is set.
 func (p *presence) refresh(u *presenceUser, now time.Time, changed bool) {
 	if !u.heard.IsZero() {
 		if u.state != event.PresenceOffline && now.Sub(u.heard) > remotePresence {
@@ -164,7 +166,7 @@ func (p *presence) refresh(u *presenceUser, now time.Time, changed bool) {
 	p.note(u)
 }
 
-// heard records the presence of a remote user.
+// heard stores the presence of a remote user as another server sent it.
 func (p *presence) heard(r presenceRecord, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -184,7 +186,7 @@ func (p *presence) heard(r presenceRecord, now time.Time) {
 
 func sameStatus(a, b *string) bool { return a == b || a != nil && b != nil && *a == *b }
 
-// note gives a user whose presence changed a new serial.
+// note records that a user's presence has changed: it gives the user a new serial.
 func (p *presence) note(u *presenceUser) {
 	p.serial++
 	u.serial = p.serial
@@ -248,7 +250,8 @@ func (p *presence) tick(now time.Time) {
 	}
 }
 
-// forgettable reports whether a user's record has had nothing to say for so long that it can be dropped.
+// forgettable reports whether the record of a user can be dropped: the user is offline without a status message, or
+// their server has been silent, for so long that nobody needs it.
 func (u *presenceUser) forgettable(now time.Time) bool {
 	if !u.heard.IsZero() {
 		return now.Sub(u.heard) > presenceMemory
@@ -256,7 +259,7 @@ func (u *presenceUser) forgettable(now time.Time) bool {
 	return len(u.devices) == 0 && u.status == nil && now.Sub(u.lastActive) > presenceMemory
 }
 
-// flush returns the users whose presence changed since the last flush.
+// flush returns the users whose presence changed since flush was last called.
 func (p *presence) flush(now time.Time) (changed []presenceRecord) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -290,9 +293,9 @@ func (p *presence) newest() int64 {
 	return p.serial
 }
 
-// since returns the newest serial and the users whose presence changed after a serial, oldest change first. It returns
-// numbers rather than records: a client that comes back after a thousand users have come online may see only a few of
-// them.
+// since returns the users whose presence changed after the given serial, oldest change first, and the newest serial. It
+// returns numbers rather than records: a client that comes back after a thousand users have come online may see only a
+// few of them.
 func (p *presence) since(serial int64) (int64, []ident.UserNID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -311,7 +314,7 @@ func (u *presenceUser) record() presenceRecord {
 	return presenceRecord{u.nid, u.id, u.state, u.status, u.active, u.lastActive, u.serial, !u.heard.IsZero()}
 }
 
-// of returns the record of one user; a user without one is offline.
+// of returns the record of the given user. It returns false, and the record of a user who is offline, if there is none.
 func (p *presence) of(nid ident.UserNID) (presenceRecord, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

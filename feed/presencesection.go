@@ -77,7 +77,7 @@ func (b *builder) onlyWatched(ctx context.Context, users []ident.UserNID) []iden
 	})
 }
 
-// remoteUser returns the ID of a remote user whose presence is known, "" for all others.
+// remoteUser returns the ID of the remote user nid if their presence is known, and "" otherwise.
 func (b *builder) remoteUser(nid ident.UserNID) id.UserID {
 	if r, known := b.Service.presence.of(nid); known && r.remote {
 		return r.id
@@ -85,7 +85,8 @@ func (b *builder) remoteUser(nid ident.UserNID) id.UserID {
 	return ""
 }
 
-// watches reports whether the user may see another user's presence. For a remote user remote is the user's ID.
+// watches reports whether the user of the request may see the presence of user nid. If that is a remote user, remote is
+// their user ID.
 func (b *builder) watches(ctx context.Context, nid ident.UserNID, remote id.UserID) bool {
 	return nid == b.UserNID || b.anyRoom(ctx, func(room *rooms.Room) bool {
 		return (room.HasLocal(nid) || remote != "" && room.Membership(remote) == rooms.Join) && spreadsPresence(room)

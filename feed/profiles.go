@@ -48,8 +48,8 @@ func (w *profileWatch) watch(user ident.UserNID) (done func()) {
 	}
 }
 
-// changed records committed changes and wakes all users who wait for changes. Users who share no room with the changed
-// ones find nothing, which costs less than looking up here who shares a room.
+// changed records that profile fields have changed, and wakes all users who wait for such changes. Users who share no
+// room with the changed ones then find nothing; finding out here who shares a room would cost more.
 func (w *profileWatch) changed(list []rooms.CommittedProfile, hub *wake.Hub) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -73,9 +73,9 @@ func (b *builder) profilesChanged() bool {
 	return b.filter.Profiles.Fields != nil && b.Service.profiles.changedSince(b.since.Pos)
 }
 
-// profileChanges lists the fields of local users' profiles that changed in (since, upTo]: those that fields lists, or
-// all if it is nil, of the users for whom shown returns true. everybody lists these users; it is called only if there
-// are many changes.
+// profileChanges returns the profile fields of local users that changed in (since, upTo]. It selects the fields named
+// in fields, or all if fields is nil, and the users for whom shown returns true. If there are many changes, it reads
+// only those of the users whom everybody returns; these must be the same as those for whom shown returns true.
 func profileChanges(
 	tx *storage.Tx, since, upTo storage.Pos, fields []string, shown func(ident.UserNID) bool, everybody func() []ident.UserNID,
 ) ([]storage.ProfileChange, error) {
@@ -89,8 +89,8 @@ func profileChanges(
 	}), err
 }
 
-// profileNews appends the changes of the profile fields that the client wants: those of the users who share a room with
-// the user, all fields of users whom the client has not seen yet, and null for users who share no room any more.
+// profileNews appends the profile fields that are new to the client: the changed fields of users who share a room with
+// the user, all fields of users whom the client has not seen yet, and null for users who no longer share a room.
 // Spec: MSC4429
 func (b *builder) profileNews(ctx context.Context) error {
 	fields := b.filter.Profiles.Fields
@@ -137,8 +137,9 @@ func (b *builder) sharing(ctx context.Context) []ident.UserNID {
 	return out
 }
 
-// unseen lists the local users whose profiles the client does not have: under lazy loading those whose member events
-// are in the answer; otherwise everybody in a first answer, and later those who have come to share a room.
+// unseen returns the local users whose profiles the client does not have. Without lazy loading these are everybody in a
+// first answer, and later the users who have come to share a room. With lazy loading, they also include the users whose
+// member events are in the answer.
 func (b *builder) unseen(ctx context.Context) []ident.UserNID {
 	users := map[ident.UserNID]bool{}
 	switch {

@@ -53,7 +53,7 @@ func (s *Service) sendTyping(room *rooms.Room, user id.UserID, typing bool) {
 
 // ReceiveTyping handles an m.typing EDU from another server. It ignores rooms that this server is not in.
 //
-// Errors: M_FORBIDDEN, M_BAD_JSON. A room that this server is not in is none.
+// Errors: M_FORBIDDEN, M_BAD_JSON.
 // Spec: server-server-api#mtyping-schema
 func (s *Service) ReceiveTyping(ctx context.Context, origin string, content json.RawMessage) error {
 	var c typingContent
@@ -198,7 +198,7 @@ func (s *Service) receivePresence(ctx context.Context, origin string, p presence
 	return nil
 }
 
-// eachSpreading calls f for the rooms that a user has joined and whose members see each other's presence.
+// eachSpreading calls f for each room that the user has joined and in which members see each other's presence.
 func (s *Service) eachSpreading(ctx context.Context, r presenceRecord, f func(*rooms.Room)) error {
 	spreading := func(room *rooms.Room) {
 		if spreadsPresence(room) {

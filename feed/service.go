@@ -48,8 +48,8 @@ import (
 	"ebb/wake"
 )
 
-// Options configures a Service. E2EE, Push and Alive may be nil: their part is then left out. Now and Log default to
-// the real time and to silence.
+// Options configures a Service. E2EE, Push and Alive may be nil: their part is then left out. By default, Now is the
+// real time and nothing is logged.
 type Options struct {
 	Cache       keyed.Budget // bounds the caches
 	DB          *storage.DB
@@ -149,8 +149,7 @@ func realTimer(d time.Duration) (<-chan time.Time, func()) {
 // come online together does not wake everybody once for each.
 const tickInterval = time.Second
 
-// Run calls Tick regularly until ctx ends. It then ends the waiting of all parked requests, so that the server can
-// stop.
+// Run calls Tick regularly until ctx ends. It then makes all waiting requests return, so that the server can stop.
 func (s *Service) Run(ctx context.Context) error {
 	defer s.stopOnce.Do(func() { close(s.stopped) })
 	ticker := time.NewTicker(tickInterval)
@@ -184,7 +183,7 @@ func (s *Service) Tick(ctx context.Context) {
 	s.sweepSliding(ctx, now)
 }
 
-// wakeRoom wakes the local members of a room in which the list of those who are typing changed.
+// wakeRoom calls typingChanged for the given room.
 func (s *Service) wakeRoom(ctx context.Context, nid ident.RoomNID) {
 	room, err := s.opts.Rooms.RoomByNID(ctx, nid)
 	if err != nil {
@@ -194,7 +193,8 @@ func (s *Service) wakeRoom(ctx context.Context, nid ident.RoomNID) {
 	s.typingChanged(room)
 }
 
-// typingChanged wakes the local members of a room, and passes the list of those who are typing to application services.
+// typingChanged is called when the list of the users who are typing in a room has changed. It wakes the room's local
+// members, and passes the list to application services.
 func (s *Service) typingChanged(room *rooms.Room) {
 	s.opts.Hub.Members(room.LocalMembers())
 	if s.opts.Apps != nil {
@@ -229,8 +229,8 @@ func (s *Service) flushPresence(ctx context.Context) {
 	}
 }
 
-// spread calls f for the rooms whose members see a user's presence, and sends the presence of a local user to other
-// servers.
+// spread calls f for each room whose members see the given user's presence. If the user is local, it also sends the
+// presence to the other servers in these rooms.
 func (s *Service) spread(ctx context.Context, r presenceRecord, f func(*rooms.Room)) {
 	servers := map[string]bool{}
 	err := s.eachSpreading(ctx, r, func(room *rooms.Room) {
@@ -253,8 +253,8 @@ func (s *Service) spread(ctx context.Context, r presenceRecord, f func(*rooms.Ro
 // spreadsPresence reports whether a room's members see each other's presence.
 func spreadsPresence(room *rooms.Room) bool { return room.Count(rooms.Join) <= presenceRoomLimit }
 
-// SetTyping records that the requester is typing in a room, for timeout or the default time if that is 0, or has
-// stopped.
+// SetTyping records that the requester is typing in a room, or has stopped if typing is false. The notification ends
+// after timeout, or after a default time if timeout is 0.
 // Spec: client-server-api#put_matrixclientv3roomsroomidtypinguserid
 func (s *Service) SetTyping(ctx context.Context, who ident.Requester, roomID id.RoomID, typing bool, timeout time.Duration) error {
 	room, err := s.opts.Rooms.Room(ctx, roomID)
@@ -280,8 +280,9 @@ func (s *Service) SetTyping(ctx context.Context, who ident.Requester, roomID id.
 	return nil
 }
 
-// committed is the rooms.Listener of the volatile streams. It ends the typing of a user who leaves a room, which other
-// servers infer from the event, and notes the joins of users who will see each other's presence.
+// committed is the rooms.Listener of the Service. It ends the typing notifications of users who have left a room, which
+// other servers infer from the member event. It also records joins and changed profiles, for presence and for clients
+// that wait for profiles.
 func (s *Service) committed(c *rooms.Commit) {
 	s.forgetSlidingUsers(c)
 	for i := range c.Members {

@@ -64,7 +64,8 @@ type session struct {
 	sentCount     int
 }
 
-// sentMember records that a member event was sent in the answer with next_batch pos.
+// sentMember records that a member event was sent. key is the hash of its memberKey, and pos the position of the
+// answer's next_batch.
 type sentMember struct {
 	key uint64
 	pos storage.Pos
@@ -74,7 +75,7 @@ func newSessions(hub *wake.Hub) *sessions {
 	return &sessions{hub: hub, seed: maphash.MakeSeed(), byDevice: map[sessionKey]*list.Element{}, recent: list.New()}
 }
 
-// of returns the session of a device, a new one if need be.
+// of returns the session of the given device. It creates the session if there is none.
 func (m *sessions) of(user ident.UserNID, device ident.DeviceNID, now time.Time) *session {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -120,30 +121,32 @@ func (m *sessions) tick(now time.Time) {
 	}
 }
 
-// quiet reports whether there is no news for the device itself after since. The caller must read news, which is
-// sub.News(), after it has fixed the position up to which the answer goes; otherwise news covered by that position
-// could be skipped for good.
+// quiet reports whether the device itself has no news after the position since. news is the value of sub.News(). The
+// caller must read it after it has fixed the position up to which the answer goes; otherwise news up to that position
+// might never be sent.
 func (s *session) quiet(since storage.Pos, news uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !s.closed && s.seenUpTo >= 0 && since >= s.seenUpTo && s.seenNews == news
 }
 
-// quietRooms is like quiet, for the user's rooms.
+// quietRooms is like quiet, but for news in the user's rooms.
 func (s *session) quietRooms(since storage.Pos, news uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !s.closed && s.seenRoomsUpTo >= 0 && since >= s.seenRoomsUpTo && s.seenRoomsNews == news
 }
 
-// seenRooms records that the user's rooms have been searched for news up to upTo, when sub.News() returned news.
+// seenRooms records that news in the user's rooms have been looked up to the position upTo. news is the value that
+// sub.News() had before.
 func (s *session) seenRooms(upTo storage.Pos, news uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.seenRoomsUpTo, s.seenRoomsNews = upTo, news
 }
 
-// seen notes that the device's own news up to upTo have been looked up, when sub.News() was news.
+// seen records that the device's own news have been looked up to the position upTo. news is the value that sub.News()
+// had before.
 func (s *session) seen(upTo storage.Pos, news uint64, keyCounts []byte, delivered storage.Pos) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -151,7 +154,8 @@ func (s *session) seen(upTo storage.Pos, news uint64, keyCounts []byte, delivere
 	s.delivered = max(s.delivered, delivered)
 }
 
-// acknowledge reports whether there may be to-device messages up to a position that the client has now confirmed.
+// acknowledge is called when the client confirms the to-device messages up to upTo. It reports whether there may be
+// any, which are then to be deleted.
 func (s *session) acknowledge(upTo storage.Pos) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -162,14 +166,15 @@ func (s *session) acknowledge(upTo storage.Pos) bool {
 	return true
 }
 
-// counts returns the key counts as last looked up.
+// counts returns the key counts of the device as they were last read.
 func (s *session) counts() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.keyCounts
 }
 
-// memberKey identifies a member event as sent to a chain of requests with the same filter.
+// memberKey identifies a member event that was sent to a client. A client is a chain of requests (see Token) with the
+// same filter.
 type memberKey struct {
 	chain  uint32
 	filter int64
@@ -178,7 +183,7 @@ type memberKey struct {
 	event  storage.Pos
 }
 
-// wasSent reports whether the client at token since was sent the member event.
+// wasSent reports whether a client that has the token since was sent the member event k before.
 func (s *session) wasSent(seed maphash.Seed, k memberKey, since storage.Pos) bool {
 	key := maphash.Comparable(seed, k)
 	s.mu.Lock()
@@ -190,8 +195,8 @@ func (s *session) wasSent(seed maphash.Seed, k memberKey, since storage.Pos) boo
 	return slot.key == key && slot.pos <= since
 }
 
-// noteSent notes the member events of the answer that ends at next. The table is direct-mapped: after a collision an
-// event is sent twice.
+// noteSent records the member events in the answer whose next_batch has the position next. The table is direct-mapped:
+// an event that another one has displaced may be sent again.
 func (s *session) noteSent(seed maphash.Seed, members []memberKey, next storage.Pos) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

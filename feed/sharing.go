@@ -13,8 +13,8 @@ import (
 	"ebb/storage"
 )
 
-// sharing holds the users who have come to share a room with the user since the token, and those who may no longer
-// share one.
+// sharing holds the users who have come to share a room with the user since the token (come), and those who may no
+// longer share one (gone).
 type sharing struct {
 	come map[id.UserID]ident.UserNID // user nid
 	gone map[id.UserID]ident.UserNID
@@ -23,7 +23,8 @@ type sharing struct {
 	entered bool
 }
 
-// sharingNews finds out with whom the user newly shares rooms and with whom no longer, and makes device_lists from it.
+// sharingNews finds the users who newly share a room with the user and those who no longer share one, and sets
+// device_lists accordingly.
 // Spec: client-server-api#extensions-to-sync-1
 func (b *builder) sharingNews(ctx context.Context) error {
 	if b.initial {
@@ -41,7 +42,7 @@ func (b *builder) sharingNews(ctx context.Context) error {
 	return b.deviceLists(ctx)
 }
 
-// roomSharing notes who joined a room and who left it.
+// roomSharing adds the users who have joined or left the given room to b.shared.
 func (b *builder) roomSharing(j *joinedRoom) {
 	if j.fresh {
 		b.shared.entered = b.shared.entered || len(j.room.OtherServers()) > 0
@@ -95,7 +96,7 @@ func (s *sharing) lost(m *rooms.Member) {
 	s.gone[m.User] = m.NID
 }
 
-// leftSharing notes the members of the rooms that the user has left.
+// leftSharing adds the members of the rooms that the user has left to b.shared.gone.
 func (b *builder) leftSharing(ctx context.Context) error {
 	for _, m := range b.plan.left {
 		room, err := b.opts.Rooms.RoomByNID(ctx, m.Room)
@@ -116,8 +117,8 @@ func (b *builder) leftSharing(ctx context.Context) error {
 	return nil
 }
 
-// dropUnchanged drops from come the users who shared a room before, such as those with a new display name, and from
-// gone the users with whom the user still shares another room.
+// dropUnchanged removes users for whom nothing has changed: from come those who shared a room before, such as those
+// with only a new display name, and from gone those who still share another room.
 func (b *builder) dropUnchanged(ctx context.Context) error {
 	delete(b.shared.come, b.UserID)
 	delete(b.shared.gone, b.UserID)
@@ -137,7 +138,8 @@ func (b *builder) sharesRoomWith(ctx context.Context, user id.UserID) bool {
 	return b.anyRoom(ctx, func(room *rooms.Room) bool { return room.Membership(user) == rooms.Join })
 }
 
-// newlySharing returns the users in come with whom the user shares a room that one of the two joined after the token.
+// newlySharing selects, from the users in b.shared.come, those who share a room that they or the user joined after the
+// token.
 func (b *builder) newlySharing(tx *storage.Tx) (map[ident.UserNID]bool, error) {
 	met := map[ident.UserNID]bool{}
 	for _, j := range b.plan.joined {
@@ -162,7 +164,8 @@ func (b *builder) newlySharing(tx *storage.Tx) (map[ident.UserNID]bool, error) {
 	return met, nil
 }
 
-// deviceLists makes the two lists of device_lists from sharing and from the changes of devices.
+// deviceLists computes the lists changed and left of device_lists from b.shared and from the device changes since the
+// token.
 func (b *builder) deviceLists(ctx context.Context) error {
 	if b.opts.E2EE == nil || !b.shared.entered && len(b.shared.come)+len(b.shared.gone)+len(b.own.deviceChanges) == 0 {
 		return nil

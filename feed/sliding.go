@@ -19,7 +19,7 @@ import (
 // extensions what it wants.
 const slidingFilter = `{"room":{"state":{"lazy_load_members":true}}}`
 
-// slidingRun is a request while it is answered.
+// slidingRun is a sliding sync request that is being answered.
 type slidingRun struct {
 	*slidingQuery
 	filter  *cachedFilter
@@ -27,8 +27,8 @@ type slidingRun struct {
 	conn    *slidingConn
 	turn    int64
 	online  event.Presence // that the request sets
-	since   slidingPos     // what the client has; zero in a first request
-	base    []byte         // the state that belongs to it
+	since   slidingPos     // the request's pos; zero in a first request
+	base    []byte         // the encoded slidingState that belongs to since
 	rooms   int            // how many rooms the user has
 }
 
@@ -114,15 +114,16 @@ func (s *Service) timedSliding(ctx context.Context, r *slidingRun, final bool) (
 	return s.buildSliding(ctx, r, final)
 }
 
-// slidingBuilder makes one answer of sliding sync. What it has in common with /sync is its builder, whose request has
-// the position of the client's token and slidingFilter.
+// slidingBuilder makes one answer of sliding sync. It embeds the builder of a /sync answer for what both have in
+// common; the request of that builder has the position of the client's pos as its token, and slidingFilter as its
+// filter.
 type slidingBuilder struct {
 	*builder
 	run           *slidingRun
 	change        slidingChange
 	user          *slidingUser
 	rooms         []slidingRoom // that the client may get
-	counts        []int         // of rooms, by list
+	counts        []int         // the number of rooms in each list
 	known         []knownSet
 	nothingWanted combinedWant
 	scratch       *slidingScratch
@@ -140,7 +141,8 @@ type slidingBuilder struct {
 	stickySent  bool          // the answer has sticky events besides those
 }
 
-// buildSliding makes an answer. It returns nil if there is nothing new and the client may wait (final is false).
+// buildSliding makes an answer. If there is nothing new, it returns nil, so that the request waits; if final is set, it
+// returns an answer without news instead.
 func (s *Service) buildSliding(ctx context.Context, r *slidingRun, final bool) (json.RawMessage, error) {
 	own, inRooms := r.session.sub.News()
 	if upTo := s.opts.DB.Announced(); s.slidingIdle(r) {
@@ -178,15 +180,16 @@ func (s *Service) buildSliding(ctx context.Context, r *slidingRun, final bool) (
 	return slices.Clone(answer), err
 }
 
-// slidingScratch is memory that answers are made in, one after the other.
+// slidingScratch holds buffers that are reused from one answer to the next.
 type slidingScratch struct {
-	out    []byte // is copied at its size
+	out    []byte // the answer, of which the caller gets a copy
 	rooms  []slidingRoom
 	sorted []*slidingRoom
 	news   roomNews
 }
 
-// release gives the scratch back. It keeps no room in memory.
+// release puts the scratch back into the pool. It clears the pointers to rooms first, so that the scratch does not keep
+// them in memory.
 func (b *slidingBuilder) release() {
 	x := b.scratch
 	clear(b.rooms)
@@ -212,7 +215,7 @@ func (s *Service) slidingIdle(r *slidingRun) bool {
 		!(r.extensions.Profiles.on() && s.profiles.changedSince(r.since.Pos))
 }
 
-// build makes the answer. own is the count of the device's own news from before the position was read.
+// build makes the answer. own is the count of the device's own news (wake.Sub.News) that was read before upTo.
 func (b *slidingBuilder) build(ctx context.Context, own uint64, final bool) (json.RawMessage, error) {
 	if err := b.makePlan(ctx); err != nil {
 		return nil, err
@@ -255,7 +258,7 @@ func (b *slidingBuilder) manyFresh() bool {
 	return n >= manyRooms
 }
 
-// write gathers and appends everything but the lists and pos.
+// write gathers and appends the whole answer except for the lists and pos, which finish appends.
 func (b *slidingBuilder) write(ctx context.Context, own uint64) error {
 	b.out = append(b.out, '{')
 	if err := b.ownSliding(ctx, own); err != nil {
@@ -271,8 +274,8 @@ func (b *slidingBuilder) write(ctx context.Context, own uint64) error {
 	return nil
 }
 
-// finish stores what the client has with the answer and completes it. It returns nil if there is nothing in it and the
-// client may wait.
+// finish stores the new state of the connection, and appends the lists and pos to the answer. If the answer has no
+// news, it returns nil, so that the request waits, unless final is set.
 func (b *slidingBuilder) finish(ctx context.Context, final bool) (json.RawMessage, error) {
 	next := b.run.since
 	next.Pos, next.Epoch, next.Typing, next.Active = b.upTo, b.epoch, b.builder.next.Typing, b.builder.next.Active
@@ -301,7 +304,7 @@ func (b *slidingBuilder) finish(ctx context.Context, final bool) (json.RawMessag
 	return appendPos(b.out, b.run.Body.TxnID, next), nil
 }
 
-// appendPos appends the last members of an answer.
+// appendPos appends txn_id and pos, and closes the object of the answer.
 func appendPos(dst []byte, txnID string, pos slidingPos) []byte {
 	if txnID != "" {
 		dst = append(dst, `"txn_id":`...)
@@ -312,7 +315,7 @@ func appendPos(dst []byte, txnID string, pos slidingPos) []byte {
 	return append(dst, `"}`...)
 }
 
-// unchanged returns an answer without news.
+// unchanged returns an answer without news, for a client that keeps its position.
 func (r *slidingRun) unchanged() json.RawMessage {
 	r.conn.mu.Lock()
 	l := r.conn.look
@@ -323,7 +326,8 @@ func (r *slidingRun) unchanged() json.RawMessage {
 	return appendPos(out, r.Body.TxnID, r.since)
 }
 
-// noteLook notes what the server has looked for, so that it need not look again.
+// noteLook records in the connection what the server has just looked for, so that it need not look again before
+// something changes. It does nothing if a newer request uses the connection.
 func (b *slidingBuilder) noteLook(own, inRooms uint64) {
 	c := b.run.conn
 	c.mu.Lock()
@@ -340,14 +344,16 @@ func (b *slidingBuilder) noteLook(own, inRooms uint64) {
 	}
 }
 
-// stuck reports whether the client lacks something that is out of its ranges, so that it stays at its position.
+// stuck reports whether something has changed that the client has not been sent, since it is outside the ranges of its
+// lists. The position in the client's pos must then stay where it is.
 func (r *slidingRun) stuck() bool {
 	r.conn.mu.Lock()
 	defer r.conn.mu.Unlock()
 	return r.conn.look.stuck
 }
 
-// listCounts returns the lists of the answer, as a JSON member with a comma.
+// listCounts returns the key "lists" of the answer with its value and a comma. The value has the number of rooms in
+// each list.
 func (b *slidingBuilder) listCounts() string {
 	if len(b.counts) == 0 {
 		return ""

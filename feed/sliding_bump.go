@@ -18,7 +18,8 @@ var bumpTypes = []string{
 // maxBumps bounds the rooms of which it is remembered when they were last bumped before what memory has of them.
 const maxBumps = 20_000
 
-// bumpKey identifies the part of a room's timeline that memory does not have.
+// bumpKey is the key under which a result of Tx.Bump is cached. upTo is the position up to which the room's timeline is
+// not in memory.
 type bumpKey struct {
 	room ident.RoomNID
 	upTo storage.Pos

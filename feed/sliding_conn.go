@@ -39,12 +39,13 @@ const (
 	maxSlidingAsks = 1 << 20
 )
 
-// slidingPos is what pos says:
+// slidingPos is the parsed form of pos, the token of sliding sync. Its text is:
 //
-//	s1_<position>_p_<epoch>_<typing>_<chain>_<connection>_<serial>
+// s1_<position>_p_<epoch>_<typing>_<chain>_<connection>_<serial>
 //
-// The first five have the meaning that they have in a Token. serial names the state of the connection that belongs to
-// the answer. An answer that changes no state has the serial of the one before, and is not recorded anywhere.
+// The first five fields have the same meaning as in a Token. connection is the number of the connection. serial is the
+// serial number of the connection's state after the answer with this pos. An answer that does not change the state has
+// the serial of the answer before it, and is not recorded anywhere.
 type slidingPos struct {
 	Token
 	conn   int64
@@ -92,7 +93,8 @@ func parseSlidingPos(text string) (p slidingPos, err error) {
 	return p, nil
 }
 
-// slidingConn is a connection in memory. What it holds beyond its database row is an optimization.
+// slidingConn is a connection of sliding sync in memory. What it has in addition to its row in the database only saves
+// work.
 type slidingConn struct {
 	user   ident.UserNID
 	device ident.DeviceNID
@@ -108,23 +110,23 @@ type slidingConn struct {
 	ask    *slidingAsk // of the last request
 }
 
-// heldState is an encoded slidingState.
+// heldState is an encoded slidingState with its serial number.
 type heldState struct {
 	serial int64
 	data   []byte
 }
 
-// slidingLook is what a connection remembers of the last time that the server looked for news for it. While nothing
-// has changed, it need not look again.
+// slidingLook is what a connection remembers of the last time that the server looked for news for it. As long as
+// nothing has changed since, the server need not look again.
 type slidingLook struct {
-	session *session // whose counts own and rooms are; nil: nothing is known
-	wants   uint64   // of the slidingQuery
-	serial  int64    // what the client has
+	session *session // the session to which own and rooms belong; nil: nothing is known
+	wants   uint64   // slidingQuery.wants of the request
+	serial  int64    // of the state that the client has after the answer
 	from    storage.Pos
-	upTo    storage.Pos // the server looked for what is between from and upTo
-	own     uint64      // of wake.Sub.News, from before upTo was read
+	upTo    storage.Pos // the server looked for news between from and upTo
+	own     uint64      // the counts of wake.Sub.News, read before upTo
 	rooms   uint64
-	found   bool // there was something, so that a client that asks again from from must get it again
+	found   bool // there were news, so a client that asks again from the position from must get them again
 	stuck   bool // something that is out of the client's ranges has changed
 	// messages: the answer had to-device messages or sticky events. A client that does not acknowledge them gets them
 	// again.
@@ -136,7 +138,8 @@ type slidingLook struct {
 	lists     string      // the counts of the lists, as a JSON member
 }
 
-// covers reports whether everything that the device itself could get after since was looked for, and is none.
+// covers reports whether the last look has shown that there are no news of the device itself after the position since.
+// It does not if the request wants something else than the last one, or if the count of news, own, has changed.
 func (l *slidingLook) covers(s *session, wants uint64, since storage.Pos, own uint64) bool {
 	return l.session == s && l.wants == wants && l.own == own && !l.messages && (since >= l.upTo || !l.found && since >= l.from)
 }
@@ -148,11 +151,12 @@ func errUnknownPos() error {
 // errSuperseded ends a request after which the client has sent another one on the same connection.
 var errSuperseded = errors.New("a newer request on this connection")
 
-// slidingMemory is what a Service remembers for sliding sync. Its answers are correct without it.
+// slidingMemory holds the caches of a Service for sliding sync: connections, what their users' rooms and account data
+// say, bump stamps, and parsed requests. Answers would be correct without them.
 type slidingMemory struct {
 	conns *keyed.Map[int64, heldConn]
 	users *keyed.Memo[ident.UserNID, *slidingUser]
-	bumps *keyed.Map[bumpKey, storage.Pos]
+	bumps *keyed.Map[bumpKey, storage.Pos] // results of Tx.Bump
 	asks  *keyed.Map[askKey, *slidingAsk]
 	// scratch holds *slidingScratch.
 	scratch sync.Pool
@@ -170,7 +174,7 @@ func newSlidingMemory(o Options) *slidingMemory {
 	}
 }
 
-// heldConn is a connection with the size for which it counts in memory.
+// heldConn is a connection in the cache, with its size in bytes, which the cache bounds.
 type heldConn struct {
 	*slidingConn
 	size int64
@@ -207,7 +211,7 @@ func (s *Service) openSliding(ctx context.Context, r *slidingRun) error {
 	return nil
 }
 
-// slidingConn returns a stored connection.
+// slidingConn returns the stored connection with the given number, from the cache if it is there.
 func (s *Service) slidingConn(ctx context.Context, nid int64) (*slidingConn, error) {
 	if held, ok := s.sliding.conns.Get(nid); ok {
 		return held.slidingConn, nil
@@ -241,7 +245,8 @@ func (s *Service) slidingConn(ctx context.Context, nid int64) (*slidingConn, err
 	return s.holdSliding(c), nil
 }
 
-// holdSliding keeps a connection in memory and returns it, or the one that another request has loaded meanwhile.
+// holdSliding adds a connection to the cache and returns it. If another request has added the same connection in the
+// meantime, it returns that one.
 func (s *Service) holdSliding(c *slidingConn) *slidingConn {
 	c.mu.Lock()
 	size := int64(512)
@@ -258,18 +263,20 @@ func (s *Service) holdSliding(c *slidingConn) *slidingConn {
 	}).slidingConn
 }
 
-// slidingSave is the write of a new state.
+// slidingSave is the write that stores a new state of a connection. The method do makes the changes in the database;
+// the method done then makes those in memory.
 type slidingSave struct {
 	*Service
 	run     *slidingRun
 	state   heldState
-	nid     int64
-	now     int64 // ms
-	dropped []int64
+	nid     int64   // number of the connection
+	now     int64   // ms
+	dropped []int64 // connections that create deleted
 }
 
-// saveSliding stores what the client has once it has received the answer, and returns the connection and the serial
-// number. On a full disk the state is kept in memory only, so that reading goes on; it is lost by a restart.
+// saveSliding stores next, the state of the connection after the answer. It returns the number of the connection and
+// the serial number of the state. On a full disk it keeps the state in memory only, so that clients can still read; a
+// restart then loses it.
 func (s *Service) saveSliding(ctx context.Context, r *slidingRun, next *slidingState) (nid, serial int64, err error) {
 	data := slices.Clone(next.encode()) // at its size
 	if len(data) > maxSlidingState+maxSlidingRoom*r.rooms {
@@ -311,7 +318,8 @@ func (w *slidingSave) do(tx *storage.Tx) error {
 	return tx.AddSlidingState(w.nid, w.run.since.serial, storage.SlidingState{Serial: w.state.serial, State: text})
 }
 
-// create stores the connection. It deletes the one that it replaces, and those that are too many or too old.
+// create stores a new connection. It deletes the device's older connection with the same conn_id, connections that have
+// not been used for slidingLife, and the oldest ones beyond maxSlidingConnections.
 func (w *slidingSave) create(tx *storage.Tx) error {
 	c := w.run.conn
 	others, err := tx.SlidingOfDevice(c.user, c.device)
@@ -330,7 +338,7 @@ func (w *slidingSave) create(tx *storage.Tx) error {
 	return err
 }
 
-// done keeps the state in memory. It runs in the committer.
+// done keeps the new state in memory. It runs in the committer.
 func (w *slidingSave) done() {
 	for _, nid := range w.dropped {
 		w.sliding.conns.Forget(nid)
@@ -344,7 +352,8 @@ func (w *slidingSave) done() {
 	w.holdSliding(c)
 }
 
-// touchSliding records the use of a connection that changes no state for long.
+// touchSliding records that a connection is in use, so that it is not deleted although its state does not change. It
+// writes at most once in slidingTouch.
 func (s *Service) touchSliding(ctx context.Context, c *slidingConn) error {
 	now := s.opts.Now().UnixMilli()
 	c.mu.Lock()
@@ -366,7 +375,7 @@ func (s *Service) touchSliding(ctx context.Context, c *slidingConn) error {
 	return err
 }
 
-// sweepSliding deletes connections that have not been used for long.
+// sweepSliding deletes connections that have not been used for slidingLife.
 func (s *Service) sweepSliding(ctx context.Context, now time.Time) {
 	if now.Sub(s.sliding.swept) < slidingSweep {
 		return

@@ -13,7 +13,7 @@ import (
 	"ebb/storage"
 )
 
-// slidingExtensions is what a client wants besides rooms.
+// slidingExtensions is the part "extensions" of a request: what the client wants in addition to rooms.
 type slidingExtensions struct {
 	ToDevice    toDeviceExtension `json:"to_device"`
 	E2EE        extension         `json:"e2ee"`
@@ -58,7 +58,7 @@ type toDeviceExtension struct {
 	since storage.Pos
 }
 
-// roomsExtension is an extension that concerns some of the rooms of the answer. Nil lists and rooms stand for all.
+// roomsExtension is an extension that concerns rooms: those in Lists and those in Rooms. A nil list stands for all.
 type roomsExtension struct {
 	extension
 	Lists *[]string `json:"lists"`
@@ -142,8 +142,8 @@ func (s *Service) acknowledgeSliding(ctx context.Context, r *slidingRun) error {
 	return nil
 }
 
-// ownSliding looks up what concerns the user and the device, unless it is known that there is nothing new. own is the
-// count of news from before upTo.
+// ownSliding looks up the news of the user and the device, unless it is known that there are none. own is the count of
+// their news (wake.Sub.News) that was read before upTo.
 func (b *slidingBuilder) ownSliding(ctx context.Context, own uint64) error {
 	x := &b.run.extensions
 	b.toDevice, b.delivered, b.keys = x.ToDevice.since, b.look.delivered, b.look.counts
@@ -165,7 +165,7 @@ func (b *slidingBuilder) ownSliding(ctx context.Context, own uint64) error {
 	return b.sharingNews(ctx)
 }
 
-// readOwn reads what concerns the user and the device.
+// readOwn reads the news of the user and the device.
 func (b *slidingBuilder) readOwn(tx *storage.Tx) (err error) {
 	if x := &b.run.extensions.Threads; x.on() {
 		if b.threads, err = threadSubscriptions(tx, b.UserNID, b.since.Pos, b.upTo, x.limit()); err != nil {
@@ -205,7 +205,7 @@ func (b *slidingBuilder) ownAccountData(tx *storage.Tx) (err error) {
 	return err
 }
 
-// ownKeys reads the key counts and whose devices have changed.
+// ownKeys reads the key counts, and the users whose devices have changed.
 func (b *slidingBuilder) ownKeys(tx *storage.Tx) (err error) {
 	if !b.run.extensions.E2EE.on() {
 		return nil
@@ -281,7 +281,7 @@ func (x *slidingExtensions) appendIdle(dst []byte, l *slidingLook) []byte {
 	return append(dst, `},`...)
 }
 
-// writeToDevice appends the to-device messages. next_batch is there without messages too.
+// writeToDevice appends the to-device messages and next_batch. Without messages there is still a next_batch.
 func (b *slidingBuilder) writeToDevice(context.Context) (bool, error) {
 	b.some = b.some || len(b.own.toDevice) > 0
 	b.out = appendToDeviceValue(b.out, b.toDevice, b.own.toDevice)
@@ -305,7 +305,7 @@ func appendToDeviceValue(dst []byte, next storage.Pos, messages []storage.ToDevi
 	return append(dst, `]}`...)
 }
 
-// writeE2EE appends the key counts and whose devices have changed.
+// writeE2EE appends the key counts, and the users whose devices have changed.
 func (b *slidingBuilder) writeE2EE(context.Context) (bool, error) {
 	b.out = append(b.out, '{')
 	if len(b.own.changed)+len(b.own.left) > 0 {
@@ -362,8 +362,8 @@ func (b *slidingBuilder) writeAccountData(ctx context.Context) (bool, error) {
 	return some, nil
 }
 
-// noteData notes of which rooms the client has the account data with the answer. It returns those of which the client
-// gets all of it.
+// noteData records, for each room, whether the client will have the user's account data of the room after this answer.
+// It returns the rooms of which the client has none yet and so gets all of it.
 func (b *slidingBuilder) noteData() (fresh []ident.RoomNID) {
 	x := &b.run.extensions.AccountData
 	for i := range b.rooms {
@@ -380,7 +380,8 @@ func (b *slidingBuilder) noteData() (fresh []ident.RoomNID) {
 	return fresh
 }
 
-// allData reads all account data of rooms, and what was deleted unless the client is new and cannot have it.
+// allData reads all account data of the given rooms. It includes deleted entries, since the client may have them,
+// unless this is the first answer of a connection.
 func (b *slidingBuilder) allData(tx *storage.Tx, nids []ident.RoomNID) ([]storage.AccountDatum, error) {
 	list, err := tx.RoomsAccountData(b.UserNID, nids, b.upTo)
 	return slices.DeleteFunc(list, func(d storage.AccountDatum) bool { return b.initial && d.Content == storage.DeletedAccountData }), err
@@ -405,7 +406,7 @@ func (b *slidingBuilder) roomDataOf(ctx context.Context, nids []ident.RoomNID) (
 	return byRoom, err
 }
 
-// roomKey appends the key of a room, after a comma unless the open object is empty.
+// roomKey appends the ID of a room as a key of the open object, after a comma if it is not the first key.
 func (b *slidingBuilder) roomKey(room id.RoomID) {
 	if b.out[len(b.out)-1] != '{' {
 		b.out = append(b.out, ',')
@@ -432,8 +433,8 @@ func (b *slidingBuilder) writeReceipts(context.Context) (bool, error) {
 	return some, nil
 }
 
-// onePerUser sorts receipts as appendReceiptEvent wants them. Of several receipts of a user at one event, which differ
-// in their threads, it keeps the one that says most: without a thread, then of the main timeline.
+// onePerUser sorts receipts in the order that appendReceiptEvent needs. If a user has several receipts at one event,
+// for different threads, it keeps only the one that covers most: an unthreaded one, or else one for the main timeline.
 func onePerUser(receipts []storage.SyncReceipt) []storage.SyncReceipt {
 	rank := func(r storage.SyncReceipt) int {
 		switch r.Thread {
@@ -453,7 +454,7 @@ func onePerUser(receipts []storage.SyncReceipt) []storage.SyncReceipt {
 	return slices.CompactFunc(receipts, func(a, b storage.SyncReceipt) bool { return byEventTypeUser(a, b) == 0 })
 }
 
-// writeTyping appends who is typing.
+// writeTyping appends the lists of users who are typing.
 func (b *slidingBuilder) writeTyping(context.Context) (bool, error) {
 	x := &b.run.extensions.Typing
 	b.out = append(b.out, `{"rooms":{`...)

@@ -14,7 +14,7 @@ import (
 	"ebb/storage"
 )
 
-// roomListFilter selects the rooms of a list. A zero part selects all.
+// roomListFilter selects the rooms of a list. A field with the zero value selects all rooms.
 type roomListFilter struct {
 	dm, encrypted, invited       *bool
 	types, notTypes              []string // "" for rooms without a type
@@ -23,7 +23,7 @@ type roomListFilter struct {
 	some                         bool // the filter may leave out rooms
 }
 
-// roomFacts is what a filter asks of a room.
+// roomFacts holds the properties of a room by which a roomListFilter selects.
 type roomFacts struct {
 	dm, encrypted, invited bool
 	roomType               string
@@ -67,7 +67,8 @@ type slidingRoom struct {
 	listed   bool // it is in a list, but perhaps in none of its ranges
 }
 
-// roomWork is a slidingRoom that is gathered.
+// roomWork is a slidingRoom of which the client gets something in this answer. Most rooms are not, so this is kept
+// apart.
 type roomWork struct {
 	*slidingRoom
 	fresh      bool     // the client gets the room as a new one
@@ -76,23 +77,25 @@ type roomWork struct {
 	ownReceipt bool // the user has read on: the unread counts are new
 }
 
-// combinedWant is what the client wants of the rooms that are in the same lists and have the same subscription.
+// combinedWant is what the client wants of a room: the union of what it wants by each list that has the room in its
+// ranges and by its subscription. Rooms with the same lists and the same subscription share one combinedWant.
 type combinedWant struct {
 	limit    int
 	required []*requiredState
 	lists    []string
-	more     []wantStep
+	more     []wantStep // the results of the method and
 }
 
-// wantStep leads from one combinedWant to that of the rooms for which one more list or subscription holds.
+// wantStep remembers a result of combinedWant.and: with config of the list, or of a subscription if list is "", the
+// combinedWant becomes to.
 type wantStep struct {
 	config *roomConfig
 	list   string
 	to     *combinedWant
 }
 
-// and returns what the client wants of rooms for which a list, or a subscription if list is "", holds too. Rooms for
-// which the same hold share one value.
+// and returns the union of w and what the client wants by one more list, or by a subscription if list is "". The same
+// arguments give the same value, which rooms share.
 func (w *combinedWant) and(c *roomConfig, list string) *combinedWant {
 	for _, s := range w.more {
 		if s.config.required == c.required && s.config.limit == c.limit && s.list == list {
@@ -110,7 +113,7 @@ func (w *combinedWant) and(c *roomConfig, list string) *combinedWant {
 	return to
 }
 
-// add adds what a list or a subscription wants of the room.
+// add extends what the client wants of room r by what it wants of a list, or of a subscription if list is "".
 func (b *slidingBuilder) add(r *slidingRoom, c *roomConfig, list string) {
 	before := r.want
 	if before == nil {
@@ -119,17 +122,18 @@ func (b *slidingBuilder) add(r *slidingRoom, c *roomConfig, list string) {
 	r.want = before.and(c, list)
 }
 
-// selects reports whether the client wants a state event, apart from members by lazy loading.
+// selects reports whether the client wants the given state event. It leaves lazy loading out of account, which may add
+// members.
 func (w *combinedWant) selects(key pdu.StateKey, user id.UserID) bool {
 	return slices.ContainsFunc(w.required, func(p *requiredState) bool { return p.selects(key, user) })
 }
 
-// lazy reports whether the client wants the members that it needs to show the timeline.
+// lazy reports whether the client wants the member events that it needs to show the timeline.
 func (w *combinedWant) lazy() bool {
 	return slices.ContainsFunc(w.required, func(p *requiredState) bool { return p.lazy })
 }
 
-// allMembers reports whether the client wants every member.
+// allMembers reports whether the client wants all member events.
 func (w *combinedWant) allMembers() bool {
 	return slices.ContainsFunc(w.required, func(p *requiredState) bool { return selectsAll(p, memberType) })
 }
@@ -141,8 +145,8 @@ func selectsAll(p *requiredState, typ string) bool {
 	})
 }
 
-// listRooms finds the rooms that the client may get, and which it gets by its lists and subscriptions. It returns the
-// number of rooms in each list.
+// listRooms finds the rooms that the client may get, and determines what it wants of each by its lists and
+// subscriptions. It returns the number of rooms in each list.
 func (b *slidingBuilder) listRooms(ctx context.Context) (counts []int, err error) {
 	if len(b.run.lists)+len(b.run.subscriptions)+len(b.change.slidingState.rooms) == 0 {
 		return nil, nil
@@ -175,7 +179,8 @@ func (b *slidingBuilder) listRooms(ctx context.Context) (counts []int, err error
 	return counts, nil
 }
 
-// fillList adds a list to the rooms in its ranges, and returns the number of rooms in the list.
+// fillList goes through the rooms in sorted that belong to list l, and adds what the list wants to those in its ranges.
+// It returns the number of rooms in the list.
 func (b *slidingBuilder) fillList(l *slidingList, sorted []*slidingRoom) (count int) {
 	var children map[id.RoomID]bool
 	if l.filters.hasSpaces {
@@ -196,8 +201,8 @@ func (b *slidingBuilder) fillList(l *slidingList, sorted []*slidingRoom) (count 
 	return count
 }
 
-// candidates finds the rooms that the client may get: those that the user is joined or invited to or knocks on, those
-// that the user was removed from, and those left that the client has.
+// candidates finds the rooms that the client may get. These are the rooms that the user is joined to, is invited to,
+// knocks on or was removed from. A room that the user has left is one of them if the client has it.
 func (b *slidingBuilder) candidates(ctx context.Context) error {
 	var err error
 	if b.user, err = b.slidingUser(ctx, b.UserNID); err != nil {
@@ -287,7 +292,7 @@ func (b *slidingBuilder) mayGet(r *slidingRoom) bool {
 	return true
 }
 
-// factsOf returns what filters ask of a room.
+// factsOf returns the properties of a room by which list filters select.
 func (b *slidingBuilder) factsOf(r *slidingRoom) (f roomFacts) {
 	if r.stage == stageStripped && !r.room.Resident() {
 		f = b.user.outside[r.Room]
@@ -303,7 +308,7 @@ func (b *slidingBuilder) factsOf(r *slidingRoom) (f roomFacts) {
 	return f
 }
 
-// childrenOf returns the rooms in spaces that the user is joined to.
+// childrenOf returns the rooms that are children of the given spaces, as far as the user is joined to these.
 func (b *slidingBuilder) childrenOf(spaces []string) map[id.RoomID]bool {
 	children := map[id.RoomID]bool{}
 	for i := range b.rooms {

@@ -11,15 +11,15 @@ import (
 	"ebb/storage"
 )
 
-// knownSet says whether a client that has the state of a set has all that it wants.
+// knownSet is a remembered result of slidingBuilder.knows.
 type knownSet struct {
 	set   int
 	want  *combinedWant
 	knows bool
 }
 
-// knows reports whether a client that has the state of a set has all that it wants, so that only changes are new to it.
-// It remembers the answer, which is the same for most rooms.
+// knows reports whether a client that has the state selected by the given set (see slidingState) has everything that it
+// wants, so that only changes are new to it. It remembers the result, which is the same for most rooms.
 func (b *slidingBuilder) knows(set int, want *combinedWant) bool {
 	for i := range b.known {
 		if k := &b.known[i]; k.set == set && k.want == want {
@@ -32,8 +32,8 @@ func (b *slidingBuilder) knows(set int, want *combinedWant) bool {
 	return knows
 }
 
-// nextSet returns the set of the state that the client has with the answer: what it wants now, and what it wanted
-// before as long as that has not changed.
+// nextSet returns the set of selections whose state the client has after the answer. The set has what the client wants
+// now. It also has what the client wanted before, unless some of that has changed and was not sent.
 func (b *slidingBuilder) nextSet(before int, r *roomWork, x *slidingNews) int {
 	if !r.fresh && !x.narrowed && b.knows(before, r.want) {
 		return before
@@ -48,8 +48,8 @@ func (b *slidingBuilder) nextSet(before int, r *roomWork, x *slidingNews) int {
 	return b.change.setOf(texts)
 }
 
-// requiredState gathers the state of a room that the client wants: what has changed, and if the client wants more than
-// before (wider), that.
+// requiredState gathers the state of a room that the client wants and does not have: the entries that have changed,
+// and, if wider is set, those that the client did not want before.
 func (b *slidingBuilder) requiredState(ctx context.Context, r *roomWork, n *roomNews, x *slidingNews, wider bool) error {
 	g := &requiredGatherer{stateGatherer: stateGatherer{b: b.builder, q: &n.wanted, have: map[pdu.StateKey]bool{}}, x: x, r: r, n: n}
 	if !r.fresh {
@@ -94,12 +94,12 @@ type requiredGatherer struct {
 	r     *roomWork
 	n     *roomNews
 	x     *slidingNews
-	texts []string         // of the state that the client has, apart from changes
-	known []*requiredState // the same, once it was needed
+	texts []string         // the selections of state that the client has, except for what has changed
+	known []*requiredState // texts parsed, as soon as knows needs them
 }
 
-// knows reports whether the client has an entry, apart from changes. A text that cannot be read, which no server has
-// written, selects nothing.
+// knows reports whether the client has been sent the given entry, perhaps in an older version. A text that cannot be
+// parsed, which the server never stores, selects nothing.
 func (g *requiredGatherer) knows(key pdu.StateKey) bool {
 	for len(g.known) < len(g.texts) {
 		p, err := requiredStateOf(g.texts[len(g.known)])
@@ -111,7 +111,7 @@ func (g *requiredGatherer) knows(key pdu.StateKey) bool {
 	return slices.ContainsFunc(g.known, func(p *requiredState) bool { return p.selects(key, g.b.UserID) })
 }
 
-// addKey adds an entry as it is at the end.
+// addKey adds the entry with the given key, as it is at the end of the timeline.
 func (g *requiredGatherer) addKey(ctx context.Context, key pdu.StateKey) error {
 	if g.have[key] {
 		return nil
@@ -217,7 +217,7 @@ func (g *requiredGatherer) addWanted(ctx context.Context) error {
 	return nil
 }
 
-// everyKey returns the keys of the state.
+// everyKey returns the keys of all state entries of the room. It leaves out members unless the client may want them.
 func (g *requiredGatherer) everyKey(ctx context.Context) (keys []pdu.StateKey, err error) {
 	if g.q.left != nil {
 		if g.q.end.entries == nil {
@@ -238,15 +238,15 @@ func (g *requiredGatherer) everyKey(ctx context.Context) (keys []pdu.StateKey, e
 	return keys, nil
 }
 
-// namesMembers reports whether a selection may have a member by a key that it names for all types.
+// namesMembers reports whether a selection may include a member because it names a state key without naming a type.
 func (g *requiredGatherer) namesMembers() bool {
 	return slices.ContainsFunc(g.r.want.required, func(p *requiredState) bool {
 		return slices.ContainsFunc(p.include, func(e stateElement) bool { return e.Type == nil && (e.Me || e.Key != nil && *e.Key != "") })
 	})
 }
 
-// timelineMembers returns the users whose member events a client needs to show a timeline: who sent the events, and
-// whom member events are about.
+// timelineMembers returns the users whose member events a client needs to show a timeline: the senders of its events,
+// and the users whom its member events are about.
 func timelineMembers(events []*rooms.Event) (users []id.UserID) {
 	for _, e := range events {
 		of := []id.UserID{e.Sender()}

@@ -16,10 +16,10 @@ import (
 // maxFirstReceipts bounds the receipts of others that a client gets with a room that is new to it.
 const maxFirstReceipts = 100
 
-// slidingNews is what is new in one room, besides what roomNews has.
+// slidingNews holds what is new in one room in addition to its roomNews.
 type slidingNews struct {
-	expanded bool           // the timeline begins before what the client has
-	live     int            // events that have just happened
+	expanded bool           // the timeline begins before the news, since the client now wants more events than it has
+	live     int            // the number of events that have just happened
 	stubs    []pdu.StateKey // entries of the state that were deleted
 	name     *rooms.Event   // the event of the name, if that is new to the client
 	avatar   *rooms.Event   // the same for the avatar
@@ -27,9 +27,9 @@ type slidingNews struct {
 	faceless bool           // the avatar was deleted
 	heroes   []*rooms.Event // member events
 	named    bool           // the room has a name, and so no heroes
-	dm       bool           // whether it is a direct chat is new to the client
-	left     *departure     // if the user has left
-	narrowed bool           // state has changed that the client has and does not want any more
+	dm       bool           // the client must be sent whether the room is a direct chat
+	left     *departure     // set if the user has left
+	narrowed bool           // some state that the client has but no longer wants has changed
 }
 
 // writeSlidingRooms gathers and appends the rooms that the client wants, one after the other.
@@ -72,7 +72,7 @@ func (b *slidingBuilder) mayHaveNews(r *slidingRoom) bool {
 		!before.receipts && b.run.extensions.Receipts.covers(r) || !b.knows(before.set, r.want)
 }
 
-// workOn begins work on a room.
+// workOn returns the roomWork of a room. It creates one if the room has none yet.
 func (b *slidingBuilder) workOn(r *slidingRoom) *roomWork {
 	if r.work != nil {
 		return r.work
@@ -84,7 +84,8 @@ func (b *slidingBuilder) workOn(r *slidingRoom) *roomWork {
 	return r.work
 }
 
-// writeSlidingRoom gathers and appends a room, if there is anything new in it, and sets what the client then has of it.
+// writeSlidingRoom gathers and appends a room if there is anything new in it. It sets r.next, which is what the client
+// has of the room after the answer.
 func (b *slidingBuilder) writeSlidingRoom(ctx context.Context, r *roomWork) error {
 	before := r.next
 	r.fresh = r.sent < 0 || before.stage != r.stage
@@ -101,7 +102,7 @@ func (b *slidingBuilder) writeSlidingRoom(ctx context.Context, r *roomWork) erro
 	return b.slidingLeft(ctx, r, before)
 }
 
-// slidingJoined gathers and appends a room that the user is in. before is what the client has of it.
+// slidingJoined gathers and appends a room that the user is in. before is what the client had of it before the answer.
 func (b *slidingBuilder) slidingJoined(ctx context.Context, r *roomWork, before sentRoom) error {
 	if r.fresh {
 		r.since = 0
@@ -224,7 +225,7 @@ func (b *slidingBuilder) slidingStripped(ctx context.Context, r *roomWork) error
 	return b.writeSliding(ctx, r, n, &x)
 }
 
-// slidingLeft gathers and appends a room that the user has left or was removed from. It has what happened until then.
+// slidingLeft gathers and appends a room that the user has left or was removed from, with what happened until then.
 func (b *slidingBuilder) slidingLeft(ctx context.Context, r *roomWork, before sentRoom) error {
 	if r.fresh {
 		r.since = 0
@@ -317,7 +318,7 @@ func (b *slidingBuilder) slidingProfile(ctx context.Context, n *roomNews, x *sli
 	return b.heroEvents(ctx, n, x)
 }
 
-// heroEvents finds the member events of those by whom a room without a name is called.
+// heroEvents finds the member events of a room's heroes.
 func (b *slidingBuilder) heroEvents(ctx context.Context, n *roomNews, x *slidingNews) error {
 	g := stateGatherer{b: b.builder, q: &n.wanted, have: map[pdu.StateKey]bool{}}
 	for _, user := range heroes(n.room, b.UserID) {
@@ -339,14 +340,15 @@ func (b *slidingBuilder) heroEvents(ctx context.Context, n *roomNews, x *sliding
 	return nil
 }
 
-// contentText returns a member of an event's content, "" if that is no text.
+// contentText returns the string with the given key in an event's content, or "" if it is missing or no string.
 func contentText(e *rooms.Event, member string) string {
 	raw, _ := canonjson.Get(e.Content(), member)
 	text, _ := canonjson.Unquote(raw)
 	return text
 }
 
-// noteRooms notes what the client has with the answer, of rooms in its ranges and of others.
+// noteRooms puts into the new state of the connection what the client has of each room after the answer. For a room
+// outside its ranges that has changed, the state records up to where the client has it.
 func (b *slidingBuilder) noteRooms() {
 	data := b.run.extensions.AccountData.on()
 	for i := range b.rooms {

@@ -85,7 +85,7 @@ func (b *slidingBuilder) writeProfileUpdates(ctx context.Context) (bool, error) 
 	return some, nil
 }
 
-// appendProfile appends the changes of one profile. A removed field is null in fields.
+// appendProfile appends the changes of one profile. In fields, a removed field has the value null.
 func (b *slidingBuilder) appendProfile(fields map[string]string) {
 	var removed []string
 	b.out = append(b.out, '{')

@@ -9,8 +9,8 @@ import (
 	"ebb/storage"
 )
 
-// slidingState is what a client has on a connection once it has received a certain answer. It names rooms and holds
-// nothing of their content. A room that is up to date takes four or five bytes (encode).
+// slidingState is the state of a connection after a certain answer: what a client that has received the answer has. It
+// names rooms and holds nothing of their content. A room that is up to date takes four or five bytes when encoded.
 type slidingState struct {
 	parts []string // texts of requiredState
 	sets  [][]int  // sorted indexes of parts, together the state that a client has of a room
@@ -18,7 +18,7 @@ type slidingState struct {
 	data  bool // the client has the user's global account data
 }
 
-// sentRoom is what a client has of a room.
+// sentRoom records what a client has of a room.
 type sentRoom struct {
 	room  ident.RoomNID
 	since storage.Pos // the client has the room up to here; 0: up to the position of its token
@@ -35,7 +35,7 @@ type sentShape struct {
 	data     bool // the client has the user's account data up to the position of its token
 }
 
-// stage is how a client last got a room.
+// stage is the kind of room as which the client last got a room.
 type stage uint8
 
 const (
@@ -46,7 +46,7 @@ const (
 
 const slidingStateVersion = 1
 
-// encode returns the bytes that slidingStateOf reads. It leaves out parts and sets that no room uses.
+// encode encodes the state for slidingStateOf. It leaves out sets, and parts of sets, that no room uses.
 func (s *slidingState) encode() []byte {
 	var shapes []sentShape
 	var sets, parts []int
@@ -100,7 +100,7 @@ func (s *slidingState) encodeRooms(dst []byte, shapeAt map[sentShape]int) []byte
 	return dst
 }
 
-// indexIn returns the index of v in list, to which it appends v if need be.
+// indexIn returns the index of v in list, and appends v if the list does not have it. at holds the known indexes.
 func indexIn[T comparable](at map[T]int, list *[]T, v T) int {
 	i, known := at[v]
 	if !known {
@@ -159,7 +159,7 @@ func (r *stateReader) bytes(n int) []byte {
 	return out
 }
 
-// slidingStateOf reads what encode has written.
+// slidingStateOf decodes a state that encode has encoded.
 func slidingStateOf(data []byte) (*slidingState, error) {
 	r := stateReader{rest: data}
 	s := &slidingState{}
@@ -203,8 +203,8 @@ func slidingStateOf(data []byte) (*slidingState, error) {
 	return s, nil
 }
 
-// slidingChange is a slidingState and what an answer changes in it. The state itself is not modified: another request
-// may use it.
+// slidingChange is a copy of a slidingState that collects the changes made by one answer. The original is not modified,
+// because another request may use it.
 type slidingChange struct {
 	slidingState
 	own     bool // rooms is a copy
@@ -212,7 +212,7 @@ type slidingChange struct {
 	changed bool
 }
 
-// set notes what the client now has of the room at an index, which must be the one before.
+// set replaces the room with index i by r, which must be a new value for the same room.
 func (c *slidingChange) set(i int, r sentRoom) {
 	if c.rooms[i] == r {
 		return
@@ -223,7 +223,7 @@ func (c *slidingChange) set(i int, r sentRoom) {
 	c.rooms[i], c.changed = r, true
 }
 
-// add notes a room that the client did not have.
+// add adds a room that the client did not have.
 func (c *slidingChange) add(r sentRoom) { c.added, c.changed = append(c.added, r), true }
 
 // result returns the state after the change.
@@ -235,7 +235,8 @@ func (c *slidingChange) result() *slidingState {
 	return &c.slidingState
 }
 
-// setOf returns the index of the set with the given texts.
+// setOf returns the index of the set of the given selections, whose texts are as in requiredState. It adds the set if
+// it is new.
 func (c *slidingChange) setOf(texts []string) int {
 	set := make([]int, 0, len(texts))
 	for _, text := range texts {
@@ -257,7 +258,7 @@ func (c *slidingChange) setOf(texts []string) int {
 	return len(c.sets) - 1
 }
 
-// texts returns the texts of a set.
+// texts returns the texts of the selections in a set.
 func (s *slidingState) texts(set int) []string {
 	if set >= len(s.sets) {
 		return nil

@@ -22,8 +22,8 @@ const (
 	maxRemovalSteps = 8
 )
 
-// slidingUser is what sliding sync asks of a user's account data and rooms, apart from what memory has anyway. It is
-// shared and not modified.
+// slidingUser caches, for one user, facts about the user's rooms and account data that sliding sync needs and that are
+// not in memory elsewhere. It is shared and must not be modified.
 type slidingUser struct {
 	direct  map[id.RoomID]struct{} // rooms in m.direct
 	tags    map[ident.RoomNID][]string
@@ -31,7 +31,7 @@ type slidingUser struct {
 	removed map[ident.RoomNID]bool      // the user was in the room and was kicked or banned
 }
 
-// slidingUser returns what is known of a user.
+// slidingUser returns the slidingUser of the given user, from the cache if it is there.
 func (s *Service) slidingUser(ctx context.Context, user ident.UserNID) (*slidingUser, error) {
 	return s.sliding.users.Get(ctx, user, func(ctx context.Context) (u *slidingUser, err error) {
 		err = s.opts.DB.ReadInner(ctx, func(tx *storage.Tx) error {
@@ -42,7 +42,7 @@ func (s *Service) slidingUser(ctx context.Context, user ident.UserNID) (*sliding
 	})
 }
 
-// forgetSlidingUsers forgets the users about whom something has changed. It is called for each commit.
+// forgetSlidingUsers is called for each commit. It drops the users whose slidingUser the commit may have changed.
 func (s *Service) forgetSlidingUsers(c *rooms.Commit) {
 	for i := range c.Members {
 		if c.Members[i].Local {
@@ -120,8 +120,8 @@ func factsOfStripped(text []byte) (f roomFacts) {
 	return f
 }
 
-// removals finds the rooms that a user was in and was kicked or banned from. It goes back through the user's member
-// events, of all rooms at once.
+// removals finds the rooms that a user was in until they were kicked or banned. It follows the user's member events
+// backwards, one step in all rooms with each query.
 func removals(tx *storage.Tx, user ident.UserNID) (map[ident.RoomNID]bool, error) {
 	memberships, err := tx.UserMemberships(user)
 	if err != nil {
@@ -172,7 +172,7 @@ func removals(tx *storage.Tx, user ident.UserNID) (map[ident.RoomNID]bool, error
 	return removed, nil
 }
 
-// membershipOf returns the membership that an event gives.
+// membershipOf returns the membership in the content of a member event.
 func membershipOf(event []byte) rooms.Membership {
 	content, _ := canonjson.Get(event, "content")
 	raw, _ := canonjson.Get(content, "membership")

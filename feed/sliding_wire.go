@@ -95,7 +95,7 @@ type slidingList struct {
 // indexRange is a range of indexes of a sorted list, both inclusive.
 type indexRange struct{ from, to int64 }
 
-// roomConfig says what a client wants of the rooms of a list or of a subscription.
+// roomConfig says what a client wants of the rooms in a list, or of a room to which it subscribes.
 type roomConfig struct {
 	limit    int // of the timeline
 	required *requiredState
@@ -111,8 +111,9 @@ type slidingQuery struct {
 	wants uint64
 }
 
-// slidingAsk is what a client wants of rooms. It is not modified and says nothing of the user: clients ask for the same
-// again and again, and all clients of a kind for the same lists. A connection keeps that of its last request.
+// slidingAsk is the part of a request that says what the client wants of rooms: its lists and subscriptions. It is not
+// modified and does not depend on the user. A client sends the same part again and again, and all clients of a kind
+// send the same lists; so parsed ones are shared, and a connection keeps that of its last request.
 type slidingAsk struct {
 	key           askKey
 	size          int           // of the text
@@ -120,7 +121,7 @@ type slidingAsk struct {
 	subscriptions map[id.RoomID]roomConfig
 }
 
-// askKey identifies a slidingAsk: it is a hash of its text and form.
+// askKey identifies a slidingAsk. It is a hash of the text and of the form of the request.
 type askKey [sha256.Size]byte
 
 func askKeyOf(q *SlidingRequest) (key askKey) {
@@ -132,7 +133,7 @@ func askKeyOf(q *SlidingRequest) (key askKey) {
 	return key
 }
 
-// parseSliding checks a request, except for what it wants of rooms.
+// parseSliding checks a request, except for its lists and subscriptions.
 func (s *Service) parseSliding(q *SlidingRequest) (*slidingQuery, error) {
 	p := &slidingQuery{SlidingRequest: *q}
 	if q.Merged {
@@ -148,8 +149,8 @@ func (s *Service) parseSliding(q *SlidingRequest) (*slidingQuery, error) {
 	return p, p.extensions.parse()
 }
 
-// parseAsk sets what a request wants of rooms: as it is known from an earlier request with the same text, of the same
-// connection or of another client, or by parsing it.
+// parseAsk sets the slidingAsk of a request. It parses the request only if neither the last request of the connection
+// nor a recent one of another client had the same text.
 func (s *Service) parseAsk(p *slidingQuery, c *slidingConn) error {
 	key := askKeyOf(&p.SlidingRequest)
 	var h maphash.Hash
@@ -174,7 +175,7 @@ func (s *Service) parseAsk(p *slidingQuery, c *slidingConn) error {
 	return nil
 }
 
-// sharedAsk returns what a request wants of rooms, parsed once for all clients that want the same.
+// sharedAsk returns the slidingAsk of a request from the cache, or parses the request and adds it.
 func (s *Service) sharedAsk(p *slidingQuery, key askKey) (*slidingAsk, error) {
 	if ask, ok := s.sliding.asks.Get(key); ok {
 		return ask, nil
@@ -330,7 +331,8 @@ func (e *stateElement) selects(key pdu.StateKey, user id.UserID) bool {
 	return e.Key == nil || *e.Key == key.Key
 }
 
-// selects reports whether the selection has a state event for a user, apart from members by lazy loading.
+// selects reports whether the selection of the given user includes a state event. It leaves lazy loading out of
+// account, which may add members.
 func (r *requiredState) selects(key pdu.StateKey, user id.UserID) bool {
 	for i := range r.include {
 		e := &r.include[i]
@@ -417,7 +419,7 @@ func newRequired(w wireRequired) (*requiredState, error) {
 	return &requiredState{text: string(text), include: w.Include, exclude: w.Exclude, lazy: w.Lazy, byName: w.Lazy && !w.All}, nil
 }
 
-// requiredStateOf returns the selection with a text.
+// requiredStateOf parses the text of a requiredState.
 func requiredStateOf(text string) (*requiredState, error) {
 	var w wireRequired
 	if err := json.Unmarshal([]byte(text), &w); err != nil {

@@ -45,7 +45,7 @@ func (b *slidingBuilder) writeSliding(ctx context.Context, r *roomWork, n *roomN
 	return nil
 }
 
-// flag appends a member that is there only if it is true.
+// flag appends the given key with the value true if set is true, and nothing otherwise.
 func (b *slidingBuilder) flag(name string, set bool) {
 	if set {
 		b.key(name)
@@ -53,7 +53,7 @@ func (b *slidingBuilder) flag(name string, set bool) {
 	}
 }
 
-// number appends a member with a number.
+// number appends the given key with a number as its value.
 func (b *slidingBuilder) number(name string, n int64) {
 	b.key(name)
 	b.out = append(strconv.AppendInt(b.out, n, 10), ',')
@@ -117,7 +117,7 @@ func (b *slidingBuilder) writeSlidingProfile(ctx context.Context, r *roomWork, n
 	return nil
 }
 
-// writeHeroes appends the members by whom a room without a name is called.
+// writeHeroes appends the heroes of a room, the members after whom clients name a room without a name.
 func (b *slidingBuilder) writeHeroes(members []*rooms.Event) {
 	b.key("heroes")
 	b.out = append(b.out, '[')
@@ -137,8 +137,8 @@ func (b *slidingBuilder) writeHeroes(members []*rooms.Event) {
 	b.out = append(b.out, `],`...)
 }
 
-// writeRequired appends the state that the client wants. In the merged form, entries that were deleted are there with
-// their type and key alone.
+// writeRequired appends the state that the client wants. In the merged form, an entry that was deleted is present with
+// only its type and state key.
 func (b *slidingBuilder) writeRequired(ctx context.Context, n *roomNews, x *slidingNews) error {
 	stubs := x.stubs
 	if !b.run.Merged {
@@ -163,7 +163,7 @@ func (b *slidingBuilder) writeRequired(ctx context.Context, n *roomNews, x *slid
 	return nil
 }
 
-// writeSlidingTimeline appends the timeline. A room of which the client wants no events has none.
+// writeSlidingTimeline appends the timeline. It appends nothing if the client wants no events of the room.
 func (b *slidingBuilder) writeSlidingTimeline(ctx context.Context, r *roomWork, n *roomNews, x *slidingNews) error {
 	if r.want.limit == 0 {
 		return nil

@@ -15,11 +15,11 @@ import (
 
 const memberType = "m.room.member"
 
-// stateWanted says which state of a room an answer has. A client that applies it, and then the timeline, must end up
-// with the state at the end of the timeline. So each entry is sent as it is at the end; this covers events that the
-// timeline omits because the user may not see them or the filter drops them. An entry that the timeline changes is sent
-// as it was at the start of the timeline instead. Under state_after clients do not apply the timeline, and every entry
-// is sent as it is at the end.
+// stateWanted says which state of a room goes into an answer. A client that applies this state and then the timeline
+// must end up with the state at the end of the timeline. So each entry is sent as it is at the end. This also covers
+// events that are missing from the timeline because the user may not see them or the filter excludes them. The
+// exception are entries that the timeline changes: they are sent as they were at its start. A client that asked for
+// state_after does not apply the timeline, and gets every entry as it is at the end.
 type stateWanted struct {
 	room        *rooms.Room
 	since       storage.Pos // the client has the state at this position; 0: none
@@ -31,10 +31,10 @@ type stateWanted struct {
 	lazy        bool                  // members only where needed, or changed since sinceMember
 	force       bool                  // send needed members even if they were sent before
 	needed      []id.UserID
-	left        *departure // if the user has left the room, which is then the end
+	left        *departure // set if the user has left the room; end is then the state at the departure
 }
 
-// statePoint is the state before an event of a room.
+// statePoint is a point in a room's history: it stands for the state before the event there.
 type statePoint struct {
 	pos     storage.Pos                  // the event is the oldest one from here on
 	event   *rooms.Event                 // nil: not looked up, or none
@@ -52,7 +52,7 @@ func (p *statePoint) order() ident.Order {
 // ofMembers reports whether the key belongs to a member event.
 func ofMembers(key pdu.StateKey) bool { return key.Type == memberType }
 
-// atEnd returns the position of an entry in the state at the end; 0 if there is none.
+// atEnd returns the position of the entry with the given key in the state at q.end, or 0 if there is none.
 func (b *builder) atEnd(ctx context.Context, q *stateWanted, key pdu.StateKey) (storage.Pos, error) {
 	if q.left != nil {
 		if key == b.ownKey() {
@@ -77,7 +77,7 @@ func (b *builder) atEnd(ctx context.Context, q *stateWanted, key pdu.StateKey) (
 // ownKey returns the key of the user's own member event.
 func (b *builder) ownKey() pdu.StateKey { return pdu.StateKey{Type: memberType, Key: string(b.UserID)} }
 
-// entryAt returns the position of an entry in the state at a point; 0 if there is none.
+// entryAt returns the position of the entry with the given key in the state at point p, or 0 if there is none.
 func (b *builder) entryAt(ctx context.Context, q *stateWanted, p *statePoint, key pdu.StateKey) (storage.Pos, error) {
 	if e := q.window.before(p.order(), key); e != nil {
 		return e.Pos, nil
@@ -104,10 +104,11 @@ func (w *window) before(order ident.Order, key pdu.StateKey) *rooms.Event {
 	return nil
 }
 
-// settle notes which entries the timeline changes. If the last change of an entry in the timeline is not its value at
-// the end, since a later change is hidden from the user, the client would end up with the wrong state: the timeline is
-// then cut after that change, as if there were a gap. It is not cut if state resolution chose an earlier value, because
-// another server could use that to hide messages. Clients that need the right state there use state_after.
+// settle determines which entries the timeline changes. The last change of an entry in the timeline may not be its
+// value at the end, since a later change is hidden from the user. The client would then end up with the wrong state; so
+// the timeline is cut after that change, as if there were a gap. It is not cut if state resolution chose an earlier
+// value, because another server could use that to hide messages. Clients that need the right state in this case use
+// state_after.
 func (b *builder) settle(ctx context.Context, q *stateWanted, t *timeline) error {
 	for i, e := range slices.Backward(t.events) {
 		key, isState := stateKey(e)
@@ -131,7 +132,7 @@ func (b *builder) settle(ctx context.Context, q *stateWanted, t *timeline) error
 	return nil
 }
 
-// countsAtEnd reports whether an event of the timeline is the entry of the state at the end.
+// countsAtEnd reports whether e, a state event of the timeline with the given key, is still in the state at the end.
 func (b *builder) countsAtEnd(ctx context.Context, q *stateWanted, key pdu.StateKey, e *rooms.Event) (bool, error) {
 	pos, err := b.atEnd(ctx, q, key)
 	switch {
@@ -144,7 +145,7 @@ func (b *builder) countsAtEnd(ctx context.Context, q *stateWanted, key pdu.State
 	return current != nil && current.ID() == e.ID(), nil
 }
 
-// stateFor returns the events of the wanted state.
+// stateFor returns the events of the state that q describes.
 func (b *builder) stateFor(ctx context.Context, q *stateWanted) ([]*rooms.Event, error) {
 	g := stateGatherer{b: b, q: q, have: map[pdu.StateKey]bool{}}
 	var err error
@@ -179,7 +180,8 @@ type stateGatherer struct {
 	absent []storage.Pos // events to be read
 }
 
-// add adds an entry to the section; e is nil if its event is not in memory.
+// add adds the entry with the given key, whose event is at position pos. e is that event, or nil if it must be read
+// from the database.
 func (g *stateGatherer) add(key pdu.StateKey, pos storage.Pos, e *rooms.Event) {
 	g.have[key] = true
 	if ofMembers(key) && g.q.lazy {
@@ -206,14 +208,14 @@ func (g *stateGatherer) find(key pdu.StateKey, pos storage.Pos) *rooms.Event {
 	return nil
 }
 
-// ownMember adds the user's own member event alone, unless the timeline has it.
+// ownMember adds the user's own member event and nothing else, unless the timeline has that event.
 func (g *stateGatherer) ownMember() {
 	if e := g.q.left.newest(); !g.q.shown[g.b.ownKey()] {
 		g.add(g.b.ownKey(), e.Pos, e)
 	}
 }
 
-// fromWindow adds the entries changed by events since the token, all of which are in memory.
+// fromWindow adds the entries that were changed by events since the token. All of these events are in memory.
 func (g *stateGatherer) fromWindow(ctx context.Context) error {
 	seen := map[pdu.StateKey]bool{}
 	for _, e := range slices.Backward(g.q.window.events) {
@@ -239,7 +241,8 @@ func (g *stateGatherer) fromWindow(ctx context.Context) error {
 	return g.fromResolved(ctx)
 }
 
-// fromResolved adds the entries that state resolution changed since the token without an event in the timeline.
+// fromResolved adds the entries that have changed since the token only because of state resolution, so that no event in
+// the timeline changes them.
 func (g *stateGatherer) fromResolved(ctx context.Context) error {
 	for _, key := range g.q.room.Resolved(g.q.since) {
 		if g.have[key] || g.q.shown[key] {
@@ -261,8 +264,8 @@ func stateKey(e *rooms.Event) (pdu.StateKey, bool) {
 	return pdu.StateKey{Type: e.Type(), Key: key}, isState
 }
 
-// skips reports whether the client does not want an entry. Members that lazy loading skips may still be added by
-// neededMembers.
+// skips reports whether the client does not get the entry with the given key, which last changed at the position
+// changed. neededMembers may still add members that are skipped because of lazy loading.
 func (q *stateWanted) skips(key pdu.StateKey, changed storage.Pos) bool {
 	if !ofMembers(key) {
 		return changed <= q.since
@@ -293,7 +296,7 @@ func (g *stateGatherer) fromHead(ctx context.Context) error {
 	return g.lookUp(ctx, &g.q.end, later)
 }
 
-// lookUp adds those entries of a past state that the client does not have.
+// lookUp adds the entries with the given keys of the state at point p, unless the client has them.
 func (g *stateGatherer) lookUp(ctx context.Context, p *statePoint, keys []pdu.StateKey) error {
 	if len(keys) >= manyEntries && p.event != nil && p.entries == nil {
 		if err := g.readAll(ctx, p); err != nil {
@@ -398,7 +401,7 @@ func eventsAt(tx *storage.Tx, room *rooms.Room, positions []storage.Pos) ([]*roo
 	return room.LoadEvents(rows)
 }
 
-// firstAfter returns the oldest event of a room at or after a position; nil if there is none.
+// firstAfter returns the oldest event of a room at or after the given position, or nil if there is none.
 func (b *builder) firstAfter(ctx context.Context, room *rooms.Room, pos storage.Pos) (first *rooms.Event, err error) {
 	ring, reach := room.Ring()
 	if reach < pos {
@@ -420,7 +423,7 @@ func (b *builder) firstAfter(ctx context.Context, room *rooms.Room, pos storage.
 	return first, err
 }
 
-// memberSent reports whether the client was sent a member event in this chain of requests.
+// memberSent reports whether the client has been sent a member event before (see memberKey).
 func (b *builder) memberSent(room *rooms.Room, user id.UserID, pos storage.Pos) bool {
 	if b.filter.Room.State.IncludeRedundantMembers || b.initial {
 		return false
@@ -428,7 +431,7 @@ func (b *builder) memberSent(room *rooms.Room, user id.UserID, pos storage.Pos) 
 	return b.session.wasSent(b.sessions.seed, b.memberKey(room, user, pos), b.since.Pos)
 }
 
-// sentMember notes that the answer contains a member event.
+// sentMember records that the answer contains a member event.
 func (b *builder) sentMember(room *rooms.Room, user id.UserID, pos storage.Pos) {
 	b.sent = append(b.sent, b.memberKey(room, user, pos))
 }

@@ -22,14 +22,15 @@ import (
 // the client asks again at once.
 const maxStickyEvents = 100
 
-// stickyQuery says of which rooms a client gets sticky events: of some all, of the others those after a position.
+// stickyQuery selects sticky events: all events of the rooms in fresh, and, of the rooms in known, those after the
+// position after.
 type stickyQuery struct {
 	fresh, known []ident.RoomNID
 	after        storage.Pos
 	limit        int
 }
 
-// add adds a room, if it may have sticky events that the client lacks.
+// add adds a room to the query if the room may have sticky events that the client does not have.
 func (q *stickyQuery) add(b *builder, room *rooms.Room, fresh bool) {
 	after := q.after
 	if fresh {
@@ -44,7 +45,8 @@ func (q *stickyQuery) add(b *builder, room *rooms.Room, fresh bool) {
 	}
 }
 
-// read reads the events of the query, the oldest first. upTo is the position up to which the client then has all.
+// read reads the events that the query selects, the oldest first and at most q.limit. The client then has all of them
+// up to the position upTo.
 func (q *stickyQuery) read(ctx context.Context, b *builder) (rows []storage.EventRow, upTo storage.Pos, err error) {
 	if upTo = b.upTo; len(q.fresh)+len(q.known) == 0 {
 		return nil, upTo, nil
@@ -101,7 +103,7 @@ func (b *builder) stickyNews(ctx context.Context) error {
 	return nil
 }
 
-// gatherSticky gathers the sticky events of a room that are not in its timeline.
+// gatherSticky gathers the new sticky events of a room, except those that are in its timeline.
 func (b *builder) gatherSticky(ctx context.Context, n *roomNews) error {
 	rows := slices.DeleteFunc(b.sticky[n.room.NID()], func(row storage.EventRow) bool {
 		return slices.ContainsFunc(n.timeline.events, func(e *rooms.Event) bool { return e.Pos == row.Position })
@@ -149,7 +151,8 @@ func (x *stickyExtension) limit() int {
 
 const stickyTokenPrefix = "st1_"
 
-// stickyToken returns the next_batch of an answer at a position, in which the client has all sticky events up to after.
+// stickyToken returns the next_batch of the sticky events in an answer of sliding sync. pos is the position of the
+// answer. after, which may be smaller, is the position up to which the client has all sticky events.
 func stickyToken(pos, after storage.Pos) string {
 	text := stickyTokenPrefix + strconv.FormatInt(int64(pos), 10)
 	if after < pos {
@@ -177,8 +180,9 @@ func (x *stickyExtension) parse() error {
 	return nil
 }
 
-// writeStickyEvents appends the sticky events that are new to the client and in no timeline of the answer, of the rooms
-// in its lists, whatever their ranges, and of those to which it subscribes.
+// writeStickyEvents appends the sticky events that are new to the client and not in a timeline of the answer. It
+// considers the rooms that are in one of the client's lists, even outside of its ranges, and the rooms to which the
+// client subscribes.
 func (b *slidingBuilder) writeStickyEvents(ctx context.Context) (bool, error) {
 	x := &b.run.extensions.Sticky
 	if x.since > b.upTo { // of a database that was restored from an older backup
@@ -210,7 +214,7 @@ func (b *slidingBuilder) writeStickyEvents(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// writeStickyRoom appends those of some events that belong to a room.
+// writeStickyRoom appends those events in rows that belong to the given room.
 func (b *slidingBuilder) writeStickyRoom(ctx context.Context, room *rooms.Room, rows []storage.EventRow) error {
 	var own []storage.EventRow
 	for _, row := range rows {
@@ -236,7 +240,7 @@ func (b *slidingBuilder) writeStickyRoom(ctx context.Context, room *rooms.Room, 
 	return err
 }
 
-// noteSticky notes the sticky events in a timeline of the answer, which need not be sent again.
+// noteSticky records the sticky events in a timeline of the answer, so that they are not sent again.
 func (b *slidingBuilder) noteSticky(events []*rooms.Event) {
 	if !b.run.extensions.Sticky.on() {
 		return

@@ -9,7 +9,7 @@ import (
 	"ebb/rooms"
 )
 
-// summary is the summary of a joined room: members by whom to call it, and how many there are.
+// summary is the summary of a joined room: its heroes, and the numbers of its members.
 // Spec: client-server-api#get_matrixclientv3sync, RoomSummary
 type summary struct {
 	changed         bool        // may differ from what the client has
@@ -18,8 +18,8 @@ type summary struct {
 	joined, invited int
 }
 
-// gatherSummary gathers the summary of a room if a membership may have changed. That all members have become known is
-// news by itself.
+// gatherSummary gathers the summary of a room if a membership may have changed, or if all its members have become
+// known.
 func (b *builder) gatherSummary(n *roomNews) {
 	s := &n.summary
 	s.completed = n.room.Completed() > n.since
@@ -32,7 +32,8 @@ func (b *builder) gatherSummary(n *roomNews) {
 	s.joined, s.invited = n.room.Count(rooms.Join), n.room.Count(rooms.Invite)
 }
 
-// changedMembers reports whether any membership of the room may have changed since the client had it.
+// changedMembers reports whether a membership of the room may have changed since the position up to which the client
+// has the room.
 func (n *roomNews) changedMembers() bool {
 	return !n.window.whole || slices.ContainsFunc(n.window.events, func(e *rooms.Event) bool { return e.Type() == memberType })
 }
@@ -52,8 +53,8 @@ func named(room *rooms.Room) bool {
 // maxHeroes bounds the members by whom a room without a name is called.
 const maxHeroes = 5
 
-// heroes returns the members after whom clients name a room without a name: joined or invited ones, or if there are
-// none, former ones.
+// heroes returns the members after whom clients name a room without a name: joined or invited members, or, if there are
+// no others, former members.
 func heroes(room *rooms.Room, self id.UserID) []id.UserID {
 	for _, of := range [][]rooms.Membership{{rooms.Join, rooms.Invite}, {rooms.Leave, rooms.Ban}} {
 		members := slices.DeleteFunc(room.Members(of...), func(m *rooms.Member) bool { return m.User == self })

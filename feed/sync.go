@@ -68,7 +68,8 @@ func (s *Service) Sync(ctx context.Context, q *SyncRequest) (json.RawMessage, er
 	return s.poll(ctx, r, sub)
 }
 
-// polls notes that a device has begun to poll with a presence (change is 1), or has ended to (-1).
+// polls counts a request of a device that waits: change is 1 when the request begins and -1 when it ends. online is the
+// presence that the request sets.
 func (s *Service) polls(who *ident.Requester, online event.Presence, change int) {
 	s.presence.poll(who.UserNID, who.UserID, who.DeviceNID, online, change, s.opts.Now())
 }
@@ -97,9 +98,9 @@ func (s *Service) poll(ctx context.Context, r *request, sub *wake.Sub) (json.Raw
 	}
 }
 
-// awaitNews waits until sub may have news, and reports whether the request must be answered now in any case, because
-// its time has expired or the server stops. begun is when the request began to wait. It returns an error if the device
-// of the request was deleted meanwhile or its account locked.
+// awaitNews waits until sub may have news. It reports whether the request must be answered even without news, because
+// its timeout has expired or the server stops. begun is the time when the request began to wait. It returns an error if
+// the request's device was deleted or its account was locked in the meantime.
 func (s *Service) awaitNews(ctx context.Context, who *ident.Requester, sub *wake.Sub, expired <-chan time.Time, begun time.Time) (final bool, err error) {
 	select {
 	case <-sub.C():
@@ -117,7 +118,7 @@ func (s *Service) awaitNews(ctx context.Context, who *ident.Requester, sub *wake
 	return final, s.alive(ctx, who)
 }
 
-// alive returns an error if the device of a parked request has been deleted or its account locked.
+// alive returns an error if the device of a waiting request was deleted or its account was locked.
 func (s *Service) alive(ctx context.Context, who *ident.Requester) error {
 	if s.opts.Alive == nil {
 		return nil
@@ -132,7 +133,7 @@ func (s *Service) timedBuild(ctx context.Context, r *request, final bool) (json.
 	return s.build(ctx, r, final)
 }
 
-// rest waits for coalesce if a crowd is waiting.
+// rest sleeps for the duration coalesce if many requests are waiting. More news can then go into one answer.
 func (s *Service) rest() {
 	if s.opts.Hub.Parked() < crowd {
 		return

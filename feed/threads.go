@@ -31,7 +31,8 @@ type ThreadSubscription struct {
 	BumpStamp storage.Pos `json:"bump_stamp"`
 }
 
-// threadSubscriptions returns the subscriptions of a user that changed in (since, upTo], at most limit, the newest.
+// threadSubscriptions returns the subscriptions of a user that changed in (since, upTo]. If there are more than limit,
+// it returns the newest ones.
 func threadSubscriptions(tx *storage.Tx, user ident.UserNID, since, upTo storage.Pos, limit int) (out ThreadSubscriptions, err error) {
 	rows, err := tx.ThreadSubscriptions(user, since, upTo, limit+1)
 	if err != nil {

@@ -19,13 +19,13 @@ const (
 	maxTimelinePages = 20
 )
 
-// window holds the events of a room after a position, up to the position of the answer, as far as memory reaches back.
+// window holds the events of a room between some position and the position of the answer, as far as they are in memory.
 type window struct {
 	events []*rooms.Event // oldest first, without hidden ones
-	whole  bool           // events has everything since then
+	whole  bool           // all events between the positions are in memory
 }
 
-// timeline holds the events of a room that an answer has.
+// timeline holds the events of a room that go into an answer as its timeline.
 type timeline struct {
 	events  []*rooms.Event // oldest first
 	limited bool
@@ -35,7 +35,7 @@ type timeline struct {
 	view    *history.View
 }
 
-// begin sets start and prev from the first event.
+// begin sets the fields start and prev to the beginning of the timeline.
 func (t *timeline) begin() {
 	if len(t.events) == 0 {
 		t.start, t.prev = statePoint{pos: t.last + 1}, ident.Order(t.last+1)*orderStep-1
@@ -51,12 +51,12 @@ func (t *timeline) drop(n int) {
 	t.begin()
 }
 
-// fromCreation reports whether the timeline begins with the room.
+// fromCreation reports whether the timeline begins with the creation of the room.
 func (t *timeline) fromCreation() bool {
 	return len(t.events) > 0 && t.events[0].Type() == "m.room.create"
 }
 
-// window returns the events of a room after a position, up to the answer's.
+// window returns the window of a room after the position since.
 func (b *builder) window(room *rooms.Room, since storage.Pos) window {
 	events, reach := room.Ring()
 	from, _ := slices.BinarySearchFunc(events, since+1, byPos)

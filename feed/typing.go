@@ -50,7 +50,7 @@ type typist struct {
 	remote   bool      // belongs to another server
 }
 
-// typingEnd is a local user who has stopped typing in a room.
+// typingEnd names a local user who has stopped typing, and the room.
 type typingEnd struct {
 	room ident.RoomNID
 	user id.UserID
@@ -58,8 +58,8 @@ type typingEnd struct {
 
 func newTyping() *typing { return &typing{rooms: map[ident.RoomNID]*typingRoom{}} }
 
-// set records that a user is typing until w.until, or has stopped if that is zero. It reports whether the room's list
-// changed, and whether to notify other servers.
+// set records that the user in w is typing until w.until, or has stopped typing if w.until is zero. It reports whether
+// the room's list changed, and whether other servers must be notified.
 func (t *typing) set(room ident.RoomNID, w typist, now time.Time) (changed, tell bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -99,7 +99,7 @@ func (t *typing) touch(r *typingRoom, now time.Time) {
 }
 
 // expire drops the users whose notification has timed out. It returns the rooms whose list changed, and the local users
-// among those dropped. It forgets lists that have been empty for long.
+// who were dropped. It also forgets lists that have been empty for long.
 func (t *typing) expire(now time.Time) (changed []ident.RoomNID, ended []typingEnd) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -134,8 +134,8 @@ type typingView struct {
 	active map[ident.RoomNID]bool     // rooms in which somebody is typing
 }
 
-// view returns what changed after a token of this epoch, or the current lists for any other token. all says that the
-// client has no token.
+// view returns the lists that have changed since a token of this epoch. For a token of another epoch, or without a
+// token (all is set), it returns the current lists.
 func (t *typing) view(since Token, epoch uint32, all bool) typingView {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -162,7 +162,7 @@ func (t *typing) view(since Token, epoch uint32, all bool) typingView {
 	return v
 }
 
-// changedSince reports whether any room's list changed after a token.
+// changedSince reports whether the list of any room has changed since the given token.
 func (t *typing) changedSince(since Token, epoch uint32) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -71,8 +71,9 @@ func (b *builder) writeEvents(ctx context.Context, room *rooms.Room, t *timeline
 	return nil
 }
 
-// mayBeRelated reports whether an event may relate to one of events. A client that is woken by a message gets it
-// without a database read: events that relate to it came later and are in memory.
+// mayBeRelated reports whether some event may relate to one of the given events. Such an event comes later; if all
+// later events are in memory, they are examined there. So a client that is woken by a message gets it without a
+// database read.
 func mayBeRelated(room *rooms.Room, events []*rooms.Event) bool {
 	ring, reach := room.Ring()
 	oldest := events[0].Pos

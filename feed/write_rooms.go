@@ -65,8 +65,8 @@ func writeSection[T any](
 	return nil
 }
 
-// endSection closes an object that is not empty: it replaces the comma after the last member, and appends the one after
-// the object.
+// endSection closes the open object, which must not be empty, and appends a comma. The closing brace takes the place of
+// the comma after the last value.
 func (b *builder) endSection() {
 	b.out[len(b.out)-1] = '}'
 	b.out = append(b.out, ',')
@@ -144,7 +144,7 @@ func (b *builder) section(name string, fill func()) {
 	b.out = append(b.out, `]},`...)
 }
 
-// list returns out with a comma appended unless the open list is empty.
+// list returns b.out with a comma appended, unless the open list is still empty.
 func (b *builder) list() []byte {
 	if b.out[len(b.out)-1] == '[' {
 		return b.out
@@ -152,7 +152,7 @@ func (b *builder) list() []byte {
 	return append(b.out, ',')
 }
 
-// key appends the key of a JSON member. The caller appends the value.
+// key appends a key of a JSON object with its colon. The caller appends the value.
 func (b *builder) key(name string) {
 	b.out = canonjson.AppendString(b.out, name)
 	b.out = append(b.out, ':')
