@@ -14,7 +14,7 @@ import (
 	"ebb/storage"
 )
 
-// Placed is the position of an event with its room.
+// Placed identifies an event by its position and its room.
 type Placed struct {
 	Pos  storage.Pos
 	Room ident.RoomNID
@@ -26,9 +26,9 @@ type AppEvent struct {
 	JSON json.RawMessage
 }
 
-// AppEvents returns events for application services, in the given order. They see every event of the rooms that concern
-// them; events that were redacted, have expired, or do not exist any more since, are redacted or left out as for
-// clients.
+// AppEvents returns events for application services, in the order of wanted. Application services see every event of
+// the rooms that concern them, whatever the history visibility. As for clients, redacted events are in their redacted
+// form, and events that have expired or no longer exist are left out.
 // Spec: application-service-api#pushing-events
 func (s *Service) AppEvents(ctx context.Context, wanted []Placed) ([]AppEvent, error) {
 	byRoom := map[ident.RoomNID][]storage.Pos{}
@@ -57,7 +57,7 @@ func (s *Service) AppEvents(ctx context.Context, wanted []Placed) ([]AppEvent, e
 	return out, err
 }
 
-// appForms adds the forms of a room's events.
+// appForms adds to forms the events of a room at the given positions, in the form that application services get.
 func (s *Service) appForms(tx *storage.Tx, room *rooms.Room, positions []storage.Pos, forms map[storage.Pos]json.RawMessage) error {
 	v := &viewer{svc: s, room: room, now: s.now(), policy: room.Retention()}
 	found, err := room.EventsAt(tx, positions)
@@ -92,7 +92,7 @@ func (s *Service) appForms(tx *storage.Tx, room *rooms.Room, positions []storage
 	return nil
 }
 
-// redactionsOf returns the positions of the redactions of events.
+// redactionsOf returns the positions of the redactions of those events that were redacted.
 func redactionsOf(events []*rooms.Event) (out []storage.Pos) {
 	for _, e := range events {
 		if e.RedactedBy != 0 {
@@ -116,8 +116,8 @@ func (s *Service) strippedFor(tx *storage.Tx, room *rooms.Room, e *rooms.Event) 
 	return s.rooms.StrippedStateIn(tx, m.NID, room)
 }
 
-// appForm returns the form of an event. before is the event that a state event replaced, because the redaction of a
-// redacted event; either may be nil.
+// appForm returns the form of event e that application services get. If e is a state event, before is the event that it
+// replaced. If e was redacted, because is its redaction. Either may be nil.
 func (v *viewer) appForm(e, before, because *rooms.Event, stripped []json.RawMessage) json.RawMessage {
 	form := e.Form(true)
 	dst := append(make([]byte, 0, len(form)+192), form[:len(form)-1]...)

@@ -32,7 +32,7 @@ const (
 	maxRelationScan = 10_000
 )
 
-// bundle collects the aggregations of one event.
+// bundle collects what is needed for the bundled aggregations of one event.
 type bundle struct {
 	edits      bool
 	references bool
@@ -248,7 +248,8 @@ func (v *viewer) references(tx *storage.Tx, e *rooms.Event) ([]byte, error) {
 	return append(out, "]}"...), nil
 }
 
-// related returns up to want visible direct relations of an event. It reads at most most.
+// related returns up to want events that directly relate to an event and that the viewer may see. most bounds the
+// number of events that it examines.
 func (v *viewer) related(tx *storage.Tx, e *rooms.Event, relType string, backwards bool, want, most int) (events []*rooms.Event, sights []sight, err error) {
 	next := directRelations(storage.RelationFilter{Room: v.room.NID(), Parent: string(e.ID()), RelType: relType, Backwards: backwards})
 	c := cursor{window: everything(), backwards: backwards}
@@ -271,7 +272,8 @@ func (v *viewer) related(tx *storage.Tx, e *rooms.Event, relType string, backwar
 	return events, sights, nil
 }
 
-// countBundled adds to the bytes that were read for the aggregations of one request.
+// countBundled adds the size of the given rows to the bytes that were read for the aggregations of this request, which
+// are bounded.
 func (v *viewer) countBundled(rows []storage.EventRow) {
 	for i := range rows {
 		v.bundled += len(rows[i].JSON)

@@ -80,7 +80,7 @@ func (v *viewer) extras(tx *storage.Tx, evs []*rooms.Event, opt FormOptions) (*e
 	return x, err
 }
 
-// loadFormer finds the events replaced by the state events among evs.
+// loadFormer loads the events that were replaced by the state events among evs.
 func (v *viewer) loadFormer(tx *storage.Tx, evs []*rooms.Event, x *extras) error {
 	replaced, err := v.formerOf(tx, evs)
 	if err != nil || len(replaced) == 0 {
@@ -96,8 +96,8 @@ func (v *viewer) loadFormer(tx *storage.Tx, evs []*rooms.Event, x *extras) error
 	return v.showFormer(tx, replaced, events, x)
 }
 
-// formerOf returns the positions of the events replaced by the state events among evs, keyed by the positions of the
-// latter.
+// formerOf returns, for each state event among evs that replaced another event, the position of that event. The keys
+// are the positions of the state events.
 func (v *viewer) formerOf(tx *storage.Tx, evs []*rooms.Event) (map[storage.Pos]storage.Pos, error) {
 	replaced := map[storage.Pos]storage.Pos{}
 	var open []*rooms.Event
@@ -209,8 +209,8 @@ func appendRequest(dst []byte, e *rooms.Event, device ident.DeviceNID) []byte {
 	return canonjson.AppendString(dst, e.TxnID)
 }
 
-// beginUnsigned appends the members of unsigned that depend on the time, without the closing brace: the age, and how
-// long the event is still sticky.
+// beginUnsigned opens the object unsigned and appends the keys whose values depend on the time: the age, and for how
+// long the event will still be sticky.
 func (v *viewer) beginUnsigned(dst []byte, e *rooms.Event) []byte {
 	now := v.now.UnixMilli()
 	dst = append(dst, `,"unsigned":{"age":`...)

@@ -73,9 +73,8 @@ func (v *viewer) contextAfter(tx *storage.Tx, out *Surroundings, before []*rooms
 	return err
 }
 
-// contextState returns the state after the last of some events, restricted by the filter. The list of events may start
-// with those before the requested one, newest first; the last event in the room is then the requested one or the newest
-// after it.
+// contextState returns the state after the last of the given events, restricted by the filter. The last event is the
+// requested one or the newest of those after it. Events from before the requested one may come first, newest first.
 func (v *viewer) contextState(tx *storage.Tx, events []*rooms.Event, filter *EventFilter) ([]json.RawMessage, error) {
 	if !filter.room(string(v.room.ID())) {
 		return []json.RawMessage{}, nil

@@ -119,7 +119,7 @@ type describingState map[string]*rooms.Event
 
 func (s describingState) of(typ string) *rooms.Event { return s[typ] }
 
-// text returns a string member of an event's content, or "" if there is none.
+// text returns the string with the given key in the content of the event of type typ, or "" if there is none.
 func (s describingState) text(typ, member string) string {
 	if s[typ] == nil {
 		return ""

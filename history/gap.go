@@ -20,7 +20,7 @@ const (
 	exhaustedEntries = 10_000
 )
 
-// gap is a position in a room's timeline before which events are missing.
+// gap is a place in a room's timeline before which events are missing.
 type gap struct {
 	above ident.Order // order of the event before which events are missing
 	found bool
@@ -31,8 +31,8 @@ type gapKey struct {
 	above ident.Order
 }
 
-// gap finds the newest gap in a window that other servers may fill, and ends the window there: older events must not be
-// shown before the gap is filled.
+// gap finds the newest gap in a window that other servers may be able to fill. It ends the window at the gap, because
+// older events must not be shown before the gap is filled.
 func (v *viewer) gap(tx *storage.Tx, w *window) (gap, error) {
 	if !v.joined || !v.room.CanBackfill() {
 		return gap{}, nil
@@ -56,7 +56,8 @@ func (v *viewer) gap(tx *storage.Tx, w *window) (gap, error) {
 	return gap{}, nil
 }
 
-// reach reports whether a walk has reached the gap at the end of its window. It then lets the walk continue from there.
+// reach reports whether a walk has reached the gap at the end of its window. If so, it prepares c so that the walk can
+// continue from there after the gap was filled.
 func (g gap) reach(c *cursor) bool {
 	if !g.found || !c.done {
 		return false
@@ -65,8 +66,8 @@ func (g gap) reach(c *cursor) bool {
 	return true
 }
 
-// filling is like reading, but fills the gap that f returns with events from other servers and runs f again, several
-// times if necessary.
+// filling is like reading, but if f returns a gap, it fills the gap with events from other servers and calls f again,
+// up to maxBackfillRounds times.
 func (s *Service) filling(ctx context.Context, roomID id.RoomID, to ident.Requester, f func(tx *storage.Tx, v *viewer) (gap, error)) error {
 	for round := 0; ; round++ {
 		var g gap

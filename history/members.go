@@ -18,7 +18,7 @@ import (
 	"ebb/storage"
 )
 
-// stateAfter returns the state after an event: the entries for which want returns true, in no particular order.
+// stateAfter returns the state after event e: the entries for which want returns true, in no particular order.
 func (v *viewer) stateAfter(tx *storage.Tx, e *rooms.Event, want func(typ, key string) bool) ([]*rooms.Event, error) {
 	if e.Order == v.room.LastOrder() {
 		return v.currentState(tx, want)
@@ -68,7 +68,7 @@ func (v *viewer) loadState(tx *storage.Tx, positions []storage.Pos) ([]*rooms.Ev
 	return v.room.LoadEvents(rows)
 }
 
-// membersAfter returns the member events of these users in the state after an event.
+// membersAfter returns the member events of the given users in the state after event e.
 func (v *viewer) membersAfter(tx *storage.Tx, e *rooms.Event, users map[string]bool) ([]*rooms.Event, error) {
 	if e.Order == v.room.LastOrder() {
 		return v.currentMembers(tx, users)
@@ -108,9 +108,9 @@ func (v *viewer) currentMembers(tx *storage.Tx, users map[string]bool) ([]*rooms
 	return append(out, more...), err
 }
 
-// lastSeen returns the event after which the room's state is the one that the viewer may see. For former members it is
-// the event with which they left. It returns nil for the current state, which members may see, and everybody in a
-// world-readable room.
+// lastSeen returns the event after which the room's state is the newest that the viewer may see. For former members
+// that is the event with which they left. It returns nil if the viewer may see the current state: members may, and
+// everybody may in a world-readable room.
 func (v *viewer) lastSeen(tx *storage.Tx) (*rooms.Event, error) {
 	if v.joined {
 		return nil, nil
@@ -126,7 +126,7 @@ func (v *viewer) lastSeen(tx *storage.Tx) (*rooms.Event, error) {
 	return v.eventAtOrder(tx, until)
 }
 
-// eventAtOrder returns the newest event of the timeline at or below an order.
+// eventAtOrder returns the newest event of the timeline whose order is at most order.
 func (v *viewer) eventAtOrder(tx *storage.Tx, order ident.Order) (*rooms.Event, error) {
 	rows, err := tx.Timeline(v.room.NID(), 0, order, true, 1)
 	if err != nil {
@@ -174,7 +174,8 @@ func sortByPos(events []*rooms.Event) {
 	slices.SortFunc(events, func(a, b *rooms.Event) int { return cmpInt(int64(a.Pos), int64(b.Pos)) })
 }
 
-// StateEvent returns one state event: its content, or with whole the complete event in the form for clients.
+// StateEvent returns one state event of a room. If whole is set, it returns the complete event in the form for clients,
+// otherwise only the content.
 // Spec: client-server-api#get_matrixclientv3roomsroomidstateeventtypestatekey
 func (s *Service) StateEvent(ctx context.Context, roomID id.RoomID, typ, key string, to ident.Requester, whole bool) (out json.RawMessage, err error) {
 	read := s.reading
@@ -262,7 +263,8 @@ func (s *Service) GetMembers(ctx context.Context, roomID id.RoomID, to ident.Req
 	return out, err
 }
 
-// membersAt returns all member events at an order, but at the latest from when the viewer left.
+// membersAt returns all member events in the state of the room at the given order of the timeline. If the viewer has
+// left the room before, it returns those in the state at that time.
 func (v *viewer) membersAt(tx *storage.Tx, order ident.Order) ([]*rooms.Event, error) {
 	last, err := v.lastSeen(tx)
 	if err != nil {
@@ -286,9 +288,9 @@ func (v *viewer) membersAt(tx *storage.Tx, order ident.Order) ([]*rooms.Event, e
 // maxBeginning bounds the events read to find those that created a room.
 const maxBeginning = 100
 
-// beginning returns the last of the initial state events with which the creator set up a room. The prev_batch of a
-// timeline that shows the complete room lies before all of them, and a client that requests the members at that token
-// wants the initial ones.
+// beginning returns the last of the state events with which the creator set up the room. The prev_batch of a timeline
+// with all events of the room is before all of these. A client that requests the members at that token wants the
+// initial ones.
 func (v *viewer) beginning(tx *storage.Tx) (*rooms.Event, error) {
 	rows, err := tx.Timeline(v.room.NID(), 0, everything().upTo, false, maxBeginning)
 	if err != nil || len(rows) == 0 {

@@ -19,8 +19,8 @@ type ServerPeriod struct {
 	From, To storage.Pos // To is 0 if it still is
 }
 
-// ServersSince returns the other servers that are in a room or were at some time after a position. A server with
-// several users may have several periods.
+// ServersSince returns the other servers that are in a room, or were in it at some time after the given position. A
+// server with several users may have several periods.
 func (s *Service) ServersSince(ctx context.Context, room ident.RoomNID, after storage.Pos) (out []ServerPeriod, err error) {
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		members, err := tx.MembersSince(room, after)
@@ -59,8 +59,8 @@ func (s *Service) ServersSince(ctx context.Context, room ident.RoomNID, after st
 	return out, err
 }
 
-// joinedUntil reports whether a user who left a room was joined until then, and returns a position at which the user
-// was joined at the latest.
+// joinedUntil is called for a user who is not joined to a room. It reports whether the user was joined until the newest
+// member event (was), and returns a position at which the user was joined (from).
 func joinedUntil(tx *storage.Tx, m storage.MemberSince) (from storage.Pos, was bool, err error) {
 	out, found, err := tx.EventAt(m.Position)
 	if err != nil || !found || out.Snapshot == 0 {
@@ -144,9 +144,9 @@ func (s *Service) outgoing(ctx context.Context, row *storage.EventRow) (Outgoing
 // before each of them; another Ebb does so ten times for one transaction.
 const maxStickyPage = 10
 
-// NewestEvents returns the positions of events for a server that has come into a room or has missed many events: those
-// of local users after a position that are still sticky, a few at a time, and then the room's forward extremities. more
-// reports whether there may be more after these.
+// NewestEvents returns the positions of events that are to be sent to a server that has come into a room or has missed
+// many of its events. These are first the events of local users after the given position that are still sticky, a few
+// with each call, and then the room's forward extremities. more reports whether NewestEvents must be called again.
 // Spec: MSC4354, federation behaviour
 func (s *Service) NewestEvents(ctx context.Context, server string, room ident.RoomNID, after storage.Pos) (events []storage.Pos, more bool, err error) {
 	r, err := s.rooms.RoomByNID(ctx, room)

@@ -23,7 +23,7 @@ type seenEvent struct {
 	at  sight
 }
 
-// View returns a requester's view of a room. It is for use by one goroutine.
+// View returns the given requester's view of a room. Only one goroutine may use it.
 func (s *Service) View(room *rooms.Room, to ident.Requester) *View {
 	return &View{svc: s, room: room, to: to}
 }
@@ -91,8 +91,9 @@ func (w *View) at(e *rooms.Event) sight {
 	return sight{}
 }
 
-// AppendState appends, comma separated, events of a room state to which the client has access. History visibility does
-// not apply to them, and only the event itself is included, without additional data.
+// AppendState appends events of a room's state, comma separated. The caller has checked that the client may see this
+// state: history visibility is not applied to the single events. The events are appended without additional data such
+// as aggregations.
 func (s *Service) AppendState(ctx context.Context, tx *storage.Tx, dst []byte, room *rooms.Room, evs []*rooms.Event, to ident.Requester) ([]byte, error) {
 	var v *viewer
 	err := s.withTx(ctx, tx, func(tx *storage.Tx) (err error) {
@@ -124,8 +125,8 @@ func (s *Service) AppendState(ctx context.Context, tx *storage.Tx, dst []byte, r
 	return dst, nil
 }
 
-// Shown returns events, replacing those of an erased user by redacted copies if this requester may not see them in
-// full.
+// Shown returns the given events. It replaces an event of an erased user by its redacted copy, if the requester may not
+// see it in full.
 func (s *Service) Shown(ctx context.Context, tx *storage.Tx, room *rooms.Room, evs []*rooms.Event, to ident.Requester) (shown []*rooms.Event, err error) {
 	err = s.withTx(ctx, tx, func(tx *storage.Tx) error {
 		v, err := s.viewer(ctx, tx, room, to)

@@ -52,7 +52,7 @@ func (s *Service) Relations(ctx context.Context, roomID id.RoomID, eventID id.Ev
 	return page, hideRoom(err)
 }
 
-// unignoring returns a viewer that ignores nobody.
+// unignoring returns a copy of the viewer that ignores nobody.
 func (v *viewer) unignoring() *viewer {
 	out := *v
 	out.ignored = nil
@@ -82,7 +82,7 @@ func (v *viewer) relations(tx *storage.Tx, e *rooms.Event, w window, req Relatio
 	return page, err
 }
 
-// directRelations returns the source of a walk along the events that directly relate to one.
+// directRelations returns a source for a walk along the events that directly relate to the filter's parent event.
 func directRelations(f storage.RelationFilter) source {
 	return func(tx *storage.Tx, c *cursor, n int) (span, error) {
 		f.After, f.UpTo, f.Limit = c.after, c.upTo, n
@@ -97,8 +97,9 @@ func directRelations(f storage.RelationFilter) source {
 // maxRelationTree bounds the events that a recursive request for relations reads: finding them takes about 20 ms.
 const maxRelationTree = 10_000
 
-// relationTree returns the source of a walk along the events that are directly or indirectly related to one, and the
-// depth of the walk: less than relationDepth if that would exceed maxRelationTree events.
+// relationTree returns a source for a walk along the events that relate to the filter's parent event directly or
+// through other events. depth is the number of levels of relations that the walk covers: relationDepth, or fewer if
+// there are more than maxRelationTree events.
 func relationTree(tx *storage.Tx, f storage.RelationFilter, w window) (next source, depth int, err error) {
 	f.Limit = maxRelationTree
 	tree, depth, err := tx.RelationTree(f, relationDepth)
@@ -123,7 +124,7 @@ func relationTree(tx *storage.Tx, f storage.RelationFilter, w window) (next sour
 	}, depth, nil
 }
 
-// spanOf returns the span of these timeline positions, with the events that match.
+// spanOf returns the span of the given related events. It has the rows of those that match the filter.
 func spanOf(tx *storage.Tx, places []storage.RelatedEvent) (out span, err error) {
 	var positions []storage.Pos
 	for _, p := range places {
@@ -214,8 +215,8 @@ func (v *viewer) threads(tx *storage.Tx, below ident.Order, req ThreadsRequest) 
 	return page, nil
 }
 
-// roots returns the roots of threads that still have a reply visible to the viewer, or only of those that the viewer
-// started or sent an event in.
+// roots returns the root events of threads that still have a reply visible to the viewer. If participated is set, it
+// returns only those of threads that the viewer started or sent an event in.
 func (v *viewer) roots(tx *storage.Tx, threads []storage.ThreadRow, participated bool) ([]json.RawMessage, error) {
 	positions := make([]storage.Pos, len(threads))
 	for i, t := range threads {
@@ -288,7 +289,8 @@ func (v *viewer) rootForms(tx *storage.Tx, events []*rooms.Event) ([]json.RawMes
 	return out, nil
 }
 
-// hasThread reports whether clients get the event with a summary of its thread, the bundled m.thread aggregation.
+// hasThread reports whether the form of an event for clients includes a summary of the event's thread, which is the
+// bundled m.thread aggregation.
 func hasThread(form []byte) bool {
 	for _, key := range []string{"unsigned", "m.relations", relThread} {
 		var ok bool
@@ -302,7 +304,7 @@ func hasThread(form []byte) bool {
 // errDir returns the error for a direction that is missing or neither b nor f.
 func errDir() error { return mxerr.InvalidParam("dir must be b or f") }
 
-// ParseDir parses a direction parameter; byDefault is the default.
+// ParseDir parses the parameter dir of a request. If dir is empty, it uses byDefault.
 func ParseDir(text, byDefault string) (backwards bool, err error) {
 	if text == "" {
 		text = byDefault

@@ -13,8 +13,8 @@ import (
 	"ebb/storage"
 )
 
-// Reported returns an event that the requester reports, which must be visible to them in a room that they are in.
-// Otherwise the error is the one for a missing event.
+// Reported returns the event that the requester wants to report. The requester must be in the room and able to see the
+// event. Otherwise the error is the same as if the event did not exist.
 func (s *Service) Reported(ctx context.Context, room id.RoomID, eventID id.EventID, by ident.Requester) (reported *rooms.Event, err error) {
 	err = s.readingEvent(ctx, room, eventID, by, func(_ *storage.Tx, v *viewer, e *rooms.Event, _ sight) error {
 		if !v.joined {

@@ -78,7 +78,7 @@ type SearchPage struct {
 	Next       string                             // "": there are no more results
 }
 
-// SearchResult is an event with the words.
+// SearchResult is an event that contains the words of the search.
 type SearchResult struct {
 	Rank    float64
 	Event   json.RawMessage
@@ -86,7 +86,7 @@ type SearchResult struct {
 	id      id.EventID
 }
 
-// SearchContext has the events around a result.
+// SearchContext holds the events before and after a result.
 type SearchContext struct {
 	Start, End    string
 	Before, After []json.RawMessage // Before: newest first
@@ -99,7 +99,7 @@ type MemberProfile struct {
 	AvatarURL   json.RawMessage `json:"avatar_url,omitempty"`
 }
 
-// SearchGroup lists those results of a page that are in one room, or by one sender.
+// SearchGroup lists those results of a page that are in one room or were sent by one user.
 type SearchGroup struct {
 	Next    string
 	Order   int
@@ -236,9 +236,9 @@ type searching struct {
 
 	rooms map[ident.RoomNID]*searchedRoom
 	at    *searchedRoom // the room of the last hit: hits come room by room
-	best  []search.Hit  // the next hits in the order of the request, at most maxExamined
-	full  bool          // there are more than these
-	last  search.Hit    // if full: none after this one is kept
+	best  []search.Hit  // the hits that come after the previous page in the order of the request, at most maxExamined
+	full  bool          // there are more hits than best holds
+	last  search.Hit    // if full is set: hits after this one are not kept
 	sure  int           // hits that the user can certainly see, if their words match
 	other int
 	bytes int
@@ -253,7 +253,7 @@ type searchedRoom struct {
 	cutoff     *int64
 }
 
-// found is an event that matches the query, and that the user may see.
+// found is an event that matches the query and that the user may see.
 type found struct {
 	search.Hit
 	room  *searchedRoom
@@ -261,7 +261,7 @@ type found struct {
 	at    sight
 }
 
-// find asks the index, and keeps the hits that come next.
+// find asks the index for hits, and keeps in x.best the first ones that come after the previous page.
 func (x *searching) find(finder *search.Finder, where []ident.RoomNID) (err error) {
 	_, findErr := finder.Find(x.tx, search.Request{Rooms: where, Query: x.query, Fields: x.fields()}, func(h search.Hit) {
 		if err == nil {
@@ -272,7 +272,8 @@ func (x *searching) find(finder *search.Finder, where []ident.RoomNID) (err erro
 	return cmp.Or(findErr, err)
 }
 
-// fields returns the texts that are searched, those of event types that the filter excludes left out.
+// fields returns the texts of events in which to search, such as the body of messages. It leaves out those of event
+// types that the filter excludes.
 func (x *searching) fields() (out []postings.Field) {
 	for typ, field := range map[string]postings.Field{"m.room.message": postings.Body, "m.room.name": postings.Name, "m.room.topic": postings.Topic} {
 		if (len(x.req.Fields) == 0 || slices.Contains(x.req.Fields, field)) && x.req.Filter.typ(typ) {
@@ -282,7 +283,8 @@ func (x *searching) fields() (out []postings.Field) {
 	return out
 }
 
-// hit counts a hit, and keeps it if it is among the next ones.
+// hit counts a hit of the index. It adds the hit to x.best if it comes after the previous page and is among the first
+// of these.
 func (x *searching) hit(h search.Hit) error {
 	r, err := x.roomOf(h.Room)
 	if err != nil || r.unreadable || h.Order > r.upTo || r.cutoff != nil && h.Field == postings.Body && h.Time <= *r.cutoff {
@@ -303,12 +305,13 @@ func (x *searching) hit(h search.Hit) error {
 	return nil
 }
 
-// isSure reports whether the user was joined to the room at a hit, which does not depend on the history visibility.
+// isSure reports whether the user was certainly joined to the room when the event of a hit was sent. Whether the user
+// may see it then does not depend on the history visibility.
 func (x *searching) isSure(r *searchedRoom, h search.Hit) bool {
 	return r.joined && r.joinedPos != 0 && h.Order >= ident.Order(r.joinedPos)*graph.OrderStep
 }
 
-// roomOf returns the user's view of a room, which is made when the room has its first hit.
+// roomOf returns the user's view of a room. It creates the view at the first hit in the room.
 func (x *searching) roomOf(nid ident.RoomNID) (*searchedRoom, error) {
 	if x.at != nil && x.at.room.NID() == nid {
 		return x.at, nil
@@ -338,7 +341,7 @@ func (x *searching) roomOf(nid ident.RoomNID) (*searchedRoom, error) {
 	return r, err
 }
 
-// compare says which of two hits comes first.
+// compare compares two hits by the order in which the request wants the results.
 func (x *searching) compare(a, b search.Hit) int {
 	// One after the other, since nearly all hits differ in the first ones, and this runs some hundred thousand times.
 	switch {
@@ -354,7 +357,7 @@ func (x *searching) compare(a, b search.Hit) int {
 	return cmp.Compare(b.Pos, a.Pos)
 }
 
-// trim sorts the hits and keeps the first ones, each once.
+// trim sorts x.best, removes duplicates, and keeps the first n hits.
 func (x *searching) trim(n int) {
 	slices.SortFunc(x.best, x.compare)
 	x.best = slices.CompactFunc(x.best, func(a, b search.Hit) bool { return a.Room == b.Room && a.Pos == b.Pos })

@@ -44,7 +44,7 @@ func (s *Service) TimestampToEvent(ctx context.Context, roomID id.RoomID, to ide
 	return here.event.ID(), here.event.OriginServerTS(), nil
 }
 
-// closestEvent is the event closest to a time among those of this server.
+// closestEvent is the event closest to the requested time among the events that this server has.
 type closestEvent struct {
 	room      *rooms.Room
 	event     *rooms.Event // nil: not found
@@ -95,8 +95,8 @@ func (v *viewer) gapNear(tx *storage.Tx, closest *rooms.Event, ts int64, backwar
 	return g.found, err
 }
 
-// closestElsewhere asks other servers, and fetches the events down to the one they return. If these are too many, it
-// returns the local result.
+// closestElsewhere asks other servers for the closest event. If one of them has a closer event than here, it fetches
+// the missing events up to that one. If these are too many, it returns here.
 func (s *Service) closestElsewhere(ctx context.Context, roomID id.RoomID, to ident.Requester, at time.Time, backwards bool, here closestEvent) (closestEvent, error) {
 	eventID, ts, ok := s.rooms.AskTimestampToEvent(ctx, here.room, at.UnixMilli(), backwards)
 	if !ok || here.event != nil && !nearer(ts, here.event.OriginServerTS(), backwards) {
@@ -116,7 +116,8 @@ func (s *Service) closestElsewhere(ctx context.Context, roomID id.RoomID, to ide
 	return s.closestHere(ctx, roomID, to, at, backwards)
 }
 
-// nearer reports whether a time is closer to the requested one than another.
+// nearer reports whether the time ts is closer to the requested time than the time than. Both are on the same side of
+// it.
 func nearer(ts, than int64, backwards bool) bool {
 	if backwards {
 		return ts > than
@@ -134,7 +135,7 @@ func (v *viewer) closest(tx *storage.Tx, ts int64, backwards bool) (*rooms.Event
 	return walk.first(tx, r)
 }
 
-// timeReader is a user or a server for whom the event closest to a time is searched.
+// timeReader is the user or the server on whose behalf the event closest to a time is searched.
 type timeReader interface {
 	// likely leaves out events that the reader certainly may not see, as far as it can without their JSON.
 	likely(tx *storage.Tx, events []storage.TimedEvent) ([]storage.TimedEvent, error)
@@ -161,7 +162,8 @@ func newTimeWalk(room *rooms.Room, ts int64, backwards bool) *timeWalk {
 	return w
 }
 
-// first returns the first event that the reader may see, nil if there is none within the bounds.
+// first returns the first event that the reader may see. It returns nil if there is none among the events that one
+// request may examine.
 func (w *timeWalk) first(tx *storage.Tx, r timeReader) (*rooms.Event, error) {
 	for !w.done {
 		batch, err := w.next(tx)
@@ -205,7 +207,7 @@ func (w *timeWalk) next(tx *storage.Tx) ([]storage.TimedEvent, error) {
 	return events, err
 }
 
-// load reads events and keeps their order.
+// load reads events in the order of part.
 func (w *timeWalk) load(tx *storage.Tx, part []storage.TimedEvent) ([]*rooms.Event, error) {
 	positions := make([]storage.Pos, len(part))
 	for i := range part {
@@ -223,15 +225,15 @@ func (w *timeWalk) load(tx *storage.Tx, part []storage.TimedEvent) ([]*rooms.Eve
 	return events, err
 }
 
-// timeViewer is a viewer as a timeReader.
+// timeViewer is the timeReader for a user.
 type timeViewer struct {
 	*viewer
 	window  window
 	ignored map[ident.UserNID]bool // senders of events that turned out to be hidden since the viewer ignores them
 }
 
-// likely implements timeReader. The history visibility of a message depends only on the state before it, which many
-// messages share.
+// likely implements timeReader. It can decide much without the JSON of the events: the history visibility of a message
+// depends only on the state before it, which many messages share.
 func (v *timeViewer) likely(tx *storage.Tx, events []storage.TimedEvent) ([]storage.TimedEvent, error) {
 	events = slices.DeleteFunc(events, func(e storage.TimedEvent) bool {
 		return e.Flags&storage.HiddenEvent != 0 || e.Order > v.window.upTo ||
@@ -264,8 +266,9 @@ func (v *timeViewer) likely(tx *storage.Tx, events []storage.TimedEvent) ([]stor
 	return likely, nil
 }
 
-// dependsOnState reports whether the state before an event decides whether the viewer may see it. State events may
-// change what it depends on, and most events since the viewer joined are visible.
+// dependsOnState reports whether likely needs the state before an event to find out whether the viewer may see the
+// event. It does not for an event sent since the viewer joined, which is nearly always visible. It also does not for a
+// state event, which may itself change what visibility depends on.
 func (v *timeViewer) dependsOnState(e *storage.TimedEvent) bool {
 	return !e.IsState && !(v.joined && v.joinedPos != 0 && e.Order >= ident.Order(v.joinedPos)*graph.OrderStep)
 }

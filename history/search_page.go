@@ -18,7 +18,7 @@ import (
 	"ebb/storage"
 )
 
-// page examines hits until the page is full, and makes the results.
+// page examines hits until there are enough results for a page, and makes the results.
 func (x *searching) page(page *SearchPage) error {
 	countAll := x.from == nil && !x.full && x.sure+x.other <= maxCounted
 	seen, rejected := 0, 0
@@ -79,7 +79,7 @@ func (x *searching) fill(page *SearchPage) error {
 	return nil
 }
 
-// examine looks at the events of some hits, and adds those that match to found.
+// examine reads the events of the given hits, and adds those that match the query to x.found.
 func (x *searching) examine(hits []search.Hit) error {
 	positions := make([]storage.Pos, len(hits))
 	for i, h := range hits {
@@ -108,8 +108,8 @@ func (x *searching) examine(hits []search.Hit) error {
 	return nil
 }
 
-// examineRoom finds which of some events of a room match. The text of an event is that of its newest edit that the user
-// may see; the edit is a hit of its own, whose result is the original event.
+// examineRoom finds out which of the given events of a room match the query. The text of an edited event is that of its
+// newest edit that the user may see. The edit itself is a hit too, whose result is the original event.
 func (x *searching) examineRoom(r *searchedRoom, rows []storage.EventRow, matches map[storage.Pos]found) error {
 	events, err := r.room.LoadEvents(rows)
 	if err != nil {
@@ -145,7 +145,7 @@ func (x *searching) examineRoom(r *searchedRoom, rows []storage.EventRow, matche
 	return nil
 }
 
-// edited returns those of some events that have edits.
+// edited returns the IDs of those of the given events that have edits.
 func (r *searchedRoom) edited(tx *storage.Tx, events []*rooms.Event) (map[string]bool, error) {
 	parents := make([]string, len(events))
 	for i, e := range events {
@@ -159,8 +159,8 @@ func (r *searchedRoom) edited(tx *storage.Tx, events []*rooms.Event) (map[string
 	return out, err
 }
 
-// originalOf returns the event whose current text is that of e: the event that e edits, or e itself. It returns nil if
-// the text of e is no longer, or was never, that of an event.
+// originalOf returns the event whose current text is in e: the event that e edits, or e itself if e is no edit. It
+// returns nil if the text of e is not current, because a newer edit has replaced it or because the edit is not valid.
 func (r *searchedRoom) originalOf(tx *storage.Tx, e *rooms.Event, edits string) (*rooms.Event, error) {
 	original := e
 	if edits != "" {
@@ -179,7 +179,7 @@ func (r *searchedRoom) originalOf(tx *storage.Tx, e *rooms.Event, edits string) 
 	return original, nil
 }
 
-// look finds out whether the user may see the event, with its text.
+// look reports whether the user may see the event in full. It sets f.at.
 func (f *found) look(tx *storage.Tx) (bool, error) {
 	visible, sights, err := f.room.filter(tx, []*rooms.Event{f.event})
 	if err != nil || len(visible) == 0 || f.event.Order > f.room.upTo {
@@ -216,8 +216,8 @@ func (x *searching) result(f *found) (r SearchResult, err error) {
 	return r, err
 }
 
-// surroundings returns an event and those around it, the oldest first, and the index of the event among them. It sets
-// the tokens of the context.
+// surroundings returns an event with those around it, oldest first, and the index of the event among them. It sets
+// Start and End of c.
 func (x *searching) surroundings(f *found, c *SearchContext) (events []*rooms.Event, sights []sight, at int, err error) {
 	v := f.room.viewer
 	back := cursor{window: window{upTo: f.event.Order - 1}, backwards: true, few: true}
@@ -234,7 +234,7 @@ func (x *searching) surroundings(f *found, c *SearchContext) (events []*rooms.Ev
 	return append(append(events, f.event), after...), append(append(sights, f.at), afterSights...), at, err
 }
 
-// profiles returns the profiles that the senders of some events had at the last of them.
+// profiles returns the profiles of the senders of the given events, as they were after the last of these events.
 func (x *searching) profiles(v *viewer, events []*rooms.Event) (map[id.UserID]MemberProfile, error) {
 	senders := map[string]bool{}
 	for _, e := range events {
@@ -264,8 +264,8 @@ func (c *SearchContext) size() (n int) {
 	return n
 }
 
-// states adds the state of the rooms of the results, until the answer has maxPageBytes. The state of at least one room
-// is complete.
+// states adds the states of the rooms of the results to the page, until the page has maxPageBytes. It adds each state
+// completely, and at least one.
 func (x *searching) states(page *SearchPage, size int) error {
 	page.State = map[id.RoomID][]json.RawMessage{}
 	for _, f := range x.found {
@@ -291,7 +291,7 @@ const (
 	groupSender = "sender"
 )
 
-// groups groups the results.
+// groups groups the results of a page by room or by sender, as the request asks for.
 func (x *searching) groups(page *SearchPage) {
 	by := map[string]func(*found) string{}
 	if x.req.GroupByRoom {

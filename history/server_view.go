@@ -69,7 +69,8 @@ func (st serverState) visible() bool {
 	return true
 }
 
-// prepare reads the states before some events, as needed by sees, in one go.
+// prepare reads what the methods sees and shown need to know of the states before the given events, for all events at
+// once.
 func (v *serverView) prepare(events []*rooms.Event) error {
 	var wanted []storage.StateKey
 	for _, e := range events {
@@ -94,7 +95,8 @@ func (v *serverView) prepare(events []*rooms.Event) error {
 	return v.prepareMembers(events)
 }
 
-// prepareMembers finds out in which of these states the server had members, if visibility depends on it.
+// prepareMembers finds out in which of the given states the server had members, for those states in which visibility
+// depends on it.
 func (v *serverView) prepareMembers(events []*rooms.Event) error {
 	var snapshots []int64
 	for _, e := range events {
@@ -161,8 +163,8 @@ func (v *serverView) expired(e *rooms.Event) bool {
 	return e.Flags&storage.SkeletonEvent != 0 || !e.IsState() && expiry.Expired(v.policy, e.OriginServerTS(), e.ReceivedTS, v.svc.now())
 }
 
-// erased reports whether the sender's account was erased after the event: then only servers that were in the room see
-// it.
+// erased reports whether the sender's account was erased after the event was sent. In that case only servers that were
+// in the room see the event in full.
 func (v *serverView) erased(e *rooms.Event) bool {
 	at, erased := v.svc.rooms.ErasedAt(e.SenderNID)
 	return erased && e.Pos < at
@@ -317,7 +319,7 @@ func (s *Service) BackfillForServer(ctx context.Context, origin string, room id.
 	return raws, err
 }
 
-// MissingEvents requests the events between some events and those that a server has.
+// MissingEvents is a request for the events between Earliest, which the other server has, and Latest.
 type MissingEvents struct {
 	Room             id.RoomID
 	Earliest, Latest []id.EventID
@@ -325,7 +327,8 @@ type MissingEvents struct {
 	MinDepth         int64
 }
 
-// MissingEventsForServer returns predecessors of the latest events, without the earliest events, oldest first.
+// MissingEventsForServer returns the predecessors of the events in Latest, oldest first. It neither returns the events
+// in Earliest nor goes beyond them.
 // Spec: server-server-api#post_matrixfederationv1get_missing_eventsroomid
 func (s *Service) MissingEventsForServer(ctx context.Context, origin string, q MissingEvents) (raws []json.RawMessage, err error) {
 	if q.Limit <= 0 {
@@ -363,8 +366,9 @@ func (s *Service) MissingEventsForServer(ctx context.Context, origin string, q M
 	return raws, err
 }
 
-// walk goes back through the event graph as long as want returns true: the deepest events first, or with nearest, those
-// that are the fewest steps away.
+// walk goes back through the event graph from the given events, and returns the events for which want returns true. It
+// visits the deepest events first, or, if nearest is set, those that are the fewest steps away. It does not go beyond
+// events for which want returns false.
 func (v *serverView) walk(from []id.EventID, nearest bool, limit int, want func(*rooms.Event) bool) (out []*rooms.Event, err error) {
 	w := serverWalk{v: v, nearest: nearest, queued: map[id.EventID]bool{}}
 	if err := w.add(from); err != nil {
@@ -399,7 +403,8 @@ type serverWalk struct {
 	ahead   map[id.EventID]storage.EventRow
 }
 
-// readAhead reads the events before the newest queued event in the timeline, which most of the walk will visit.
+// readAhead reads the events that come before the newest queued event in the timeline, all at once. The walk will visit
+// most of them.
 func (w *serverWalk) readAhead(limit int) error {
 	var newest ident.Order
 	for _, e := range w.queue {

@@ -84,8 +84,8 @@ func (s *Service) readingAllMembers(ctx context.Context, room id.RoomID, to iden
 // errNotReadable is returned for a room that the requester may not read, whether it exists or not.
 var errNotReadable error = mxerr.Forbidden("You are not in this room")
 
-// mayRead returns an error unless the viewer is a member, a former member who has not forgotten the room, or the room
-// is world readable.
+// mayRead returns an error if the viewer may not read any part of the room. Members may read it, and so may former
+// members who have not forgotten it; everybody may read a world-readable room.
 func (v *viewer) mayRead(tx *storage.Tx) error {
 	if v.joined || v.room.HistoryVisibility() == string(visibility.WorldReadable) {
 		return nil
@@ -105,7 +105,7 @@ func (s *Service) MayRead(ctx context.Context, roomID id.RoomID, to ident.Reques
 	return s.reading(ctx, roomID, to, func(*storage.Tx, *viewer) error { return nil })
 }
 
-// wasJoined reports whether a user who is not joined has left the room without forgetting it.
+// wasJoined reports whether the user is a former member who has not forgotten the room.
 func (v *viewer) wasJoined(tx *storage.Tx) (bool, error) {
 	if v.member == nil || v.member.Membership != rooms.Leave && v.member.Membership != rooms.Ban {
 		return false, nil
@@ -198,7 +198,8 @@ type cursor struct {
 	few       bool // the next read is of as few rows as are wanted, since nearly all events are expected to be shown
 }
 
-// span is one step of a walk: the orders of all positions in it, and the rows of the events among them.
+// span is the part of a walk that one read returns: the orders of all positions in it, and the rows of the events among
+// them.
 type span struct {
 	orders []ident.Order
 	rows   []storage.EventRow
@@ -208,7 +209,7 @@ type span struct {
 // wanted.
 type source func(tx *storage.Tx, c *cursor, n int) (span, error)
 
-// timeline is the source of a walk along the room's timeline.
+// timeline is a source for a walk along the room's timeline.
 func (v *viewer) timeline(tx *storage.Tx, c *cursor, n int) (span, error) {
 	rows, err := tx.Timeline(v.room.NID(), c.after, c.upTo, c.backwards, n)
 	out := span{orders: make([]ident.Order, len(rows)), rows: rows}
@@ -249,11 +250,11 @@ func (v *viewer) walk(tx *storage.Tx, c *cursor, limit int, filter *EventFilter,
 	return events, sights, nil
 }
 
-// atLimit reports whether the walk has reached the bounds of one request.
+// atLimit reports whether the walk has read as much as one request may.
 func (c *cursor) atLimit() bool { return c.rows >= maxScan || c.bytes >= maxScanBytes }
 
-// pass moves the cursor past a part of the walk, or past the last event that was used if the page is full. last reports
-// whether the part is the last one.
+// pass moves the cursor to the end of part. If all is false, the page is full, and pass moves the cursor only to the
+// last event in taken, the events that went into the page. last reports whether the walk has nothing after part.
 func (c *cursor) pass(part span, taken []*rooms.Event, all, last bool) {
 	c.rows += len(part.orders)
 	for i := range part.rows {
@@ -268,7 +269,7 @@ func (c *cursor) pass(part span, taken []*rooms.Event, all, last bool) {
 	c.done = all && last
 }
 
-// pick returns the events of the rows that pass the filter and that the viewer may see.
+// pick returns the events of those rows that pass the filter and that the viewer may see.
 func (v *viewer) pick(tx *storage.Tx, rows []storage.EventRow, filter *EventFilter) (events []*rooms.Event, sights []sight, err error) {
 	for i := range rows {
 		if rows[i].Flags&storage.HiddenEvent != 0 {

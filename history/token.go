@@ -12,8 +12,9 @@ import (
 // maxToken bounds the length of pagination tokens; those of /sync are the longest.
 const maxToken = 200
 
-// TimelineToken returns the pagination token of the point just after the event with this order: backwards from it that
-// event comes first, forwards the next one. Order 0 is the start of every room.
+// TimelineToken returns the pagination token for the point just after the event with the given order. A client that
+// pages backwards from it gets that event first; one that pages forwards gets the next event first. Order 0 is the
+// start of every room.
 func TimelineToken(order ident.Order) string { return "t" + strconv.FormatInt(int64(order), 10) }
 
 // ParseToken returns the order after which a token of a timeline or of /sync (next_batch) points. /sync tokens begin
@@ -50,7 +51,8 @@ type window struct{ after, upTo ident.Order }
 // everything returns the window of the whole timeline.
 func everything() window { return window{after: 0, upTo: 1<<63 - 1} }
 
-// parseWindow returns the part of the timeline between the tokens from and to; an empty token is no bound.
+// parseWindow returns the part of the timeline between the tokens from and to. An empty token means that the part has
+// no bound on that side.
 func parseWindow(from, to string, backwards bool) (window, error) {
 	w := everything()
 	for _, t := range []struct {
@@ -73,7 +75,7 @@ func parseWindow(from, to string, backwards bool) (window, error) {
 	return w, nil
 }
 
-// start returns the token of the end where a walk begins.
+// start returns the order at which a walk through the window begins: the upper end if it goes backwards.
 func (w window) start(backwards bool) ident.Order {
 	if backwards {
 		return w.upTo
@@ -81,7 +83,7 @@ func (w window) start(backwards bool) ident.Order {
 	return w.after
 }
 
-// shrink moves the end where a walk began to behind the event that it has reached.
+// shrink removes from the window what a walk has passed when it has reached the event with the given order.
 func (w *window) shrink(order ident.Order, backwards bool) {
 	if backwards {
 		w.upTo = order - 1

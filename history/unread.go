@@ -89,8 +89,8 @@ func (t *unreadTable) list(k unreadKey) *unreadList {
 	return l
 }
 
-// forget makes the next count read the database, because of a receipt or membership change at a position. A concurrent
-// count from an older snapshot is not cached.
+// forget drops the user's list for a room, because a receipt or a membership changed at position pos. The next count
+// reads the database. If its snapshot is older than pos, the result is not kept.
 func (t *unreadTable) forget(user ident.UserNID, room ident.RoomNID, pos storage.Pos) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -100,7 +100,7 @@ func (t *unreadTable) forget(user ident.UserNID, room ident.RoomNID, pos storage
 	t.lists[unreadKey{user, room}] = &unreadList{notBefore: pos}
 }
 
-// forgetRoom calls forget for every user.
+// forgetRoom drops the lists of all users for a room.
 func (t *unreadTable) forgetRoom(room ident.RoomNID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -138,8 +138,9 @@ func (s *Service) Unread(ctx context.Context, tx *storage.Tx, user ident.UserNID
 	return u, err
 }
 
-// UnreadEvent is Unread, and also returns the class of one event for the user. The class is 0 if the user has read the
-// event or must not see it any more; shown tells these apart: it reports whether the user could still see it.
+// UnreadEvent returns the same counts as Unread, and in addition the push class of the event at pos for the user. The
+// class is 0 if the event is not unread, and also if the user may not see it any more because it has expired or the
+// user ignores its sender. In the second case shown is false.
 func (s *Service) UnreadEvent(ctx context.Context, user ident.UserNID, room ident.RoomNID, pos storage.Pos) (class pushrules.Class, shown bool, u Unread, err error) {
 	shown = true
 	err = s.withUnread(ctx, nil, user, room, func(l *unreadList, r *rooms.Room, ignored map[ident.UserNID]bool) {
@@ -154,7 +155,7 @@ func (s *Service) UnreadEvent(ctx context.Context, user ident.UserNID, room iden
 	return class, shown, u, err
 }
 
-// ReadEvents reports for each of some events of a room whether the user has read it.
+// ReadEvents reports, for each of the given events of a room, whether the user has read it.
 func (s *Service) ReadEvents(ctx context.Context, tx *storage.Tx, user ident.UserNID, room ident.RoomNID, events []storage.Pos) (read []bool, err error) {
 	read = make([]bool, len(events))
 	for i := range read {
@@ -168,8 +169,8 @@ func (s *Service) ReadEvents(ctx context.Context, tx *storage.Tx, user ident.Use
 	return read, err
 }
 
-// withUnread calls f with the list of a joined user's unread events, up to date and locked. It does not call f for
-// other users.
+// withUnread calls f with the user's list of unread events in a room. The list is up to date and locked. If the user is
+// not joined to the room, f is not called.
 func (s *Service) withUnread(
 	ctx context.Context, tx *storage.Tx, user ident.UserNID, room ident.RoomNID, f func(l *unreadList, r *rooms.Room, ignored map[ident.UserNID]bool),
 ) error {
@@ -199,7 +200,8 @@ func (s *Service) withUnread(
 	return nil
 }
 
-// ignoredNIDs returns the numbers of the users whom a user ignores; those without a number have not sent anything.
+// ignoredNIDs returns the numbers of the users whom the given user ignores. It omits users who have no number, since
+// they have never sent anything.
 func (s *Service) ignoredNIDs(ctx context.Context, tx *storage.Tx, user ident.UserNID) (map[ident.UserNID]bool, error) {
 	list, err := s.accountData.Ignores(ctx, tx, user)
 	if err != nil || len(list) == 0 {
@@ -218,8 +220,8 @@ func (s *Service) ignoredNIDs(ctx context.Context, tx *storage.Tx, user ident.Us
 	return out, nil
 }
 
-// readInner calls f with tx, or, if tx is nil, with a read on the reserved connection, which nobody holds while waiting
-// for a list.
+// readInner calls f with tx. If tx is nil, it calls f with a transaction on one of the connections for short lookups
+// (DB.ReadInner). A request that waits for a list holds none of these connections, so this cannot wait for itself.
 func (s *Service) readInner(ctx context.Context, tx *storage.Tx, f func(*storage.Tx) error) error {
 	if tx != nil {
 		return f(tx)
@@ -227,7 +229,7 @@ func (s *Service) readInner(ctx context.Context, tx *storage.Tx, f func(*storage
 	return s.db.ReadInner(ctx, f)
 }
 
-// extend adds the events committed since; it returns false if memory does not have them.
+// extend adds the events that were committed after l.upTo. It returns false if memory does not have all of them.
 func (l *unreadList) extend(r *rooms.Room, user ident.UserNID) bool {
 	news, ok := r.Recent(l.upTo)
 	if !ok {
@@ -245,7 +247,7 @@ func (l *unreadList) extend(r *rooms.Room, user ident.UserNID) bool {
 	return true
 }
 
-// add processes one event. The user's own events mark everything before them in their thread as read.
+// add adds one event to the list. If the user sent the event, everything before it in the same thread becomes read.
 // Spec: client-server-api#marking-notifications-as-read
 func (l *unreadList) add(user ident.UserNID, u storage.UnreadRow) {
 	l.upTo = max(l.upTo, u.Position)
@@ -270,7 +272,7 @@ func (l *unreadList) add(user ident.UserNID, u storage.UnreadRow) {
 	})
 }
 
-// recount reads all events after the user's receipts and join from the database.
+// recount builds the list anew: it reads from the database all events after the user's receipts and join.
 func (l *unreadList) recount(tx *storage.Tx, r *rooms.Room, user ident.UserNID) error {
 	if tx == nil {
 		return errNeedTx
@@ -293,8 +295,8 @@ func (l *unreadList) recount(tx *storage.Tx, r *rooms.Room, user ident.UserNID) 
 	return nil
 }
 
-// readFloors returns the orders up to which a user has read: in the whole room (0 if the user is not joined), and in
-// single threads by root, where root 0 is the main timeline.
+// readFloors returns the orders up to which a user has read a room: floor for the whole room, which is 0 if the user is
+// not joined, and threads for single threads. Its keys are the threads' roots; root 0 stands for the main timeline.
 func readFloors(tx *storage.Tx, room ident.RoomNID, user ident.UserNID) (floor ident.Order, threads map[storage.Pos]ident.Order, err error) {
 	m, found, err := tx.MembershipOf(user, room)
 	if err != nil {
@@ -328,7 +330,7 @@ func readFloors(tx *storage.Tx, room ident.RoomNID, user ident.UserNID) (floor i
 	return floor, threads, nil
 }
 
-// nameRoots finds the event IDs of the threads' roots.
+// nameRoots looks up the event IDs of the roots of threads.
 func (l *unreadList) nameRoots(tx *storage.Tx) error {
 	if tx == nil {
 		return errNeedTx
@@ -356,7 +358,8 @@ func (l *unreadList) unnamed() (roots []storage.Pos) {
 	return roots
 }
 
-// entry returns the entry of an event, or nil if it is not unread.
+// entry finds the event at position pos in the list. It returns nil if the list does not have it, which means that the
+// event is not unread.
 func (l *unreadList) entry(pos storage.Pos) *unreadEntry {
 	for i := range slices.Backward(l.entries) { // mostly one of the newest
 		if l.entries[i].pos == pos {
@@ -366,13 +369,14 @@ func (l *unreadList) entry(pos storage.Pos) *unreadEntry {
 	return nil
 }
 
-// counts reports whether the user can still see the event.
+// counts reports whether the user can still see the event: it is a state event, or has neither expired nor been sent by
+// an ignored user.
 func (e *unreadEntry) counts(policy expiry.Policy, now time.Time, ignored map[ident.UserNID]bool) bool {
 	return e.isState || !ignored[e.sender] && !expiry.Expired(policy, e.originTS, e.receivedTS, now)
 }
 
-// count adds up the events that have not expired and are not ignored; state events neither expire nor are ignored.
-// Replies to a deleted root count in the main timeline.
+// count adds up the events in the list that the user can still see. Replies to a thread root that was deleted count in
+// the main timeline.
 func (l *unreadList) count(policy expiry.Policy, now time.Time, ignored map[ident.UserNID]bool) (u Unread) {
 	for _, e := range l.entries {
 		if !e.counts(policy, now, ignored) {

@@ -20,7 +20,7 @@ type pastKey struct {
 	user     ident.UserNID
 }
 
-// past is the part of the state before an event that visibility depends on.
+// past holds the part of the state before an event on which the visibility of the event depends.
 type past struct {
 	history    visibility.History
 	membership visibility.Membership
@@ -158,7 +158,7 @@ func (v *viewer) expired(e *rooms.Event) bool {
 	return !e.IsState() && expiry.Expired(v.policy, e.OriginServerTS(), e.ReceivedTS, v.now)
 }
 
-// cutoff returns the policy's cutoff for queries, nil if nothing expires.
+// cutoff returns the argument by which queries leave out expired events (see expiry.Cutoff), or nil if nothing expires.
 func (v *viewer) cutoff() *int64 {
 	if c, ok := expiry.Cutoff(v.policy, v.now); ok {
 		return &c
@@ -173,7 +173,7 @@ func (v *viewer) duringJoin(e *rooms.Event) bool {
 	return v.joined && v.joinedPos != 0 && e.Order >= ident.Order(v.joinedPos)*graph.OrderStep && v.svc.rooms.IsLocal(e.Sender())
 }
 
-// pasts returns the pasts of the events at these indexes, by snapshot.
+// pasts returns the past of each of the events with the given indexes, by snapshot.
 func (v *viewer) pasts(tx *storage.Tx, evs []*rooms.Event, at []int) (map[int64]past, error) {
 	snapshots := make([]int64, len(at))
 	for i, at := range at {
@@ -182,7 +182,7 @@ func (v *viewer) pasts(tx *storage.Tx, evs []*rooms.Event, at []int) (map[int64]
 	return v.pastsOf(tx, snapshots)
 }
 
-// pastsOf returns the pasts of snapshots. It reads the database only for those that are not in memory.
+// pastsOf returns the past of each of the given snapshots. It reads the database only for those that are not in memory.
 func (v *viewer) pastsOf(tx *storage.Tx, snapshots []int64) (map[int64]past, error) {
 	found := make(map[int64]past, len(snapshots))
 	var missing []int64
@@ -235,7 +235,7 @@ func (v *viewer) loadPasts(tx *storage.Tx, snapshots []int64, into map[int64]pas
 	return nil
 }
 
-// judge checks the visibility of one event according to rooms/visibility.
+// judge checks whether the viewer may see event e, according to the rules in rooms/visibility.
 func (v *viewer) judge(tx *storage.Tx, e *rooms.Event, before past) (sight, error) {
 	view, err := v.view(tx, e.Order, before)
 	if err != nil {
@@ -257,7 +257,8 @@ func (v *viewer) judge(tx *storage.Tx, e *rooms.Event, before past) (sight, erro
 // Spec: MSC4354
 func (v *viewer) sticky(e *rooms.Event) bool { return e.StickyUntil() > v.now.UnixMilli() }
 
-// view returns what the visibility of an event depends on, unless the event changes it.
+// view returns the input for visibility.CanSee for an event with the given order. The caller adds what the event itself
+// changes.
 func (v *viewer) view(tx *storage.Tx, order ident.Order, before past) (visibility.View, error) {
 	view := visibility.View{History: before.history, Membership: before.membership, JoinedSince: v.joined}
 	if v.joined {
