@@ -21,7 +21,7 @@ type Filter struct {
 	Profiles    ProfileFilter
 }
 
-// ProfileFilter selects the profile fields of which a client gets changes (MSC4429).
+// ProfileFilter selects the profile fields whose changes a client gets (MSC4429).
 type ProfileFilter struct {
 	Fields   []string // nil: none
 	Unstable bool     // under the unstable name

@@ -3,7 +3,7 @@
 //
 // How a /sync travels: Sync parses the request, parks at the wake.Hub and only then builds an answer, so that no
 // wake-up is lost. If there is nothing new it waits to be woken and builds again. Nothing is built while a client
-// waits, so a parked request holds no content that could expire in the meantime.
+// waits, so a waiting request holds no content that could expire in the meantime.
 //
 // A builder makes one answer, up to the position that the database has announced:
 //
@@ -73,7 +73,7 @@ type Options struct {
 	SendPresence bool
 	// Apps gets typing and presence; nil: there are no application services.
 	Apps AppServices
-	// Alive returns the error for a parked request whose device was deleted or whose account was locked meanwhile. It
+	// Alive returns the error for a waiting request whose device was deleted or whose account was locked meanwhile. It
 	// is called before the request is answered.
 	Alive func(ctx context.Context, user ident.UserNID, device ident.DeviceNID) error
 }
@@ -110,7 +110,7 @@ type Service struct {
 	sliding *slidingMemory
 
 	stopOnce sync.Once
-	stopped  chan struct{} // closed when parked requests must end
+	stopped  chan struct{} // closed when waiting requests must end
 }
 
 // New returns a new Service. Run must run beside it for typing and presence to time out.

@@ -59,7 +59,7 @@ type session struct {
 	seenRoomsUpTo storage.Pos
 	seenRoomsNews uint64
 	delivered     storage.Pos // the newest to-device message sent and not acknowledged; 0 if none
-	keyCounts     []byte      // the JSON members with one-time and fallback key counts
+	keyCounts     []byte      // the counts of one-time and fallback keys: JSON keys and values
 	sent          []sentMember
 	sentCount     int
 }

@@ -132,7 +132,7 @@ type slidingBuilder struct {
 	next          slidingPos  // pos of the answer
 
 	// For the extensions:
-	keys      string      // the key counts, as JSON members
+	keys      string      // the counts of one-time and fallback keys: JSON keys and values
 	delivered storage.Pos // see slidingLook
 	toDevice  storage.Pos // next_batch of to_device
 	threads   ThreadSubscriptions

@@ -25,8 +25,8 @@ type bumpKey struct {
 	upTo storage.Pos
 }
 
-// bumpStamp returns the position of the newest event of a room that counts as activity for people. It is found in
-// memory, unless there is none among the newest events of the room.
+// bumpStamp returns the position of the newest event of a room that counts as activity for people. It reads the
+// database only if there is no such event among those in memory.
 func (b *slidingBuilder) bumpStamp(ctx context.Context, r *roomWork) (storage.Pos, error) {
 	ring, reach := r.room.Ring()
 	for _, e := range slices.Backward(ring) {

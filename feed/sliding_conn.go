@@ -134,8 +134,8 @@ type slidingLook struct {
 	// delivered is the newest to-device message that the client has got and not acknowledged; -1: unknown.
 	delivered storage.Pos
 	toDevice  storage.Pos // next_batch of to_device
-	counts    string      // the key counts, as JSON members
-	lists     string      // the counts of the lists, as a JSON member
+	counts    string      // the counts of one-time and fallback keys: JSON keys and values
+	lists     string      // the numbers of rooms in the lists: see listCounts
 }
 
 // covers reports whether the last look has shown that there are no news of the device itself after the position since.

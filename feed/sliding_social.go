@@ -27,8 +27,8 @@ func (x *threadsExtension) limit() int {
 	return int(min(max(*x.Limit, 1), MaxThreadSubscriptions))
 }
 
-// writeThreads appends the user's thread subscriptions that have changed. prev_batch is there if older changes are
-// missing, which clients get by ThreadSubscriptionsPage.
+// writeThreads appends the user's thread subscriptions that have changed. If older changes are missing, it also appends
+// prev_batch, with which the client gets them by ThreadSubscriptionsPage.
 func (b *slidingBuilder) writeThreads(context.Context) (bool, error) {
 	t := &b.threads
 	if len(t.Subscribed)+len(t.Unsubscribed) == 0 {
