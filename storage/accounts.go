@@ -87,13 +87,14 @@ WHERE m.room_nid = $1 AND m.user_nid > $2 AND a.guest = 1 AND a.deactivated_ts =
 AND NOT EXISTS (SELECT 1 FROM devices d WHERE d.user_nid = a.nid AND d.seen_ts > $1) ORDER BY a.nid LIMIT $2`
 )
 
-// JoinedGuests returns a page of the memberships of guests, by room and user: at most limit of those after a
-// membership. It uses the index accounts_guests.
+// JoinedGuests returns a page of the memberships of guests, by room and user: at most limit of those after the given
+// one. It uses the index accounts_guests.
 func (tx *Tx) JoinedGuests(after GuestMember, limit int) ([]GuestMember, error) {
 	return collect(tx, scanGuestMember, joinedGuestsQuery, int64(after.Room), int64(after.User), limit)
 }
 
-// GuestsIn returns a page of the guests in a room, by number: at most limit of those after one.
+// GuestsIn returns a page of the guests in a room, by number: at most limit of those after the given user. It uses the
+// index accounts_guests.
 func (tx *Tx) GuestsIn(room ident.RoomNID, after ident.UserNID, limit int) ([]GuestMember, error) {
 	return collect(tx, scanGuestMember, guestsInRoomQuery, int64(room), int64(after), limit)
 }
@@ -109,7 +110,7 @@ func (tx *Tx) SetPassword(user ident.UserNID, hash string) error {
 	return err
 }
 
-// SetAdmin makes a user an administrator, or revokes that.
+// SetAdmin makes a user an administrator, or no longer one.
 func (tx *Tx) SetAdmin(user ident.UserNID, admin bool) error {
 	_, err := tx.exec(`UPDATE accounts SET admin = $2 WHERE nid = $1`, int64(user), admin)
 	return err
@@ -211,8 +212,8 @@ func (tx *Tx) RegistrationToken(token string) (RegistrationToken, bool, error) {
 const registrationTokensQuery = `SELECT ` + registrationTokenColumns + ` FROM registration_tokens
 WHERE (created_ts, token) > ($1, $2) ORDER BY created_ts, token LIMIT $3`
 
-// RegistrationTokens returns a page of the registration tokens, oldest first: at most limit of those after the one that
-// was created at afterTS (ms) and is called after. It uses registration_tokens_by_age.
+// RegistrationTokens returns a page of the registration tokens, oldest first: at most limit of those that come after
+// the token after, which was created at afterTS (ms). It uses registration_tokens_by_age.
 func (tx *Tx) RegistrationTokens(afterTS int64, after string, limit int) ([]RegistrationToken, error) {
 	return collect(tx, scanRegistrationToken, registrationTokensQuery, afterTS, after, limit)
 }

@@ -6,7 +6,7 @@ import (
 	"ebb/ident"
 )
 
-// AppService is how far an application service has got.
+// AppService records up to where an application service has received what concerns it.
 type AppService struct {
 	ID        string // of its registration
 	Position  Pos    // up to which it has the events that concern it
@@ -21,7 +21,7 @@ type AppService struct {
 
 const appServicesQuery = `SELECT id, position, devices, txn, pending, failures, failing_ts, retry_ts, reached_ts FROM appservices ORDER BY id`
 
-// AppServices lists how far every application service has got.
+// AppServices returns the records of all application services.
 func (tx *Tx) AppServices() ([]AppService, error) {
 	return collect(tx, func(r Row) (a AppService, err error) {
 		err = r.Scan(&a.ID, &a.Position, &a.Devices, &a.Txn, &a.Pending, &a.Failures, &a.FailingTS, &a.RetryTS, &a.ReachedTS)
@@ -33,19 +33,19 @@ const setAppServiceQuery = `INSERT INTO appservices (id, position, devices, txn,
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO UPDATE SET position = excluded.position, devices = excluded.devices, txn = excluded.txn,
 pending = excluded.pending, failures = excluded.failures, failing_ts = excluded.failing_ts, retry_ts = excluded.retry_ts, reached_ts = excluded.reached_ts`
 
-// SetAppService stores how far an application service has got.
+// SetAppService stores the record of an application service.
 func (tx *Tx) SetAppService(a AppService) error {
 	_, err := tx.exec(setAppServiceQuery, a.ID, int64(a.Position), int64(a.Devices), a.Txn, a.Pending, a.Failures, a.FailingTS, a.RetryTS, a.ReachedTS)
 	return err
 }
 
-// DeleteAppService forgets an application service.
+// DeleteAppService deletes the record of an application service.
 func (tx *Tx) DeleteAppService(id string) error {
 	_, err := tx.exec(`DELETE FROM appservices WHERE id = $1`, id)
 	return err
 }
 
-// Arrival is an event with the members that decide which application services get it.
+// Arrival is an event that has arrived, with the fields that decide which application services get it.
 type Arrival struct {
 	Position Pos
 	Room     ident.RoomNID
@@ -59,8 +59,8 @@ WHERE e.position > $1 AND e.position <= $2 AND (e.ord > 0 AND e.ord = e.position
 OR e.ord = 0 AND e.type = 'm.room.member' AND ` + isOnlyOutlier + ` AND EXISTS (SELECT 1 FROM memberships m WHERE m.room_nid = e.room_nid AND m.position = e.position))
 ORDER BY e.position LIMIT $3`
 
-// Arrivals lists at most limit events that arrived in (after, upTo] as new, in that order: not backfilled history, nor
-// what clients do not see. Of outliers, it lists those that are somebody's membership. It uses the primary key.
+// Arrivals lists at most limit events that arrived in (after, upTo], in that order. It leaves out backfilled history
+// and events that clients do not see. An outlier is listed only if it is a member event. It uses the primary key.
 func (tx *Tx) Arrivals(after, upTo Pos, limit int) ([]Arrival, error) {
 	return collect(tx, func(r Row) (a Arrival, err error) {
 		var outside int64
@@ -74,14 +74,14 @@ const localMembersSinceQuery = `SELECT m.room_nid, u.user_id, m.membership, m.po
 JOIN accounts a ON a.nid = m.user_nid JOIN users u ON u.nid = m.user_nid
 WHERE (m.membership = 'join' OR m.membership IN ('leave', 'ban') AND m.position > $1) AND m.room_nid IN `
 
-// LocalMemberSince is a MemberSince of a local user in a room.
+// LocalMemberSince is the MemberSince of a local user, with the room.
 type LocalMemberSince struct {
 	Room ident.RoomNID
 	MemberSince
 }
 
-// LocalMembersSince lists the local users who are joined to some rooms, and those who left them or were banned after a
-// position. It uses the index memberships_by_room.
+// LocalMembersSince lists the local users who are joined to the given rooms, and those who left them or were banned
+// after the given position. It uses the index memberships_by_room.
 func (tx *Tx) LocalMembersSince(rooms []ident.RoomNID, after Pos) ([]LocalMemberSince, error) {
 	list, args := In(2, rooms)
 	return collect(tx, func(r Row) (s LocalMemberSince, err error) {
@@ -90,7 +90,8 @@ func (tx *Tx) LocalMembersSince(rooms []ident.RoomNID, after Pos) ([]LocalMember
 	}, localMembersSinceQuery+list, append([]any{int64(after)}, args...)...)
 }
 
-// Aliases lists at most limit local aliases after one, in their order. It uses the primary key.
+// Aliases lists, in alphabetical order, at most limit local aliases that come after the given one. It uses the primary
+// key.
 func (tx *Tx) Aliases(after string, limit int) ([]Alias, error) {
 	return collect(tx, scanAlias, `SELECT alias, room_nid, creator_nid FROM aliases WHERE alias > $1 ORDER BY alias LIMIT $2`, after, limit)
 }
@@ -118,7 +119,8 @@ func (tx *Tx) ToDeviceOfAll(since, upTo Pos, limit int) ([]AnyToDevice, error) {
 const toDeviceAtQuery = `SELECT t.position, u.user_id, d.device_id, t.json FROM to_device t JOIN devices d ON d.nid = t.device_nid JOIN users u ON u.nid = d.user_nid
 WHERE t.position IN `
 
-// ToDeviceAt returns the messages at some positions that still wait, oldest first.
+// ToDeviceAt returns the to-device messages at the given positions, oldest first. It omits those that no longer wait
+// for their device.
 func (tx *Tx) ToDeviceAt(positions []Pos) (out []AnyToDevice, err error) {
 	for part := range slices.Chunk(positions, maxIn) {
 		list, args := In(1, part)
@@ -134,7 +136,7 @@ func (tx *Tx) ToDeviceAt(positions []Pos) (out []AnyToDevice, err error) {
 	return out, nil
 }
 
-// ListChange is the newest change of a user's devices.
+// ListChange is the newest change of the devices of a user.
 type ListChange struct {
 	Position Pos
 	UserNID  ident.UserNID
@@ -153,7 +155,7 @@ func (tx *Tx) DeviceListChangesOfAll(since, upTo Pos, limit int) ([]ListChange, 
 	}, listChangesQuery, int64(since), int64(upTo), limit)
 }
 
-// KeyedDevice is a device with keys.
+// KeyedDevice is a device that has uploaded keys.
 type KeyedDevice struct {
 	NID  ident.DeviceNID
 	ID   string
@@ -163,7 +165,7 @@ type KeyedDevice struct {
 const keyedDevicesQuery = `SELECT d.nid, d.device_id, u.user_id FROM device_keys k JOIN devices d ON d.nid = k.device_nid JOIN users u ON u.nid = d.user_nid
 WHERE d.user_nid IN `
 
-// KeyedDevices lists the devices of some users that have uploaded keys. It uses the index devices_by_id.
+// KeyedDevices lists the devices of the given users that have uploaded keys. It uses the index devices_by_id.
 func (tx *Tx) KeyedDevices(users []ident.UserNID) (out []KeyedDevice, err error) {
 	for part := range slices.Chunk(users, maxIn) {
 		list, args := In(1, part)

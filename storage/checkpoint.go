@@ -23,7 +23,8 @@ const (
 	tooLongLog = 4 * longLog
 )
 
-// checkpointer runs the checkpoints. It is nil if the database needs none.
+// checkpointer copies SQLite's write-ahead log into the database file when the log has become long. Such a copy is
+// called a checkpoint. A nil checkpointer does nothing; it is for databases that need no checkpoints.
 type checkpointer struct {
 	conn    *liteConn
 	commits chan struct{}
@@ -49,7 +50,8 @@ func (d sqliteDialect) openCheckpointer(db *DB) (*checkpointer, error) {
 	}, nil
 }
 
-// committed is called by the committer after each commit.
+// committed counts a commit. After every logLook commits, it makes run check the length of the log. The committer calls
+// it after each commit.
 func (k *checkpointer) committed() {
 	if k == nil {
 		return
@@ -63,7 +65,7 @@ func (k *checkpointer) committed() {
 	}
 }
 
-// run checks the log after commits until stop is called.
+// run checks the log whenever committed asks for it, until stop is called.
 func (k *checkpointer) run() {
 	defer close(k.ended)
 	for range k.commits {

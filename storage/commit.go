@@ -25,7 +25,8 @@ const (
 	maxGather  = 2 * time.Millisecond
 )
 
-// committer owns the write connection. run is its only goroutine and alone uses the fields that mu does not guard.
+// committer owns the write connection and stores all writes, many in one transaction. Only one goroutine runs, in the
+// method run. It alone uses the fields that mu does not guard.
 type committer struct {
 	db   *DB
 	conn conn
@@ -73,7 +74,7 @@ func (c *committer) push(p *Pending) bool {
 	return true
 }
 
-// fail records that a write is not, and will not be, in the database.
+// fail ends a write with an error: the write is not in the database and never will be.
 func (c *committer) fail(p *Pending, err error) {
 	p.err = err
 	if f := p.write.Failed; f != nil {
@@ -117,8 +118,8 @@ func (c *committer) abandoned() {
 	c.failBatch(errors.Join(errors.New("storage: a write ended its goroutine"), c.conn.rollback()))
 }
 
-// next waits for the next batch: several writes, or one task. It returns false if the database is closed and the queue
-// is empty.
+// next waits for the next batch, which consists of several writes or of one task. It returns false if the database is
+// closed and the queue is empty.
 func (c *committer) next() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -157,12 +158,14 @@ func (c *committer) take(n int) {
 	c.space.Broadcast()
 }
 
-// gathers reports whether the batch still waits for the writers of the last one, which was slow.
+// gathers reports whether the batch should wait for more writes. It does for a while after a slow commit, until as many
+// writes have arrived as there were writers waiting then.
 func (c *committer) gathers() bool {
 	return len(c.batch) < min(c.last, maxBatch) && time.Until(c.until) > 0
 }
 
-// more waits for further writes while the batch is open and adds them. It returns false if none arrived in time.
+// more waits until further writes are queued, and adds them to the batch. It returns false if the batch should not
+// wait, or if no write arrives in time.
 func (c *committer) more() bool {
 	if !c.gathers() {
 		return false
@@ -185,8 +188,9 @@ func (c *committer) more() bool {
 	return n > 0
 }
 
-// gatherAfter determines how long the next batch waits, and for how many writers: those that are answered now and those
-// that were too late for this batch.
+// gatherAfter sets how long the next batch waits for more writes, and for how many, after a commit that began at start.
+// It expects a write from each writer whose write has just been committed, in addition to those that are queued
+// already.
 func (c *committer) gatherAfter(start time.Time) {
 	took := time.Since(start)
 	c.until = time.Time{}
@@ -249,7 +253,7 @@ func (c *committer) announce() {
 	c.db.settled.Store(c.stored) // not pos: a position that is not stored may be allotted again after a crash
 }
 
-// hook runs f and recovers from a panic, which does not change the outcome of the write.
+// hook runs f, which is a hook of a write. If f panics, it recovers, because the outcome of the write stays the same.
 func (c *committer) hook(f func()) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -259,8 +263,9 @@ func (c *committer) hook(f func()) {
 	f()
 }
 
-// transact runs the closures of the batch. It returns the failure of the whole batch; the error of a single closure
-// goes to its Pending. A batch in which no closure succeeded is rolled back, which is not a failure.
+// transact runs the closures of the batch in one transaction. It returns an error if the whole batch failed; the error
+// of a single closure goes to its Pending. If no closure succeeded, it rolls the transaction back, which is not a
+// failure of the batch.
 func (c *committer) transact() (err error) {
 	if err := c.begin(); err != nil {
 		return full(fmt.Errorf("begin: %w", err))

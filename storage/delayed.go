@@ -105,7 +105,8 @@ func (tx *Tx) ScheduledCount(user ident.UserNID) (count, first int64, err error)
 
 const rescheduleQuery = `UPDATE delayed_events SET scheduled_ts = $2, send_ts = $2 + delay WHERE delay_id = $1 AND finalised_ts = 0`
 
-// RescheduleEvent begins the delay of a scheduled event again, at a time (ms). It returns false if none is scheduled.
+// RescheduleEvent starts the delay of a scheduled event anew at the time now (ms). It returns false if there is no such
+// event.
 func (tx *Tx) RescheduleEvent(delayID string, now int64) (bool, error) {
 	n, err := tx.exec(rescheduleQuery, delayID, now)
 	return n == 1, err
@@ -113,7 +114,8 @@ func (tx *Tx) RescheduleEvent(delayID string, now int64) (bool, error) {
 
 const postponeQuery = `UPDATE delayed_events SET send_ts = $3 WHERE delay_id = $1 AND send_ts = $2 AND finalised_ts = 0`
 
-// PostponeEvent changes when (ms) a scheduled event is sent next, unless that has changed.
+// PostponeEvent changes the time (ms) at which a scheduled event is sent next from one time to another. It does nothing
+// if the event is no longer scheduled for the first of them.
 func (tx *Tx) PostponeEvent(delayID string, from, to int64) error {
 	_, err := tx.exec(postponeQuery, delayID, from, to)
 	return err
@@ -122,8 +124,9 @@ func (tx *Tx) PostponeEvent(delayID string, from, to int64) error {
 const finaliseQuery = `UPDATE delayed_events SET finalised_ts = $2, event_id = $3, error = $4, content = ''
 WHERE delay_id = $1 AND finalised_ts = 0 AND send_ts = CASE WHEN CAST($5 AS BIGINT) = 0 THEN send_ts ELSE CAST($5 AS BIGINT) END`
 
-// FinaliseEvent records at a time (ms) that a scheduled event was sent as eventID, could not be sent, or was cancelled.
-// It returns false if the event is not scheduled, or not for sendTS, unless that is 0.
+// FinaliseEvent records what became of a scheduled event, at the time now (ms). The event was sent as eventID, or could
+// not be sent because of problem; if both are empty, it was cancelled. FinaliseEvent returns false if the event is not
+// scheduled, or if sendTS is not 0 and the event is scheduled for another time.
 func (tx *Tx) FinaliseEvent(delayID string, now int64, eventID, problem string, sendTS int64) (bool, error) {
 	n, err := tx.exec(finaliseQuery, delayID, now, eventID, problem, sendTS)
 	return n == 1, err

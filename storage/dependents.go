@@ -2,7 +2,7 @@ package storage
 
 import "slices"
 
-// fate is a change to an event that affects the rows that depend on it.
+// fate is something that can happen to an event and affects the rows that depend on it.
 type fate int
 
 const (
@@ -14,14 +14,14 @@ const (
 // A dependent is a kind of row that is stored because of an event, besides the event's own row.
 type dependent struct {
 	goesWhen fate // the fates of the event that remove these rows
-	// find returns the keys of an IN list for which such rows exist. The keys are positions, or hashes of event IDs if
-	// byHash is set.
+	// find returns those of the keys in an IN list for which such rows exist. The keys are positions, or hashes of
+	// event IDs if byHash is set.
 	find   func(tx *Tx, list string, keys []any) ([]int64, error)
 	byHash bool
 	// remove deletes the rows that depend on one event.
 	remove func(tx *Tx, p Pos, eventID string) error
-	// removeAll deletes what depends on any of at most maxIn events. It takes the place of find and remove for a kind
-	// that most messages have, and is called before the events are deleted.
+	// removeAll deletes the rows that depend on any of the given events, of which there are at most maxIn. A kind that
+	// most messages have uses it in place of find and remove. It is called before the events are deleted.
 	removeAll func(tx *Tx, positions []Pos) error
 }
 
@@ -111,7 +111,7 @@ const orphanRepliesQuery = `UPDATE events SET thread_root = 0 WHERE thread_root 
         JOIN relations r ON r.parent_hash = e.id_hash AND r.parent_id = e.event_id WHERE t.depth < 4)
     SELECT position FROM tree)`
 
-// removeDependents deletes the rows that depend on an event and that the fate removes.
+// removeDependents deletes the rows that depend on an event and that go when f happens to it.
 func (tx *Tx) removeDependents(f fate, p Pos, eventID string) error {
 	if err := tx.removeOwnDependents(f, p, eventID); err != nil {
 		return err
@@ -119,7 +119,7 @@ func (tx *Tx) removeDependents(f fate, p Pos, eventID string) error {
 	return tx.removeCommonDependents(f, []Pos{p})
 }
 
-// removeOwnDependents is removeDependents for the kinds with a remove.
+// removeOwnDependents does the work of removeDependents for the kinds of dependents that have a remove function.
 func (tx *Tx) removeOwnDependents(f fate, p Pos, eventID string) error {
 	for _, d := range dependents {
 		if d.goesWhen&f == 0 || d.remove == nil {
@@ -132,7 +132,8 @@ func (tx *Tx) removeOwnDependents(f fate, p Pos, eventID string) error {
 	return nil
 }
 
-// removeCommonDependents deletes what depends on any of at most maxIn events, as far as it has a removeAll.
+// removeCommonDependents does the work of removeDependents for the kinds of dependents that have a removeAll function,
+// and for at most maxIn events at once.
 func (tx *Tx) removeCommonDependents(f fate, positions []Pos) error {
 	for _, d := range dependents {
 		if d.goesWhen&f == 0 || d.removeAll == nil {
@@ -145,9 +146,9 @@ func (tx *Tx) removeCommonDependents(f fate, positions []Pos) error {
 	return nil
 }
 
-// WithDependents returns the positions of the events in a purge batch that have dependents with a remove of their own.
-// Most messages have none, and a few queries with lists find that out more cheaply than several statements for each
-// message.
+// WithDependents returns the positions of those events in a purge batch on which rows depend that must be deleted event
+// by event, by the remove function of their kind. Most messages have none. A few queries with lists find that out more
+// cheaply than several statements for each message.
 func (tx *Tx) WithDependents(batch []PurgeCandidate) (map[Pos]bool, error) {
 	found := map[Pos]bool{}
 	for part := range slices.Chunk(batch, maxIn) {

@@ -53,7 +53,7 @@ func (tx *Tx) BackupBytes(user ident.UserNID) (n int64, err error) {
 	return n, err
 }
 
-// addBackupBytes counts a change of the size of a backup.
+// addBackupBytes adds change, which may be negative, to the recorded size of a backup.
 func (tx *Tx) addBackupBytes(user ident.UserNID, version, change int64) error {
 	_, err := tx.exec(`UPDATE backup_versions SET bytes = bytes + $3 WHERE user_nid = $1 AND version = $2`, int64(user), version, change)
 	return err
@@ -122,7 +122,8 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (user_nid, version, room_id, session_id) DO UPDATE SET first_message_index = excluded.first_message_index,
     forwarded_count = excluded.forwarded_count, is_verified = excluded.is_verified, session_data = excluded.session_data`
 
-// SetBackupKey stores one session, or replaces one of size replaced.
+// SetBackupKey stores the key of one session in a backup. replaced is the size of the key that it replaces, or 0 if
+// there is none.
 func (tx *Tx) SetBackupKey(user ident.UserNID, version int64, k BackupKey, replaced int64) error {
 	verified := 0
 	if k.IsVerified {

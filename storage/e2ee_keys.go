@@ -105,8 +105,8 @@ const setFallbackKeyQuery = `INSERT INTO fallback_keys (device_nid, algorithm, k
 ON CONFLICT (device_nid, algorithm) DO UPDATE SET
     used = fallback_keys.used * $5, key_id = excluded.key_id, json = excluded.json`
 
-// SetFallbackKey replaces the fallback key of an algorithm. If again is set the key is the same one, and remains used
-// if it was.
+// SetFallbackKey replaces the fallback key of an algorithm. If again is set, the key is the one that is stored already:
+// if that was used, it stays marked as used.
 func (tx *Tx) SetFallbackKey(device ident.DeviceNID, k KeyJSON, again bool) error {
 	keep := 0
 	if again {
@@ -237,8 +237,8 @@ const keySignaturesQuery = `SELECT s.target_nid, s.target_key, s.signer_nid, u.u
 FROM key_signatures s JOIN users u ON u.nid = s.signer_nid
 WHERE s.signer_nid IN (s.target_nid, $1) AND s.target_nid IN `
 
-// KeySignatures lists, by user, the signatures of the targets' keys that viewer may see: those made by the key's owner
-// and by viewer.
+// KeySignatures lists the signatures of the keys of the given users (targets) that viewer may see: those made by the
+// key's owner and those made by viewer. The result is keyed by target.
 func (tx *Tx) KeySignatures(viewer ident.UserNID, targets []ident.UserNID) (map[ident.UserNID][]KeySignature, error) {
 	out := map[ident.UserNID][]KeySignature{}
 	for part := range slices.Chunk(targets, maxIn) {

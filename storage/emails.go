@@ -88,7 +88,8 @@ func (tx *Tx) EmailSession(sid string) (EmailSession, bool, error) {
 	return one(tx, scanEmailSession, emailSessionQuery, sid, tx.now.UnixMilli())
 }
 
-// EmailSessionOfClient finds the verification of an address that a client began with a secret and that has not expired.
+// EmailSessionOfClient finds the verification of an address that a client with the given secret began for a purpose,
+// unless it has expired.
 func (tx *Tx) EmailSessionOfClient(address, secretHash, purpose string) (EmailSession, bool, error) {
 	return one(tx, scanEmailSession, emailSessionOfClientQuery, address, secretHash, purpose, tx.now.UnixMilli())
 }
@@ -111,7 +112,7 @@ func (tx *Tx) DeleteExpiredEmailSessions() error {
 	return err
 }
 
-// SetEmailSendAttempt records the attempt for which a message was sent.
+// SetEmailSendAttempt records the client's send_attempt for which the last message was sent.
 func (tx *Tx) SetEmailSendAttempt(sid string, attempt int64) error {
 	_, err := tx.exec(`UPDATE email_sessions SET send_attempt = $2 WHERE sid = $1`, sid, attempt)
 	return err

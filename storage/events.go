@@ -136,7 +136,8 @@ var (
 	isOnlyRejected = flagsAre(OutlierEvent|RejectedEvent, RejectedEvent)
 )
 
-// flagsAre returns the SQL condition that of the flags in mask exactly those in set are set.
+// flagsAre returns an SQL condition on the flags of an event. It is true if, of the flags in mask, those in set are set
+// and the others are not.
 func flagsAre(mask, set EventFlags) string { return fmt.Sprintf("flags & %d = %d", mask, set) }
 
 var (
@@ -187,8 +188,8 @@ func (tx *Tx) TrimUndecided(room ident.RoomNID, limit, size int) error {
 
 var gapEventsQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.ord > $2 AND ` + isAfterGap + ` AND ($3 = '' OR e.type = $3) ORDER BY e.ord`
 
-// GapEvents returns the events of a room's timeline above an order that come right after a gap, of one type or of all
-// types (""). It scans the timeline by the index events_by_order.
+// GapEvents returns the events of a room's timeline that come right after a gap and whose order is above after. It
+// returns those of one type, or of all types if typ is "". It scans the timeline by the index events_by_order.
 func (tx *Tx) GapEvents(room ident.RoomNID, typ string, after ident.Order) ([]EventRow, error) {
 	return collect(tx, scanEvent, gapEventsQuery, int64(room), int64(after), typ)
 }
@@ -240,9 +241,9 @@ func (tx *Tx) ShowRedaction(p Pos) error {
 	return err
 }
 
-// SupersedeEvent makes an outlier of a hidden event that was stored once more at another position, and deletes what
-// depended on it. Its row remains until it expires, because other rows, such as those of the outbox, refer to its
-// position.
+// SupersedeEvent is called for the row of a hidden event that has been stored once more at another position. It turns
+// the older row into an outlier, and deletes what depended on it. The row remains until the event expires, because
+// other rows, such as those of the outbox, refer to its position.
 func (tx *Tx) SupersedeEvent(p Pos, eventID string) error {
 	if _, err := tx.exec(`UPDATE events SET flags = flags | $2 WHERE position = $1`, int64(p), int64(OutlierEvent)); err != nil {
 		return err

@@ -31,20 +31,21 @@ func (tx *Tx) TOTP(user ident.UserNID) (TOTPRow, bool, error) {
 	return one(tx, scanTOTP, totpQuery, int64(user))
 }
 
-// PutTOTP stores the secret of a user, in place of the former one, with the step of the code that confirmed it.
+// PutTOTP stores the secret of a user, in place of the former one. step is the time step of the code with which the
+// user confirmed the secret.
 func (tx *Tx) PutTOTP(user ident.UserNID, secret string, step int64) error {
 	_, err := tx.exec(putTOTPQuery, int64(user), secret, step, tx.now.UnixMilli())
 	return err
 }
 
-// UseTOTP records that the code of a step was accepted. It returns false if the code of this step or of a later one was
-// accepted before, or if the secret was replaced.
+// UseTOTP records that the code of the given time step was accepted. It returns false if the code of this step or of a
+// later one was accepted before, or if the secret was replaced.
 func (tx *Tx) UseTOTP(user ident.UserNID, secret string, step int64) (bool, error) {
 	n, err := tx.exec(useTOTPQuery, int64(user), secret, step, tx.now.UnixMilli())
 	return n == 1, err
 }
 
-// TOTPs returns a page of the secrets, by user: at most limit of those after one.
+// TOTPs returns a page of the secrets, by user: at most limit of those after the given user.
 func (tx *Tx) TOTPs(after ident.UserNID, limit int) ([]TOTPRow, error) {
 	return collect(tx, scanTOTP, totpSecretsQuery, int64(after), limit)
 }
@@ -135,7 +136,8 @@ func (tx *Tx) DeletePasskey(user ident.UserNID, credentialID string) (bool, erro
 
 const otherPasskeysQuery = `SELECT count(*), count(DISTINCT user_nid) FROM passkeys WHERE rp_id <> $1`
 
-// PasskeysOfOthers returns the number of passkeys that were made for other relying party IDs, and of their users.
+// PasskeysOfOthers counts the passkeys that were made for another relying party ID than the given one, and the users
+// who have such passkeys.
 func (tx *Tx) PasskeysOfOthers(rpID string) (passkeys, users int64, err error) {
 	n, _, err := one(tx, func(r Row) (n [2]int64, err error) {
 		err = r.Scan(&n[0], &n[1])
@@ -199,8 +201,9 @@ const (
 // trimmed is the maximum number of challenges deleted when one is added, which keeps the write short.
 const trimmed = 100
 
-// AddFactorChallenge stores a challenge. It deletes expired ones, and all but the newest of the owner (each) and of
-// users who are not known yet (strangers).
+// AddFactorChallenge stores a challenge and deletes expired ones. It also deletes the oldest challenges, so that the
+// owner has at most each challenges. If the user of the challenge is not known yet, it does the same so that there are
+// at most strangers challenges of unknown users.
 func (tx *Tx) AddFactorChallenge(c FactorChallenge, each, strangers int) error {
 	now := tx.now.UnixMilli()
 	if _, err := tx.exec(`DELETE FROM factor_challenges WHERE expires_ts <= $1`, now); err != nil {
@@ -299,7 +302,7 @@ func (tx *Tx) EnrolLink(hash string) (EnrolLinkRow, bool, error) {
 	return one(tx, scanEnrolLink, enrolLinkQuery, hash, tx.now.UnixMilli())
 }
 
-// EnrolLinks returns a page of the links that have not expired, by user: at most limit of those after one.
+// EnrolLinks returns a page of the links that have not expired, by user: at most limit of those after the given user.
 func (tx *Tx) EnrolLinks(after ident.UserNID, limit int) ([]EnrolLinkRow, error) {
 	return collect(tx, scanEnrolLink, enrolLinksQuery, int64(after), tx.now.UnixMilli(), limit)
 }

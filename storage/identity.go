@@ -52,7 +52,7 @@ func (tx *Tx) SetSecretsKey(id string) error {
 	return err
 }
 
-// AnyAccount returns the user ID of an arbitrary local account, "" if there is none.
+// AnyAccount returns the user ID of some local account, no matter which, or "" if there is none.
 func (tx *Tx) AnyAccount() (string, error) {
 	user, _, err := one(tx, scanString, anyAccountQuery)
 	return user, err

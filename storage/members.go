@@ -21,7 +21,7 @@ type MemberRow struct {
 const roomMembersQuery = `SELECT m.room_nid, m.user_nid, u.user_id, m.membership, m.position, m.changed FROM memberships m JOIN users u ON u.nid = m.user_nid
 WHERE m.room_nid IN `
 
-// RoomMembers returns all memberships of some rooms. It uses the index memberships_by_room.
+// RoomMembers returns all memberships of the given rooms. It uses the index memberships_by_room.
 func (tx *Tx) RoomMembers(rooms []ident.RoomNID) ([]MemberRow, error) {
 	list, args := In(1, rooms)
 	return collect(tx, func(r Row) (m MemberRow, err error) {
@@ -53,8 +53,8 @@ VALUES ($1, $2, $3, $4, $5, CASE WHEN $3 = 'join' THEN CAST($6 AS BIGINT) ELSE 0
 ON CONFLICT (user_nid, room_nid) DO UPDATE SET membership = excluded.membership, position = excluded.position, changed = excluded.changed, forgotten = 0,
 joined_pos = CASE WHEN excluded.membership = 'join' AND memberships.membership = 'join' THEN memberships.joined_pos ELSE excluded.joined_pos END`
 
-// SetMembership sets a user's membership of a room, which is then no longer forgotten. If m.JoinedPos is 0, it is
-// derived from m.Position and m.Changed.
+// SetMembership sets a user's membership of a room. If the user had forgotten the room, that ends. If m.JoinedPos is 0,
+// it is derived from m.Position and m.Changed.
 func (tx *Tx) SetMembership(m MemberRow) error {
 	joined := cmp.Or(m.JoinedPos, max(m.Position, m.Changed))
 	_, err := tx.exec(setMembershipQuery, int64(m.User), int64(m.Room), m.Membership, int64(m.Position), int64(m.Changed), int64(joined))
@@ -80,8 +80,8 @@ JOIN rooms r ON r.nid = a.room_nid WHERE a.user_nid = $1 AND a.membership = 'joi
 	countMutualRoomsQuery = `SELECT count(*)` + mutualRoomsFrom
 )
 
-// MutualRooms returns the rooms with a number above after that both users are joined to, by number. It uses the primary
-// keys.
+// MutualRooms returns the rooms to which both users are joined and whose number is above after, by number. It uses the
+// primary keys.
 func (tx *Tx) MutualRooms(a, b ident.UserNID, after ident.RoomNID, limit int) (ids []string, last ident.RoomNID, err error) {
 	err = tx.each(func(r Row) error {
 		var id string

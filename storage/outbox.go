@@ -22,7 +22,8 @@ func (tx *Tx) AddOutbox(o OutboxRow) error {
 const outboxQuery = `SELECT o.position, o.room_nid, CASE WHEN e.type = 'm.room.member' THEN coalesce(e.state_key, '') ELSE '' END
 FROM outbox o JOIN events e ON e.position = o.position WHERE o.position > $1 ORDER BY o.position LIMIT $2`
 
-// Outbox lists at most limit events after a position that are to be sent to other servers. It uses the primary keys.
+// Outbox lists at most limit events after the given position that must be sent to other servers. It uses the primary
+// keys.
 func (tx *Tx) Outbox(after Pos, limit int) ([]OutboxRow, error) {
 	return collect(tx, func(r Row) (o OutboxRow, err error) {
 		err = r.Scan(&o.Position, &o.Room, &o.About)

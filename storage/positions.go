@@ -53,8 +53,12 @@ var errFenced = errors.New("storage: another process writes to this database")
 
 const setPositionQuery = `UPDATE meta SET value = $1 WHERE name = 'position' AND value = $2`
 
-// storePosition stores the high-water mark in the transaction that allotted positions. The maximum over the tables
+// storePosition stores the last position allotted, in the transaction that allotted it. The maximum over the tables
 // would not do: it decreases when the newest rows are deleted, and clients' tokens would then be ahead of the stream.
+//
+// With several nodes on PostgreSQL this row orders them: a batch locks the rows of its rooms (Write.Rooms, sorted),
+// then this row with UPDATE … RETURNING, and allots positions from the answer, so that everything committed is settled.
+// A single node remembers what it stored and needs no answer; the comparison detects a second process.
 //
 // With several nodes on PostgreSQL this row orders them: a batch locks the rows of its rooms (Write.Rooms, sorted),
 // then this row with UPDATE … RETURNING, and allots positions from the answer, so that everything committed is settled.
@@ -78,7 +82,7 @@ type meta struct {
 
 const addMetaQuery = `INSERT INTO meta (name, value, secret) VALUES ($1, 0, $2) ON CONFLICT (name) DO NOTHING`
 
-// readMeta reads the high-water mark and the secret of this database, which it creates on the first start.
+// readMeta reads the last position allotted and the secret of this database. On the first start it creates the secret.
 func readMeta(c conn) (m meta, err error) {
 	var secret [32]byte
 	_, _ = rand.Read(secret[:]) // never fails (crypto/rand)

@@ -15,7 +15,7 @@ type postgresDialect struct{ dsn string }
 func (postgresDialect) name() string   { return "postgres" }
 func (postgresDialect) rowKey() string { return "BIGINT PRIMARY KEY" }
 
-// lock does nothing; see takeLock.
+// lock takes no lock on a file. On PostgreSQL, takeLock takes a lock in the database instead.
 func (postgresDialect) lock() (fileLock, error) { return fileLock{}, nil }
 
 // pgTimeout bounds a statement. On a connection that died silently the committer would wait for hours.
@@ -80,7 +80,8 @@ func (c *pgConn) takeLock(ctx context.Context) (err error) {
 	return fmt.Errorf("%w: schema %s is locked", ErrInUse, schema)
 }
 
-// pgReaders leaves pooling and reconnecting to database/sql.
+// pgReaders is the pool of reading connections to PostgreSQL. It uses the pool of database/sql, which also replaces
+// broken connections.
 type pgReaders struct{ db *sql.DB }
 
 func (d postgresDialect) openReaders(n int) (readers, error) {
@@ -118,7 +119,8 @@ func (postgresDialect) maintain(ctx context.Context, db *DB) error {
 	return full(err)
 }
 
-// pgConn uses database/sql. pgx caches prepared statements by their text.
+// pgConn is a connection to PostgreSQL through database/sql. It keeps no prepared statements, since pgx caches them by
+// their text.
 type pgConn struct {
 	c    *sql.Conn
 	db   *sql.DB // of the writer only; nil in a pool
@@ -218,7 +220,8 @@ func (c *pgConn) begin(write bool) error {
 	return run(c, `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`)
 }
 
-// commit checks the status first, because COMMIT of a failed transaction is a rollback without an error.
+// commit commits the transaction. It checks the status first, because COMMIT of a failed transaction is a rollback
+// without an error.
 func (c *pgConn) commit() error {
 	if c.status() != 'T' {
 		return errors.New("the transaction is no longer open")
@@ -233,12 +236,14 @@ func (c *pgConn) rollback() error {
 	return run(c, `ROLLBACK`)
 }
 
-// standing is also true in a failed transaction ('E'), since rolling back to the savepoint makes it usable again.
+// standing reports whether the transaction still exists. A failed transaction ('E') counts too, since rolling back to
+// the savepoint makes it usable again.
 func (c *pgConn) standing() bool { s := c.status(); return s == 'T' || s == 'E' }
 
 func (c *pgConn) broken() bool { return c.status() == 0 }
 
-// status returns I (idle), T (in a transaction), E (in a failed transaction), or 0 without a connection.
+// status returns the status of the connection: I (idle), T (in a transaction), E (in a failed transaction), or 0 if it
+// is closed.
 func (c *pgConn) status() (s byte) {
 	err := c.c.Raw(func(driverConn any) error {
 		pg := driverConn.(*stdlib.Conn).Conn().PgConn()

@@ -93,7 +93,7 @@ func (tx *Tx) ProfileChanges(since, upTo Pos, limit int) ([]ProfileChange, error
 		int64(since), int64(upTo), limit)
 }
 
-// ProfileChangesOf is ProfileChanges for some users. It uses the primary key.
+// ProfileChangesOf is like ProfileChanges, but only for the given users and without a limit. It uses the primary key.
 func (tx *Tx) ProfileChangesOf(users []ident.UserNID, since, upTo Pos) ([]ProfileChange, error) {
 	var out []ProfileChange
 	for part := range slices.Chunk(users, maxIn) {
@@ -108,7 +108,7 @@ func (tx *Tx) ProfileChangesOf(users []ident.UserNID, since, upTo Pos) ([]Profil
 	return out, nil
 }
 
-// ProfileFieldsOf lists the fields of some users' profiles, or those that names lists unless it is nil.
+// ProfileFieldsOf lists the profile fields of the given users: those named in names, or all if names is nil.
 func (tx *Tx) ProfileFieldsOf(users []ident.UserNID, names []string) ([]ProfileChange, error) {
 	var out []ProfileChange
 	for part := range slices.Chunk(users, maxIn) {

@@ -134,8 +134,8 @@ func (tx *Tx) LiveEvents(after, upTo Pos, limit int) ([]LiveEvent, error) {
 const readersSinceQuery = `SELECT DISTINCT c.user_nid FROM rooms r JOIN receipts c ON c.room_nid = r.nid AND c.position > $1
 WHERE c.user_nid IN (SELECT user_nid FROM pushers)`
 
-// ReadersSince lists the users with pushers whose receipts moved after a position. It uses the index
-// receipts_by_position of every room.
+// ReadersSince lists the users who have pushers and whose receipts moved after the given position. In each room it uses
+// the index receipts_by_position.
 func (tx *Tx) ReadersSince(after Pos) ([]ident.UserNID, error) {
 	return collect(tx, scanNumber[ident.UserNID], readersSinceQuery, int64(after))
 }
@@ -143,8 +143,8 @@ func (tx *Tx) ReadersSince(after Pos) ([]ident.UserNID, error) {
 const pushedInvitesQuery = `SELECT DISTINCT m.user_nid, m.room_nid, m.position FROM pushers p JOIN memberships m ON m.user_nid = p.user_nid
 WHERE m.membership = 'invite' AND m.position > $1 ORDER BY m.position LIMIT $2`
 
-// PushedInvites lists at most limit pending invites after a position of users with pushers. It uses the primary key of
-// memberships.
+// PushedInvites lists at most limit pending invites of users who have pushers, beginning after the given position. It
+// uses the primary key of memberships.
 func (tx *Tx) PushedInvites(after Pos, limit int) ([]MemberRow, error) {
 	return collect(tx, scanInvite, pushedInvitesQuery, int64(after), limit)
 }
@@ -211,8 +211,8 @@ func (tx *Tx) notifying(query string, user ident.UserNID, after, upTo int64, cla
 	}, query, int64(user), after, upTo, int64(HiddenEvent), classes, limit)
 }
 
-// NotifyingAfter lists the oldest events after a position and up to another that notified a user in the rooms where the
-// user is joined, at most limit. reached is how far it has searched. It uses the index events_by_order.
+// NotifyingAfter lists at most limit events in (after, upTo] that notified a user, in rooms to which the user is
+// joined, oldest first. reached is the position up to which it has searched. It uses the index events_by_order.
 func (tx *Tx) NotifyingAfter(user ident.UserNID, after, upTo Pos, limit int) (found []Notifying, reached Pos, err error) {
 	window, at, end := int64(notifyWindow), int64(after)*orderStep, int64(upTo)*orderStep
 	for range maxNotifySteps {
@@ -233,9 +233,9 @@ func (tx *Tx) NotifyingAfter(user ident.UserNID, after, upTo Pos, limit int) (fo
 	return found, Pos(at / orderStep), nil
 }
 
-// NotifyingBefore lists the newest events before a position that notified a user, and whose class has one of the bits
-// of classes, in the rooms where the user is joined, at most limit. reached is how far it has searched; 0 means to the
-// beginning. It uses the index events_by_order.
+// NotifyingBefore lists at most limit events before a position that notified a user, in rooms to which the user is
+// joined, newest first. It lists only events whose class has one of the bits of classes. reached is the position down
+// to which it has searched; 0 means that it has searched everything. It uses the index events_by_order.
 func (tx *Tx) NotifyingBefore(user ident.UserNID, before Pos, classes int64, limit int) (found []Notifying, reached Pos, err error) {
 	window, at := int64(notifyWindow), int64(before)*orderStep
 	for range maxNotifySteps {

@@ -28,8 +28,9 @@ func (tx *Tx) DeviceStream(user ident.UserNID) (Pos, error) {
 	return Pos(p), err
 }
 
-// AddDeviceListUpdate records for other servers that a device changed, or the cross-signing keys if deviceID is "". An
-// update of a device refers to the previous one. DeviceListChanged must have been called for the user.
+// AddDeviceListUpdate records that other servers must be sent a change of a local user's keys: of the given device, or
+// of the cross-signing keys if deviceID is "". The update of a device refers to the previous one. DeviceListChanged
+// must have been called for the user before.
 func (tx *Tx) AddDeviceListUpdate(user ident.UserNID, deviceID string) error {
 	pos, prev := tx.NextPos(), Pos(0)
 	if deviceID != "" {

@@ -23,8 +23,8 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
 	excessReportsQuery   = `SELECT nid FROM reports ORDER BY nid DESC LIMIT 100 OFFSET $1`
 )
 
-// AddReport stores a report with the positions of the events that it is about. It deletes the oldest reports beyond
-// ofReporter of the same reporter and beyond all in total.
+// AddReport stores a report, with the positions of the events that it is about. It then deletes the oldest reports, so
+// that at most ofReporter reports of the same user and at most all reports in total remain.
 func (tx *Tx) AddReport(r Report, events []Pos, ofReporter, all int) error {
 	r.NID = int64(tx.NextPos())
 	if _, err := tx.exec(addReportQuery, r.NID, int64(r.Reporter), r.TS, r.Room, r.Event, r.User, r.Profile, r.Reason); err != nil {
@@ -72,7 +72,7 @@ func (tx *Tx) Reports(after int64, limit int) ([]Report, error) {
 	}, reportsQuery, after, limit)
 }
 
-// ReportEvents returns the positions of the events of reports, by report.
+// ReportEvents returns the positions of the events that each of the given reports is about.
 func (tx *Tx) ReportEvents(reports []Report) (map[int64][]Pos, error) {
 	out := map[int64][]Pos{}
 	if len(reports) == 0 {
@@ -93,7 +93,7 @@ func (tx *Tx) ReportEvents(reports []Report) (map[int64][]Pos, error) {
 	return out, err
 }
 
-// eraseReports deletes the reports of a user, and the profile in reports about the user.
+// eraseReports deletes the reports that a user has made. In reports about the user, it deletes the user's profile.
 func (tx *Tx) eraseReports(user ident.UserNID) error {
 	own, err := collect(tx, scanNumber[int64], `SELECT nid FROM reports WHERE reporter_nid = $1`, int64(user))
 	if err != nil {

@@ -35,7 +35,7 @@ func (tx *Tx) PurgeEvent(p Pos, eventID string) error {
 	return tx.PurgeEvents([]PurgeCandidate{{Position: p, EventID: eventID}}, map[Pos]bool{p: true})
 }
 
-// PurgeEvents deletes message events and their dependents. with has the events for which WithDependents found some.
+// PurgeEvents deletes message events and their dependents. with is the result of WithDependents for these events.
 func (tx *Tx) PurgeEvents(events []PurgeCandidate, with map[Pos]bool) error {
 	positions := make([]Pos, len(events))
 	for i, e := range events {
@@ -50,7 +50,7 @@ func (tx *Tx) PurgeEvents(events []PurgeCandidate, with map[Pos]bool) error {
 	return tx.PurgeBare(positions)
 }
 
-// PurgeBare deletes message events without dependents; see WithDependents.
+// PurgeBare deletes message events that WithDependents does not return.
 func (tx *Tx) PurgeBare(positions []Pos) error {
 	for part := range slices.Chunk(positions, maxIn) {
 		if err := tx.removeCommonDependents(purged, part); err != nil {
@@ -107,8 +107,8 @@ func (tx *Tx) SetPurgedBefore(room ident.RoomNID, ts int64) error {
 
 const setOverrideQuery = `UPDATE rooms SET overridden = $2, override_min = $3, override_max = $4 WHERE nid = $1`
 
-// SetRetentionOverride sets an administrator's retention policy for a room, in ms, or removes it if overridden is
-// false.
+// SetRetentionOverride sets the retention policy that an administrator has chosen for a room, with times in ms. If
+// overridden is false, it removes that policy.
 func (tx *Tx) SetRetentionOverride(room ident.RoomNID, overridden bool, minMillis, maxMillis *int64) error {
 	n := 0
 	if overridden {

@@ -83,8 +83,8 @@ const advanceRoomQuery = `UPDATE rooms SET generation = generation + 1, snapshot
 last_order = CASE WHEN $6 > last_order THEN $6 ELSE last_order END
 WHERE nid = $1 AND generation = $2`
 
-// AdvanceRoom updates a room's state, extremities, depth and last order. It returns false if the generation of the row
-// is not m.Generation, on which the caller's change is based.
+// AdvanceRoom updates a room's state, extremities, depth and last order. It returns false if the row does not have the
+// generation m.Generation, on which the caller's change is based.
 func (tx *Tx) AdvanceRoom(m *RoomRow) (bool, error) {
 	n, err := tx.exec(advanceRoomQuery, int64(m.NID), m.Generation, m.Snapshot, positionList(m.Extremities), m.Depth, int64(m.LastOrder))
 	return n == 1, err

@@ -13,7 +13,7 @@ import (
 // These are the rows of the search index. Package search decides what its blocks contain and when they are written;
 // this file has the functions that remove events from them (see dependents).
 
-// SearchBlock describes a block of the index: some events of a room.
+// SearchBlock describes a block of the search index. A block has some of the events of a room; see package postings.
 type SearchBlock struct {
 	NID         Pos
 	Room        ident.RoomNID
@@ -26,7 +26,7 @@ const partsPerBlock = 2 * postings.MaxParts
 
 func (b *SearchBlock) head() int64 { return int64(b.NID) * partsPerBlock }
 
-// Part returns the key of a part. The part -1 is the head.
+// Part returns the key of part n of the block in the table of parts. Part -1 is the head.
 func (b *SearchBlock) Part(n int) int64 { return b.head() + 1 + int64(n) }
 
 const searchBlockColumns = `SELECT nid, room_nid, first_pos, last_pos, docs, parts FROM search_blocks `
@@ -38,7 +38,8 @@ func scanSearchBlock(r Row) (b SearchBlock, err error) {
 	return b, err
 }
 
-// SearchBlocks returns blocks of some rooms, the newest first, at most limit. It uses the index search_blocks_by_room.
+// SearchBlocks returns at most limit blocks of the given rooms, the newest first. It uses the index
+// search_blocks_by_room.
 func (tx *Tx) SearchBlocks(rooms []ident.RoomNID, limit int) ([]SearchBlock, error) {
 	var out []SearchBlock
 	for part := range slices.Chunk(rooms, maxIn) {
@@ -58,8 +59,8 @@ const (
 	blockBeforeQuery   = searchBlockColumns + `WHERE room_nid = $1 AND last_pos < $2 ORDER BY last_pos DESC LIMIT 1`
 )
 
-// SearchBlocksBetween returns at most limit blocks of a room that have positions from first to last, in order. It uses
-// the index search_blocks_by_room.
+// SearchBlocksBetween returns, in order, at most limit blocks of a room that may have events at positions from first to
+// last. It uses the index search_blocks_by_room.
 func (tx *Tx) SearchBlocksBetween(room ident.RoomNID, first, last Pos, limit int) ([]SearchBlock, error) {
 	return collect(tx, scanSearchBlock, blocksBetweenQuery, int64(room), int64(first), int64(last), limit)
 }
@@ -121,8 +122,8 @@ func (tx *Tx) InsertSearchBlock(room ident.RoomNID, docs []postings.Doc, block p
 // ErrSearchChanged means that a block is no longer the one that was read.
 var ErrSearchChanged = errors.New("storage: the block of the search index has changed")
 
-// DeleteSearchBlock deletes a block that was read before. head is what its head was then: if events were removed from
-// the block meanwhile, or it was deleted, the error is ErrSearchChanged.
+// DeleteSearchBlock deletes a block. head is the head of the block as the caller has read it. If the stored head
+// differs, because events were removed from the block or it was deleted in the meantime, the error is ErrSearchChanged.
 func (tx *Tx) DeleteSearchBlock(b SearchBlock, head []byte) error {
 	now, err := tx.SearchParts([]int64{b.head()})
 	if err != nil {
@@ -163,7 +164,8 @@ func (tx *Tx) ClearSearch(limit int) (more bool, err error) {
 	return false, tx.SetSearchedUpTo(0)
 }
 
-// removeFromSearch removes events from the blocks of the index. Their rows in events still exist.
+// removeFromSearch removes the given events from the blocks of the index. It is called before their rows in events are
+// deleted.
 func (tx *Tx) removeFromSearch(positions []Pos) error {
 	byRoom := map[ident.RoomNID][]int64{}
 	list, args := In(1, positions)
@@ -192,7 +194,8 @@ func (tx *Tx) removeFromSearch(positions []Pos) error {
 	return nil
 }
 
-// removeFromBlock removes those of some positions, which are sorted, that a block has.
+// removeFromBlock removes from a block the events at the given positions, which are sorted. The block need not have all
+// of them.
 func (tx *Tx) removeFromBlock(b SearchBlock, positions []int64) error {
 	heads, err := tx.SearchParts([]int64{b.head()})
 	if err != nil {
@@ -223,7 +226,8 @@ func (tx *Tx) removeFromBlock(b SearchBlock, positions []int64) error {
 
 const updatePartQuery = `UPDATE search_parts SET data = $2 WHERE nid = $1`
 
-// rewriteBlock replaces the head of a block, and those of its parts that change.
+// rewriteBlock stores a new head of a block, and removes the documents that are gone from its parts. It stores only the
+// parts that change.
 func (tx *Tx) rewriteBlock(b SearchBlock, head []byte, gone []bool) error {
 	if _, err := tx.exec(updatePartQuery, b.head(), blob(head)); err != nil || b.Parts == 0 {
 		return err
@@ -272,8 +276,8 @@ func (tx *Tx) SearchableEvents(after, upTo Pos, limit int) ([]SearchableEvent, e
 	}, searchableQuery, int64(after), int64(upTo), limit)
 }
 
-// StillShown returns those of some positions whose events clients may still see and that are not redacted. It uses the
-// primary key.
+// StillShown reports which of the given positions belong to events that clients may still see and that are not
+// redacted. It uses the primary key.
 func (tx *Tx) StillShown(positions []Pos) (map[Pos]bool, error) {
 	out := make(map[Pos]bool, len(positions))
 	for part := range slices.Chunk(positions, maxIn) {
@@ -289,13 +293,13 @@ func (tx *Tx) StillShown(positions []Pos) (map[Pos]bool, error) {
 	return out, nil
 }
 
-// SearchedUpTo returns the position above which no event is in a block of the index.
+// SearchedUpTo returns the position up to which events have been indexed. No block has a later event.
 func (tx *Tx) SearchedUpTo() (Pos, error) {
 	p, _, err := one(tx, scanNumber[Pos], `SELECT value FROM meta WHERE name = 'search'`)
 	return p, err
 }
 
-// SetSearchedUpTo stores the position above which no event is in a block of the index.
+// SetSearchedUpTo stores the position up to which events have been indexed.
 func (tx *Tx) SetSearchedUpTo(p Pos) error {
 	_, err := tx.exec(`INSERT INTO meta (name, value) VALUES ('search', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value`, int64(p))
 	return err
@@ -304,7 +308,7 @@ func (tx *Tx) SetSearchedUpTo(p Pos) error {
 // SearchGap is a range of positions whose events are not in the index yet: above After up to UpTo.
 type SearchGap struct{ After, UpTo Pos }
 
-// SearchGaps returns the gaps of the index, the newest first, at most limit.
+// SearchGaps returns at most limit gaps of the index, the newest first.
 func (tx *Tx) SearchGaps(limit int) ([]SearchGap, error) {
 	return collect(tx, func(r Row) (g SearchGap, err error) {
 		err = r.Scan(&g.After, &g.UpTo)
@@ -318,7 +322,8 @@ func (tx *Tx) AddSearchGap(g SearchGap) error {
 	return err
 }
 
-// NarrowSearchGap records that a gap now begins after a position. At its end the gap is deleted.
+// NarrowSearchGap records that the events of a gap up to the position after are in the index now. If these are all
+// events of the gap, it deletes the gap.
 func (tx *Tx) NarrowSearchGap(g SearchGap, after Pos) error {
 	if after >= g.UpTo {
 		_, err := tx.exec(`DELETE FROM search_gaps WHERE first_pos = $1`, int64(g.After))

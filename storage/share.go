@@ -22,7 +22,7 @@ func Requested(ctx context.Context, requester string) context.Context {
 	return context.WithValue(ctx, requesterKey{}, requester)
 }
 
-// shares divides the reading connections among requesters.
+// shares divides the reading connections among requesters, so that none of them can use all.
 type shares struct {
 	all        chan struct{} // one slot for each read with a requester
 	requesters *keyed.Semaphore[string]

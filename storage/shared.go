@@ -97,7 +97,7 @@ func (tx *Tx) PendingInvites(user ident.UserNID) ([]PendingInvite, error) {
 	}, pendingInvitesQuery, int64(user))
 }
 
-// BackwardEdge is an event that is not stored and that a stored event refers to as its predecessor.
+// BackwardEdge is a missing event: a stored event names it in prev_events, but it is not stored.
 type BackwardEdge struct {
 	Missing string
 	Order   ident.Order // of the oldest event that refers to it
@@ -130,19 +130,19 @@ func (tx *Tx) BackwardEdges(room ident.RoomNID, after, upTo ident.Order, limit i
 	return collect(tx, scanBackwardEdge, backwardEdgesQuery, int64(room), int64(after), int64(upTo), limit)
 }
 
-// MissingBefore returns the order of the oldest event that refers to a missing event as its predecessor, false if none
-// does.
+// MissingBefore returns the order of the oldest event that names the given missing event in prev_events. It returns
+// false if none does.
 func (tx *Tx) MissingBefore(room ident.RoomNID, eventID string) (ident.Order, bool, error) {
 	return one(tx, scanNumber[ident.Order], `SELECT ord FROM backward_edges WHERE room_nid = $1 AND missing_id = $2`, int64(room), eventID)
 }
 
-// AddPendingRedaction records a redaction whose target has not arrived yet.
+// AddPendingRedaction records a redaction that has arrived before the event that it redacts.
 func (tx *Tx) AddPendingRedaction(room ident.RoomNID, target string, p Pos) error {
 	_, err := tx.exec(`INSERT INTO pending_redactions (room_nid, target_id, position) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, int64(room), target, int64(p))
 	return err
 }
 
-// PendingRedactions lists the redactions that arrived before their target, oldest first.
+// PendingRedactions lists the redactions of an event that arrived before the event, oldest first.
 func (tx *Tx) PendingRedactions(room ident.RoomNID, target string, limit int) ([]Pos, error) {
 	return collect(tx, func(r Row) (p Pos, err error) {
 		err = r.Scan(&p)
@@ -166,7 +166,7 @@ func (tx *Tx) EventAnywhere(eventID string) (EventRow, bool, error) {
 
 const roomsOfEventQuery = `SELECT DISTINCT room_nid FROM events WHERE id_hash = $1 AND event_id = $2 ORDER BY room_nid LIMIT $3`
 
-// RoomsOfEvent returns at most limit rooms that have an event with an ID. It uses the index events_by_id.
+// RoomsOfEvent returns at most limit rooms that have an event with the given ID. It uses the index events_by_id.
 func (tx *Tx) RoomsOfEvent(eventID string, limit int) ([]ident.RoomNID, error) {
 	return collect(tx, scanNumber[ident.RoomNID], roomsOfEventQuery, tx.IDHash(eventID), eventID, limit)
 }

@@ -20,7 +20,7 @@ func (tx *Tx) Evidence(device ident.DeviceNID) (int64, error) {
 	return e, err
 }
 
-// SetAccountMFA sets the policy on second factors for an account, and since when it requires one (ms).
+// SetAccountMFA sets an account's own policy on second factors, and the time (ms) since which it requires one.
 func (tx *Tx) SetAccountMFA(user ident.UserNID, mode string, sinceTS int64) error {
 	_, err := tx.exec(`UPDATE accounts SET mfa = $2, mfa_since_ts = $3 WHERE nid = $1`, int64(user), mode, sinceTS)
 	return err

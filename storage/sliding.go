@@ -6,7 +6,7 @@ import (
 	"ebb/ident"
 )
 
-// SlidingConnection is a connection of sliding sync. Its states are in SlidingStates.
+// SlidingConnection is a connection of sliding sync, without its states. SlidingStates lists those.
 type SlidingConnection struct {
 	NID    int64
 	User   ident.UserNID
@@ -15,15 +15,16 @@ type SlidingConnection struct {
 	Used   int64 // ms
 }
 
-// SlidingState is the state of a client after it has received the response with a serial number.
+// SlidingState is a state of a connection. It records what the client has once it has received a certain response.
+// Responses are numbered, and Serial is the number of that response.
 type SlidingState struct {
 	Serial int64
-	State  string
+	State  string // encoded by package feed
 }
 
 const slidingConnectionQuery = `SELECT nid, user_nid, device_nid, conn_id, used_ts FROM sliding_connections WHERE nid = $1`
 
-// SlidingConnection returns a connection. It uses the primary key.
+// SlidingConnection returns the connection with the given number. It uses the primary key.
 func (tx *Tx) SlidingConnection(nid int64) (SlidingConnection, bool, error) {
 	return one(tx, scanSliding, slidingConnectionQuery, nid)
 }
@@ -36,7 +37,7 @@ func scanSliding(r Row) (c SlidingConnection, err error) {
 const slidingOfDeviceQuery = `SELECT nid, user_nid, device_nid, conn_id, used_ts FROM sliding_connections
 WHERE user_nid = $1 AND device_nid = $2 ORDER BY used_ts, nid`
 
-// SlidingOfDevice lists the connections of a device, the one used last at the end. It uses the index
+// SlidingOfDevice lists the connections of a device, the least recently used one first. It uses the index
 // sliding_connections_by_device.
 func (tx *Tx) SlidingOfDevice(user ident.UserNID, device ident.DeviceNID) ([]SlidingConnection, error) {
 	return collect(tx, scanSliding, slidingOfDeviceQuery, int64(user), int64(device))
@@ -74,7 +75,8 @@ const (
 	trimSlidingStatesQuery = `DELETE FROM sliding_states WHERE connection = $1 AND serial <> $2 AND serial <> $3`
 )
 
-// AddSlidingState stores a new state of a connection and deletes all others but the one that it follows.
+// AddSlidingState stores a new state of a connection. Of the older states, it keeps only the one with the serial number
+// follows, which the client has until it receives the new response.
 func (tx *Tx) AddSlidingState(connection, follows int64, s SlidingState) error {
 	if _, err := tx.exec(trimSlidingStatesQuery, connection, follows, s.Serial); err != nil {
 		return err
@@ -166,8 +168,9 @@ const bumpQuery = `SELECT coalesce(max(position), 0) FROM (
 WHERE type IN ('m.room.create', 'm.room.message', 'm.room.encrypted', 'm.sticker', 'm.call.invite', 'm.poll.start',
     'org.matrix.msc3381.poll.start', 'm.beacon_info', 'org.matrix.msc3672.beacon_info') AND flags & $4 = 0`
 
-// Bump returns the position of the newest of a room's events up to an order that counts as activity for people, or 0 if
-// there is none among the newest maxBumpScan. It uses the index events_by_order.
+// Bump returns the position of the newest event in a room that counts as activity for people, among the events whose
+// order is at most upTo. It looks at the newest maxBumpScan of these, and returns 0 if none of them counts. It uses the
+// index events_by_order.
 func (tx *Tx) Bump(room ident.RoomNID, upTo ident.Order) (Pos, error) {
 	pos, _, err := one(tx, scanNumber[Pos], bumpQuery, int64(room), int64(upTo), maxBumpScan, int64(HiddenEvent))
 	return pos, err

@@ -123,7 +123,7 @@ func (d sqliteDialect) checkSettings(c *liteConn, settings []assertion) error {
 	return nil
 }
 
-// setting scans numbers as well as words.
+// setting is a scan destination for the value of a PRAGMA. It accepts numbers as well as text.
 type setting struct{ text *string }
 
 func (s *setting) Scan(src any) error { *s.text = fmt.Sprint(src); return nil }
@@ -144,7 +144,8 @@ func openLite(path, mode string, pragmas []string) (*liteConn, error) {
 	return c, nil
 }
 
-// liteReaders opens connections on demand and prefers the one used last, whose cache is warm.
+// liteReaders is the pool of reading connections to SQLite. It opens connections on demand and prefers the one used
+// last, whose cache is warm.
 type liteReaders struct {
 	open   func() (*liteConn, error)
 	tokens chan struct{} // one for each connection that may be in use

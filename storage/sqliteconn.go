@@ -12,7 +12,8 @@ import (
 	"github.com/mattn/go-sqlite3"
 )
 
-// liteConn calls the driver directly. Through database/sql a prepared insert takes 1.2 to 1.5 µs instead of 0.8 to 1.0.
+// liteConn is a connection to SQLite. It calls the driver directly. Through database/sql a prepared insert takes 1.2 to
+// 1.5 µs instead of 0.8 to 1.0.
 type liteConn struct {
 	c     *sqlite3.SQLiteConn
 	stmts map[string]*statement // by the text of the query before liteText

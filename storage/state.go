@@ -59,9 +59,9 @@ func (tx *Tx) ClearCurrentState(room ident.RoomNID) error {
 	return err
 }
 
-// CurrentEntry is an event of the current state with the position since which it is current (0 if that is its own
-// position). Of an entry that was deleted, the event has only its room, type and state key, and Changed is where it was
-// deleted.
+// CurrentEntry is an entry of the current state of a room. Changed is the position since which its event is current, or
+// 0 if that is the event's own position. If the entry was deleted, Changed is the position at which that happened, and
+// of the event only the room, the type and the state key are set.
 type CurrentEntry struct {
 	EventRow
 	Changed Pos
@@ -90,7 +90,7 @@ func (tx *Tx) CurrentStates(rooms []ident.RoomNID) ([]CurrentEntry, error) {
 	return append(entries, deleted...), err
 }
 
-// prefixed is a row whose first column is scanned separately.
+// prefixed is a Row whose first column is scanned into first. Scan scans the columns after it.
 type prefixed struct {
 	Row
 	first any
@@ -104,7 +104,7 @@ func (tx *Tx) SnapshotLength(nid int64) (int64, error) {
 	return n, err
 }
 
-// SnapshotLengths is like SnapshotLength for several snapshots, by nid.
+// SnapshotLengths is like SnapshotLength, but for several snapshots. The result is keyed by their numbers.
 func (tx *Tx) SnapshotLengths(nids []int64) (map[int64]int64, error) {
 	list, args := In(1, nids)
 	return numbers[int64, int64](tx, `SELECT nid, length FROM state_snapshots WHERE nid IN `+list, args...)

@@ -14,10 +14,11 @@ type StateKey struct {
 	Type, Key string
 }
 
-// stateLink is a snapshot in a chain.
+// stateLink is a snapshot in a chain. Each snapshot of a chain is a difference from the one before it; the first one is
+// full.
 type stateLink struct {
-	prev int64        // 0 for a full snapshot; its own is not read
-	own  []StateEntry // the entries that it changes
+	prev int64        // the snapshot before it; 0 for a full snapshot
+	own  []StateEntry // the entries that it changes; not read for a full snapshot
 	next []int64      // the snapshots based on it
 }
 
@@ -95,8 +96,8 @@ func scanStateLink(r Row, into map[int64]*stateLink) error {
 	return nil
 }
 
-// visitStates calls enter for a full snapshot and all snapshots based on it, each after the one below it, and leave for
-// each snapshot after those based on it.
+// visitStates visits a full snapshot and all snapshots based on it. It calls enter for each snapshot after the one on
+// which it is based, and leave for each after those that are based on it.
 func visitStates(links map[int64]*stateLink, full int64, enter, leave func(nid int64)) {
 	type step struct {
 		nid  int64

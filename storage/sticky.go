@@ -27,9 +27,9 @@ const (
  SELECT position FROM sticky_events WHERE room_nid = $1 ORDER BY position DESC LIMIT 1 OFFSET $2) AS old)`
 )
 
-// AddStickyEvent records that an event is sticky, and forgets those of the room that are not sticky any more at a time
-// (ms). Of the sender's events in the room it keeps the newest perSender, of
-// all events in the room the newest perRoom; the others remain as ordinary events.
+// AddStickyEvent records that an event is sticky. It forgets those of the room that are no longer sticky at the time
+// now (ms). Of the events of the sender in the room, it keeps the newest perSender as sticky; of all events in the
+// room, the newest perRoom. The others remain as ordinary events.
 func (tx *Tx) AddStickyEvent(e StickyEvent, now int64, perSender, perRoom int) error {
 	if _, err := tx.exec(endStickyQuery, int64(e.Room), now); err != nil {
 		return err
@@ -57,7 +57,8 @@ const stickyRoomsQuery = `SELECT room_nid, max(CASE WHEN refused = 0 THEN positi
  max(CASE WHEN refused = 0 AND local = 1 THEN expires_ts ELSE 0 END), max(CASE WHEN refused = 1 THEN expires_ts ELSE 0 END)
 FROM sticky_events WHERE expires_ts > $1 GROUP BY room_nid ORDER BY room_nid`
 
-// StickyRooms lists the rooms with events that are sticky at a time (ms). It uses the index sticky_events_by_time.
+// StickyRooms lists the rooms with events that are sticky at the time now (ms). It uses the index
+// sticky_events_by_time.
 func (tx *Tx) StickyRooms(now int64) ([]StickyRoom, error) {
 	return collect(tx, func(r Row) (s StickyRoom, err error) {
 		err = r.Scan(&s.Room, &s.Newest, &s.Until, &s.LocalUntil, &s.Refused)
@@ -68,8 +69,8 @@ func (tx *Tx) StickyRooms(now int64) ([]StickyRoom, error) {
 var stickyEventsQuery = `SELECT ` + eventColumns + ` FROM sticky_events s JOIN events e ON e.position = s.position
 WHERE s.position > $1 AND s.position <= $2 AND s.expires_ts > $3 AND s.refused = 0 AND ` + isShown + ` AND s.room_nid IN `
 
-// StickyEvents returns events of some rooms that were stored in (after, upTo], are sticky at a time (ms) and shown to
-// clients: the oldest ones, at most limit. It uses the index sticky_events_by_room.
+// StickyEvents returns at most limit events of the given rooms, oldest first, that were stored in (after, upTo], are
+// sticky at the time now (ms) and are shown to clients. It uses the index sticky_events_by_room.
 func (tx *Tx) StickyEvents(rooms []ident.RoomNID, after, upTo Pos, now int64, limit int) (out []EventRow, err error) {
 	for part := range slices.Chunk(rooms, maxIn) {
 		list, args := In(5, part)
@@ -90,9 +91,9 @@ var localStickyQuery = `SELECT s.position FROM sticky_events s JOIN events e ON 
 WHERE s.room_nid = $1 AND s.position > $2 AND s.expires_ts > $3 AND s.local = 1 AND s.refused = 0 AND ` + isShown + `
  AND NOT EXISTS (SELECT 1 FROM erased_users u WHERE u.user_nid = s.sender_nid) ORDER BY s.position LIMIT $4`
 
-// LocalSticky returns the positions of a room's events after a position that users of this server sent and that are
-// sticky at a time (ms), the oldest first. It leaves out those of users who asked to be erased. It uses the index
-// sticky_events_by_room.
+// LocalSticky returns the positions of a room's events that local users sent and that are still sticky at the time now
+// (ms), oldest first and beginning after the given position. It leaves out events of users who asked to be erased. It
+// uses the index sticky_events_by_room.
 func (tx *Tx) LocalSticky(room ident.RoomNID, after Pos, now int64, limit int) ([]Pos, error) {
 	return collect(tx, scanNumber[Pos], localStickyQuery, int64(room), int64(after), now, limit)
 }
@@ -100,8 +101,8 @@ func (tx *Tx) LocalSticky(room ident.RoomNID, after Pos, now int64, limit int) (
 const refusedStickyQuery = `SELECT ` + eventColumns + ` FROM sticky_events s JOIN events e ON e.position = s.position
 WHERE s.room_nid = $1 AND s.expires_ts > $2 AND s.refused = 1 ORDER BY s.position DESC LIMIT $3`
 
-// RefusedSticky returns a room's soft-failed events that are sticky at a time (ms), the newest first. It uses the index
-// sticky_events_by_room.
+// RefusedSticky returns a room's soft-failed events that are sticky at the time now (ms), the newest first. It uses the
+// index sticky_events_by_room.
 func (tx *Tx) RefusedSticky(room ident.RoomNID, now int64, limit int) ([]EventRow, error) {
 	return collect(tx, scanEvent, refusedStickyQuery, int64(room), now, limit)
 }
@@ -110,8 +111,8 @@ const oweStickyQuery = `INSERT INTO destination_rooms (server, room_nid)
 SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT) WHERE EXISTS (SELECT 1 FROM sticky_events WHERE room_nid = $2 AND local = 1 AND refused = 0 AND expires_ts > $3)
 ON CONFLICT DO NOTHING`
 
-// OweSticky records, in the write in which a server joins a room, that the server is to be sent the room's sticky
-// events of users of this server, if there are any at a time (ms).
+// OweSticky is called in the write in which another server joins a room. If local users have events in the room that
+// are sticky at the time now (ms), it records that these must be sent to the server.
 func (tx *Tx) OweSticky(server string, room ident.RoomNID, now int64) error {
 	_, err := tx.exec(oweStickyQuery, server, int64(room), now)
 	return err
@@ -120,7 +121,7 @@ func (tx *Tx) OweSticky(server string, room ident.RoomNID, now int64) error {
 const pruneStickyQuery = `DELETE FROM sticky_events WHERE position IN (
  SELECT position FROM sticky_events WHERE expires_ts <= $1 ORDER BY expires_ts LIMIT $2)`
 
-// PruneSticky deletes at most limit rows of events that are not sticky any more at a time (ms), and reports whether
+// PruneSticky deletes at most limit rows of events that are no longer sticky at the time now (ms), and reports whether
 // there may be more. It uses the index sticky_events_by_time.
 func (tx *Tx) PruneSticky(now int64, limit int) (more bool, err error) {
 	n, err := tx.exec(pruneStickyQuery, now, limit)

@@ -19,8 +19,8 @@ const accountDataSinceQuery = `SELECT room_nid, type, content FROM account_data
 WHERE user_nid = $1 AND position > $2 AND position <= $3 AND (CAST($2 AS BIGINT) > 0 OR content <> '{}') ORDER BY position`
 
 // AccountDataSince lists a user's account data, global and of rooms, that was last changed in (since, upTo], oldest
-// change first. If since is not 0, it has what was deleted, with the content DeletedAccountData. It uses the index
-// account_data_by_position.
+// change first. Unless since is 0, the list includes deleted data, whose content is DeletedAccountData. It uses the
+// index account_data_by_position.
 func (tx *Tx) AccountDataSince(user ident.UserNID, since, upTo Pos) ([]AccountDatum, error) {
 	return collect(tx, func(r Row) (d AccountDatum, err error) {
 		err = r.Scan(&d.Room, &d.Type, &d.Content)
@@ -69,8 +69,8 @@ const ownReceiptsQuery = `SELECT r.position, u.user_id, r.user_nid, r.type, r.th
 FROM receipts r JOIN users u ON u.nid = r.user_nid
 WHERE r.room_nid = $1 AND r.user_nid = $2 AND r.position <= $3 ORDER BY r.position`
 
-// OwnReceipts lists a user's own receipts in a room that were set up to a position, oldest first. It uses the primary
-// key.
+// OwnReceipts lists the receipts of the given user in a room that were set up to a position, oldest first. It uses the
+// primary key.
 func (tx *Tx) OwnReceipts(room ident.RoomNID, user ident.UserNID, upTo Pos) ([]SyncReceipt, error) {
 	return collect(tx, func(r Row) (c SyncReceipt, err error) {
 		err = r.Scan(&c.Position, &c.User, &c.UserNID, &c.Type, &c.Thread, &c.EventID, &c.TS)
@@ -117,8 +117,8 @@ func (tx *Tx) AddSyncFilter(user ident.UserNID, json string, keep int) (int64, e
 
 const joinedAfterQuery = `SELECT user_nid FROM memberships WHERE room_nid = $1 AND joined_pos > $2 AND user_nid IN `
 
-// JoinedAfter returns those of the users who joined a room after a position and are still in it. It uses the primary
-// key.
+// JoinedAfter returns those of the given users who joined a room after a position and are still in it. It uses the
+// primary key.
 func (tx *Tx) JoinedAfter(room ident.RoomNID, users []ident.UserNID, since Pos) ([]ident.UserNID, error) {
 	var out []ident.UserNID
 	for part := range slices.Chunk(users, maxIn) {

@@ -2,7 +2,7 @@ package storage
 
 import "ebb/ident"
 
-// Subscription is how a user is subscribed to a thread.
+// Subscription says whether a user is subscribed to a thread, and if so, how that came about.
 type Subscription int64
 
 // The states of a subscription. A row with Unsubscribed records when the user unsubscribed.
@@ -22,8 +22,8 @@ type ThreadSubscription struct {
 
 const threadSubscriptionQuery = `SELECT state, position FROM thread_subscriptions WHERE user_nid = $1 AND root = $2`
 
-// ThreadSubscription returns a user's subscription to the thread of a root. It returns false if the user never
-// subscribed to it.
+// ThreadSubscription returns a user's subscription to the thread with the given root. It returns false if the user
+// never subscribed to it.
 func (tx *Tx) ThreadSubscription(user ident.UserNID, root Pos) (ThreadSubscription, bool, error) {
 	return one(tx, func(r Row) (s ThreadSubscription, err error) {
 		var state int64
@@ -36,13 +36,13 @@ func (tx *Tx) ThreadSubscription(user ident.UserNID, root Pos) (ThreadSubscripti
 const setThreadSubscriptionQuery = `INSERT INTO thread_subscriptions (user_nid, root, room_nid, state, position) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (user_nid, root) DO UPDATE SET state = excluded.state, position = excluded.position`
 
-// SetThreadSubscription stores a user's subscription to the thread of a root.
+// SetThreadSubscription stores a user's subscription to the thread with the given root.
 func (tx *Tx) SetThreadSubscription(user ident.UserNID, room ident.RoomNID, root Pos, state Subscription) error {
 	_, err := tx.exec(setThreadSubscriptionQuery, int64(user), int64(root), int64(room), int64(state), int64(tx.NextPos()))
 	return err
 }
 
-// ThreadSubscriptionCount counts the rows of a user.
+// ThreadSubscriptionCount counts the threads to which a user is subscribed or was subscribed before.
 func (tx *Tx) ThreadSubscriptionCount(user ident.UserNID) (int64, error) {
 	n, _, err := one(tx, scanNumber[int64], `SELECT count(*) FROM thread_subscriptions WHERE user_nid = $1`, int64(user))
 	return n, err
@@ -51,8 +51,8 @@ func (tx *Tx) ThreadSubscriptionCount(user ident.UserNID) (int64, error) {
 const forgetUnsubscribedQuery = `DELETE FROM thread_subscriptions WHERE user_nid = $1 AND root IN (
     SELECT root FROM thread_subscriptions WHERE user_nid = $1 AND state = 0 ORDER BY position LIMIT $2)`
 
-// ForgetUnsubscribed deletes at most limit of the rows of a user that only record that the user unsubscribed, the
-// oldest first, and returns how many it deleted.
+// ForgetUnsubscribed deletes at most limit rows of a user that only record that the user unsubscribed from a thread,
+// oldest first. It returns the number of rows deleted.
 func (tx *Tx) ForgetUnsubscribed(user ident.UserNID, limit int) (int64, error) {
 	return tx.exec(forgetUnsubscribedQuery, int64(user), limit)
 }

@@ -111,7 +111,8 @@ func (tx *Tx) VisibilityStates(snapshots []int64, userID string) (map[int64]Visi
 	return out, nil
 }
 
-// visibilityStateOf returns the first value of either key along a chain, and stores it in all snapshots on the way.
+// visibilityStateOf follows the chain of the given snapshot until it has found both values. It stores what it has found
+// in the snapshots on its way, so that later calls need not go as far.
 func visibilityStateOf(links map[int64]*visibilityLink, nid int64) VisibilityState {
 	var open []*visibilityLink
 	below := links[nid]

@@ -38,7 +38,7 @@ func (tx *Tx) ToDevice(device ident.DeviceNID, since, upTo Pos, limit int) ([]To
 	}, toDeviceQuery, int64(device), int64(since), int64(upTo), limit)
 }
 
-// DeleteToDevice deletes the messages that a device has acknowledged by syncing from upTo.
+// DeleteToDevice deletes the messages up to the position upTo, which a device has acknowledged.
 func (tx *Tx) DeleteToDevice(device ident.DeviceNID, upTo Pos) error {
 	_, err := tx.exec(`DELETE FROM to_device WHERE device_nid = $1 AND position <= $2`, int64(device), int64(upTo))
 	return err
@@ -87,8 +87,8 @@ func (tx *Tx) DeviceListChanged(user ident.UserNID) (Pos, error) {
 const repeatDeviceChangesQuery = `UPDATE device_list_changes SET position = $4 WHERE position > $3
 AND user_nid IN (SELECT m.user_nid FROM memberships m WHERE m.room_nid = $1 AND m.changed = $2)`
 
-// RepeatDeviceChanges moves the device changes since a position to a new position, so that clients get them again. It
-// does so for the users whose membership of the room became current at position known.
+// RepeatDeviceChanges gives all device changes after the position since a new position, so that clients get them again.
+// It does so for the users whose membership of the room became current at the position known.
 func (tx *Tx) RepeatDeviceChanges(room ident.RoomNID, known, since Pos) error {
 	_, err := tx.exec(repeatDeviceChangesQuery, int64(room), int64(known), int64(since), int64(tx.NextPos()))
 	return err

@@ -65,8 +65,8 @@ func (tx *Tx) RefreshToken(hash string) (RefreshTokenRow, bool, error) {
 	}, refreshTokenQuery, hash)
 }
 
-// RetireTokens makes the tokens that a refresh issued the only ones of a device. It deletes those used before. In an
-// OAuth 2.0 session, the next generation of refresh tokens begins.
+// RetireTokens is called when a device uses tokens that a refresh issued. It deletes the older tokens of the device, so
+// that these are its only ones. In an OAuth 2.0 session, the next generation of refresh tokens begins.
 func (tx *Tx) RetireTokens(device ident.DeviceNID) error {
 	for _, q := range []string{
 		`DELETE FROM access_tokens WHERE device_nid = $1 AND unused = 0`,

@@ -62,7 +62,8 @@ func (tx *Tx) each(f func(Row) error, query string, args ...any) error {
 	return tx.note(query, err)
 }
 
-// usable refuses statements after a failed one, as PostgreSQL does, and those of a request that has ended.
+// usable returns an error if no more statements may run: after a failed statement, as in PostgreSQL, and once the
+// request has ended.
 func (tx *Tx) usable() error {
 	if tx.failed != nil {
 		return tx.failed
@@ -87,7 +88,7 @@ func (tx *Tx) note(query string, err error) error {
 	return tx.failed
 }
 
-// head returns the beginning of a query, for errors.
+// head returns the beginning of a query, by which error messages name it.
 func head(query string) string {
 	query = strings.Join(strings.Fields(query), " ")
 	if len(query) > 60 {
@@ -142,8 +143,8 @@ func In[T any](first int, values []T) (placeholders string, args []any) {
 	return string(append(text, ')')), args
 }
 
-// argument converts a value of a list to an argument of a statement. It makes a number an int64 at once; if value did
-// so, it would be allocated twice.
+// argument converts a value to an argument of a statement. It converts numbers to int64 itself; if the function value
+// did so later, they would be allocated twice.
 func argument[T any](v T) any {
 	if n, ok := number(v); ok {
 		return n
@@ -151,7 +152,7 @@ func argument[T any](v T) any {
 	return v
 }
 
-// numbers runs a query for pairs of numbers.
+// numbers runs a query with two columns of numbers. It returns a map from the first column to the second.
 func numbers[K, V ~int64](tx *Tx, query string, args ...any) (map[K]V, error) {
 	out := map[K]V{}
 	err := tx.each(func(r Row) error {

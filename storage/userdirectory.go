@@ -26,7 +26,7 @@ func (tx *Tx) UnsearchableAccounts(after ident.UserNID, limit int) ([]DirectoryR
 	}, unsearchableAccountsQuery, int64(after), limit)
 }
 
-// DirectoryRow is an account of the user directory.
+// DirectoryRow is an account that a search in the user directory has found.
 type DirectoryRow struct {
 	User   ident.UserNID
 	UserID string
@@ -63,8 +63,8 @@ OR EXISTS (
     WHERE m.user_nid = f.nid AND m.membership = 'join' AND ` + isPublicState + `)
 ORDER BY f.class, f.localpart LIMIT $11`
 
-// SearchAccounts finds accounts that are neither deactivated nor locked, best matches first. limit bounds the accounts
-// whose rooms are examined, and so the result.
+// SearchAccounts finds accounts that are neither deactivated nor locked, best matches first. It examines the rooms of
+// at most limit matching accounts, so it may miss others and returns at most limit.
 func (tx *Tx) SearchAccounts(s DirectorySearch, limit int) ([]DirectoryRow, error) {
 	anywhere, leading := [maxSearchWords]string{}, [maxSearchWords]string{}
 	for i := range maxSearchWords {
@@ -110,8 +110,8 @@ func (tx *Tx) DirectoryRooms(asks ident.UserNID, everybody bool, limit int) ([]i
 const remoteMembersQuery = `SELECT u.user_id, e.json FROM memberships m JOIN users u ON u.nid = m.user_nid JOIN events e ON e.position = m.position
 WHERE m.membership = 'join' AND u.user_id NOT LIKE $1 ESCAPE '\' AND m.room_nid IN `
 
-// EachRemoteMember calls f for the users of other servers in some rooms, once for each room, with their member event in
-// it, at most limit times. It uses the index memberships_by_room.
+// EachRemoteMember calls f for the users of other servers in the given rooms, at most limit times. A user in several of
+// the rooms is passed once for each, with the member event in that room. It uses the index memberships_by_room.
 func (tx *Tx) EachRemoteMember(rooms []ident.RoomNID, server string, limit int, f func(userID string, event []byte) error) error {
 	local := "%:" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(server)
 	for part := range slices.Chunk(rooms, maxIn) {

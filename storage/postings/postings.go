@@ -14,22 +14,22 @@ import (
 	"slices"
 )
 
-// Doc is an event with text.
+// Doc is an event in the search index: one with text, and the terms of that text.
 type Doc struct {
 	Pos   int64 // its position
-	Order int64 // where it is shown in the timeline: that of the original for an edit; 0: that of a new event at Pos
+	Order int64 // its order in the timeline, or that of the original for an edit; 0: the order that a new event at Pos has
 	Time  int64 // ms; when it was sent
 	Field Field // which of its texts is indexed
 	Size  uint8 // a measure of its length, below 8
 	Terms []uint32
 }
 
-// Field says which member of an event's content was indexed.
+// Field says which key of an event's content was indexed.
 type Field uint8
 
 // The fields.
 const (
-	Gone  Field = iota // none any more
+	Gone  Field = iota // none: the event was removed from the index
 	Body               // content.body
 	Name               // content.name
 	Topic              // content.topic
@@ -55,13 +55,14 @@ type Block struct {
 	Parts [][]byte // a power of two; none: the terms are in the head
 }
 
-// Set is the docs of a block with their terms, which the field Terms of the docs does not have.
+// Set is a decoded block: docs together with their terms. The terms are in postings; the field Terms of the docs is not
+// set.
 type Set struct {
 	Docs     []Doc    // sorted by Pos
-	postings []uint64 // which term is in which doc: sorted, the term above the number of the doc
+	postings []uint64 // sorted pairs: a term in the upper 32 bits, and the number of a doc that has it in the lower ones
 }
 
-// NewSet returns a Set of docs that are sorted by Pos, each once, and of their Terms.
+// NewSet returns a Set of the given docs and their Terms. The docs must be sorted by Pos without duplicates.
 func NewSet(docs []Doc) Set {
 	n := 0
 	for i := range docs {
@@ -81,7 +82,7 @@ func NewSet(docs []Doc) Set {
 
 func posting(term, doc uint32) uint64 { return uint64(term)<<32 | uint64(doc) }
 
-// Merge returns the docs of two sets. Of a doc that is in both, that of b is taken.
+// Merge returns a set with the docs of a and b. If both have a doc with the same Pos, that of b is used.
 func Merge(a, b Set) Set {
 	out := Set{Docs: make([]Doc, 0, len(a.Docs)+len(b.Docs))}
 	left, right := make([]uint32, len(a.Docs)), make([]uint32, len(b.Docs))
@@ -106,7 +107,7 @@ func Merge(a, b Set) Set {
 	return out
 }
 
-// WithoutGone returns the set without the docs that are Gone.
+// WithoutGone returns the set without the docs whose Field is Gone.
 func (s Set) WithoutGone() Set {
 	if !slices.ContainsFunc(s.Docs, func(d Doc) bool { return d.Field == Gone }) {
 		return s
@@ -122,7 +123,7 @@ func (s Set) WithoutGone() Set {
 	return out
 }
 
-// Split returns sets of at most most docs each.
+// Split divides the set into sets of at most the given number of docs.
 func (s Set) Split(most int) (out []Set) {
 	if len(s.Docs) <= most {
 		return []Set{s}
@@ -139,9 +140,11 @@ func (s Set) Split(most int) (out []Set) {
 	return out
 }
 
+// dropped stands for the new number of a doc that is left out.
 const dropped = 1<<32 - 1
 
-// renumber gives the docs of postings new numbers, which keep their order.
+// renumber gives the docs of postings new numbers: doc i gets numbers[i]. It leaves out docs whose new number is
+// dropped. The others must keep their order.
 func renumber(postings []uint64, numbers []uint32) []uint64 {
 	out := make([]uint64, 0, len(postings))
 	for _, p := range postings {
@@ -184,11 +187,11 @@ func Encode(s Set) Block {
 	return b
 }
 
-// PartOf returns which of n parts has a term.
+// PartOf returns the index of the part that has the given term, in a block of n parts.
 func PartOf(term uint32, n int) int { return int(term >> (32 - bits.Len(uint(n)-1))) }
 
-// appendDocs appends the docs in groups, each of which can be skipped: its length, and its docs relative to the first
-// doc of the block.
+// appendDocs appends the docs in groups. Each group begins with its length, so that a reader can skip it; its docs are
+// stored as differences, the first one from the first doc of the block.
 func appendDocs(dst []byte, docs []Doc) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(docs)))
 	if len(docs) == 0 {
@@ -209,7 +212,7 @@ func appendDocs(dst []byte, docs []Doc) []byte {
 	return dst
 }
 
-// appendDoc appends a doc that follows one with a position and time.
+// appendDoc appends a doc as the difference from the doc before it, which has the given position and time.
 func appendDoc(dst []byte, d *Doc, pos, time int64) []byte {
 	flags := byte(d.Field) | d.Size<<2
 	if d.Order != 0 {
@@ -229,7 +232,7 @@ const groupDocs = 64
 
 const ownOrder = 1 << 5
 
-// appendTerms appends each term, how many docs have it, and their numbers.
+// appendTerms appends, for each term, the number of docs that have it, and the numbers of these docs.
 func appendTerms(dst []byte, postings []uint64) []byte {
 	var before uint32
 	for len(postings) > 0 {
@@ -249,7 +252,7 @@ func appendTerms(dst []byte, postings []uint64) []byte {
 	return dst
 }
 
-// reader reads numbers, and notes if there are none.
+// reader reads numbers from buf. It sets bad if there is none where one is expected.
 type reader struct {
 	buf []byte
 	at  int // moved instead of buf, which would cost a write barrier
@@ -271,7 +274,7 @@ func (r *reader) uvarint() uint64 {
 	return v
 }
 
-// rest returns what was not read yet.
+// rest returns the bytes that have not been read yet.
 func (r *reader) rest() []byte { return r.buf[r.at:] }
 
 func (r *reader) varint() int64 {
@@ -279,11 +282,11 @@ func (r *reader) varint() int64 {
 	return int64(u>>1) ^ -int64(u&1)
 }
 
-// heading is the beginning of a head.
+// heading is what parseHead has read of a head: everything before the groups.
 type heading struct {
-	n    int
-	base Doc
-	r    reader // of the groups
+	n    int    // the number of docs
+	base Doc    // has the position and time of the first doc
+	r    reader // reads the groups
 }
 
 func parseHead(head []byte) (h heading, err error) {
@@ -315,7 +318,7 @@ func (h *heading) group() (reader, error) {
 	return g, nil
 }
 
-// next reads the doc that follows d into d.
+// next reads a doc into d, which must hold the doc before it.
 func (r *reader) next(d *Doc) {
 	flags := byte(r.uvarint())
 	d.Pos += int64(r.uvarint())
@@ -326,8 +329,8 @@ func (r *reader) next(d *Doc) {
 	}
 }
 
-// Docs decodes the docs of a head, without their terms, and returns the terms that follow them, if the block has no
-// parts.
+// Docs decodes the docs in a head, without their terms. If the block has no parts, the terms follow the docs in the
+// head, and Docs returns the bytes of the terms.
 func Docs(head []byte) (docs []Doc, terms []byte, err error) {
 	h, err := parseHead(head)
 	if err != nil {
@@ -342,8 +345,8 @@ func Docs(head []byte) (docs []Doc, terms []byte, err error) {
 	return docs, terms, err
 }
 
-// Pick calls f for the docs with some numbers, which are sorted, and returns the terms that follow the docs. The Doc is
-// valid during the call.
+// Pick calls f for the docs with the given numbers, which must be sorted. f must not keep the Doc, which is
+// overwritten. Pick returns the bytes of the terms that follow the docs, as Docs does.
 func Pick(head []byte, numbers []uint32, f func(*Doc)) (terms []byte, err error) {
 	h, err := parseHead(head)
 	if err != nil {
@@ -369,7 +372,8 @@ func Pick(head []byte, numbers []uint32, f func(*Doc)) (terms []byte, err error)
 	return h.r.rest(), nil
 }
 
-// Find appends the numbers of the docs that have a term to dst. terms is the part of the term.
+// Find appends to dst the numbers of the docs that have the given term. terms is the part of the block that has the
+// term (see PartOf), or what Docs and Pick return as terms if the block has no parts.
 func Find(dst []uint32, terms []byte, term uint32) ([]uint32, error) {
 	err := each(terms, func(t uint32, r *reader, n int) bool {
 		if t > term {
@@ -386,7 +390,8 @@ func Find(dst []uint32, terms []byte, term uint32) ([]uint32, error) {
 	return dst, err
 }
 
-// each calls f for every term with a reader of its n numbers, all of which f must read, until f returns false.
+// each calls f for every term until f returns false. n is the number of docs that have the term. f must read exactly n
+// numbers from r, each of which is the difference from the number of the doc before.
 func each(terms []byte, f func(term uint32, r *reader, n int) bool) error {
 	r := reader{buf: terms}
 	var term uint32
@@ -406,7 +411,7 @@ func each(terms []byte, f func(term uint32, r *reader, n int) bool) error {
 	return nil
 }
 
-// Decode decodes a block, of which parts are in order.
+// Decode decodes a block. Its parts must be complete and in order.
 func Decode(b Block) (s Set, err error) {
 	var terms []byte
 	if s.Docs, terms, err = Docs(b.Head); err != nil {
@@ -430,7 +435,8 @@ func Decode(b Block) (s Set, err error) {
 	return s, nil
 }
 
-// Without returns terms without those of the docs for whose numbers gone is set, and whether that makes a difference.
+// Without removes from terms the docs that are gone: gone[i] is set if doc i is. It reports whether that has changed
+// anything.
 func Without(terms []byte, gone []bool) (rest []byte, changed bool, err error) {
 	kept := make([]uint64, 0, len(terms))
 	err = each(terms, func(t uint32, r *reader, n int) bool {
@@ -450,8 +456,9 @@ func Without(terms []byte, gone []bool) (rest []byte, changed bool, err error) {
 	return appendTerms(make([]byte, 0, len(terms)), kept), true, nil
 }
 
-// HeadWithout returns a head in which the docs for whose numbers gone is set are Gone, with the terms of the head, if
-// it has any, without theirs. It returns nil if all docs of the block are gone.
+// HeadWithout returns the head without the docs that are gone: gone[i] is set if doc i is. Such docs stay in the list,
+// so that the numbers of the others do not change, but their Field is Gone. Terms in the head lose them, too.
+// HeadWithout returns nil if all docs of the block are gone.
 func HeadWithout(head []byte, gone []bool) ([]byte, error) {
 	docs, terms, err := Docs(head)
 	if err != nil {
