@@ -136,7 +136,7 @@ func (a *API) Run(ctx context.Context, name string, args json.RawMessage) (any, 
 }
 
 // reading are the commands that change nothing. All others are recorded in the audit log.
-var reading = []string{"user list", "token list", "token issued", "room list", "room show", "room retention get", "report list", "federation status", "appservice list", "keys list"}
+var reading = []string{"user list", "user enrol-list", "token list", "token issued", "room list", "room show", "room retention get", "report list", "federation status", "appservice list", "keys list"}
 
 // recorded are the arguments of commands that the audit log shows: none that may be a secret.
 var recorded = []string{"user", "room", "server", "id", "device", "admin", "erase", "sign_out", "uses", "expires", "lifetime_ms", "service", "min_lifetime_ms", "max_lifetime_ms"}

@@ -59,5 +59,8 @@ func (a *API) keysRotate(ctx context.Context, _ struct{}) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := a.Factors.Reseal(ctx); err != nil {
+		return nil, err
+	}
 	return a.signingKeys(), nil
 }

@@ -3,8 +3,20 @@ package server
 import (
 	"context"
 
+	"ebb/accounts"
+	"ebb/accounts/factors"
 	"ebb/search"
+	"ebb/storage"
 )
+
+// Factors returns the second factors, for which there are no pages yet.
+func (s *Server) Factors() *factors.Service { return s.svc.factors }
+
+// Accounts returns the accounts.
+func (s *Server) Accounts() *accounts.Service { return s.svc.accounts }
+
+// DB returns the database.
+func (s *Server) DB() *storage.DB { return s.svc.db }
 
 // SendDelayed sends the delayed events that are due, as Run does by itself.
 func (s *Server) SendDelayed(ctx context.Context) error {

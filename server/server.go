@@ -194,6 +194,9 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	if err := s.svc.factors.CheckRPID(ctx, s.opt.ChangeRPID); err != nil {
 		return err
 	}
+	if err := s.svc.factors.Reseal(ctx); err != nil { // after a keys rotate that a crash has interrupted
+		return err
+	}
 	control, err := adminapi.Listen(ctx, s.cfg.Dir())
 	if err != nil {
 		return err

@@ -167,13 +167,13 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		keys.Remote, keys.Outgoing = s.remote, s.outbox
 	}
 	s.e2ee = e2ee.New(keys)
-	if err := s.openGate(ctx, cfg, o); err != nil {
-		return err
-	}
 	s.audit = audit.New(audit.Options{
 		DB: s.db, Server: cfg.ServerName, Secrets: s.secrets, Keep: time.Duration(cfg.Audit.Keep), Sinks: auditSinks(cfg),
 		Interval: time.Duration(cfg.Audit.Checkpoints.Interval), Now: o.Now, Log: o.Log,
 	})
+	if err := s.openGate(ctx, cfg, o); err != nil {
+		return err
+	}
 	s.accounts = accounts.New(accounts.Options{
 		Gate: s.gate, Audit: s.audit,
 		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
@@ -235,7 +235,7 @@ func (s *services) openGate(ctx context.Context, cfg *config.Config, o Options) 
 	keys := cfg.Auth.Passkeys
 	var err error
 	s.factors, err = factors.New(factors.Options{
-		DB: s.db, Gate: s.gate, Server: cfg.ServerName, Now: o.Now, Log: o.Log,
+		DB: s.db, Gate: s.gate, Sealer: s.secrets, Journal: factorJournal{s.audit}, Server: cfg.ServerName, Now: o.Now, Log: o.Log,
 		Passkeys: factors.PasskeyOptions{PublicURL: cfg.PublicURL, RPID: keys.RPID, AAGUIDs: keys.AAGUIDs, DeviceBound: keys.DeviceBound},
 	})
 	return err

@@ -286,7 +286,8 @@ func (s *Service) open(user ident.UserNID, sealed string) (string, error) {
 	}
 	raw, err := s.opts.Sealer.Open(rowOfTOTP(user), sealed)
 	if err != nil {
-		return "", fmt.Errorf("open the secret of one-time codes of user %d: %w", user, err)
+		s.opts.Log.Error("Cannot read the secret of a user's one-time codes: restore the key file, or make an enrolment link for the user", "user_nid", int64(user), "err", err)
+		return "", mxerr.Forbidden("This server can no longer check your one-time codes: use another second factor, or ask an administrator for a link").Because(err)
 	}
 	return base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(raw), nil
 }
@@ -294,7 +295,8 @@ func (s *Service) open(user ident.UserNID, sealed string) (string, error) {
 // resealBatch is the number of secrets that Reseal processes in one write, which keeps writes short.
 const resealBatch = 100
 
-// Reseal seals secrets again if they were sealed under a former key.
+// Reseal seals secrets again if they were sealed under a former key. It logs and leaves those that cannot be opened,
+// because their key was lost: their users need another factor or a link.
 func (s *Service) Reseal(ctx context.Context) error {
 	for after := ident.UserNID(0); ; {
 		var rows []storage.TOTPRow
@@ -321,8 +323,8 @@ func (s *Service) reseal(tx *storage.Tx, row storage.TOTPRow) error {
 		return nil
 	}
 	secret, err := s.open(row.User, row.Secret)
-	if err != nil {
-		return err
+	if err != nil { // logged by open
+		return nil
 	}
 	sealed, err := s.seal(row.User, secret)
 	if err != nil {
