@@ -30,9 +30,10 @@ func Compile(content []byte) *List {
 	return &List{allow: patterns(content, "allow"), deny: patterns(content, "deny"), literals: string(raw) != "false"}
 }
 
-// patterns compiles one of the lists in the content. It skips entries that are not strings.
-func patterns(content []byte, member string) (out []pushrules.Glob) {
-	raw, _ := canonjson.Get(content, member)
+// patterns compiles the list of patterns under the given key of the content. It skips entries that are too long or not
+// strings.
+func patterns(content []byte, key string) (out []pushrules.Glob) {
+	raw, _ := canonjson.Get(content, key)
 	list, _ := canonjson.Elements(raw)
 	for _, p := range list[:min(len(list), maxEntries)] {
 		if text, ok := canonjson.Unquote(p); ok && len(text) <= maxPattern {
@@ -42,7 +43,7 @@ func patterns(content []byte, member string) (out []pushrules.Glob) {
 	return out
 }
 
-// Allows reports whether the list allows a server.
+// Allows reports whether the list allows the given server.
 // Spec: client-server-api#mroomserver_acl
 func (l *List) Allows(server string) bool {
 	host := ident.HostOf(server)

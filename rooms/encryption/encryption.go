@@ -48,8 +48,8 @@ func overlap(a, b []string) bool {
 	return slices.ContainsFunc(a, func(kind string) bool { return slices.Contains(b, kind) })
 }
 
-// Apply applies the policy to a request to create a room of a type, in JSON: it adds m.room.encryption to the initial
-// state where it is missing, or returns an error.
+// Apply checks a request to create a room against the policy. If the policy requires encryption and the request has no
+// m.room.encryption event in its initial state, Apply adds one. roomType is the type in the create event, as JSON.
 func (p *Policy) Apply(req *newroom.Request, roomType []byte) error {
 	at := slices.IndexFunc(req.InitialState, func(e newroom.StateEvent) bool { return e.Type == "m.room.encryption" && e.StateKey == "" })
 	force := overlap(kindsOf(req), p.Force) && string(roomType) != typeSpace
@@ -69,8 +69,8 @@ func encrypts(content json.RawMessage) bool {
 	return canonjson.String(algorithm) == megolm
 }
 
-// MayEnable returns an error if the policy does not allow to encrypt an existing room with a join rule. Whether it was
-// created as a direct one is not known any more.
+// MayEnable returns an error if the policy does not allow encryption to be enabled in an existing room with the given
+// join rule. It cannot consider whether the room was created as a direct one, because that is not stored.
 func (p *Policy) MayEnable(joinRule string) error {
 	kind := privateRooms
 	if joinRule == "public" {
@@ -97,8 +97,8 @@ var conversation = map[string]bool{
 // plaintext.
 const verificationRequest = "m.key.verification.request"
 
-// MaySend returns an error for a message of a local user that the policy refuses in encrypted rooms because it is not
-// encrypted.
+// MaySend returns an error if the policy refuses the given plaintext event in encrypted rooms. Events that clients do
+// not encrypt, such as reactions, are never refused.
 func (p *Policy) MaySend(typ string, content []byte) error {
 	if !p.RefusePlaintext || !conversation[typ] {
 		return nil

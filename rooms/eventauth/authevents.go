@@ -10,8 +10,8 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// AuthKeys returns the types and state keys of the state events that an event's auth_events must name if the room has
-// them.
+// AuthKeys returns the types and state keys of the state events that an event must name in auth_events, as far as the
+// room has such events.
 //
 // Spec: server-server-api#auth-events-selection
 func AuthKeys(v *pdu.Version, e *pdu.Event) []pdu.StateKey {
@@ -22,8 +22,8 @@ func AuthKeys(v *pdu.Version, e *pdu.Event) []pdu.StateKey {
 	return AuthKeysFor(v, e.Type(), stateKey, e.Sender(), e.Content())
 }
 
-// AuthKeysFor is like AuthKeys for an event that does not exist yet. stateKey is nil for events other than state
-// events.
+// AuthKeysFor is like AuthKeys, but for an event that does not exist yet. stateKey is nil if the event is not a state
+// event.
 func AuthKeysFor(v *pdu.Version, typ string, stateKey *string, sender id.UserID, content json.RawMessage) []pdu.StateKey {
 	if typ == typeCreate {
 		return nil
@@ -39,7 +39,7 @@ func AuthKeysFor(v *pdu.Version, typ string, stateKey *string, sender id.UserID,
 	return keys
 }
 
-// memberKeys appends the additional keys for an m.room.member event.
+// memberKeys appends the keys that only an m.room.member event needs.
 func memberKeys(v *pdu.Version, keys []pdu.StateKey, target string, content json.RawMessage) []pdu.StateKey {
 	add := func(typ, key string) {
 		if k := (pdu.StateKey{Type: typ, Key: key}); !slices.Contains(keys, k) {
@@ -82,8 +82,8 @@ func inviteToken(content json.RawMessage) (string, bool) {
 }
 
 // CheckAuthEvents checks the list of an event's auth events: rule 2 of versions 1 to 11, rule 3 of version 12.
-// authEvents are the events that auth_events names, all of which must have been found. The caller must check whether
-// one of them was rejected (point 3 of that rule). CheckAuthEvents returns nil or a *Rejection.
+// authEvents are the events that auth_events names, all of which must have been found. Point 3 of the rule, whether one
+// of them was rejected, is left to the caller. CheckAuthEvents returns nil or a *Rejection.
 func CheckAuthEvents(e *pdu.Event, authEvents []*pdu.Event) error {
 	if e.Type() == typeCreate {
 		return nil

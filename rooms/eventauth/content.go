@@ -13,7 +13,7 @@ import (
 
 var errStop = errors.New("stop")
 
-// getString returns a string member of an object, "" if there is none.
+// getString returns the string under the given key of an object, or "" if there is none.
 func getString(obj []byte, key string) string {
 	raw, _ := canonjson.Get(obj, key)
 	s, _ := canonjson.Unquote(raw)
@@ -55,7 +55,7 @@ func looksLikeUser(s string) bool {
 	return len(s) <= pdu.MaxIDLength && strings.HasPrefix(s, "@") && domain(s) != "" && !strings.Contains(s, "\x00")
 }
 
-// domain returns the server name of an ID: what follows its first colon.
+// domain returns the server name in an ID: the part after the first colon.
 func domain(s string) string {
 	_, server, _ := strings.Cut(s, ":")
 	return server

@@ -65,13 +65,14 @@ func Check(v *pdu.Version, e *pdu.Event, auth State) error {
 	return nil
 }
 
-// verdict is the rule that decided about an event. msg is empty if the rule allowed the event.
+// verdict is the result of the authorisation rules: the number of the rule that decided, and msg, the reason for a
+// rejection. msg is empty if the event is allowed.
 type verdict struct{ rule, msg string }
 
 func allow(rule string) verdict       { return verdict{rule: rule} }
 func reject(rule, msg string) verdict { return verdict{rule, msg} }
 
-// check is the check of one event.
+// check holds what is needed to check one event.
 type check struct {
 	v      *pdu.Version
 	n      *numbers
@@ -130,7 +131,7 @@ func (c *check) judge() verdict {
 	return allow(c.n.otherwise)
 }
 
-// judgeCreate applies rule 1.
+// judgeCreate applies authorisation rule 1, about m.room.create.
 func (c *check) judgeCreate() verdict {
 	// 1.1 The create event is the first event.
 	if len(c.e.PrevEvents()) > 0 {
@@ -168,9 +169,9 @@ func (c *check) judgeCreate() verdict {
 	return allow("1.5")
 }
 
-// judgeRoom applies rules 2 and 4: the event belongs to the room of the create event, and its sender's server may take
-// part. In versions before 12 it also rejects what CheckAuthEvents rejects in the list of auth events: a state without
-// a create event (2.4) and the state of another room (2.5).
+// judgeRoom applies rules 2 and 4: the event must belong to the room of the create event, and the sender's server must
+// be allowed to take part. In versions before 12, judgeRoom also applies two points of the rule about auth_events, 2.4
+// and 2.5, to the state: it must have a create event and belong to the room.
 func (c *check) judgeRoom() verdict {
 	c.create = c.auth.Get(typeCreate, "")
 	if c.create == nil {
@@ -187,7 +188,7 @@ func (c *check) judgeRoom() verdict {
 	return verdict{}
 }
 
-// judgeAliases applies rule 4 of versions 1 to 5.
+// judgeAliases applies authorisation rule 4 of versions 1 to 5, about m.room.aliases.
 func (c *check) judgeAliases() verdict {
 	key, ok := c.e.StateKey()
 	if !ok { // 4.1
@@ -199,7 +200,7 @@ func (c *check) judgeAliases() verdict {
 	return allow(c.n.aliases + ".3")
 }
 
-// judgeRedaction applies rule 11 of versions 1 and 2.
+// judgeRedaction applies authorisation rule 11 of versions 1 and 2, about m.room.redaction.
 func (c *check) judgeRedaction(level int64) verdict {
 	if level >= c.power().Redact { // 11.1
 		return allow(c.n.redaction + ".1")

@@ -101,5 +101,5 @@ func allWritable[K comparable](levels map[K]int64) map[K]int64 {
 	return out
 }
 
-// writable returns the level limited to the integers of canonical JSON.
+// writable returns level, limited to the range of integers in canonical JSON.
 func writable(level int64) int64 { return max(-canonjson.MaxInt, min(level, canonjson.MaxInt)) }

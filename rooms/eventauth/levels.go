@@ -96,7 +96,7 @@ func (p *PowerLevels) Notification(key string) int64 {
 	return defaultState
 }
 
-// creatorOf returns the room's creator according to the create event, "" if there is none.
+// creatorOf returns the room's creator according to the create event, or "" if it names none.
 func creatorOf(v *pdu.Version, create *pdu.Event) id.UserID {
 	if create == nil {
 		return ""
@@ -115,7 +115,8 @@ func Creators(v *pdu.Version, create *pdu.Event) []id.UserID {
 	return []id.UserID{creatorOf(v, create)}
 }
 
-// privilegedCreators returns the users with infinite power.
+// privilegedCreators returns the users who have infinite power because they created the room. Before version 12 there
+// are none.
 // Spec: rooms/v12#authorisation-rules
 func privilegedCreators(v *pdu.Version, create *pdu.Event) []id.UserID {
 	if !v.PrivilegedCreators || create == nil {
@@ -144,8 +145,8 @@ const (
 
 var levelNames = [namedLevels]string{"users_default", "events_default", "state_default", "ban", "redact", "kick", "invite"}
 
-// givenLevels is the content of a power levels event, without defaults. Invalid values are not in the maps; the bad
-// fields record that there were some.
+// givenLevels holds the levels that a power levels event contains; defaults are not filled in. The maps have only valid
+// values; the fields bad… record whether there were invalid ones.
 type givenLevels struct {
 	named         [namedLevels]int64
 	has           [namedLevels]bool
@@ -159,7 +160,7 @@ type givenLevels struct {
 	beyondAll bool // a number is too large for IEEE 754 double precision
 }
 
-// namedOr returns one of the named levels, otherwise if the event does not contain it.
+// namedOr returns the level with the given name, such as banLevel, or otherwise if the event does not contain it.
 func (g *givenLevels) namedOr(name int, otherwise int64) int64 {
 	if g == nil || !g.has[name] {
 		return otherwise
@@ -210,8 +211,8 @@ type levelReader struct {
 	beyond *bool // set if a number exceeds IEEE 754 double precision
 }
 
-// each calls f for every member of an object that is a level. It returns false if raw is not an object, if a member is
-// not a level, or if f returned false for one.
+// each calls f for each key of an object whose value is a level. It returns false if raw is not an object, if a value
+// is not a level, or if f returned false for a key.
 func (r levelReader) each(raw []byte, f func(key string, level int64) bool) bool {
 	if !isObject(raw) {
 		return false
@@ -225,8 +226,8 @@ func (r levelReader) each(raw []byte, f func(key string, level int64) bool) bool
 	return good
 }
 
-// level reads one power level: a JSON integer, in versions 1 to 9 also a string that contains an integer, and in
-// versions 1 to 5 also a float, which is truncated.
+// level reads one power level: a JSON integer; in versions 1 to 9 also a string that contains an integer; in versions 1
+// to 5 also a float, which is truncated.
 //
 // Spec: rooms/v1#mroompower_levels-events-accept-values-as-strings and -as-floats,
 // rooms/v10#values-in-mroompower_levels-events-must-be-integers

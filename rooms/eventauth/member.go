@@ -16,7 +16,7 @@ const (
 	knock  = "knock"
 )
 
-// Membership returns the membership in an m.room.member event, "leave" if member is nil.
+// Membership returns the membership in an m.room.member event, or "leave" if member is nil.
 func Membership(member *pdu.Event) string {
 	if member == nil {
 		return leave
@@ -29,7 +29,7 @@ func (c *check) membership(user id.UserID) string {
 	return Membership(c.auth.Get(typeMember, string(user)))
 }
 
-// joinRule returns the room's join rule, invite if it has none.
+// joinRule returns the room's join rule, or "invite" if the room has none.
 func (c *check) joinRule() string {
 	e := c.auth.Get(typeJoinRules, "")
 	if e == nil {
@@ -43,7 +43,7 @@ func (c *check) joinRule() string {
 	return rule
 }
 
-// judgeMember applies rule 5.
+// judgeMember applies authorisation rule 5, about m.room.member.
 func (c *check) judgeMember() verdict {
 	// 5.1 There are a state_key and a membership.
 	target, isState := c.e.StateKey()
@@ -75,7 +75,7 @@ func (c *check) judgeMember() verdict {
 	return reject(c.n.other, "membership is unknown") // 5.8
 }
 
-// judgeJoin applies rule 5.3.
+// judgeJoin applies authorisation rule 5.3, about joins.
 func (c *check) judgeJoin(target id.UserID) verdict {
 	// 5.3.1 The creator may join right after the create event. The rule ignores the sender.
 	if prev := c.e.PrevEvents(); len(prev) == 1 && prev[0] == c.create.ID() && target == creatorOf(c.v, c.create) {
@@ -105,7 +105,7 @@ func (c *check) judgeJoin(target id.UserID) verdict {
 	return reject(c.n.noJoin, "the join rule does not allow this user to join") // 5.3.7
 }
 
-// judgeRestrictedJoin applies rule 5.3.5.
+// judgeRestrictedJoin applies authorisation rule 5.3.5, about joins to restricted rooms.
 func (c *check) judgeRestrictedJoin(inside bool) verdict {
 	if inside { // 5.3.5.1
 		return allow(c.n.restricted + ".1")
@@ -121,7 +121,7 @@ func (c *check) judgeRestrictedJoin(inside bool) verdict {
 	return allow(c.n.restricted + ".3") // 5.3.5.3
 }
 
-// judgeInvite applies rule 5.4.
+// judgeInvite applies authorisation rule 5.4, about invites.
 func (c *check) judgeInvite(target id.UserID) verdict {
 	// 5.4.1 The invite results from a third-party invite.
 	if raw, ok := canonjson.Get(c.e.Content(), "third_party_invite"); ok {
@@ -142,7 +142,7 @@ func (c *check) judgeInvite(target id.UserID) verdict {
 	return reject(c.n.invite+".5", "sender may not invite") // 5.4.5
 }
 
-// judgeLeave applies rule 5.5: leaving, rejecting an invite, kicking and unbanning.
+// judgeLeave applies authorisation rule 5.5, about leaving, rejecting an invite, kicking and unbanning.
 func (c *check) judgeLeave(target id.UserID) verdict {
 	now := c.membership(target)
 	// 5.5.1 Users who are joined, invited or knocking may leave.
@@ -169,7 +169,7 @@ func (c *check) judgeLeave(target id.UserID) verdict {
 	return reject(c.n.leave+".5", "sender may not remove this user") // 5.5.5
 }
 
-// judgeBan applies rule 5.6.
+// judgeBan applies authorisation rule 5.6, about bans.
 func (c *check) judgeBan(target id.UserID) verdict {
 	// 5.6.1 Only joined users may ban.
 	if c.membership(c.e.Sender()) != join {
@@ -183,7 +183,7 @@ func (c *check) judgeBan(target id.UserID) verdict {
 	return reject(c.n.ban+".3", "sender may not ban this user") // 5.6.3
 }
 
-// judgeKnock applies rule 5.7.
+// judgeKnock applies authorisation rule 5.7, about knocks.
 func (c *check) judgeKnock(target id.UserID) verdict {
 	// 5.7.1 The join rule allows knocking.
 	if rule := c.joinRule(); rule != knock && (rule != "knock_restricted" || !c.v.KnockRestricted) {

@@ -8,8 +8,8 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// numbers are the numbers of the rules in one room version. Versions insert and remove rules, which renumbers later
-// ones.
+// numbers has the numbers of the authorisation rules in one room version. They differ between versions because versions
+// insert and remove rules.
 type numbers struct {
 	noCreate, otherRoom                         string // 2.4 and 2.5 before version 12, both 2 in version 12
 	authEvents, authRoom                        string // the rule about auth_events, and its point about the room ID
@@ -41,7 +41,7 @@ func numbersOf(v *pdu.Version) *numbers {
 	return count(v)
 }
 
-// counter returns consecutive numbers with a prefix.
+// counter returns consecutive rule numbers, such as 5.1, 5.2 and so on for the prefix "5.".
 type counter struct {
 	prefix string
 	last   int
@@ -52,7 +52,7 @@ func (c *counter) next() string {
 	return c.prefix + strconv.Itoa(c.last)
 }
 
-// nextIf returns the next number if the version has the rule, otherwise "".
+// nextIf returns the next number if has is true, because the version has the rule, and otherwise "".
 func (c *counter) nextIf(has bool) string {
 	if !has {
 		return ""
@@ -60,7 +60,7 @@ func (c *counter) nextIf(has bool) string {
 	return c.next()
 }
 
-// count numbers the rules of a version in the order of the specification.
+// count numbers the rules of a room version in the order in which the specification lists them.
 func count(v *pdu.Version) *numbers {
 	n := &numbers{}
 	rule := counter{last: 1} // 1 is m.room.create in all versions

@@ -4,7 +4,7 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// judgePowerLevels applies rule 10.
+// judgePowerLevels applies authorisation rule 10, about m.room.power_levels.
 func (c *check) judgePowerLevels() verdict {
 	next := readLevels(c.v, c.e.Content())
 	if d := c.judgeLevelShape(next); d.msg != "" {
@@ -75,7 +75,7 @@ func (c *check) judgeLevelChanges(next *givenLevels) verdict {
 	return allow(c.n.otherwiseLevels) // 10.11
 }
 
-// above reports whether a contains an entry above the level that is missing from b or different there.
+// above reports whether a has an entry that is greater than level and that b lacks or has with another value.
 func above[K comparable](a, b map[K]int64, level int64) bool {
 	for key, value := range a {
 		if other, ok := b[key]; (!ok || other != value) && value > level {
@@ -85,8 +85,9 @@ func above[K comparable](a, b map[K]int64, level int64) bool {
 	return false
 }
 
-// MayRedact reports whether a redaction by redactor applies to an event by sender: redactor has the redact level, or
-// both are users of the same server. In versions 1 and 2 the authorisation rules contain a similar rule.
+// MayRedact reports whether a redaction sent by redactor applies to an event sent by sender. Either redactor must have
+// the power level for redactions, or both must be users of the same server. In versions 1 and 2 the authorisation rules
+// contain a similar rule.
 //
 // Spec: rooms/v3#handling-redactions
 func MayRedact(levels *PowerLevels, redactor, sender id.UserID) bool {

@@ -17,7 +17,7 @@ import (
 // produce one signature and two keys.
 const maxTries = 512
 
-// judgeThirdPartyInvite applies rule 5.4.1.
+// judgeThirdPartyInvite applies authorisation rule 5.4.1, about invites with third_party_invite.
 func (c *check) judgeThirdPartyInvite(target id.UserID, raw []byte) verdict {
 	rule := c.n.invite + ".1"
 	// 5.4.1.1
@@ -81,8 +81,8 @@ func inviteKeys(issued *pdu.Event) []ed25519.PublicKey {
 	return keys
 }
 
-// signedByAny reports whether any Ed25519 signature of an object was made with any of the keys. The names of server and
-// key do not matter.
+// signedByAny reports whether an object has an Ed25519 signature that was made with one of the keys. The server names
+// and key IDs of the signatures do not matter.
 func signedByAny(obj []byte, keys []ed25519.PublicKey) bool {
 	signatures, _ := canonjson.Get(obj, "signatures")
 	message, err := canonjson.Canonical(canonjson.Without(obj, "signatures", "unsigned"), false)

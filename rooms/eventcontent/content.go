@@ -83,8 +83,8 @@ func AllowedRooms(joinRules []byte) (rooms []id.RoomID) {
 	return rooms
 }
 
-// WithProfile returns a member event's content with a new profile, without the members that applied to the join
-// only.
+// WithProfile returns the content of a member event with another display name and avatar. It drops the keys that
+// describe only one join, such as reason.
 func WithProfile(content []byte, displayName, avatarURL string) ([]byte, error) {
 	fields := map[string]json.RawMessage{}
 	if err := json.Unmarshal(content, &fields); err != nil {

@@ -20,16 +20,16 @@ const (
 	maxLifetimeMillis = int64(maxLifetime / time.Millisecond) // maxLifetime in milliseconds
 )
 
-// Policy is how long messages are kept after they were sent. A nil field means that there is no such bound.
+// Policy says how long messages are kept after they were sent. A nil field means that there is no such limit.
 type Policy struct {
 	Min *time.Duration // messages are kept at least this long
 	Max *time.Duration // messages expire after this time
 }
 
-// Bounds are the smallest and the largest permitted lifetime; nil means unbounded.
+// Bounds are the smallest and the largest permitted value of a lifetime. A nil field means that there is no such bound.
 type Bounds struct{ Min, Max *time.Duration }
 
-// Limits are the server's bounds for the lifetimes that rooms set.
+// Limits are the bounds that the server's configuration sets for min_lifetime and max_lifetime of a room's policy.
 type Limits struct{ MinLifetime, MaxLifetime Bounds }
 
 // ParsePolicy reads the content of an m.room.retention event: min_lifetime and max_lifetime in milliseconds, each of
@@ -96,7 +96,7 @@ func (b Bounds) clamp(lifetime *time.Duration) *time.Duration {
 	return lifetime
 }
 
-// orBound returns the smaller of a max_lifetime and a bound. Nil means forever for either of them.
+// orBound returns the smaller of a max_lifetime and a bound. Nil for either of them means unlimited.
 func orBound(lifetime, bound *time.Duration) *time.Duration {
 	if bound != nil && (lifetime == nil || *lifetime > *bound) {
 		return bound
@@ -113,9 +113,9 @@ func ordered(p Policy) Policy {
 	return p
 }
 
-// sentAt returns the time from which a message's lifetime is counted: its origin_server_ts, but not later than when
-// this server received it, so that senders cannot escape expiry by dating messages in the future. A message dated in
-// the past expires early; its sender could just as well not have sent it.
+// sentAt returns the time at which the lifetime of a message begins: its origin_server_ts, or the time at which this
+// server received it if that was earlier. So senders cannot escape expiry by dating messages in the future. A message
+// dated in the past expires early; its sender could just as well not have sent it.
 func sentAt(originTS, receivedTS int64) int64 { return min(originTS, receivedTS) }
 
 // Expired reports whether a message has expired. originTS is its origin_server_ts and receivedTS is when this server

@@ -47,8 +47,8 @@ type Event struct {
 // Hidden reports whether the event is hidden from all clients.
 func (e *Event) Hidden() bool { return e.Flags&storage.HiddenEvent != 0 }
 
-// StickyUntil returns when (ms) the event ceases to be sticky, or 0 if it is not sticky at all. Stickiness begins when
-// the event was sent or when it arrived, whichever was earlier.
+// StickyUntil returns the time (ms) at which the event ceases to be sticky, or 0 if it is not sticky at all. Stickiness
+// begins when the event was sent or when it arrived, whichever was earlier.
 // Spec: MSC4354
 func (e *Event) StickyUntil() int64 {
 	d, ok := e.Sticky()
@@ -61,8 +61,8 @@ func (e *Event) StickyUntil() int64 {
 // Backfilled reports whether the event was inserted into the timeline as history; /sync never sends it as new.
 func (e *Event) Backfilled() bool { return e.Order != ident.Order(e.Pos)*OrderStep }
 
-// Form returns the client form of the event, with or without the room ID. It is built once. Callers must not modify it;
-// they splice unsigned before the last byte of a copy.
+// Form returns the client form of the event, with or without the room ID. The form is built once and must not be
+// modified; a caller that adds unsigned inserts it before the last byte of a copy.
 func (e *Event) Form(withRoomID bool) []byte {
 	slot := &e.forms[0]
 	if withRoomID {
@@ -76,7 +76,7 @@ func (e *Event) Form(withRoomID bool) []byte {
 	return b
 }
 
-// ContentString returns a string member of the event's content, or "" if there is none.
+// ContentString returns the string under the given key of the event's content, or "" if there is none.
 func (e *Event) ContentString(key string) string {
 	raw, ok := canonjson.Get(e.Content(), key)
 	if !ok {
@@ -93,7 +93,7 @@ func (e *Event) RelType() string {
 	return ""
 }
 
-// RelatesTo returns the ID of the event to which the event has a relation with a rel_type, or "" if it has none.
+// RelatesTo returns the ID of the event to which this one relates, or "" if this event has no relation with a rel_type.
 func (e *Event) RelatesTo() id.EventID {
 	if r := pdu.RelationOf(e.Content()); r != nil {
 		return r.Parent
@@ -101,8 +101,8 @@ func (e *Event) RelatesTo() id.EventID {
 	return ""
 }
 
-// ClassFor returns the result of a user's push rules for the event. It returns false if only the database has it, since
-// the event was stored by an earlier run of the server.
+// ClassFor returns the result of a user's push rules for the event. It returns false if an earlier run of the server
+// stored the event; then only the database has the result.
 func (e *Event) ClassFor(user ident.UserNID) (pushrules.Class, bool) {
 	if !e.Built {
 		return 0, false
@@ -122,7 +122,8 @@ func (e *Event) RedactedCopy() (*Event, error) {
 	return e.RedactedAs(pruned, e.RedactedBy), nil
 }
 
-// RedactedAs returns the event after a redaction was applied: in the same position, with the redacted JSON.
+// RedactedAs returns the event as it is after a redaction: in the same position, with pruned as its redacted form. by
+// is the position of the redaction.
 func (e *Event) RedactedAs(pruned *pdu.Event, by storage.Pos) *Event {
 	return &Event{
 		Event: pruned, Pos: e.Pos, Order: e.Order, Room: e.Room, SenderNID: e.SenderNID, DeviceNID: e.DeviceNID, TxnID: e.TxnID,
@@ -130,7 +131,7 @@ func (e *Event) RedactedAs(pruned *pdu.Event, by storage.Pos) *Event {
 	}
 }
 
-// WithStateBefore returns the event with another state before it.
+// WithStateBefore returns a copy of the event that has another snapshot as the state before it.
 func (e *Event) WithStateBefore(snapshot int64) *Event {
 	return &Event{
 		Event: e.Event, Pos: e.Pos, Order: e.Order, Room: e.Room, SenderNID: e.SenderNID, DeviceNID: e.DeviceNID, TxnID: e.TxnID,
@@ -139,7 +140,7 @@ func (e *Event) WithStateBefore(snapshot int64) *Event {
 	}
 }
 
-// WithoutThread returns the event after the root of its thread was purged.
+// WithoutThread returns a copy of the event that belongs to no thread, for an event whose thread root was purged.
 func (e *Event) WithoutThread() *Event {
 	return &Event{
 		Event: e.Event, Pos: e.Pos, Order: e.Order, Room: e.Room, SenderNID: e.SenderNID, DeviceNID: e.DeviceNID, TxnID: e.TxnID,
@@ -157,8 +158,8 @@ func (e *Event) Row() storage.EventRow {
 	}
 }
 
-// EventsAt reads events of a room by position in one query. It skips position 0; the result is nil for a position
-// without an event. v is the version of the room.
+// EventsAt reads the events of a room at the given positions in one query. It skips position 0. In the result, a
+// position without an event has the value nil. v is the version of the room.
 func EventsAt(tx *storage.Tx, v *pdu.Version, positions []storage.Pos) (map[storage.Pos]*Event, error) {
 	want := make([]storage.Pos, 0, len(positions))
 	out := make(map[storage.Pos]*Event, len(positions))
@@ -183,7 +184,7 @@ func EventsAt(tx *storage.Tx, v *pdu.Version, positions []storage.Pos) (map[stor
 	return out, nil
 }
 
-// LoadEvent returns the event stored in a row; v is the version of its room.
+// LoadEvent returns the event that is stored in a row. v is the version of the room.
 func LoadEvent(v *pdu.Version, r *storage.EventRow) (*Event, error) {
 	p, err := pdu.ParseStored(v, id.EventID(r.EventID), r.JSON)
 	if err != nil {
@@ -199,16 +200,17 @@ func LoadEvent(v *pdu.Version, r *storage.EventRow) (*Event, error) {
 // later.
 const OrderStep = 1 << 16
 
-// IsBackfilled is Event.Backfilled for the row of a timeline event.
+// IsBackfilled is like Event.Backfilled, but for the database row of a timeline event.
 func IsBackfilled(e storage.EventRow) bool { return e.Order != ident.Order(e.Position)*OrderStep }
 
-// InGraph reports whether a stored event is part of the graph, accepted or not, rather than an outlier.
+// InGraph reports whether a stored event is part of the graph, whether or not it was accepted. Outliers are not.
 func (e *Event) InGraph() bool { return e.Flags&storage.OutlierEvent == 0 }
 
 // Undecided reports whether the event can be neither accepted nor rejected yet.
 func (e *Event) Undecided() bool { return e.Flags&storage.UndecidedEvent != 0 }
 
-// OutlierOf returns an event as it was accepted by its auth events alone, or nil if it was not.
+// OutlierOf returns the outlier as which e was accepted: e itself if it is an accepted outlier, and otherwise
+// e.Outlier, which may be nil.
 func OutlierOf(e *Event) *Event {
 	if e.Flags&(storage.OutlierEvent|storage.RejectedEvent) == storage.OutlierEvent {
 		return e
@@ -216,8 +218,9 @@ func OutlierOf(e *Event) *Event {
 	return e.Outlier
 }
 
-// AsAuth returns the event for use as an auth event: an event accepted as an outlier still authorises others if the
-// state before it, unknown at the time, turns out to reject it.
+// AsAuth returns the form of the event that counts when it is cited as an auth event. An event that was accepted as an
+// outlier may be rejected later, when the state before it becomes known. It still authorises others, so AsAuth returns
+// the outlier.
 func (e *Event) AsAuth() *Event {
 	if e.Flags&storage.RejectedEvent != 0 && e.Outlier != nil {
 		return e.Outlier

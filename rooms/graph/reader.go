@@ -44,8 +44,8 @@ type queuedEvent struct {
 	after *Snapshot
 }
 
-// Facts caches what never changes once it is stored. The events of a batch share it: if many of them follow an old
-// event of a large room, its state is read once.
+// Facts caches things that never change once they are stored. The readers for the events of a batch share one: if many
+// of the events follow an old event of a large room, its state is read once.
 type Facts struct {
 	at     map[storage.Pos]*Event
 	names  map[storage.Pos]id.EventID
@@ -61,7 +61,7 @@ func NewFacts() *Facts {
 // maxStates bounds the states that a Facts holds.
 const maxStates = 8
 
-// NewReader returns a reader of a room's graph. If facts is nil, it has a cache of its own.
+// NewReader returns a reader of a room's graph. If facts is nil, the reader makes a cache of its own.
 func NewReader(room Room, tx *storage.Tx, facts *Facts) *Reader {
 	if facts == nil {
 		facts = NewFacts()
@@ -78,7 +78,7 @@ func (p *Reader) IsQueued(eventID id.EventID) bool { return p.queued[eventID].ev
 // SetAfter replaces the state after an event.
 func (p *Reader) SetAfter(eventID id.EventID, s *Snapshot) { p.facts.afters[eventID] = s }
 
-// Forget drops the events that were read, so that they do not pile up in memory. Queued ones stay.
+// Forget drops the events that were read from memory, so that they do not pile up. Queued events stay.
 func (p *Reader) Forget() { clear(p.events) }
 
 // Event returns an event of the room, or nil if it is neither stored nor queued.
@@ -90,7 +90,7 @@ func (p *Reader) Event(eventID id.EventID) (*Event, error) {
 	return p.events[eventID], err
 }
 
-// Load reads several events at once, so that Event does not read them one by one.
+// Load reads several events in one query. Calls of Event then find them in memory.
 func (p *Reader) Load(ids []id.EventID) error {
 	var missing []string
 	for _, eventID := range ids {
@@ -157,7 +157,8 @@ func (p *Reader) LoadEntries(s State, keys []pdu.StateKey) error {
 	return err
 }
 
-// After returns the state after an event. It returns nil if the event is not stored or has no state, as an outlier.
+// After returns the state after an event. It returns nil if the event is not stored, or is an outlier, whose state is
+// unknown.
 func (p *Reader) After(eventID id.EventID) (*Snapshot, error) {
 	if p.IsQueued(eventID) {
 		return p.queued[eventID].after, nil
@@ -199,7 +200,7 @@ func (p *Reader) storedAfter(eventID id.EventID) (*Snapshot, error) {
 // Before returns the stored state before an event.
 func (p *Reader) Before(e *Event) (*Snapshot, error) { return p.Snapshot(e.Snapshot) }
 
-// Snapshot returns a stored snapshot by its number; 0 is the empty state.
+// Snapshot returns the stored snapshot with the given number. Number 0 is the empty state.
 func (p *Reader) Snapshot(nid int64) (*Snapshot, error) {
 	if nid == 0 {
 		return &Snapshot{}, nil
@@ -208,7 +209,7 @@ func (p *Reader) Snapshot(nid int64) (*Snapshot, error) {
 	return Stored(nid, length), err
 }
 
-// All reads a full state.
+// All returns all entries of the state of a snapshot.
 func (p *Reader) All(s *Snapshot) (State, error) {
 	if s.NID == 0 || p.facts.states[s.NID] == nil {
 		found, err := s.all(p.tx)
@@ -223,7 +224,7 @@ func (p *Reader) All(s *Snapshot) (State, error) {
 	return p.facts.states[s.NID], nil
 }
 
-// Find returns an entry of a state, or false if there is none.
+// Find returns the entry of a state for the given key, or false if there is none.
 func (p *Reader) Find(s *Snapshot, key pdu.StateKey) (Entry, bool, error) { return s.find(p.tx, key) }
 
 // Levels returns the power levels of a state.
@@ -233,17 +234,18 @@ func (p *Reader) Levels(s *Snapshot) (*eventauth.PowerLevels, error) {
 	return levels, v.Err
 }
 
-// View is a stored state for the auth rules. It implements eventauth.State.
+// View gives the authorisation rules access to a stored state: it implements eventauth.State.
 type View struct {
 	p   *Reader
 	s   *Snapshot
 	Err error // the first error of Get
 }
 
-// View returns a state in the form that the auth rules use.
+// View returns a View of the state of a snapshot.
 func (p *Reader) View(s *Snapshot) *View { return &View{p: p, s: s} }
 
-// Get returns an entry of the state, or nil if there is none. If it fails, it sets Err and returns nil.
+// Get returns the state event with the given type and state key, or nil if there is none. If reading fails, it sets Err
+// and returns nil.
 func (v *View) Get(typ, key string) *pdu.Event {
 	ref, found, err := v.p.Find(v.s, pdu.StateKey{Type: typ, Key: key})
 	if err == nil && found {

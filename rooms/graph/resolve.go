@@ -16,7 +16,7 @@ import (
 // resolutions counts state resolutions.
 var resolutions = telemetry.NewCounter("ebb_rooms_state_resolutions_total", "States resolved where the graph forked.")
 
-// IDs returns the IDs of the events of a state.
+// IDs returns a state as a map from its keys to the IDs of its events.
 func (p *Reader) IDs(state State) (stateres.StateSet, error) {
 	var unnamed []storage.Pos
 	for _, ref := range state {
@@ -45,7 +45,8 @@ func (p *Reader) IDs(state State) (stateres.StateSet, error) {
 	return out, nil
 }
 
-// resolving makes a Reader a stateres.Store. It keeps the first read error, which fails the resolution.
+// resolving makes a Reader usable as a stateres.Store. Since the methods of a Store return no errors, it keeps the
+// first read error; the resolution fails with it.
 type resolving struct {
 	p   *Reader
 	err error
@@ -59,7 +60,7 @@ func (r *resolving) Event(eventID id.EventID) *pdu.Event {
 	return nil
 }
 
-// Rejected reports whether an event may not take part in a state.
+// Rejected reports whether an event was rejected, so that it cannot become part of a state.
 func (r *resolving) Rejected(eventID id.EventID) bool {
 	e := r.event(eventID)
 	return e != nil && e.AsAuth().Flags&storage.RejectedEvent != 0
@@ -85,7 +86,7 @@ func Distinct(points []*Snapshot) (out []*Snapshot) {
 	return out
 }
 
-// Resolve returns the state that several states resolve to.
+// Resolve resolves the states of several snapshots into one.
 func (p *Reader) Resolve(points []*Snapshot) (State, error) {
 	states := make([]State, len(points))
 	for i, s := range points {
@@ -97,7 +98,7 @@ func (p *Reader) Resolve(points []*Snapshot) (State, error) {
 	return p.ResolveStates(states)
 }
 
-// ResolveStates is Resolve for states in full.
+// ResolveStates is like Resolve, but takes full states instead of snapshots.
 func (p *Reader) ResolveStates(states []State) (State, error) {
 	if p.Room.Partial {
 		states = fillMembers(states)
@@ -137,7 +138,8 @@ func (p *Reader) ResolveStates(states []State) (State, error) {
 	return out, nil
 }
 
-// fillMembers adds to each state the members that only other states have, since a partial state may lack any member.
+// fillMembers adds to each state the members that it lacks but another one of the states has, since in a partial-state
+// room any state may lack members.
 func fillMembers(states []State) []State {
 	out := slices.Clone(states)
 	for i := range out {
@@ -169,7 +171,7 @@ func fillMembers(states []State) []State {
 	return out
 }
 
-// ResolvedSnapshot returns a snapshot of the state that one or more states resolve to.
+// ResolvedSnapshot resolves the states of one or more snapshots into one, and returns a snapshot of the result.
 func (p *Reader) ResolvedSnapshot(points []*Snapshot) (*Snapshot, error) {
 	points = Distinct(points)
 	if len(points) == 1 {
@@ -182,7 +184,7 @@ func (p *Reader) ResolvedSnapshot(points []*Snapshot) (*Snapshot, error) {
 	return p.SnapshotOf(points[0], resolved)
 }
 
-// SnapshotOf returns a snapshot of a state, stored as the difference from another one.
+// SnapshotOf returns a snapshot of the given state that is stored as the difference from base.
 func (p *Reader) SnapshotOf(base *Snapshot, state State) (*Snapshot, error) {
 	have, err := p.All(base)
 	if err != nil {
@@ -206,7 +208,7 @@ func (p *Reader) SnapshotOf(base *Snapshot, state State) (*Snapshot, error) {
 	return base.Over(own...), nil
 }
 
-// Shortened returns a full snapshot if the chain of the given one has grown too long.
+// Shortened returns s, or a full snapshot of the same state if the chain of s has grown too long; see Chain.
 func (p *Reader) Shortened(s *Snapshot) (*Snapshot, error) {
 	if s.length <= maxSnapshotChain {
 		return s, nil

@@ -10,8 +10,8 @@ import (
 	"ebb/storage"
 )
 
-// Snapshot is a room state as it is stored: entries that override those of another snapshot. Its NID is allotted when
-// the write that first needs it runs, in the same goroutine as all later writes that refer to it.
+// Snapshot is a stored room state. It consists of entries that override those of an earlier snapshot. Its number (NID)
+// is allotted in the first write that refers to it; all such writes run in the same goroutine.
 type Snapshot struct {
 	NID    int64 // 0: not written yet, or the empty state of a room before its first event
 	length int64 // number of snapshots since the last full one
@@ -37,17 +37,18 @@ func (s Entry) Position() storage.Pos {
 	return s.Pos
 }
 
-// Stored returns the snapshot with a number. length is the stored length of its chain.
+// Stored returns the stored snapshot with the given number. length is the length of its chain, which is stored too.
 func Stored(nid, length int64) *Snapshot { return &Snapshot{NID: nid, length: length} }
 
-// Chain returns the number of snapshots that must be read to read this one, apart from the full one at the end.
+// Chain returns the number of snapshots between this one and the last full one, all of which must be read for this
+// state.
 func (s *Snapshot) Chain() int64 { return s.length }
 
-// CopyCurrent makes a snapshot that is not written yet a full one. It is the room's current state when it is written,
-// and is copied from there.
+// CopyCurrent turns a snapshot that is not written yet into a full one. It must be the room's current state at the time
+// when it is written, because its entries are then copied from the current state.
 func (s *Snapshot) CopyCurrent() { s.length, s.current = 0, true }
 
-// Over returns a snapshot with some entries of s replaced, or s itself if there are none.
+// Over returns a snapshot that differs from s in the given entries, or s itself if no entries are given.
 func (s *Snapshot) Over(own ...Entry) *Snapshot {
 	if len(own) == 0 {
 		return s
@@ -55,10 +56,10 @@ func (s *Snapshot) Over(own ...Entry) *Snapshot {
 	return &Snapshot{prev: s, own: own, length: s.length + 1}
 }
 
-// Same reports whether two snapshots are known to be the same.
+// Same reports whether two snapshots are known to be the same one.
 func (s *Snapshot) Same(o *Snapshot) bool { return s == o || s.NID != 0 && s.NID == o.NID }
 
-// Write stores a snapshot, and those it builds on if they are not stored yet.
+// Write stores a snapshot, and the snapshots that it builds on unless they are stored already.
 func (s *Snapshot) Write(tx *storage.Tx, room ident.RoomNID) error {
 	if s.NID != 0 || s.prev == nil && s.own == nil {
 		return nil
@@ -87,7 +88,8 @@ func (s *Snapshot) Write(tx *storage.Tx, room ident.RoomNID) error {
 	return nil
 }
 
-// find returns an entry of the state, or false if there is none. All queued writes must be committed.
+// find returns the entry of the state for the given key, or false if there is none. All queued writes must be
+// committed.
 func (s *Snapshot) find(tx *storage.Tx, key pdu.StateKey) (ref Entry, found bool, err error) {
 	for ; s != nil && s.NID == 0; s = s.prev {
 		for _, own := range s.own {
@@ -132,10 +134,10 @@ func (s *Snapshot) all(tx *storage.Tx) (State, error) {
 	return out, nil
 }
 
-// State is a full room state. It is shared and must not be modified.
+// State is a full room state, by type and state key. It is shared and must not be modified.
 type State = map[pdu.StateKey]Entry
 
-// FullSnapshot returns a snapshot of a state that builds on no other one.
+// FullSnapshot returns a snapshot that contains all entries of a state, and so builds on no other snapshot.
 func FullSnapshot(s State) *Snapshot {
 	full := &Snapshot{}
 	for _, ref := range s {
@@ -155,7 +157,7 @@ func CompareKeys(a, b pdu.StateKey) int {
 	return strings.Compare(a.Key, b.Key)
 }
 
-// Extremity is a forward extremity: an event that is not a prev_event of another one.
+// Extremity is a forward extremity: an event that no other event names in prev_events.
 type Extremity struct {
 	ID    id.EventID
 	Event *Event // set while it is queued; its position is known when its write runs

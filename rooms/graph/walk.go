@@ -18,8 +18,8 @@ func (p *Reader) Join() (*Event, error) {
 	return p.EventOf(Entry{Pos: pos})
 }
 
-// Bridge returns the state before the join if an event has the same prev_events as the join, else nil. These
-// prev_events need not be stored.
+// Bridge returns the state before the join with which this server entered the room, if prev are exactly the prev_events
+// of that join; otherwise it returns nil. The prev_events need not be stored.
 func (p *Reader) Bridge(prev []id.EventID) (*Snapshot, error) {
 	join, err := p.Join()
 	if join == nil || err != nil || !SameEvents(join.PrevEvents(), prev) {
@@ -31,14 +31,14 @@ func (p *Reader) Bridge(prev []id.EventID) (*Snapshot, error) {
 	return p.Before(join)
 }
 
-// IsHistory reports whether an event is known to precede the join with which this server entered the room, and is not
-// stored.
+// IsHistory reports whether an event is not stored, but is known to precede the join with which this server entered the
+// room.
 func (p *Reader) IsHistory(eventID id.EventID) (bool, error) {
 	order, found, err := p.tx.MissingBefore(p.Room.NID, string(eventID))
 	return found && order <= ident.Order(p.Room.Entered)*OrderStep, err
 }
 
-// SameEvents reports whether two lists have the same events in any order.
+// SameEvents reports whether two lists contain the same events, in any order.
 func SameEvents(a, b []id.EventID) bool {
 	return len(a) == len(b) && !slices.ContainsFunc(a, func(e id.EventID) bool { return !slices.Contains(b, e) })
 }
@@ -46,8 +46,8 @@ func SameEvents(a, b []id.EventID) bool {
 // maxRefusedWalk bounds the search through rejected events for the events that they follow.
 const maxRefusedWalk = 200
 
-// Gaps returns the missing events before rejected ones, going back from the given events. If direct is set, missing
-// ones among the given events are included.
+// Gaps goes back from the given events through rejected ones, and returns the missing events that it reaches. If direct
+// is true, the result also includes those of the given events that are missing.
 func (p *Reader) Gaps(from []id.EventID, direct bool) (missing []id.EventID, err error) {
 	seen := map[id.EventID]bool{}
 	type step struct {
@@ -82,8 +82,8 @@ func (p *Reader) Gaps(from []id.EventID, direct bool) (missing []id.EventID, err
 	return missing, nil
 }
 
-// Superseded returns the events that are no longer forward extremities because of an event: its prev_events, and the
-// prev_events of those that were rejected or soft-failed.
+// Superseded returns the events that cease to be forward extremities when an event with the given prev_events is
+// accepted. These are the prev_events and, where one of them was rejected or soft-failed, its own prev_events in turn.
 func (p *Reader) Superseded(prev []id.EventID) (map[id.EventID]bool, error) {
 	found := map[id.EventID]bool{}
 	queue := slices.Clone(prev)

@@ -17,7 +17,8 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// Request describes the membership event in the body of a request, as announced by its path and its sender.
+// Request describes the membership event that the body of a request must contain, according to the request's path and
+// sender.
 type Request struct {
 	Origin     string
 	Room       id.RoomID
@@ -61,7 +62,7 @@ func CheckInvite(e *pdu.Event, r Request) error {
 	return nil
 }
 
-// CheckTemplate verifies that a template is for the requested membership event.
+// CheckTemplate returns an error unless a template is for the requested membership event.
 func CheckTemplate(t *pdu.TemplateContent, room id.RoomID, user id.UserID, membership string) error {
 	switch {
 	case t.RoomID != room:
@@ -76,8 +77,8 @@ func CheckTemplate(t *pdu.TemplateContent, room id.RoomID, user id.UserID, membe
 	return nil
 }
 
-// WithCited returns a state from which members were left out with the members that the join cites: the user's previous
-// member event and the authorising user's.
+// WithCited adds to a state without members the member events that the join cites: the previous one of the user, and
+// that of the authorising user.
 func WithCited(join *pdu.Event, state, authChain []*pdu.Event) []*pdu.Event {
 	known := map[string]bool{}
 	for _, e := range state {
@@ -95,8 +96,8 @@ func WithCited(join *pdu.Event, state, authChain []*pdu.Event) []*pdu.Event {
 	return state
 }
 
-// CheckJoinState checks the state that came with a join: it must have a create event of the room version, and allow the
-// join.
+// CheckJoinState checks the state that came with a join. It must have a create event of the room version, and must
+// allow the join.
 func CheckJoinState(join *pdu.Event, events []*pdu.Event) error {
 	state := eventauth.StateMap{}
 	for _, e := range events {

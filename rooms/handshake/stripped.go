@@ -22,8 +22,8 @@ const (
 	maxStrippedKept  = 80 << 10  // stored bytes: enough for the largest event and the usual state
 )
 
-// SplitStripped splits the stripped state of an invite or a knock into stripped events, in canonical form, and full
-// PDUs, which still have to be verified.
+// SplitStripped splits the stripped state of an invite or a knock into two lists: stripped events, in canonical form,
+// and full PDUs, whose signatures still have to be verified.
 //
 // Errors: M_INVALID_PARAM, M_BAD_JSON, M_TOO_LARGE.
 func SplitStripped(events []json.RawMessage) (stripped, full []json.RawMessage, err error) {
@@ -48,8 +48,8 @@ func SplitStripped(events []json.RawMessage) (stripped, full []json.RawMessage, 
 	return stripped, full, nil
 }
 
-// KeepStripped returns the stripped state that is stored. It keeps the most important events if there are too many:
-// they are part of every /sync response that contains the invite.
+// KeepStripped returns the part of the stripped state that is stored. If it is too large, the most important events are
+// kept, because they are part of every /sync response that contains the invite.
 func KeepStripped(shown []json.RawMessage) (kept []json.RawMessage) {
 	rank := func(raw json.RawMessage) int {
 		if i := slices.Index(StrippedTypes, TypeOf(raw)); i >= 0 {
@@ -74,13 +74,13 @@ func isFullPDU(raw json.RawMessage) bool {
 	return signed && placed
 }
 
-// TypeOf returns the type of an event that need not be valid, or "".
+// TypeOf returns the type of an event, which need not be valid, or "" if it has none.
 func TypeOf(raw json.RawMessage) string {
 	typ, _ := canonjson.Get(raw, "type")
 	return canonjson.String(typ)
 }
 
-// isStripped reports whether JSON has the members of a stripped event, with the right types.
+// isStripped reports whether raw is valid JSON and has the keys of a stripped event, with values of the right types.
 func isStripped(raw json.RawMessage) bool {
 	if !canonjson.IsObject(raw) || !json.Valid(raw) {
 		return false

@@ -10,8 +10,8 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// ThirdPartyInvite is an invite to a third-party identifier, such as an email address, that turned out to belong to a
-// user.
+// ThirdPartyInvite is an invite to a third-party identifier, such as an email address, after it became known to which
+// user the identifier belongs.
 type ThirdPartyInvite struct {
 	Room    id.RoomID
 	Sender  id.UserID // the sender of the m.room.third_party_invite event
@@ -19,14 +19,15 @@ type ThirdPartyInvite struct {
 	Signed  json.RawMessage // signed by the identity server: mxid, token, signatures
 }
 
-// Event returns the invite in the form that servers exchange.
+// Event returns the member event of the invite as one server sends it to another, without a signature. displayName is
+// the name by which the third party is shown.
 func (t *ThirdPartyInvite) Event(displayName string) map[string]any {
 	return map[string]any{
 		"type": "m.room.member", "room_id": t.Room, "sender": t.Sender, "state_key": t.Invitee, "content": t.Content(displayName),
 	}
 }
 
-// Content returns the content of the invite.
+// Content returns the content of the invite's member event.
 func (t *ThirdPartyInvite) Content(displayName string) map[string]any {
 	return map[string]any{"membership": "invite", "third_party_invite": map[string]any{"display_name": displayName, "signed": t.Signed}}
 }

@@ -28,7 +28,7 @@ const maxCached = 20_000
 // maxGlobs bounds the patterns of each list in a filter; the rest is ignored.
 const maxGlobs = 5000
 
-// verdict is the treatment of an invite.
+// verdict says how an invite is treated.
 type verdict int
 
 const (
@@ -37,14 +37,14 @@ const (
 	block          // the inviter gets M_INVITE_BLOCKED
 )
 
-// filter decides about the invites to a user. Nil allows all.
+// filter decides which invites a user wants. A nil filter allows all of them.
 // Spec: client-server-api#invite-permission, MSC4155
 type filter struct {
 	blockAll bool
 	rules    []list // the first one that matches decides
 }
 
-// list is one list of a filter.
+// list is one of the lists of MSC4155, with the verdict on inviters that match it.
 type list struct {
 	servers bool // it lists servers and not users
 	globs   []pushrules.Glob
@@ -61,7 +61,7 @@ var lists = []struct {
 	{"allowed_servers", true, allow}, {"ignored_servers", true, ignore}, {"blocked_servers", true, block},
 }
 
-// add adds the content of one type of account data. Malformed members count as missing.
+// add reads the account data of one type into the filter. Malformed values count as missing.
 func (f *filter) add(typ, content string) {
 	raw := []byte(content)
 	if action, ok := canonjson.Get(raw, "default_action"); ok && canonjson.String(action) == "block" {
@@ -88,7 +88,7 @@ func (f *filter) add(typ, content string) {
 	}
 }
 
-// decide decides about an invite by a user.
+// decide returns the verdict on an invite by the given user.
 func (f *filter) decide(inviter id.UserID) verdict {
 	if f == nil {
 		return allow

@@ -162,7 +162,7 @@ func (p *Plan) State() ([]StateEvent, error) {
 	return out, nil
 }
 
-// object returns a JSON object with one string member.
+// object returns a JSON object with one key, whose value is a string.
 func object(key, value string) json.RawMessage {
 	b := append(canonjson.AppendString([]byte{'{'}, key), ':')
 	return append(canonjson.AppendString(b, value), '}')

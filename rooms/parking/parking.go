@@ -32,7 +32,8 @@ const (
 	allFetchPause = time.Second
 )
 
-// Lot holds parked events and counts requests for member events. It is safe for concurrent use.
+// Lot holds parked events, which are those whose server is not known to be in the room yet. It also counts the requests
+// for member events that such servers cause. It is safe for concurrent use.
 type Lot struct {
 	fresh chan struct{} // one slot
 	// mu guards the rest. It is a leaf lock.
@@ -43,7 +44,7 @@ type Lot struct {
 	fetches map[string]spending
 }
 
-// Key says from which server events came, and for which room.
+// Key identifies the events that one server sent for one room.
 type Key struct {
 	Origin string
 	Room   id.RoomID
@@ -55,7 +56,7 @@ type parked struct {
 	since time.Time
 }
 
-// Events are the parked events of a server for a room, in the order in which they came.
+// Events are the parked events that one server sent for one room, in the order of arrival.
 type Events struct {
 	Origin string
 	Room   id.RoomID
@@ -67,8 +68,8 @@ func NewLot() *Lot {
 	return &Lot{fresh: make(chan struct{}, 1), parked: map[Key]*parked{}, servers: map[string]int{}, fetches: map[string]spending{}}
 }
 
-// Park stores events and returns those that exceed the server's bound. If the total is exceeded, the server with the
-// most events loses some.
+// Park stores events that came under the given key. It returns those that would exceed maxServerBytes; they are not
+// stored. If all events together exceed maxBytes, the server with the most parked bytes loses some of its events.
 func (l *Lot) Park(now time.Time, key Key, pdus []json.RawMessage) (refused []json.RawMessage) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -92,7 +93,7 @@ func (l *Lot) Park(now time.Time, key Key, pdus []json.RawMessage) (refused []js
 	return nil
 }
 
-// evict drops the events of one room of the server that has the most. mu is held.
+// evict finds the server with the most parked bytes and drops its events for one of its rooms. mu is held.
 func (l *Lot) evict() {
 	most := ""
 	for server, bytes := range l.servers {
@@ -108,7 +109,7 @@ func (l *Lot) evict() {
 	}
 }
 
-// remove removes and returns the events of a key. mu is held.
+// remove removes and returns the events parked under the given key. mu is held.
 func (l *Lot) remove(key Key) []json.RawMessage {
 	p := l.parked[key]
 	if p == nil {
@@ -122,14 +123,15 @@ func (l *Lot) remove(key Key) []json.RawMessage {
 	return p.pdus
 }
 
-// Take removes and returns the events of a key.
+// Take removes and returns the events parked under the given key.
 func (l *Lot) Take(key Key) []json.RawMessage {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.remove(key)
 }
 
-// Due removes and returns the events whose key is ready, and drops what has been parked for longer than lifetime.
+// Due removes and returns the events for whose key ready returns true. It drops the events that have been parked for
+// longer than lifetime.
 func (l *Lot) Due(now time.Time, ready func(Key) bool) (out []Events) {
 	l.mu.Lock()
 	keys := make(map[Key]time.Time, len(l.parked))
@@ -148,7 +150,7 @@ func (l *Lot) Due(now time.Time, ready func(Key) bool) (out []Events) {
 	return out
 }
 
-// Announce makes Fresh receive a value: events may be ready.
+// Announce makes the channel of Fresh receive a value, because Due may now return events.
 func (l *Lot) Announce() {
 	select {
 	case l.fresh <- struct{}{}:
@@ -159,14 +161,15 @@ func (l *Lot) Announce() {
 // Fresh returns a channel that receives a value when Due may return events.
 func (l *Lot) Fresh() <-chan struct{} { return l.fresh }
 
-// Bytes returns the size of the parked events, as it counts against the bounds.
+// Bytes returns the size of all parked events: their length plus eventBytes for each.
 func (l *Lot) Bytes() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.bytes
 }
 
-// MayFetch counts a request for a member event that a server causes, and reports whether it is allowed.
+// MayFetch reports whether another member event may be requested because of events from the server origin. If so, it
+// counts the request.
 func (l *Lot) MayFetch(origin string, now time.Time) bool {
 	const all = "" // no server has this name
 	l.mu.Lock()
@@ -188,13 +191,15 @@ func (l *Lot) MayFetch(origin string, now time.Time) bool {
 	return true
 }
 
-// spending is how much of a budget was used at a time. The budget is refilled over time.
+// spending records how many requests a server has recently caused. Each request costs the time (the pause) after which
+// another one becomes possible, and the cost decreases as time passes.
 type spending struct {
 	used time.Duration
 	at   time.Time
 }
 
-// spend uses one pause of a budget of n pauses, and reports whether the budget allowed it.
+// spend adds one request, which costs pause. At most n requests are possible at once. It returns the new spending, and
+// whether the request is allowed.
 func (b spending) spend(now time.Time, n int, pause time.Duration) (spending, bool) {
 	used := max(0, b.used-max(0, now.Sub(b.at))) + pause
 	return spending{used, now}, used <= time.Duration(n)*pause

@@ -62,7 +62,7 @@ func Build(v *Version, p Proto, s Signer) (*Event, error) {
 	if len(sealed) > MaxSize {
 		return nil, failf(TooLarge, "event is larger than %d bytes", MaxSize)
 	}
-	var m members
+	var m fields
 	if err := m.scan(sealed); err != nil {
 		return nil, badJSON(err)
 	}
@@ -95,10 +95,10 @@ func (p *Proto) check() error {
 	return nil
 }
 
-// compose returns the event as canonical JSON without hashes, signatures and event_id. It therefore writes the members
-// in the order of their keys.
+// compose returns the event as canonical JSON without hashes, signatures and event_id. Since canonical JSON is sorted,
+// it writes the keys in alphabetical order.
 func (p *Proto) compose(v *Version) ([]byte, error) {
-	b := make([]byte, 0, len(p.Content)+1024) // 1024 bytes hold the other members of a typical event
+	b := make([]byte, 0, len(p.Content)+1024) // 1024 bytes hold the other keys of a typical event
 	b = p.appendReferences(append(b, `{"auth_events":`...), v, p.AuthEvents)
 	b, err := p.appendContent(append(b, `,"content":`...), v)
 	if err != nil {
@@ -141,7 +141,8 @@ func (p *Proto) appendContent(dst []byte, v *Version) ([]byte, error) {
 	return append(dst, canonjson.AppendWith(nil, content, "redacts", target)...), nil
 }
 
-// appendReferences appends a list of event IDs, in room versions 1 and 2 a list of pairs of an event ID and hashes.
+// appendReferences appends a list of event IDs. In room versions 1 and 2 it appends a list of pairs instead, each of an
+// event ID and the hashes of that event.
 func (p *Proto) appendReferences(dst []byte, v *Version, ids []id.EventID) []byte {
 	dst = append(dst, '[')
 	for i, ref := range ids {
@@ -175,8 +176,9 @@ func maxDepth(v *Version) int64 {
 	return 1<<63 - 1
 }
 
-// newEventID returns the ID of a new event of room version 1 or 2, as a JSON string. It is a hash of the event rather
-// than a random number. It is unique because events of this server in one room differ at least in prev_events or time.
+// newEventID returns the ID of a new event of room version 1 or 2, as a JSON string. The ID is a hash of the event
+// rather than a random number. It is unique because two events of this server in one room differ at least in
+// prev_events or time.
 func newEventID(unsealed []byte, s Signer) []byte {
 	hash := sha256.Sum256(unsealed)
 	eventID := base64.RawURLEncoding.AppendEncode([]byte("$"), hash[:18]) // 144 bits rule out collisions

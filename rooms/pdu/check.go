@@ -9,9 +9,9 @@ import (
 	"ebb/canonjson"
 )
 
-// check checks the types and sizes of the members of a received event, before its ID is known.
+// check checks the types of the event's top-level keys, and the sizes of their values. The event's ID is not known yet.
 // Spec: rooms/v1#event-format to rooms/v12#event-format
-func (e *Event) check(m *members) error {
+func (e *Event) check(m *fields) error {
 	switch {
 	case !isText(m.typ):
 		return failf(BadShape, "type is not a string")
@@ -41,7 +41,8 @@ func (e *Event) check(m *members) error {
 	return e.checkSizes()
 }
 
-// checkReferences checks a list of event IDs: its form, which is different in room versions 1 and 2, and its length.
+// checkReferences checks the form and the length of a list of event IDs. The form in room versions 1 and 2 differs from
+// that in later ones.
 func (e *Event) checkReferences(name string, raw []byte, ids []id.EventID, limit int) error {
 	elements, ok := canonjson.Elements(raw)
 	if !ok || len(elements) != len(ids) {
@@ -62,8 +63,8 @@ func (e *Event) checkReferences(name string, raw []byte, ids []id.EventID, limit
 	return nil
 }
 
-// checkSizes checks the size limits of single members, and that the members with their own database columns contain no
-// NUL.
+// checkSizes checks the size limits of single values. It also checks that the values with their own database columns
+// contain no NUL.
 // Deviation: the specification forbids NUL only in IDs, but PostgreSQL cannot store it in a type or state key either.
 // In room versions before 11 the size is counted in characters: other servers have always done so, and rooms contain
 // such events.
@@ -84,7 +85,7 @@ func (e *Event) checkSizes() error {
 }
 
 // checkIDs checks the grammar of the event's sender, room ID and, in room versions 1 and 2, event ID.
-func (e *Event) checkIDs(m *members) error {
+func (e *Event) checkIDs(m *fields) error {
 	if !ValidUserID(e.sender) {
 		return failf(BadID, "sender is not a user ID")
 	}
@@ -103,7 +104,8 @@ func (e *Event) checkIDs(m *members) error {
 	return nil
 }
 
-// validSignatures reports whether raw is an object of objects of strings: base64 by entity and key ID.
+// validSignatures reports whether raw is an object of objects of strings: the outer keys are servers, the inner keys
+// are key IDs, and the strings are signatures.
 func validSignatures(raw []byte) bool {
 	err := canonjson.Each(raw, func(_ string, keys []byte) error {
 		return canonjson.Each(keys, func(_ string, signature []byte) error {

@@ -14,7 +14,7 @@ import (
 // Spec: client-server-api#room-event-format,
 // rooms/v11#moving-the-redacts-property-of-mroomredaction-events-to-a-content-property
 func (e *Event) ClientJSON(withRoomID bool) []byte {
-	b := make([]byte, 0, len(e.content)+512) // 512 bytes hold the other members of a typical event
+	b := make([]byte, 0, len(e.content)+512) // 512 bytes hold the other keys of a typical event
 	b = e.appendClientContent(append(b, `{"content":`...))
 	b = canonjson.AppendString(append(b, `,"event_id":`...), string(e.id))
 	if e.stickyMS != notSticky {

@@ -8,9 +8,9 @@ type Kind uint8
 // The kinds of errors that Parse and Build return.
 const (
 	BadJSON      Kind = iota + 1 // not JSON, or not canonical JSON in a room version that requires it
-	BadShape                     // a member is missing, has the wrong type or is a list with too many entries
+	BadShape                     // a key is missing, or its value has the wrong type or is a list with too many entries
 	BadID                        // an ID violates its grammar
-	TooLarge                     // the event or one of its members exceeds its size limit
+	TooLarge                     // the event or one of its values exceeds its size limit
 	BadSignature                 // a signature is missing, malformed or wrong
 )
 

@@ -91,14 +91,16 @@ func (e *Event) AuthEvents() []id.EventID { return e.auth }
 // Depth returns the event's depth as its server claims it, from 0 to 2^63-1.
 func (e *Event) Depth() int64 { return e.depth }
 
-// OriginServerTS returns when the sender's server claims to have created the event, in milliseconds since 1970.
+// OriginServerTS returns the time at which the sender's server claims to have created the event, in milliseconds since
+// 1970.
 func (e *Event) OriginServerTS() int64 { return e.ts }
 
-// Redacts returns the event that an m.room.redaction event redacts, "" for other events. The room version determines
-// whether it is taken from the content or from the top level.
+// Redacts returns the ID of the event that an m.room.redaction event redacts, or "" for other events. Depending on the
+// room version, the ID is in the content or at the top level.
 func (e *Event) Redacts() id.EventID { return e.redacts }
 
-// Unsigned returns the unsigned member that the event was received with, nil if there was none. It is not part of JSON.
+// Unsigned returns the value of the key unsigned that the event was received with, or nil if there was none. JSON does
+// not include it.
 func (e *Event) Unsigned() json.RawMessage { return e.rawUnsigned }
 
 // JSON returns the event in the form that servers exchange and Ebb stores: canonical JSON with hashes and signatures,

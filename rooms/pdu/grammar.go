@@ -63,8 +63,8 @@ func validOwnEventID(e id.EventID) bool {
 	return len(e) <= MaxIDLength && strings.HasPrefix(string(e), "$") && validLocalAndServer(string(e[1:]))
 }
 
-// validReference reports whether e is acceptable as the ID of another event. It accepts IDs that no event can have,
-// which are as harmless as those of events that Ebb never receives.
+// validReference reports whether e is acceptable where an event refers to another one. It also accepts IDs that no
+// event can have. They do no harm: Ebb treats them like the IDs of events that it never receives.
 func validReference(e id.EventID) bool {
 	return len(e) <= MaxIDLength && strings.HasPrefix(string(e), "$") && !strings.Contains(string(e), nul)
 }

@@ -17,7 +17,7 @@ func EventIDOf(v *Version, raw []byte) (id.EventID, error) {
 	if err != nil {
 		return "", badJSON(err)
 	}
-	var m members
+	var m fields
 	if err := m.scan(canonical); err != nil {
 		return "", badJSON(err)
 	}
@@ -26,7 +26,7 @@ func EventIDOf(v *Version, raw []byte) (id.EventID, error) {
 
 // computeID returns the event's ID by the rules of its room version.
 // Spec: rooms/v1#event-ids, rooms/v3#event-ids, rooms/v4#event-ids
-func (e *Event) computeID(m *members) id.EventID {
+func (e *Event) computeID(m *fields) id.EventID {
 	if e.version.EventIDFormat == EventIDFromServer {
 		given, _ := canonjson.Unquote(m.eventID)
 		return id.EventID(given)

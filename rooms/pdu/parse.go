@@ -22,8 +22,8 @@ const (
 // times longer, and it may be indented.
 const maxRawSize = 16 * MaxSize
 
-// Parse reads an untrusted event. It checks that the event is valid JSON for the room version, that its members have
-// the right types, the grammar of IDs and the size limits, and computes the event's ID. It does not check hashes and
+// Parse reads an untrusted event and computes its ID. It checks that the event is valid JSON for the room version and
+// has values of the right types, and it checks the grammar of IDs and the size limits. It does not check hashes and
 // signatures. Errors are *Error.
 func Parse(v *Version, raw []byte) (*Event, error) {
 	if len(raw) > maxRawSize {
@@ -36,7 +36,7 @@ func Parse(v *Version, raw []byte) (*Event, error) {
 	if len(canonical) > MaxSize {
 		return nil, failf(TooLarge, "event is larger than %d bytes", MaxSize)
 	}
-	var m members
+	var m fields
 	if err := m.scan(canonical); err != nil {
 		return nil, badJSON(err)
 	}
@@ -51,11 +51,11 @@ func Parse(v *Version, raw []byte) (*Event, error) {
 	return e, nil
 }
 
-// ParseStored reads an event that has been checked before, such as one from the database. It uses the ID as given and
-// does not validate raw, which the event keeps and which must not be modified afterwards. An error means that the
-// database is damaged.
+// ParseStored reads an event that has been checked before, such as one from the database. It uses the given ID and does
+// not validate raw. The event keeps raw, which must not be modified afterwards. An error means that the database is
+// damaged.
 func ParseStored(v *Version, eventID id.EventID, raw []byte) (*Event, error) {
-	var m members
+	var m fields
 	if err := m.scan(raw); err != nil {
 		return nil, badJSON(err)
 	}
@@ -71,7 +71,7 @@ func ParseLenient(v *Version, raw []byte) (*Event, error) {
 	if err != nil {
 		return nil, badJSON(err)
 	}
-	var m members
+	var m fields
 	if err := m.scan(canonical); err != nil {
 		return nil, badJSON(err)
 	}
@@ -84,12 +84,13 @@ func ParseLenient(v *Version, raw []byte) (*Event, error) {
 	return e, nil
 }
 
-// members are the values of an event's members that have a meaning for servers, nil if missing.
-type members struct {
+// fields holds the raw values of those top-level keys of an event that servers interpret. The value of a missing key is
+// nil.
+type fields struct {
 	auth, content, depth, eventID, hashes, sticky, ts, prev, redacts, room, sender, signatures, stateKey, typ, unsigned []byte
 }
 
-func (m *members) scan(obj []byte) error {
+func (m *fields) scan(obj []byte) error {
 	return canonjson.Each(obj, func(key string, raw []byte) error {
 		if field := m.field(key); field != nil {
 			*field = raw
@@ -98,8 +99,8 @@ func (m *members) scan(obj []byte) error {
 	})
 }
 
-// field returns the field for a member of an event, nil if there is none.
-func (m *members) field(key string) *[]byte {
+// field returns a pointer to the value of the given key, or nil if servers do not interpret the key.
+func (m *fields) field(key string) *[]byte {
 	switch key {
 	case "auth_events":
 		return &m.auth
@@ -135,9 +136,9 @@ func (m *members) field(key string) *[]byte {
 	return nil
 }
 
-// newEvent returns an event with the given members of raw, but without an ID. Members that are missing or have the
-// wrong type are left empty.
-func newEvent(v *Version, raw []byte, m *members) *Event {
+// newEvent returns an event without an ID, given its JSON and the values found in it. Values that are missing or have
+// the wrong type are left empty.
+func newEvent(v *Version, raw []byte, m *fields) *Event {
 	e := &Event{version: v, json: raw, content: m.content, rawUnsigned: m.unsigned, hasRoomID: m.room != nil}
 	if m.unsigned != nil {
 		e.json = canonjson.Without(raw, "unsigned")
@@ -159,7 +160,8 @@ func newEvent(v *Version, raw []byte, m *members) *Event {
 	return e
 }
 
-// setID sets the event's ID and, for the create event of a version 12 room, the room ID, which follows from it.
+// setID sets the event's ID. For the create event of a version 12 room it also sets the room ID, which follows from the
+// event ID.
 func (e *Event) setID(eventID id.EventID) {
 	e.id = eventID
 	if e.version.RoomIDIsCreateHash && e.typ == typeCreate && eventID != "" {
@@ -167,7 +169,7 @@ func (e *Event) setID(eventID id.EventID) {
 	}
 }
 
-func redactedID(v *Version, m *members) id.EventID {
+func redactedID(v *Version, m *fields) id.EventID {
 	raw := m.redacts
 	if v.RedactsInContent {
 		raw, _ = canonjson.Get(m.content, "redacts")

@@ -13,7 +13,8 @@ func (e *Event) Redact() (*Event, error) {
 	return ParseStored(e.version, e.id, appendRedacted(make([]byte, 0, len(e.json)), e.version, e.typ, e.json))
 }
 
-// appendRedacted appends the redacted form of the canonical event obj of type typ, without the members in drop.
+// appendRedacted appends the redacted form of obj, a canonical event of type typ. It also drops the top-level keys in
+// drop.
 func appendRedacted(dst []byte, v *Version, typ string, obj []byte, drop ...string) []byte {
 	dst = append(dst, '{')
 	// obj has been parsed before, so Each does not return errors here and below.
@@ -30,7 +31,8 @@ func appendRedacted(dst []byte, v *Version, typ string, obj []byte, drop ...stri
 	return append(dst, '}')
 }
 
-// keptOnRedaction reports whether a redaction keeps a member of an event other than content.
+// keptOnRedaction reports whether a redaction keeps a top-level key of an event. It is not used for content, which is
+// redacted separately.
 func keptOnRedaction(v *Version, key string) bool {
 	switch key {
 	case "event_id", "type", "room_id", "sender", "state_key", "hashes", "signatures", "depth", "prev_events",
@@ -60,7 +62,7 @@ func appendRedactedContent(dst []byte, v *Version, typ string, content []byte) [
 	return append(dst, '}')
 }
 
-// keptInContent reports whether a redaction keeps the complete value of a member of the content.
+// keptInContent reports whether a redaction keeps a key of the content together with its complete value.
 func keptInContent(v *Version, typ, key string) bool {
 	switch typ {
 	case typeMember:
@@ -85,8 +87,8 @@ func keptInContent(v *Version, typ, key string) bool {
 	return false
 }
 
-// appendSignedOnly appends third_party_invite with only its signed member. Without one it appends an empty object, as
-// other servers do: event IDs must be the same everywhere.
+// appendSignedOnly appends the object third_party_invite with no key but signed. If signed is missing, it appends an
+// empty object, as other servers do, because the event ID depends on this.
 func appendSignedOnly(dst, invite []byte) []byte {
 	dst = append(dst, '{')
 	if signed, ok := canonjson.Get(invite, "signed"); ok {
@@ -95,7 +97,7 @@ func appendSignedOnly(dst, invite []byte) []byte {
 	return append(dst, '}')
 }
 
-// appendKey appends a key and a colon to the object at the end of dst, which has no closing brace yet.
+// appendKey appends a key and a colon to dst, which ends with an object that has no closing brace yet.
 func appendKey(dst []byte, key string) []byte {
 	if dst[len(dst)-1] != '{' {
 		dst = append(dst, ',')

@@ -59,7 +59,7 @@ func VerifyJSON(obj []byte, entity, keyID string, key ed25519.PublicKey) error {
 	return verify(canonical, canonjson.Without(canonical, "signatures", "unsigned"), entity, keyID, key)
 }
 
-// verify verifies the signature in obj over text.
+// verify verifies that obj contains a signature over text that was made by entity with the key keyID.
 func verify(obj, text []byte, entity, keyID string, key ed25519.PublicKey) error {
 	if !strings.HasPrefix(keyID, "ed25519:") {
 		return failf(BadSignature, "signing algorithm of key %q is not ed25519", keyID)
@@ -81,8 +81,8 @@ func verify(obj, text []byte, entity, keyID string, key ed25519.PublicKey) error
 	return nil
 }
 
-// VerifySignature verifies the signature on the event by one of a server's keys. It covers only what a redaction keeps.
-// The error is an *Error of kind BadSignature.
+// VerifySignature verifies the signature that a server made on the event with the given key. A signature covers only
+// the parts of an event that a redaction keeps. The error is an *Error of kind BadSignature.
 func (e *Event) VerifySignature(server, keyID string, key ed25519.PublicKey) error {
 	return verify(e.json, e.signedBytes(), server, keyID, key)
 }
@@ -131,7 +131,7 @@ func RequiredSigners(e *Event) []string {
 	return servers
 }
 
-// membership returns the membership that an m.room.member event sets, "" for other events.
+// membership returns the membership that an m.room.member event sets, or "" for other events.
 func (e *Event) membership() string {
 	if e.typ != typeMember {
 		return ""
@@ -146,8 +146,8 @@ func (e *Event) isThirdPartyInvite() bool {
 	return ok && e.membership() == "invite"
 }
 
-// Sign returns the event with the signature of s added. Servers sign events of other servers that invite one of their
-// users, or restricted joins that one of their users authorises.
+// Sign returns the event with the signature of s added. A server signs an event of another server if the event invites
+// one of its users, or is a restricted join that one of its users authorises.
 func (e *Event) Sign(s Signer) (*Event, error) {
 	return e.WithSignature(s.Server, string(s.KeyID), base64.RawStdEncoding.EncodeToString(ed25519.Sign(s.Key, e.signedBytes())))
 }
@@ -161,8 +161,8 @@ func (e *Event) WithSignature(server, keyID, signature string) (*Event, error) {
 	return ParseStored(e.version, e.id, canonjson.AppendWith(nil, e.json, "signatures", signatures))
 }
 
-// Countersigned returns the event with the signatures of a server from a copy of the event. It ignores everything else
-// in the copy.
+// Countersigned returns the event with the signatures of a server added. It takes them from copied, a copy of the
+// event, and ignores everything else in the copy.
 func (e *Event) Countersigned(server string, copied json.RawMessage) (*Event, error) {
 	given, _ := canonjson.Get(copied, "signatures")
 	keys, _ := canonjson.Get(given, server)

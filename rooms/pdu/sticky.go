@@ -7,8 +7,8 @@ import (
 	"ebb/canonjson"
 )
 
-// stickyKey is the top-level member that makes an event sticky, under its unstable name. No room version protects it
-// from redaction.
+// stickyKey is the unstable name of the top-level key that makes an event sticky. No room version protects it from
+// redaction.
 // Spec: MSC4354
 const stickyKey = "msc4354_sticky"
 
@@ -18,8 +18,8 @@ const MaxSticky = time.Hour
 // notSticky is the stickyMS of an event that is not sticky.
 const notSticky = -1
 
-// Sticky returns for how long the event is sticky, beginning when it was sent or when this server received it,
-// whichever was earlier. It returns false if the event has no valid duration.
+// Sticky returns the time for which the event is sticky, and false if the event does not state a valid time. The time
+// begins when the event was sent or when this server received it, whichever was earlier.
 func (e *Event) Sticky() (time.Duration, bool) {
 	if e.stickyMS == notSticky {
 		return 0, false
@@ -27,8 +27,8 @@ func (e *Event) Sticky() (time.Duration, bool) {
 	return time.Duration(e.stickyMS) * time.Millisecond, true
 }
 
-// stickyDuration reads the member msc4354_sticky: its duration_ms in milliseconds, at most MaxSticky; notSticky if it
-// is missing or not a valid duration.
+// stickyDuration reads duration_ms from the value of msc4354_sticky. The result is in milliseconds and at most
+// MaxSticky. It is notSticky if the duration is missing or invalid.
 func stickyDuration(raw []byte) int32 {
 	if raw == nil {
 		return notSticky
@@ -41,7 +41,7 @@ func stickyDuration(raw []byte) int32 {
 	return int32(min(ms, MaxSticky.Milliseconds()))
 }
 
-// appendSticky appends the member msc4354_sticky with a duration in milliseconds, after a comma.
+// appendSticky appends a comma and the key msc4354_sticky with a duration in milliseconds.
 func appendSticky(dst []byte, ms int64) []byte {
 	dst = append(dst, `,"`+stickyKey+`":{"duration_ms":`...)
 	return append(strconv.AppendInt(dst, ms, 10), '}')

@@ -9,7 +9,7 @@ import (
 	"ebb/canonjson"
 )
 
-// Template returns the event that p describes without hashes, signatures and ID, for another server to complete.
+// Template returns the event that p describes, without hashes, signatures and ID, which another server adds.
 func Template(v *Version, p Proto) (json.RawMessage, error) {
 	if err := p.check(); err != nil {
 		return nil, err
@@ -17,7 +17,7 @@ func Template(v *Version, p Proto) (json.RawMessage, error) {
 	return p.compose(v)
 }
 
-// TemplateContent is the content of a template: a partial event and its position in the graph.
+// TemplateContent is a template in parsed form: a partial event with its position in the graph.
 type TemplateContent struct {
 	RoomID   id.RoomID // empty if the template has none
 	Type     string
@@ -30,7 +30,7 @@ type TemplateContent struct {
 	hashes                 map[id.EventID][sha256.Size]byte
 }
 
-// ReferenceHash returns the hash that the template states next to an event ID, in room versions 1 and 2.
+// ReferenceHash returns the hash that the template lists together with the given event ID, as in room versions 1 and 2.
 func (p *TemplateContent) ReferenceHash(eventID id.EventID) ([sha256.Size]byte, bool) {
 	hash, ok := p.hashes[eventID]
 	return hash, ok
@@ -46,7 +46,7 @@ func ReadTemplate(v *Version, raw json.RawMessage) (*TemplateContent, error) {
 	if err != nil {
 		return nil, badJSON(err)
 	}
-	var m members
+	var m fields
 	if err := m.scan(canonical); err != nil {
 		return nil, badJSON(err)
 	}
@@ -71,7 +71,8 @@ func ReadTemplate(v *Version, raw json.RawMessage) (*TemplateContent, error) {
 	return p, nil
 }
 
-// readHashes collects the hashes next to the event IDs in a list of references, whose form checkReferences has checked.
+// readHashes collects the hashes that a list of references states for its event IDs. checkReferences has checked the
+// form of the list.
 func (p *TemplateContent) readHashes(list []byte) {
 	elements, _ := canonjson.Elements(list)
 	for _, element := range elements {

@@ -45,7 +45,7 @@ type Version struct {
 	IntegerPowerLevels   bool // v10+: power levels are integers, never strings
 	RedactionV11         bool // v11+: keeps all of create, invite in power_levels, redacts in m.room.redaction, third_party_invite.signed, drops top-level extras
 	RedactsInContent     bool // v11+: m.room.redaction has content.redacts
-	ByteLimits           bool // v11+: the limits of single members count bytes, before that characters
+	ByteLimits           bool // v11+: the size limits of single values count bytes, before that characters
 	ImplicitRoomCreator  bool // v11+: the creator is the sender of m.room.create
 	RedactionByAuthRules bool // v1, v2: auth rule 11 judges redactions by domain
 	PrivilegedCreators   bool // v12+: creators have infinite power, additional_creators

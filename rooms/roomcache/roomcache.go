@@ -9,7 +9,7 @@ import (
 	"ebb/ident"
 )
 
-// Entry says how a Cache handles a room of a type R.
+// Entry has the functions by which a Cache handles its rooms, which are of type R.
 type Entry[R any] struct {
 	Size func(*R) int64 // bytes in memory
 	Used func(*R) int64 // time of the last use
@@ -17,7 +17,7 @@ type Entry[R any] struct {
 	Retire func(*R) bool
 }
 
-// Cache keeps rooms of a type R within a memory budget. It is safe for concurrent use.
+// Cache keeps rooms of type R in memory, up to a number of bytes. It is safe for concurrent use.
 type Cache[R any] struct {
 	entry  Entry[R]
 	budget int64
@@ -30,7 +30,7 @@ type Cache[R any] struct {
 	added int
 }
 
-// cached is a room in a Cache.
+// cached is a room in a Cache, with its ID and its size.
 type cached[R any] struct {
 	room *R
 	id   id.RoomID
@@ -45,22 +45,22 @@ func New[R any](budget int64, e Entry[R]) *Cache[R] {
 	return &Cache[R]{entry: e, budget: budget, ids: map[id.RoomID]*R{}, nids: map[ident.RoomNID]cached[R]{}}
 }
 
-// ByID returns a room, or nil if it is not in the cache.
+// ByID returns the room with the given ID, or nil if it is not in the cache.
 func (c *Cache[R]) ByID(roomID id.RoomID) *R {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.ids[roomID]
 }
 
-// ByNID returns a room, or nil if it is not in the cache.
+// ByNID returns the room with the given number, or nil if it is not in the cache.
 func (c *Cache[R]) ByNID(nid ident.RoomNID) *R {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.nids[nid].room
 }
 
-// List returns the rooms with the given numbers, with nil for those that are not in the cache. It returns the numbers
-// of the latter too.
+// List returns the rooms with the given numbers. In found, a room that is not in the cache is nil; its number is in
+// missing.
 func (c *Cache[R]) List(nids []ident.RoomNID) (found []*R, missing []ident.RoomNID) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -73,7 +73,8 @@ func (c *Cache[R]) List(nids []ident.RoomNID) (found []*R, missing []ident.RoomN
 	return found, missing
 }
 
-// Add adds a room and evicts the least recently used ones. If the room is in the cache already, Add returns that one.
+// Add adds r and returns it, or returns the room with that number if the cache has one already. If the cache exceeds
+// its budget, Add evicts rooms that have not been used recently.
 func (c *Cache[R]) Add(roomID id.RoomID, nid ident.RoomNID, r *R) *R {
 	size := c.entry.Size(r)
 	c.mu.Lock()

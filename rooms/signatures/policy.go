@@ -55,8 +55,8 @@ func decodeKey(text string) ed25519.PublicKey {
 	return nil
 }
 
-// Signed reports whether the policy server has signed an event or need not sign it: a room can always choose another
-// policy server.
+// Signed reports whether an event has a valid signature of the policy server. It also returns true for the event that
+// chooses the policy server, since a room can always choose another one.
 func (p *PolicyServer) Signed(e *pdu.Event) bool {
 	if key, isState := e.StateKey(); isState && key == "" && e.Type() == typePolicy {
 		return true

@@ -22,7 +22,7 @@ import (
 // means 20,000 of them.
 const verifyWorkers = 4
 
-// Keys returns the signing keys of servers. Keys that cannot be fetched are missing from the result.
+// Keys returns the signing keys of servers. The result lacks the keys that cannot be fetched.
 type Keys interface {
 	Keys(ctx context.Context, wants []fedclient.KeyWant) map[fedclient.KeyWant]ed25519.PublicKey
 }
@@ -34,14 +34,14 @@ type Verifier struct {
 	keys   Keys
 }
 
-// NewVerifier returns a Verifier for the server with this name, which signs by signer. keys may be nil; then events of
-// other servers cannot be verified.
+// NewVerifier returns a Verifier for the server with the given name, whose own signing key signer returns. If keys is
+// nil, events of other servers cannot be verified.
 func NewVerifier(server string, signer pdu.SignerSource, keys Keys) *Verifier {
 	return &Verifier{server: server, signer: signer, keys: keys}
 }
 
-// Verify makes the first three checks on events of a room version. The result is nil for an event that fails, with the
-// reason in errs. Keys are fetched once for all events.
+// Verify performs the first three checks on events of a room with the given version. For an event that fails a check,
+// the entry in events is nil and the entry in errs is the reason. The keys of all events are fetched together.
 // Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 func (v *Verifier) Verify(ctx context.Context, version *pdu.Version, raws []json.RawMessage) (events []*pdu.Event, errs []error) {
 	events, errs = make([]*pdu.Event, len(raws)), make([]error, len(raws))
@@ -52,7 +52,7 @@ func (v *Verifier) Verify(ctx context.Context, version *pdu.Version, raws []json
 	return events, errs
 }
 
-// VerifyParsed is Verify for parsed events.
+// VerifyParsed is like Verify, but for events that are parsed already. It modifies both slices.
 func (v *Verifier) VerifyParsed(ctx context.Context, events []*pdu.Event, errs []error) {
 	keys := v.KeysOf(ctx, events)
 	next := make(chan int)
@@ -77,10 +77,10 @@ func (v *Verifier) VerifyParsed(ctx context.Context, events []*pdu.Event, errs [
 	workers.Wait()
 }
 
-// KeySet holds public keys by the request for them.
+// KeySet holds public keys. A KeyWant says which key of which server an entry is.
 type KeySet map[fedclient.KeyWant]ed25519.PublicKey
 
-// KeysOf returns the keys of the signatures that events must have, as far as they can be fetched.
+// KeysOf returns the keys with which the required signatures of events can be verified, as far as they can be fetched.
 func (v *Verifier) KeysOf(ctx context.Context, events []*pdu.Event) KeySet {
 	wanted := map[fedclient.KeyWant]bool{}
 	found := KeySet{}
@@ -126,8 +126,8 @@ func Check(e *pdu.Event, keys KeySet) error {
 	return lacking
 }
 
-// checkSignature checks that one server signed the event. A wrong signature takes precedence over a key that could not
-// be fetched.
+// checkSignature checks that the given server signed the event. If one signature is wrong and the key of another cannot
+// be fetched, the error is about the wrong one.
 func checkSignature(e *pdu.Event, server string, keys KeySet) error {
 	var wrong, lacking error
 	for _, want := range keyWants(e, server) {
@@ -151,7 +151,7 @@ func checkSignature(e *pdu.Event, server string, keys KeySet) error {
 // ErrNoKey is wrapped by the error for an event that cannot be verified yet.
 var ErrNoKey = errors.New("a key could not be fetched")
 
-// checkHash is check 3: it returns the event itself if its content hash is right, else its redacted form.
+// checkHash is check 3: it returns the event itself if its content hash is right, and otherwise its redacted form.
 func checkHash(e *pdu.Event) (*pdu.Event, error) {
 	if e.CheckContentHash() {
 		return e, nil
@@ -159,7 +159,7 @@ func checkHash(e *pdu.Event) (*pdu.Event, error) {
 	return e.Redact()
 }
 
-// keyWants returns the keys with which a server signed an event.
+// keyWants returns the keys that the signatures of the given server on an event name.
 func keyWants(e *pdu.Event, server string) (wants []fedclient.KeyWant) {
 	at := int64(0)
 	if e.Version().EnforceKeyValidity {
@@ -176,8 +176,8 @@ func keyWants(e *pdu.Event, server string) (wants []fedclient.KeyWant) {
 // maxSignatureKeys bounds the signatures of one server on an event that are checked; servers usually make one.
 const maxSignatureKeys = 4
 
-// Countersign adds the signature of another server to an event of this server. It takes only the signature from the
-// response, and verifies it.
+// Countersign returns an event of this server with the signature of another server added. It takes only the signature
+// from that server's response, and verifies it.
 func (v *Verifier) Countersign(ctx context.Context, own *pdu.Event, server string, answer json.RawMessage) (*pdu.Event, error) {
 	signed, err := own.Countersigned(server, answer)
 	if err != nil {

@@ -65,8 +65,8 @@ func splitAll(files [][]byte) ([]json.RawMessage, error) {
 	return all, nil
 }
 
-// versionNamed returns the room version in the create event, version 1 if it has none, or "" if there is no create
-// event.
+// versionNamed returns the room version that the create event names. It is version 1 if the event names none, and "" if
+// there is no create event.
 func versionNamed(raws []json.RawMessage) id.RoomVersion {
 	for _, raw := range raws {
 		var create struct {
@@ -136,7 +136,7 @@ func (r *fileRoom) readSets(files [][]byte) ([]StateSet, error) {
 	return sets, nil
 }
 
-// heads returns the states after the forward extremities of the graph.
+// heads returns the state after each forward extremity of the graph.
 func (r *fileRoom) heads() ([]StateSet, error) {
 	order, children, err := r.topological()
 	if err != nil {
@@ -183,7 +183,8 @@ func (r *fileRoom) stateAfter(e *pdu.Event, before []StateSet) (StateSet, error)
 	return state, nil
 }
 
-// topological returns the events sorted so that parents come before children, and the children of each event.
+// topological returns the events sorted so that parents come before their children. It also returns the children of
+// each event.
 func (r *fileRoom) topological() ([]id.EventID, map[id.EventID][]id.EventID, error) {
 	children := make(map[id.EventID][]id.EventID)
 	waiting := make(map[id.EventID]int, len(r.order))
@@ -210,7 +211,7 @@ func (r *fileRoom) topological() ([]id.EventID, map[id.EventID][]id.EventID, err
 	return order, children, nil
 }
 
-// known returns those of the events that are in the files, without duplicates.
+// known returns those of the given events that are in the files, without duplicates.
 func (r *fileRoom) known(ids []id.EventID) []id.EventID {
 	var out []id.EventID
 	for _, eventID := range ids {

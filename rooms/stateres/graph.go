@@ -17,7 +17,7 @@ const (
 	typePowerLevels = "m.room.power_levels"
 )
 
-// node is an event in the auth graph that the store knows.
+// node is an event of the auth graph. Only events that the store knows have a node.
 type node struct {
 	event    *pdu.Event
 	auth     []*node // the known auth events; see authOf
@@ -45,7 +45,7 @@ func newGraph(v *pdu.Version, store Store, limit int) *graph {
 	return &graph{v: v, store: store, limit: limit, nodes: make(map[id.EventID]*node), levels: make(map[levelsKey]*eventauth.PowerLevels)}
 }
 
-// node returns the node of an event, nil if the event is unknown or the graph is full.
+// node returns the node of an event. It returns nil if the store does not know the event or the graph is full.
 func (g *graph) node(eventID id.EventID) *node {
 	n, seen := g.nodes[eventID]
 	if seen {
@@ -76,7 +76,7 @@ func (g *graph) authOf(n *node) []*node {
 	return n.auth
 }
 
-// authEvent returns the auth event of a node that has the type and an empty state key, nil if there is none.
+// authEvent returns the auth event of a node that has the given type and an empty state key, or nil if there is none.
 func (g *graph) authEvent(n *node, typ string) *node {
 	for _, a := range g.authOf(n) {
 		if a.event.IsStateKey(typ, "") {
@@ -86,8 +86,8 @@ func (g *graph) authEvent(n *node, typ string) *node {
 	return nil
 }
 
-// walk calls visit for the auth events of the roots and, where visit returns true, for their auth events in turn. A
-// node may be visited several times.
+// walk calls visit for each auth event of the roots. Where visit returns true, walk goes on to the auth events of that
+// node. A node may be visited several times.
 func (g *graph) walk(roots []*node, visit func(*node) bool) {
 	stack := slices.Clone(roots)
 	for len(stack) > 0 {
@@ -101,7 +101,7 @@ func (g *graph) walk(roots []*node, visit func(*node) bool) {
 	}
 }
 
-// known returns the nodes of the known events.
+// known returns the nodes of those events that the store knows.
 func (g *graph) known(ids []id.EventID) []*node {
 	nodes := make([]*node, 0, len(ids))
 	for _, eventID := range ids {
@@ -112,7 +112,7 @@ func (g *graph) known(ids []id.EventID) []*node {
 	return nodes
 }
 
-// markFull marks the full conflicted set and returns it, sorted by event ID.
+// markFull marks the events of the full conflicted set. It returns them sorted by event ID.
 //
 // Spec: rooms/v12#definitions
 func (g *graph) markFull(sets []StateSet, agreed StateSet, conflicts []conflict) []*node {
@@ -223,7 +223,8 @@ func (g *graph) markSubgraph(conflicted []*node) {
 	}
 }
 
-// isPower reports whether an event is a power event.
+// isPower reports whether an event is a power event as the specification defines it, such as a ban or a change of power
+// levels.
 //
 // Spec: rooms/v2#definitions
 func isPower(e *pdu.Event) bool {

@@ -37,7 +37,7 @@ func (g *graph) pickPower(full []*node) []*node {
 	return picked
 }
 
-// entry is an event to be sorted by the reverse topological power ordering.
+// entry is a node with what is needed to sort it by the reverse topological power ordering.
 type entry struct {
 	*node
 	level   int64 // the power level of the sender
@@ -45,9 +45,10 @@ type entry struct {
 	citing  []int // the entries that have it among their auth events
 }
 
-// orderByPower sorts events by the reverse topological power ordering: an event comes after its auth events; otherwise
-// those of senders with a higher power level come first, then those with an earlier origin_server_ts, then those with a
-// smaller event ID. Events in a cycle, which is possible only where event IDs are not hashes, come last.
+// orderByPower sorts events by the reverse topological power ordering. Every event comes after its auth events. Among
+// events without such an order, those whose senders have a higher power level come first, then those with an earlier
+// origin_server_ts, then those with a smaller event ID. Events in a cycle come last; a cycle is possible only where
+// event IDs are not hashes.
 //
 // Spec: rooms/v2#definitions
 func (g *graph) orderByPower(nodes []*node) []*node {
@@ -96,7 +97,7 @@ func leftInCycles(entries []entry) []*node {
 	return left
 }
 
-// entryHeap is a heap of the entries whose auth events are sorted already. The next one to sort is at the top.
+// entryHeap is a heap of the entries whose auth events have all been sorted. The entry to be sorted next is at the top.
 type entryHeap struct {
 	entries []entry
 	order   []int
@@ -125,8 +126,8 @@ func compareAge(a, b *pdu.Event) int {
 // levelsKey identifies power levels by the two events that determine them.
 type levelsKey struct{ create, powerLevels id.EventID }
 
-// levelsOf returns the power levels of a create and a power levels event, each of which may be nil. It computes them
-// once.
+// levelsOf returns the power levels that follow from a create event and a power levels event, each of which may be nil.
+// It computes them only once for each pair.
 func (g *graph) levelsOf(create, powerLevels *pdu.Event) *eventauth.PowerLevels {
 	var key levelsKey
 	if create != nil {
@@ -152,8 +153,8 @@ func (g *graph) senderLevel(n *node) int64 {
 	return g.levelsOf(g.createOf(n), powerLevels).UserLevel(n.event.Sender())
 }
 
-// createOf returns the create event of an event's room: the one among its auth events, or, where the room ID is the
-// hash of the create event, that event. It returns nil if the create event is unknown.
+// createOf returns the create event of an event's room, or nil if it is unknown. Before room version 12 the create
+// event is among the event's auth events; since then its ID follows from the room ID.
 func (g *graph) createOf(n *node) *pdu.Event {
 	a := g.authEvent(n, typeCreate)
 	if g.v.RoomIDIsCreateHash {
@@ -189,8 +190,8 @@ func (g *graph) orderByMainline(nodes []*node, powerLevels *node) {
 // offMainline is the position of an event whose power levels events never reach the mainline.
 const offMainline = math.MaxInt
 
-// mainlinePosition follows a power levels event back to the mainline and returns the position where it reaches it. It
-// keeps the result for each event on the way in memo, so that a long chain of power levels is walked once.
+// mainlinePosition returns the position at which the chain of power levels events that begins with n reaches the
+// mainline. It stores the result for each event of the chain in memo, so that a long chain is followed only once.
 func (g *graph) mainlinePosition(n *node, position, memo map[*node]int) int {
 	var passed []*node
 	found := offMainline

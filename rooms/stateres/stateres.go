@@ -64,16 +64,16 @@ func resolve(v *pdu.Version, sets []StateSet, store Store, limit int) (StateSet,
 	return resolveV2(newGraph(v, store, limit), sets, agreed, conflicts)
 }
 
-// conflict is a type and state key for which the sets differ, with the events that they name, sorted and without
+// conflict is a type and state key for which the sets have different events. The events are sorted and without
 // duplicates.
 type conflict struct {
 	key    pdu.StateKey
 	events []id.EventID
 }
 
-// separate divides the entries of all sets into agreed and conflicting ones, the latter sorted by key. An entry
-// conflicts if sets name different events for it and, if inAll is set, also if some sets lack it: v2 requires inAll
-// (see unconflicted state map and conflicted state set), v1 does not.
+// separate divides the entries of all sets into agreed and conflicting ones; the latter are sorted by key. An entry
+// conflicts if two sets have different events for it. If inAll is true, an entry also conflicts if some sets have no
+// event for it: v2 requires this (see unconflicted state map and conflicted state set), and v1 does not.
 func separate(sets []StateSet, inAll bool) (StateSet, []conflict) {
 	size := 0
 	for _, set := range sets {
@@ -101,8 +101,8 @@ func separate(sets []StateSet, inAll bool) (StateSet, []conflict) {
 	return agreed, conflicts
 }
 
-// agree reports whether those of the sets that have an entry for the key name the given event, and whether all sets
-// have one.
+// agree compares the sets' events for a key with the given event. same reports whether no set has another event for the
+// key, and everyone reports whether every set has an event for it.
 func agree(sets []StateSet, key pdu.StateKey, eventID id.EventID) (same, everyone bool) {
 	same, everyone = true, true
 	for _, set := range sets {
@@ -113,7 +113,7 @@ func agree(sets []StateSet, key pdu.StateKey, eventID id.EventID) (same, everyon
 	return same, everyone
 }
 
-// candidates returns the events that the sets name for a key, sorted and without duplicates.
+// candidates returns the events that the sets have for a key, sorted and without duplicates.
 func candidates(sets []StateSet, key pdu.StateKey) []id.EventID {
 	var events []id.EventID
 	for _, set := range sets {

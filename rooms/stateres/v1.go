@@ -36,7 +36,8 @@ type v1Resolver struct {
 	state StateSet
 }
 
-// pass resolves the conflicts whose keys belong to the pass, against the state before the pass.
+// pass resolves those conflicts for whose key belongs returns true. decide chooses the event, by the state before the
+// pass: results take effect only at the end.
 func (r *v1Resolver) pass(conflicts []conflict, belongs func(pdu.StateKey) bool, decide func([]*pdu.Event) *pdu.Event) {
 	won := make(StateSet)
 	for _, c := range conflicts {
@@ -70,8 +71,8 @@ func (r *v1Resolver) byDepth(ids []id.EventID) []*pdu.Event {
 	return events
 }
 
-// replayUpwards starts with the event of the smallest depth and returns the last one before the first that is not
-// allowed after its predecessor.
+// replayUpwards goes through events sorted by depth, and checks each against the state in which its predecessor is
+// current. It stops at the first event that is not allowed and returns the predecessor of that event.
 func (r *v1Resolver) replayUpwards(events []*pdu.Event) *pdu.Event {
 	winner := events[0]
 	for _, e := range events[1:] {

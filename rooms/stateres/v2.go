@@ -10,7 +10,8 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// resolveV2 is the algorithm of room version 2 and later, including the changes of room version 12 (v2.1).
+// resolveV2 resolves states by the algorithm of room version 2 and later, including the changes of room version 12
+// (v2.1).
 //
 // Spec: rooms/v2#algorithm, rooms/v12#algorithm
 func resolveV2(g *graph, sets []StateSet, agreed StateSet, conflicts []conflict) (StateSet, error) {
@@ -46,13 +47,13 @@ func resolveV2(g *graph, sets []StateSet, agreed StateSet, conflicts []conflict)
 	return r.state, nil
 }
 
-// replay is the iterative auth checks algorithm. Allowed events are added to the state.
+// replay runs the iterative auth checks algorithm, which adds the allowed events to state.
 type replay struct {
 	*graph
 	state StateSet
 }
 
-// apply checks the events in order and adds each that is allowed to the state.
+// apply checks the events in the given order and adds each one that is allowed to the state.
 func (r *replay) apply(nodes []*node) {
 	for _, n := range nodes {
 		key, isState := n.event.StateKey()
@@ -63,8 +64,8 @@ func (r *replay) apply(nodes []*node) {
 	}
 }
 
-// replayState is the state that one event is checked against: the state resolved so far. Entries that it lacks come
-// from the event's own auth events, unless those were rejected.
+// replayState is the state against which one event is checked: the state resolved so far. An entry that this state
+// lacks is taken from the event's own auth events, unless the auth event was rejected.
 type replayState struct {
 	r *replay
 	n *node

@@ -17,13 +17,14 @@ const (
 	maxPerRoom   = 1000
 )
 
-// Store records, in the write that stores an event, that it is sticky. now is the time in ms.
+// Store records that an event is sticky. It is called in the write that stores the event. now is the current time in
+// milliseconds.
 func Store(tx *storage.Tx, e storage.StickyEvent, now int64) error {
 	return tx.AddStickyEvent(e, now, maxPerSender, maxPerRoom)
 }
 
-// Table holds the rooms that have sticky events, by number. It is loaded once and then follows the commits. It is safe
-// for concurrent use.
+// Table holds the rooms that have sticky events. It is loaded from the database once and then kept up to date with the
+// events that are committed. It is safe for concurrent use.
 type Table struct {
 	count atomic.Int64 // of rooms, so that nobody takes the lock while there are none
 
@@ -32,7 +33,8 @@ type Table struct {
 	rooms map[ident.RoomNID]storage.StickyRoom
 }
 
-// Load reads the rooms with events that are sticky at a time (ms).
+// Load reads the rooms that have sticky events from the database. now is the current time in milliseconds, here and
+// below.
 func (t *Table) Load(ctx context.Context, db *storage.DB, now int64) error {
 	return db.Read(ctx, func(tx *storage.Tx) error {
 		list, err := tx.StickyRooms(now)
@@ -47,7 +49,7 @@ func (t *Table) Load(ctx context.Context, db *storage.DB, now int64) error {
 	})
 }
 
-// Add notes a committed event that is sticky.
+// Add records that a committed event is sticky.
 func (t *Table) Add(e storage.StickyEvent) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -68,7 +70,7 @@ func (t *Table) Add(e storage.StickyEvent) {
 // Any reports whether any room has had sticky events lately.
 func (t *Table) Any() bool { return t.count.Load() > 0 }
 
-// room returns what is known of a room.
+// room returns the entry of a room, which is empty if the room has no sticky events.
 func (t *Table) room(nid ident.RoomNID) storage.StickyRoom {
 	if !t.Any() {
 		return storage.StickyRoom{}
@@ -78,17 +80,17 @@ func (t *Table) room(nid ident.RoomNID) storage.StickyRoom {
 	return t.rooms[nid]
 }
 
-// After reports whether a room may have events for clients that were stored after a position and are sticky at a time
-// (ms).
+// After reports whether the room may have events that were stored after pos, are visible to clients, and are still
+// sticky at now.
 func (t *Table) After(room ident.RoomNID, pos storage.Pos, now int64) bool {
 	r := t.room(room)
 	return r.Newest > pos && r.Until > now
 }
 
-// Local reports whether a room may have events of users of this server that are sticky at a time (ms).
+// Local reports whether the room may have events sent by local users that are still sticky at now.
 func (t *Table) Local(room ident.RoomNID, now int64) bool { return t.room(room).LocalUntil > now }
 
-// Refused reports whether a room may have soft-failed events that are sticky at a time (ms).
+// Refused reports whether the room may have soft-failed events that are still sticky at now.
 func (t *Table) Refused(room ident.RoomNID, now int64) bool { return t.room(room).Refused > now }
 
 // AllRefused lists the rooms for which Refused returns true.
@@ -106,7 +108,7 @@ func (t *Table) AllRefused(now int64) (list []ident.RoomNID) {
 // pruneChunk is how many rows one write of Prune deletes.
 const pruneChunk = 500
 
-// Prune forgets what is not sticky any more at a time (ms), in memory and in the database.
+// Prune removes everything that is no longer sticky at now, from memory and from the database.
 func (t *Table) Prune(ctx context.Context, db *storage.DB, now int64) error {
 	t.forget(now)
 	for more := true; more; {
@@ -121,7 +123,7 @@ func (t *Table) Prune(ctx context.Context, db *storage.DB, now int64) error {
 	return nil
 }
 
-// forget drops the rooms without events that are sticky at a time (ms).
+// forget removes the rooms that have no events which are still sticky at now.
 func (t *Table) forget(now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

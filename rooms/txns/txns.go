@@ -15,7 +15,8 @@ import (
 	"ebb/storage"
 )
 
-// Txn is a client's transaction ID. Together with the device and the path of the request it identifies one request.
+// Txn is a transaction ID that a client sent. The device, the path of the request and the transaction ID together
+// identify a request.
 type Txn struct {
 	Path string // the request's path without the transaction ID
 	ID   string
@@ -29,7 +30,8 @@ const (
 	maxDevices = 10_000
 )
 
-// Table holds the answers to transaction IDs, and the requests in progress. It is safe for concurrent use.
+// Table holds the answers to earlier requests, and the requests in progress, by transaction ID. It is safe for
+// concurrent use.
 type Table struct {
 	db  *storage.DB
 	now func() time.Time
@@ -44,7 +46,8 @@ type device struct {
 	inProgress int
 }
 
-// Claim is a transaction ID of a device.
+// Claim stands for one request of a device that has a transaction ID. Only the first request with this ID makes a
+// claim; a repeated request waits for that claim's answer.
 type Claim struct {
 	Device ident.DeviceNID
 	Hash   int64 // of the path and the transaction ID
@@ -54,13 +57,15 @@ type Claim struct {
 	err    error
 }
 
-// New returns a Table. It reads the answers of a device from the database when the device sends its first request.
+// New returns an empty Table. The stored answers for a device are read from the database at the first request of the
+// device.
 func New(db *storage.DB, now func() time.Time) *Table {
 	return &Table{db: db, now: now, devices: map[ident.DeviceNID]*device{}}
 }
 
-// Once calls do unless the request was answered before or is in progress; then it returns that answer. Errors are not
-// remembered, so that the client may retry. If txn or nid is zero, Once calls do with nil.
+// Once calls do unless the same request was answered before or is in progress; in that case it returns the answer to
+// that request. Errors are not stored, so that the client may try again. If txn or nid is zero, Once always calls do,
+// with nil.
 func (t *Table) Once(ctx context.Context, nid ident.DeviceNID, txn *Txn, do func(*Claim) (id.EventID, error)) (id.EventID, error) {
 	if txn == nil || nid == 0 {
 		return do(nil)
@@ -85,7 +90,7 @@ func (t *Table) Once(ctx context.Context, nid ident.DeviceNID, txn *Txn, do func
 	}
 }
 
-// run calls do for a claim and records the answer.
+// run calls do for a claim, stores the answer in the claim and releases the requests that wait for it.
 func (t *Table) run(c *Claim, do func(*Claim) (id.EventID, error)) (id.EventID, error) {
 	finished := false
 	defer func() {
@@ -100,7 +105,8 @@ func (t *Table) run(c *Claim, do func(*Claim) (id.EventID, error)) (id.EventID, 
 	return c.answer, c.err
 }
 
-// claim returns the claim on a transaction ID. first is set if the caller made it and must answer it.
+// claim returns the claim for a request, given the hash of its path and transaction ID. If there is none yet, claim
+// makes it and returns first as true; the caller must then answer it.
 func (t *Table) claim(ctx context.Context, nid ident.DeviceNID, hash int64) (c *Claim, first bool, err error) {
 	if c, first, ok := t.claimLoaded(nid, hash); ok {
 		return c, first, nil
@@ -118,7 +124,7 @@ func (t *Table) claim(ctx context.Context, nid ident.DeviceNID, hash int64) (c *
 	return c, first, nil
 }
 
-// claimLoaded is claim for a device whose earlier transaction IDs are in memory. Otherwise it returns false for ok.
+// claimLoaded is like claim, but returns false for ok if the earlier claims of the device are not in memory.
 func (t *Table) claimLoaded(nid ident.DeviceNID, hash int64) (c *Claim, first, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -135,7 +141,7 @@ func (t *Table) claimLoaded(nid ident.DeviceNID, hash int64) (c *Claim, first, o
 	return c, true, true
 }
 
-// load adds the earlier transaction IDs of a device, newest first.
+// load adds the claims of a device that are stored in the database. rows are sorted from the newest to the oldest.
 func (t *Table) load(nid ident.DeviceNID, rows []storage.TxnRow) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -155,7 +161,7 @@ func (t *Table) load(nid ident.DeviceNID, rows []storage.TxnRow) {
 	t.devices[nid] = d
 }
 
-// evict removes some device without requests in progress. mu is held.
+// evict removes any one device that has no request in progress. mu is held.
 func (t *Table) evict() {
 	for nid, d := range t.devices {
 		if d.inProgress == 0 {
@@ -165,7 +171,7 @@ func (t *Table) evict() {
 	}
 }
 
-// finish releases the requests that wait for a claim.
+// finish marks a claim as answered, which releases the requests that wait for it. A claim with an error is removed.
 func (t *Table) finish(c *Claim) {
 	close(c.done)
 	t.mu.Lock()
@@ -183,7 +189,8 @@ func (t *Table) finish(c *Claim) {
 	}
 }
 
-// Stored reads the stored answer to a claim whose write found it in the database.
+// Stored reads the answer to a claim from the database. It is for a claim that was new in memory, but that the database
+// turned out to have already.
 func (t *Table) Stored(ctx context.Context, c *Claim) (id.EventID, error) {
 	var answer string
 	err := t.db.Read(context.WithoutCancel(ctx), func(tx *storage.Tx) (err error) {

@@ -14,14 +14,15 @@ const (
 	maxHighlights = 100
 )
 
-// Query matches texts that have all its phrases. It is immutable.
+// Query matches the texts that contain all of its phrases. It is immutable.
 type Query struct {
 	phrases []phrase
 	tokens  int
 	shown   []string // the words as the user wrote them
 }
 
-// phrase is a word, some joined characters, or words in quotes: tokens that follow each other.
+// phrase is a list of tokens that must follow each other in a text: a single word, several words in quotes, or joined
+// characters (see Scanner.Joined).
 type phrase []token
 
 type token struct {
@@ -61,8 +62,8 @@ func between(before string, joined bool, after string) string {
 	return before + " " + after
 }
 
-// Terms returns the terms that every matching text has: at most maxQueryTerms, of which those of joined characters are
-// the pairs.
+// Terms returns terms that every matching text has, at most maxQueryTerms. For joined characters it returns the terms
+// of the pairs rather than those of the single characters.
 func (q *Query) Terms(h *Hasher) []uint32 {
 	var out []uint32
 	add := func(word string) {
@@ -82,7 +83,8 @@ func (q *Query) Terms(h *Hasher) []uint32 {
 	return out[:min(len(out), maxQueryTerms)]
 }
 
-// Matcher decides which texts match a query. It is used by one goroutine.
+// Matcher decides which texts match a query, and collects the words to highlight in them. It must be used by one
+// goroutine only.
 type Matcher struct {
 	q     *Query
 	scan  Scanner
@@ -101,7 +103,8 @@ func (q *Query) Matcher() *Matcher {
 	return m
 }
 
-// Match reports whether a text has all the phrases of the query. It notes how the text writes them.
+// Match reports whether a text contains all phrases of the query. If so, it adds the phrases to Highlights as the text
+// spells them.
 func (m *Matcher) Match(text string) bool {
 	m.found, m.spans = m.found[:0], m.spans[:0]
 	for m.scan.Reset(text); m.scan.Next(); {
@@ -120,7 +123,7 @@ func (m *Matcher) Match(text string) bool {
 	return len(m.q.phrases) > 0
 }
 
-// in returns where the tokens of a text have the phrase, or -1.
+// in returns the index of the first of the tokens at which the phrase occurs, or -1 if it does not occur.
 func (p phrase) in(tokens []token) int {
 	for i := 0; i+len(p) <= len(tokens); i++ {
 		if p.begins(tokens[i:]) {
@@ -146,5 +149,5 @@ func (m *Matcher) highlight(word string) {
 	}
 }
 
-// Highlights returns the words of the query, and the forms in which the texts that matched have them.
+// Highlights returns the words of the query, followed by the spellings in which they occurred in matching texts.
 func (m *Matcher) Highlights() []string { return m.words }

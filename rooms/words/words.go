@@ -17,7 +17,8 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// Scanner finds the tokens of a text. It is used by one goroutine.
+// Scanner splits a text into tokens: words, emoji, and the single characters of scripts that do not put spaces between
+// words. It must be used by one goroutine only.
 type Scanner struct {
 	text   string
 	at     int
@@ -35,7 +36,7 @@ type Scanner struct {
 	Joined bool // Single, and directly after another such character
 }
 
-// Reset starts a scan of another text, of which only the first maxScanned bytes are looked at.
+// Reset starts the scan of another text. Only the first maxScanned bytes of the text are scanned.
 func (s *Scanner) Reset(text string) {
 	if len(text) > maxScanned {
 		text = text[:maxScanned]
@@ -49,8 +50,8 @@ func (s *Scanner) Reset(text string) {
 // maxScanned bounds the text of one event that is indexed and compared: an event has at most 64 KiB.
 const maxScanned = 64 << 10
 
-// Text returns the text that is scanned, to which Start and End refer. It can differ from that given to Reset in how
-// characters are composed.
+// Text returns the text being scanned, to which Start and End refer. It may differ from the text given to Reset,
+// because Reset replaces decomposed characters by composed ones.
 func (s *Scanner) Text() string { return s.text }
 
 func isASCII(text string) bool {
@@ -92,7 +93,8 @@ func kindOf(r rune) kind {
 	return separator
 }
 
-// common reports whether r is one of the usual characters of Chinese, Japanese and Korean, which fold to themselves.
+// common reports whether r is one of the usual characters of Chinese, Japanese and Korean. These are equal to their
+// folded form, so that folding them can be skipped.
 func common(r rune) bool {
 	return r >= 0x4e00 && r <= 0x9fff || r >= 0x3041 && r <= 0x3096 || r >= 0x30a1 && r <= 0x30fa || r >= 0xac00 && r <= 0xd7a3
 }
@@ -115,7 +117,7 @@ var asciiWord = func() (table [utf8.RuneSelf]byte) {
 	return table
 }()
 
-// Next finds the next token. It returns false at the end of the text. Tokens that fold to nothing are skipped.
+// Next finds the next token and returns false at the end of the text. It skips tokens whose folded form is empty.
 func (s *Scanner) Next() bool {
 	for s.Term = nil; len(s.Term) == 0 && s.at < len(s.text); {
 		if c := s.text[s.at]; c < utf8.RuneSelf {
@@ -139,7 +141,7 @@ func (s *Scanner) Next() bool {
 	return len(s.Term) > 0
 }
 
-// word takes the word that begins here.
+// word reads the word that begins at s.at.
 func (s *Scanner) word() {
 	s.Start, s.buf = s.at, s.buf[:0]
 	ascii := true
@@ -166,7 +168,7 @@ func (s *Scanner) word() {
 	s.Term = s.buf
 }
 
-// character takes one character with the marks that follow it.
+// character reads the character r, which is size bytes long, and the marks that follow it as one token.
 func (s *Scanner) character(r rune, size int) {
 	s.Start = s.at
 	for s.at += size; s.at < len(s.text); s.at += size {
@@ -186,8 +188,8 @@ func (s *Scanner) character(r rune, size int) {
 	s.Term = s.buf
 }
 
-// Fold returns the folded form of a text, in which words keep their order and what separates them is one space. Names
-// that look the same to a person have the same folded form.
+// Fold returns the folded form of a text: its tokens in their folded form, separated by one space, or by nothing if
+// they are joined. Names that look the same to a person have the same folded form.
 func Fold(text string) string {
 	var s Scanner
 	s.Reset(text)
@@ -209,9 +211,9 @@ type folder struct {
 	stripped   []byte
 }
 
-// fold appends the folded form of one word: without case, accents, and differences of width and ligatures. Accents are
-// dropped from letters of scripts in which they are optional or change a letter only slightly; elsewhere, such as in
-// Devanagari, marks are vowels.
+// fold appends the folded form of one word: without case, accents, ligatures, and differences of width. It drops
+// accents only in scripts in which they are optional or change a letter slightly; in other scripts, such as Devanagari,
+// marks are vowels.
 func (f *folder) fold(dst []byte, word string) []byte {
 	if !f.ready {
 		f.cased, f.ready = cases.Fold(), true
@@ -222,7 +224,8 @@ func (f *folder) fold(dst []byte, word string) []byte {
 	return norm.NFC.Append(dst, f.stripped...)
 }
 
-// strip appends decomposed text without optional marks, and with plain letters for those that have no decomposition.
+// strip appends a decomposed text without its optional marks. It also replaces letters that have no decomposition, such
+// as ø, by the plain letter.
 func strip(dst, text []byte) []byte {
 	optional := true // whether the marks that follow are
 	for i := 0; i < len(text); {

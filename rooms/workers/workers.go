@@ -11,7 +11,7 @@ import (
 	"ebb/ident"
 )
 
-// Set holds the rooms that are being worked on. It is safe for concurrent use.
+// Set holds the rooms that have unfinished work. At most one worker per room runs. It is safe for concurrent use.
 type Set struct {
 	gauge Gauge
 	fresh chan struct{} // one slot, filled if there may be rooms without a worker
@@ -21,23 +21,24 @@ type Set struct {
 	rooms map[ident.RoomNID]*Worker
 }
 
-// Gauge counts the workers.
+// Gauge counts the workers that run.
 type Gauge interface {
 	Inc()
 	Dec()
 }
 
-// Worker is a room in a Set, with or without a worker.
+// Worker is the entry of a room in a Set. It remains between two runs of the worker.
 type Worker struct {
 	ended  chan struct{}      // closed when the work is done or needless
 	cancel context.CancelFunc // stops the worker; nil: there is none
 }
 
-// New returns an empty Set whose workers are counted by a gauge.
+// New returns an empty Set that counts its workers with the given gauge.
 func New(gauge Gauge) *Set {
 	return &Set{gauge: gauge, fresh: make(chan struct{}, 1), rooms: map[ident.RoomNID]*Worker{}}
 }
 
+// of returns the entry of a room, and adds one if the Set has none. mu is held.
 func (s *Set) of(room ident.RoomNID) *Worker {
 	if s.rooms[room] == nil {
 		s.rooms[room] = &Worker{ended: make(chan struct{})}
@@ -59,7 +60,8 @@ func (s *Set) Ended(room ident.RoomNID) <-chan struct{} {
 	return s.of(room).ended
 }
 
-// Begin registers a worker for a room. It returns false if there is one already.
+// Begin registers a worker for a room, and returns its context and the room's entry. It returns false if the room has a
+// worker already.
 func (s *Set) Begin(ctx context.Context, room ident.RoomNID) (context.Context, *Worker, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,14 +74,15 @@ func (s *Set) Begin(ctx context.Context, room ident.RoomNID) (context.Context, *
 	return ctx, r, true
 }
 
-// GiveUp unregisters a worker that could not finish. Requests go on waiting.
+// GiveUp unregisters a worker that could not finish its work. The room stays in the Set, and the requests that wait for
+// it go on waiting.
 func (s *Set) GiveUp(r *Worker) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stop(r)
 }
 
-// stop stops a worker, if there is one. mu is held.
+// stop cancels the worker of an entry, if it has one. mu is held.
 func (s *Set) stop(r *Worker) {
 	if r.cancel != nil {
 		r.cancel()
@@ -88,7 +91,8 @@ func (s *Set) stop(r *Worker) {
 	}
 }
 
-// Finish unregisters a worker that has nothing left to do.
+// Finish ends the work of a room when its worker has done everything. It has no effect if r is no longer the room's
+// entry.
 func (s *Set) Finish(room ident.RoomNID, r *Worker) {
 	s.mu.Lock()
 	mine := s.rooms[room] == r
@@ -98,7 +102,7 @@ func (s *Set) Finish(room ident.RoomNID, r *Worker) {
 	}
 }
 
-// End stops the worker of a room and releases the waiting requests.
+// End removes a room from the Set: it stops the room's worker and releases the requests that wait for its work to end.
 func (s *Set) End(room ident.RoomNID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -111,7 +115,7 @@ func (s *Set) End(room ident.RoomNID) {
 	s.stop(r)
 }
 
-// Announce makes Fresh receive a value: there may be rooms without a worker.
+// Announce makes the channel of Fresh receive a value, because there may be rooms without a worker.
 func (s *Set) Announce() {
 	select {
 	case s.fresh <- struct{}{}:

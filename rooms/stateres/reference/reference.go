@@ -17,7 +17,7 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// Resolver resolves some states of one room.
+// Resolver resolves several states of one room.
 type Resolver struct {
 	Version  *pdu.Version
 	Sets     []stateres.StateSet
@@ -27,7 +27,7 @@ type Resolver struct {
 
 type idSet = map[id.EventID]bool
 
-// Resolve gives the state where the sets meet.
+// Resolve returns the resolved state of the sets.
 func (r Resolver) Resolve() stateres.StateSet {
 	if r.Version.StateRes == pdu.StateResV1 {
 		return r.resolveV1()
@@ -64,7 +64,7 @@ func (r Resolver) Resolve() stateres.StateSet {
 	return state
 }
 
-// chain is the auth chain of an event.
+// chain returns the auth chain of an event.
 func (r Resolver) chain(eventID id.EventID) idSet {
 	chain := make(idSet)
 	todo := []id.EventID{eventID}
@@ -126,8 +126,9 @@ func (r Resolver) isPower(eventID id.EventID) bool {
 		e.Type() == "m.room.member" && (membership == "leave" || membership == "ban") && string(e.Sender()) != key)
 }
 
-// powerSet is X. In v2.1 it is by the words of the specification: no path between two events of the full conflicted set
-// leaves it. In v2 paths stay within the set because other servers have it so; see the deviation in pickPower.
+// powerSet returns the set X of step 1 of the algorithm. For v2.1 it follows the wording of the specification: no path
+// between two events of the full conflicted set leaves that set. For v2 it follows auth chains only within the set, as
+// other servers do; see the deviation in pickPower.
 func (r Resolver) powerSet(full idSet) idSet {
 	x := make(idSet)
 	for eventID := range full {
@@ -195,7 +196,8 @@ func (r Resolver) byAge(a, b id.EventID) int {
 	return cmp.Or(cmp.Compare(x.OriginServerTS(), y.OriginServerTS()), cmp.Compare(a, b))
 }
 
-// sortByPower takes, again and again, the smallest event that has no auth event left to take.
+// sortByPower sorts events by the reverse topological power ordering: it repeatedly removes the smallest of the events
+// whose auth events have all been removed.
 func (r Resolver) sortByPower(x idSet) []id.EventID {
 	var sorted []id.EventID
 	left := maps.Clone(x)
@@ -226,7 +228,7 @@ func (r Resolver) sortByPower(x idSet) []id.EventID {
 	return sorted
 }
 
-// before are the events of x that must come before one of them.
+// before returns the events of x that must be sorted before the given one.
 func (r Resolver) before(eventID id.EventID, x idSet) idSet {
 	before := make(idSet)
 	if r.Version.StateRes == pdu.StateResV2_1 {
@@ -265,7 +267,7 @@ func (r Resolver) sortByMainline(rest idSet, powerLevels id.EventID) []id.EventI
 	})
 }
 
-// replay is the iterative auth checks algorithm.
+// replay runs the iterative auth checks algorithm, which adds the allowed events to state.
 func (r Resolver) replay(state stateres.StateSet, events []id.EventID) {
 	for _, eventID := range events {
 		e := r.Events[eventID]
@@ -292,7 +294,7 @@ func (r Resolver) replay(state stateres.StateSet, events []id.EventID) {
 	}
 }
 
-// resolveV1 is the algorithm of room version 1.
+// resolveV1 resolves the sets by the algorithm of room version 1.
 func (r Resolver) resolveV1() stateres.StateSet {
 	state, conflicts := make(stateres.StateSet), make(map[pdu.StateKey]idSet)
 	for _, set := range r.Sets {
