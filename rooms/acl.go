@@ -16,7 +16,7 @@ type compiledACL struct {
 	list  *acl.List
 }
 
-// AllowsServer reports whether the room's server access control list allows a server.
+// AllowsServer reports whether the room's server access control list allows the given server.
 // Spec: client-server-api#mroomserver_acl
 func (r *Room) AllowsServer(server string) bool {
 	e := r.State(typeServerACL, "")
@@ -31,8 +31,7 @@ func (r *Room) AllowsServer(server string) bool {
 	return c.list.Allows(server)
 }
 
-// checkOwnACL rejects a server access control list that denies this server, since nobody on this server could revert
-// it.
+// checkOwnACL rejects a server access control list that denies this server: nobody on this server could revert it.
 func (s *Service) checkOwnACL(content []byte) error {
 	if content, err := canonjson.Canonical(content, false); err == nil && !acl.Compile(content).Allows(s.opts.Server) {
 		return mxerr.InvalidParam("This access control list would exclude your own server, %s, from the room", s.opts.Server)

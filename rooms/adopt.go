@@ -32,8 +32,8 @@ type adoption struct {
 // for a quarter of a billion events of its history.
 const firstJoinPosition storage.Pos = 1 << 16
 
-// adopt makes this server a participant of a room: the state from another server, followed by the join of a local user.
-// What was stored of the room during an earlier stay becomes history.
+// adopt makes this server a participant of a room. It stores the state that another server sent, and then the join of a
+// local user. Events that are stored from an earlier stay in the room become history.
 func (s *Service) adopt(ctx context.Context, a adoption) error {
 	nid, err := s.enter(ctx, a.room, a.version)
 	if err != nil {
@@ -74,7 +74,7 @@ func (s *Service) adopt(ctx context.Context, a adoption) error {
 // errResident is returned if this server joined the room meanwhile.
 var errResident = mxerr.New(409, mxerr.CodeUnknown, "This server is already in the room")
 
-// enter returns the number of a room, and allots one if the room is new.
+// enter returns the number of the given room. If the room is new to this server, enter allots the number.
 func (s *Service) enter(ctx context.Context, room id.RoomID, v *pdu.Version) (nid ident.RoomNID, err error) {
 	err = s.db.Write(ctx, func(tx *storage.Tx) error {
 		tx.SkipTo(firstJoinPosition)
@@ -94,7 +94,7 @@ func (s *Service) enter(ctx context.Context, room id.RoomID, v *pdu.Version) (ni
 	return nid, err
 }
 
-// storedOf returns the events of an adoption that are stored already.
+// storedOf returns those events of an adoption that are stored already.
 func (s *Service) storedOf(ctx context.Context, r *Room, a adoption) (map[id.EventID]*Event, error) {
 	ids := make([]id.EventID, 0, len(a.state)+len(a.authChain))
 	for _, e := range a.state {
@@ -106,7 +106,8 @@ func (s *Service) storedOf(ctx context.Context, r *Room, a adoption) (map[id.Eve
 	return s.stored(ctx, r, ids)
 }
 
-// check authorises each state event by its own auth events, and verifies that the remaining state allows the join.
+// check verifies that the state allows the join. Only those events count that their own auth events authorise; known
+// has the result for each.
 func (a *adoption) check(known map[id.EventID]*Event) error {
 	state := eventauth.StateMap{}
 	for _, given := range a.state {
@@ -162,8 +163,8 @@ func (s *Service) adoptedHead(ctx context.Context, r *Room, a adoption, known ma
 	return &h, graph.FullSnapshot(full), nil
 }
 
-// begin stores the room with the join as its newest event. The writer lock is held until the commit, since nothing can
-// be built on the room before.
+// begin stores the room with the join as its newest event. The writer lock is held until the write is committed,
+// because no other event can be built on the room before that.
 func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, before *graph.Snapshot) error {
 	member := &memberChange{user: a.sender.UserID, nid: a.sender.UserNID, to: Join}
 	if m := h.members[a.sender.UserID]; m != nil {
@@ -203,7 +204,7 @@ func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, befor
 	return nil
 }
 
-// applyTo replaces the room's head by the adopted one and adds the join. Room.mu is held.
+// applyTo replaces the room's head by h, the head of the adopted room, and adds the join. Room.mu is held.
 func (a *adoption) applyTo(r *Room, h *head, join *pendingEvent) {
 	h.entered, h.recheck = join.Pos, false
 	if a.partial {
@@ -217,7 +218,7 @@ func (a *adoption) applyTo(r *Room, h *head, join *pendingEvent) {
 	r.head.ringOK = join.Pos - 1 // earlier events belong to an earlier stay
 }
 
-// enterRoom writes the current state, the join and the room's row. servers is set for partial state.
+// enterRoom writes the current state, the join and the room's row. servers is empty unless the room has partial state.
 func (b *batch) enterRoom(tx *storage.Tx, h *head, join *pendingEvent, servers []string) error {
 	r := b.room
 	if err := tx.ClearCurrentState(r.nid); err != nil {

@@ -21,7 +21,7 @@ import (
 // maxAncestryRounds bounds the requests for ancestors of the join that the events of one transaction may cause.
 const maxAncestryRounds = 5
 
-// ancestry is the known part of the graph before the join, apart from the stored events.
+// ancestry is the part of the graph before the join that is known although its events are not stored.
 type ancestry struct {
 	join     *Event
 	complete bool                     // the stored history reaches back to the create event
@@ -40,8 +40,8 @@ type graphNode struct {
 	depth int64
 }
 
-// knownFromJoin reports whether the state after a missing prev_event need not be fetched, since the join has it as its
-// only prev_event or has the same prev_events as the event; see bridge.
+// knownFromJoin reports whether the state after prev, a missing prev_event of e, need not be fetched: either prev is
+// the only prev_event of the join, or the join has the same prev_events as e. See graph.Reader.Bridge.
 func (a *arrivals) knownFromJoin(e *incoming, prev id.EventID) bool {
 	if a.history == nil {
 		return false
@@ -50,13 +50,13 @@ func (a *arrivals) knownFromJoin(e *incoming, prev id.EventID) bool {
 	return len(before) == 1 && before[0] == prev || graph.SameEvents(before, e.PrevEvents())
 }
 
-// isHistory reports whether an event is known to be history that is not stored.
+// isHistory reports whether an event that is not stored is known to be history.
 func (a *arrivals) isHistory(eventID id.EventID) bool {
 	return a.history != nil && (a.history.ids[eventID] || a.history.aside[eventID])
 }
 
-// historySuspects returns the waiting events that may be history, in the order of depth: requested events, and those
-// with a prev_event that is not stored or is history.
+// historySuspects returns the waiting events that may be history, sorted by depth. These are the events that this
+// server requested, and the events that follow one which is not stored or is history.
 func (a *arrivals) historySuspects(ctx context.Context) (out []*incoming, err error) {
 	if create := a.room.State(typeCreate, ""); create != nil && a.waiting[create.ID()] != nil {
 		a.finish(create.ID(), nil) // the create event is part of every state
@@ -77,21 +77,21 @@ func (a *arrivals) historySuspects(ctx context.Context) (out []*incoming, err er
 	return out, err
 }
 
-// isSinceJoin reports whether an event is stored and arrived live after the join.
+// isSinceJoin reports whether an event is stored and arrived after the join as a new event.
 func (a *arrivals) isSinceJoin(eventID id.EventID) bool {
 	e := a.known[eventID]
 	return e != nil && e.InGraph() && !e.Backfilled() && e.Pos >= a.room.entered() && e.Flags&storage.PrecedingEvent == 0
 }
 
-// mustArrive reports whether an event is still sticky: then it arrives as new, even if it precedes the join.
+// mustArrive reports whether an event is still sticky. Such an event arrives as a new one even if it precedes the join.
 // Spec: MSC4354
 func (a *arrivals) mustArrive(e *incoming) bool {
 	now := a.svc.nowMS()
 	return (&Event{Event: e.Event, ReceivedTS: now}).StickyUntil() > now
 }
 
-// setHistoryAside leaves those suspects to backfill that precede the join. It returns the ones about which the known
-// part of the graph does not decide.
+// setHistoryAside removes from the waiting events those suspects that precede the join, and leaves them to backfill. It
+// returns the suspects for which the known part of the graph does not decide this.
 func (a *arrivals) setHistoryAside(suspects []*incoming) (doubtful []*incoming) {
 	if len(suspects) == 0 {
 		return nil
@@ -117,15 +117,16 @@ func (a *arrivals) setHistoryAside(suspects []*incoming) (doubtful []*incoming) 
 	return doubtful
 }
 
-// leaveToBackfill removes an event from the waiting ones. It is fetched again as history when a client paginates back.
+// leaveToBackfill removes an event from the waiting ones. When a client paginates back, the event is fetched again as
+// history.
 func (a *arrivals) leaveToBackfill(e *incoming) {
 	a.history.nodes[e.ID()], a.history.aside[e.ID()] = graphNode{e.PrevEvents(), e.Depth()}, true
 	a.finish(e.ID(), nil)
 	received.WithLabelValues("history").Inc()
 }
 
-// gatherHistory leaves to backfill the waiting events that precede the join. If the known part of the graph does not
-// decide, it asks the origin for ancestors of the join.
+// gatherHistory leaves the waiting events that precede the join to backfill. If the known part of the graph does not
+// decide which ones do, it asks the origin for ancestors of the join.
 func (g *gathering) gatherHistory(ctx context.Context) error {
 	suspects, err := g.historySuspects(ctx)
 	if err != nil {
@@ -152,7 +153,8 @@ func (g *gathering) gatherHistory(ctx context.Context) error {
 	}
 }
 
-// openHistory reads which events the stored history lacks.
+// openHistory returns what the database knows about the graph before the join: which events are missing there, and
+// whether the stored history is complete.
 func (a *arrivals) openHistory(ctx context.Context) (h *ancestry, err error) {
 	h = &ancestry{nodes: map[id.EventID]graphNode{}, aside: map[id.EventID]bool{}}
 	err = a.svc.db.Read(ctx, func(tx *storage.Tx) error {
@@ -173,7 +175,8 @@ func (a *arrivals) openHistory(ctx context.Context) (h *ancestry, err error) {
 	return h, err
 }
 
-// walk finds the known ancestors of the join, and the greatest depth that others can have.
+// walk finds the known ancestors of the join, and sets bound, the depth below which unknown events may be ancestors
+// too.
 func (h *ancestry) walk(a *arrivals) {
 	h.ids, h.ends, h.bound = map[id.EventID]bool{}, nil, 0
 	if !h.complete && len(h.roots) == 0 || len(h.roots) == maxHistoryGaps {
@@ -212,8 +215,8 @@ func (h *ancestry) walk(a *arrivals) {
 	}
 }
 
-// gatherAncestors asks the origin for ancestors of the join, and reports whether there are new ones. It uses only the
-// shape of the graph: at worst, a dishonest origin has its own events set aside.
+// gatherAncestors asks the origin for ancestors of the join, and reports whether it got new ones. Only the shape of the
+// graph is used. So the worst that a dishonest origin can do is to have its own events set aside.
 func (g *gathering) gatherAncestors(ctx context.Context) (more bool, err error) {
 	h := g.history
 	if g.from.remote == nil || len(h.ends) == 0 || h.asked >= maxAncestryRounds {

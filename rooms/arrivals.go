@@ -59,7 +59,7 @@ type lookup struct {
 	lateOrder ident.Order // the first of them at this order
 }
 
-// historical holds what else is needed to place an event of the history.
+// historical holds what is needed in addition to place an event of the history.
 type historical struct {
 	order         ident.Order  // its position in the timeline
 	fetchedBefore graph.State  // the state before it, as another server gave it; nil if its prev_events are stored
@@ -81,7 +81,7 @@ func newStoredEvents(r *Room) *storedEvents {
 	return &storedEvents{svc: r.svc, room: r, known: map[id.EventID]*Event{}, absent: map[id.EventID]bool{}, elsewhere: map[id.EventID]bool{}}
 }
 
-// find looks up events that were not looked up before.
+// find looks up the given events unless they were looked up before.
 func (s *storedEvents) find(ctx context.Context, ids []id.EventID) error {
 	var unknown []id.EventID
 	for _, eventID := range ids {
@@ -93,7 +93,7 @@ func (s *storedEvents) find(ctx context.Context, ids []id.EventID) error {
 	return s.read(ctx, unknown)
 }
 
-// read looks up events again.
+// read looks up the given events, even if they were looked up before.
 func (s *storedEvents) read(ctx context.Context, ids []id.EventID) error {
 	found, err := s.svc.stored(ctx, s.room, ids)
 	for eventID, e := range found {
@@ -114,7 +114,7 @@ func (s *storedEvents) isPlaced(eventID id.EventID) bool {
 	return e != nil && e.InGraph()
 }
 
-// unknownOf returns the events that are not in known.
+// unknownOf returns those of the given events that are not in known.
 func unknownOf(known map[id.EventID]*Event, ids []id.EventID) (unknown []id.EventID) {
 	for _, eventID := range ids {
 		if known[eventID] == nil {
@@ -126,9 +126,9 @@ func unknownOf(known map[id.EventID]*Event, ids []id.EventID) (unknown []id.Even
 
 // arrivals holds events that one server sent for one room, and their results.
 //
-// They are processed in two steps. First, a gathering asks other servers for what the events lack: missing events,
-// states and auth events. Then a placing authorises and stores them under the room's receiving slot, without any
-// request. Events that lack nothing skip the first step.
+// They are processed in two steps. In the first step, called gathering, other servers are asked for what the events
+// lack: missing events, states and auth events. In the second step, called placing, the events are authorised and
+// stored; the room's receiving slot is held, and no requests are made. Events that lack nothing skip the first step.
 type arrivals struct {
 	*storedEvents
 	origin string // the server that the events come from, "" if there is not just one
@@ -149,8 +149,8 @@ func newArrivals(r *Room, origin string) *arrivals {
 	}
 }
 
-// lookUpStored looks up the waiting events and those that they refer to. Events that are already part of the graph stop
-// waiting.
+// lookUpStored looks up which of the waiting events, and of the events that they refer to, are stored. Events that are
+// part of the graph already are no longer waiting then.
 func (a *arrivals) lookUpStored(ctx context.Context) error {
 	a.admitUnproven()
 	var ids []id.EventID
@@ -179,7 +179,7 @@ func (a *arrivals) lookUpStored(ctx context.Context) error {
 	return nil
 }
 
-// lookUpAgain repeats lookUpStored for the events that were missing, which others may have stored since.
+// lookUpAgain repeats lookUpStored, since other requests may have stored missing events meanwhile.
 func (a *arrivals) lookUpAgain(ctx context.Context) error {
 	a.forget()
 	if err := a.lookUpStored(ctx); err != nil {
@@ -204,7 +204,7 @@ var (
 	errNoPrevEvent    = errors.New("a prev_event cannot be fetched")
 )
 
-// earlierRefusal returns why a stored event was not accepted, or nil if it was.
+// earlierRefusal returns the reason why a stored event was not accepted, or nil if it was accepted.
 func earlierRefusal(e *Event) error {
 	switch {
 	case e.Undecided():
@@ -220,8 +220,8 @@ func isTemporary(err error) bool {
 	return errors.Is(err, errNoPrevEvent) || errors.Is(err, errNoAuthEvent) || errors.Is(err, errUndecided)
 }
 
-// finish records the result of an event. The sender gets no error if only a referenced event could not be fetched: that
-// event may still arrive, and this one with it.
+// finish removes a waiting event and records err as its result. If err only means that a referenced event could not be
+// fetched, the sender gets no error, because the event can still be accepted later.
 func (a *arrivals) finish(eventID id.EventID, err error) {
 	e := a.waiting[eventID]
 	delete(a.waiting, eventID)
@@ -234,17 +234,17 @@ func (a *arrivals) finish(eventID id.EventID, err error) {
 	a.results[eventID] = err
 }
 
-// has reports whether an event is part of the graph or waiting.
+// has reports whether an event is part of the graph or is waiting.
 func (a *arrivals) has(eventID id.EventID) bool {
 	return a.waiting[eventID] != nil || a.isPlaced(eventID)
 }
 
-// lacksState reports whether a prev_event is missing and the state after it is not known either.
+// lacksState reports whether prev, a prev_event of e, is missing and the state after it is unknown too.
 func (a *arrivals) lacksState(e *incoming, prev id.EventID) bool {
 	return !a.has(prev) && e.fetchedAfter[prev] == nil && !a.knownFromJoin(e, prev)
 }
 
-// lackingState returns the waiting events with such a prev_event, in the order of depth.
+// lackingState returns the waiting events that have a prev_event for which lacksState is true, sorted by depth.
 func (a *arrivals) lackingState() (out []*incoming) {
 	for _, e := range a.waiting {
 		if slices.ContainsFunc(e.PrevEvents(), func(prev id.EventID) bool { return a.lacksState(e, prev) }) {
@@ -255,7 +255,7 @@ func (a *arrivals) lackingState() (out []*incoming) {
 	return out
 }
 
-// refuseLackingState rejects the events that lackingState returns, and those that follow them.
+// refuseLackingState rejects the events that lackingState returns, and the events that follow those.
 func (a *arrivals) refuseLackingState() {
 	followers := map[id.EventID][]id.EventID{}
 	var lost []id.EventID
@@ -279,8 +279,8 @@ func (a *arrivals) refuseLackingState() {
 	}
 }
 
-// lackingAuth returns a waiting event that cannot be authorised because one of its auth events is missing; nil if there
-// is none.
+// lackingAuth returns a waiting event that cannot be authorised because one of its auth events is missing, or nil if
+// there is no such event.
 func (a *arrivals) lackingAuth() *incoming {
 	var ids []id.EventID
 	for eventID := range a.waiting {
@@ -295,8 +295,8 @@ func (a *arrivals) lackingAuth() *incoming {
 	return nil
 }
 
-// missingAuth returns the auth events of an event that are neither stored nor waiting. It returns none if another auth
-// event was rejected, since the event is rejected then too.
+// missingAuth returns those auth events of an event that are neither stored nor waiting. If another of its auth events
+// was rejected, missingAuth returns none, because the event is going to be rejected anyway.
 func (a *arrivals) missingAuth(e *incoming) (ids []id.EventID) {
 	for _, auth := range e.AuthEvents() {
 		known := a.known[auth]
@@ -310,8 +310,8 @@ func (a *arrivals) missingAuth(e *incoming) (ids []id.EventID) {
 	return ids
 }
 
-// markFollowed marks the waiting events that other waiting events follow: each of the latter is valid, or followed by a
-// valid event.
+// markFollowed marks each waiting event that another waiting event follows. Waiting events are valid, or a valid event
+// follows them.
 func (a *arrivals) markFollowed() {
 	for _, e := range a.waiting {
 		for _, prev := range e.PrevEvents() {
@@ -326,7 +326,7 @@ func byDepth(a, b *incoming) int {
 	return cmp.Or(cmp.Compare(a.Depth(), b.Depth()), cmp.Compare(a.OriginServerTS(), b.OriginServerTS()), cmp.Compare(a.ID(), b.ID()))
 }
 
-// idOf returns the ID of a PDU, which need not be valid, or "" if it has none.
+// idOf returns the ID of an event, which need not be valid, or "" if no ID can be computed.
 func idOf(v *pdu.Version, raw json.RawMessage) id.EventID {
 	if len(raw) > maxPDU {
 		return ""

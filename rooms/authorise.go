@@ -14,16 +14,17 @@ import (
 	"ebb/storage"
 )
 
-// softFailed is a verdict of checks 6 and 7. A verdict of checks 4 and 5 is an *eventauth.Rejection or errUndecided.
+// softFailed is the verdict of checks 6 and 7 on an event that fails them. Checks 4 and 5 return an
+// *eventauth.Rejection or errUndecided instead. The checks are listed at Service.Receive.
 type softFailed struct{ error }
 
 func (s softFailed) Unwrap() error { return s.error }
 
-// addForeign adds an event of another server to the batch after checks 4 to 7. A rejected event is added too, flagged
-// as rejected, so that it is not fetched again; then verdict is not nil, but the batch is valid. An undecided event
-// that no valid event follows is not added, and err is errUndecided.
+// addForeign performs checks 4 to 7 on an event of another server and adds it to the batch. A rejected event is added
+// as well, flagged as rejected, so that it is not fetched again; the reason is returned as verdict, and err is nil. An
+// undecided event that no valid event follows is not added, and err is errUndecided.
 func (b *batch) addForeign(ctx context.Context, in *incoming) (verdict, err error) {
-	pe := b.received(in)
+	pe := b.newPending(in)
 	onHead := in.fetchedAfter == nil && b.followsHead(in.PrevEvents())
 	inMemory := false
 	if onHead {
@@ -53,8 +54,8 @@ func (b *batch) addForeign(ctx context.Context, in *incoming) (verdict, err erro
 	return verdict, b.reveal(in, pe)
 }
 
-// received makes a pending event for the batch from an event of another server.
-func (b *batch) received(in *incoming) *pendingEvent {
+// newPending returns an event of another server in the form in which it is added to the batch.
+func (b *batch) newPending(in *incoming) *pendingEvent {
 	pe := &pendingEvent{Event: &Event{
 		Event: in.Event, Room: b.room.nid, SenderNID: in.sender, ReceivedTS: b.svc.opts.Now().UnixMilli(), ThreadRoot: in.threadRoot, Built: true, Outlier: in.outlier,
 	}, relation: in.relation, outgoing: in.relay, late: in.late, hasRedactions: in.hasRedactions}
@@ -67,7 +68,7 @@ func (b *batch) received(in *incoming) *pendingEvent {
 	return pe
 }
 
-// followsHead reports whether prev_events are exactly the room's forward extremities.
+// followsHead reports whether prev contains exactly the room's forward extremities.
 func (b *batch) followsHead(prev []id.EventID) bool {
 	heads := b.room.next.extremities
 	if len(prev) != len(heads) || len(heads) == 0 {
@@ -81,8 +82,9 @@ func (b *batch) followsHead(prev []id.EventID) bool {
 	return true
 }
 
-// authoriseOnHead makes checks 4 to 7 from memory for an event that follows the forward extremities and cites the auth
-// events of the current state, so that checks 4 to 6 are the same. It returns errNeedTx for any other event.
+// authoriseOnHead performs checks 4 to 7 without the database. This is possible if an event follows the forward
+// extremities and cites the auth events of the current state: then checks 4 to 6 are one and the same. For any other
+// event it returns errNeedTx.
 func (b *batch) authoriseOnHead(in *incoming) (verdict, err error) {
 	if in.unverified || in.noAuth || in.elsewhere {
 		return nil, errNeedTx
@@ -111,8 +113,8 @@ func (b *batch) authoriseOnHead(in *incoming) (verdict, err error) {
 	return checkPolicyServer(nil, in, nil)
 }
 
-// authorise makes checks 4 to 7 for an event that needs the database. It sets the state before the event, unless the
-// event follows the head, whose state is known.
+// authorise performs checks 4 to 7 on an event for which the database is needed. It also sets pe.before, the state
+// before the event, unless the event follows the head, where that state is known.
 func (b *batch) authorise(p *graph.Reader, in *incoming, pe *pendingEvent, onHead bool) (verdict, err error) {
 	verdict, err = b.checkAuthEvents(p, in) // 4
 	if err != nil {
@@ -146,8 +148,8 @@ func (b *batch) authorise(p *graph.Reader, in *incoming, pe *pendingEvent, onHea
 	return verdict, err
 }
 
-// checkAuthEvents is check 4: the auth rules based on the event's auth events. The verdict is errUndecided if they
-// cannot be evaluated yet.
+// checkAuthEvents performs check 4: the auth rules based on the event's auth events. The verdict is errUndecided if
+// they cannot be evaluated yet.
 func (b *batch) checkAuthEvents(p *graph.Reader, in *incoming) (verdict, err error) {
 	auth, verdict, err := b.authStateOf(p, in)
 	if verdict == nil && err == nil {
@@ -156,7 +158,7 @@ func (b *batch) checkAuthEvents(p *graph.Reader, in *incoming) (verdict, err err
 	return verdict, err
 }
 
-// checkStateBefore is check 5: the auth rules based on the state before the event.
+// checkStateBefore performs check 5: the auth rules based on the state before the event.
 func checkStateBefore(p *graph.Reader, e *pdu.Event, before *graph.Snapshot) (verdict, err error) {
 	v := p.View(before)
 	verdict = eventauth.Check(e.Version(), e, v)
@@ -166,7 +168,7 @@ func checkStateBefore(p *graph.Reader, e *pdu.Event, before *graph.Snapshot) (ve
 	return verdict, nil
 }
 
-// checkCurrentState is check 6: the auth rules based on the room's current state.
+// checkCurrentState performs check 6: the auth rules based on the room's current state.
 func (b *batch) checkCurrentState(e *pdu.Event) (verdict, err error) {
 	now := &view{r: b.room}
 	refused := eventauth.Check(b.room.version, e, now)
@@ -179,8 +181,8 @@ func (b *batch) checkCurrentState(e *pdu.Event) (verdict, err error) {
 	return nil, nil
 }
 
-// authStateOf returns the auth events of an event as a state, and a verdict on their list: errUndecided means that the
-// event cannot be authorised yet.
+// authStateOf returns the auth events of an event in the form of a state, and a verdict on the list of auth events. The
+// verdict errUndecided means that the event cannot be authorised yet.
 func (b *batch) authStateOf(p *graph.Reader, in *incoming) (auth eventauth.StateMap, verdict, err error) {
 	switch {
 	case in.unverified, in.noAuth:
@@ -236,7 +238,7 @@ func (b *batch) authStateOf(p *graph.Reader, in *incoming) (auth eventauth.State
 	return auth, nil, nil
 }
 
-// stateBefore returns the state before an event: the states after its prev_events, resolved into one.
+// stateBefore returns the state before an event. It resolves the states after the event's prev_events into one.
 func (b *batch) stateBefore(p *graph.Reader, in *incoming) (*graph.Snapshot, error) {
 	if s, err := p.Bridge(in.PrevEvents()); s != nil || err != nil {
 		return s, err

@@ -31,8 +31,9 @@ const (
 	historyStep = 16
 )
 
-// Backfill requests the events that are missing before the event at order above from other servers, and stores them. It
-// reports whether nothing more can be fetched for now, so that the caller need not ask for the same gap again soon.
+// Backfill fetches events from other servers that are missing from the timeline just before the event at order above,
+// and stores them. It returns true if nothing more can be fetched for now; then the caller need not ask for the same
+// gap again soon.
 // Spec: server-server-api#backfilling-and-retrieving-missing-events
 func (s *Service) Backfill(ctx context.Context, r *Room, above ident.Order) (exhausted bool) {
 	limited, cancel := context.WithTimeout(ctx, backfillTime)
@@ -41,8 +42,8 @@ func (s *Service) Backfill(ctx context.Context, r *Room, above ident.Order) (exh
 	return exhausted || !more && ctx.Err() == nil
 }
 
-// backfill is Backfill, but reports whether the room has more events than before, and whether some of the missing
-// events were rejected, so that the gap stays.
+// backfill does the work of Backfill. more reports whether the room has more events than before. refused reports
+// whether some of the missing events were rejected, so that the gap stays.
 func (s *Service) backfill(ctx context.Context, r *Room, above ident.Order) (more, refused bool) {
 	ctx, letGo := fedclient.HoldAnswers(ctx, false)
 	defer letGo()
@@ -51,7 +52,7 @@ func (s *Service) backfill(ctx context.Context, r *Room, above ident.Order) (mor
 		return false, false
 	}
 	defer release()
-	q, err := s.question(ctx, r, above)
+	q, err := s.findGap(ctx, r, above)
 	if err != nil {
 		s.log.WarnContext(ctx, "cannot read the missing events of a room", "room", r.id, "err", err)
 		return false, false
@@ -74,22 +75,23 @@ func (s *Service) backfill(ctx context.Context, r *Room, above ident.Order) (mor
 	return false, false
 }
 
-// question describes the request that fills a gap.
-type question struct {
+// gap describes a gap in the timeline and the request that fills it.
+type gap struct {
 	missing []id.EventID
 	above   *Event   // the first event above the gap
 	anchors []anchor // the timeline from there downwards, as far as events may be inserted
 	servers []string
 }
 
-// anchor is a timeline event next to which others are inserted.
+// anchor is an event of the timeline below which others can be inserted.
 type anchor struct {
 	order ident.Order
 	depth int64
 }
 
-// question finds the events missing before the event at order above, and in the gaps below it that belong together.
-func (s *Service) question(ctx context.Context, r *Room, above ident.Order) (q question, err error) {
+// findGap finds the gap before the event at order above. Other gaps that follow directly below it are filled by the
+// same request.
+func (s *Service) findGap(ctx context.Context, r *Room, above ident.Order) (q gap, err error) {
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.Timeline(r.nid, 0, above, true, maxBackfillAnchors)
 		if err != nil || len(rows) == 0 || rows[0].Order != above { // it was purged, like everything before it
@@ -110,8 +112,9 @@ func (s *Service) question(ctx context.Context, r *Room, above ident.Order) (q q
 	return q, err
 }
 
-// addAnchors adds the timeline down to the first event below the gap that arrived live and has no missing prev_event.
-func (q *question) addAnchors(r *Room, rows []storage.EventRow) (err error) {
+// addAnchors adds the events of the timeline from the gap downwards. It stops at the first event that arrived as new
+// and has no missing prev_event.
+func (q *gap) addAnchors(r *Room, rows []storage.EventRow) (err error) {
 	if q.above, err = graph.LoadEvent(r.version, &rows[0]); err != nil {
 		return err
 	}
@@ -131,7 +134,8 @@ func (q *question) addAnchors(r *Room, rows []storage.EventRow) (err error) {
 	return nil
 }
 
-// backfillServers returns servers that may have the events before one by sender, starting with the sender's server.
+// backfillServers returns servers that are likely to have the events before an event of the given sender. The sender's
+// server comes first.
 func (r *Room) backfillServers(sender id.UserID) []string {
 	first := ident.ServerOf(sender)
 	out := r.others(maxBackfillServers)
@@ -142,9 +146,9 @@ func (r *Room) backfillServers(sender id.UserID) []string {
 	return out[:min(len(out), maxBackfillServers)]
 }
 
-// backfillFrom asks one server. It returns how many events were stored and whether one of the missing ones was
-// rejected. The room's fetching slot is held.
-func (s *Service) backfillFrom(ctx context.Context, r *Room, server string, q question) (n int, refused bool, err error) {
+// backfillFrom asks one server to fill a gap. It returns the number of events that were stored, and whether one of the
+// missing events was rejected. The room's fetching slot is held.
+func (s *Service) backfillFrom(ctx context.Context, r *Room, server string, q gap) (n int, refused bool, err error) {
 	raws, err := s.opts.Remote.Backfill(ctx, server, r.id, q.missing, maxBackfillPage)
 	if err != nil {
 		return 0, false, err
@@ -164,7 +168,8 @@ func (s *Service) backfillFrom(ctx context.Context, r *Room, server string, q qu
 	return n, refused, err
 }
 
-// gatherHistoryAt gathers what is needed to place the events that a server returned for missing ones.
+// gatherHistoryAt prepares raws, the response to a request for missing events, for being placed: it fetches auth events
+// and states that the events lack.
 func (g *gathering) gatherHistoryAt(ctx context.Context, missing []id.EventID, raws []json.RawMessage) error {
 	g.admit(ctx, raws)
 	g.admitUnproven(missing...)
@@ -183,8 +188,8 @@ func (g *gathering) gatherHistoryAt(ctx context.Context, missing []id.EventID, r
 	return g.gatherStatesBefore(ctx)
 }
 
-// keepAncestors drops events that were not requested. It keeps the missing events and their ancestors, even behind an
-// invalid event.
+// keepAncestors drops all waiting events except the missing ones that were requested and their ancestors. It also finds
+// ancestors that only an invalid event connects with the missing ones.
 func (g *gathering) keepAncestors(missing []id.EventID) {
 	asked, passed := map[id.EventID]*incoming{}, map[*pdu.Event]bool{}
 	for todo := slices.Clone(missing); len(todo) > 0; {
@@ -202,8 +207,8 @@ func (g *gathering) keepAncestors(missing []id.EventID) {
 	g.waiting = asked
 }
 
-// gatherStatesBefore asks for the state before each event of the history that has a missing prev_event. An event for
-// which the server does not return it is left out, and so is what follows it.
+// gatherStatesBefore asks for the state before each event of the history that has a missing prev_event. If the server
+// does not return the state, the event and those that follow it are left out.
 func (g *gathering) gatherStatesBefore(ctx context.Context) error {
 	for _, e := range g.lackingState() {
 		before, err := g.from.stateBefore(ctx, e.ID())
@@ -220,7 +225,7 @@ func (g *gathering) gatherStatesBefore(ctx context.Context) error {
 	return nil
 }
 
-// isOver reports whether messages from the time of an event have expired, or were purged.
+// isOver reports whether a message sent at the time of the given event would have expired by now, or have been purged.
 func (r *Room) isOver(e *pdu.Event, receivedTS int64) bool {
 	purged := r.PurgedBefore() // 0 if nothing was purged; no message is from before 1970
 	return expiry.Expired(r.Retention(), e.OriginServerTS(), receivedTS, r.svc.opts.Now()) || purged != 0 && e.OriginServerTS() < purged
@@ -245,7 +250,7 @@ func (s *Service) AskTimestampToEvent(ctx context.Context, r *Room, ts int64, ba
 	return "", 0, false
 }
 
-// others returns some of the other servers in the room.
+// others returns up to limit other servers that are in the room.
 func (r *Room) others(limit int) (out []string) {
 	for server := range r.EachServer() {
 		if server != r.svc.opts.Server && len(out) < limit {

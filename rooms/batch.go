@@ -16,8 +16,8 @@ import (
 	"ebb/storage"
 )
 
-// batch collects events of one room that are stored in one write. It is used under the room's writer lock until it is
-// queued.
+// batch collects events of one room that are stored in one write. It may be used only under the room's writer lock,
+// until it is queued.
 type batch struct {
 	svc    *Service
 	room   *Room
@@ -45,8 +45,8 @@ type batch struct {
 	commit Commit
 }
 
-// newBatch returns an empty batch on the provisional head of a room. a holds the signatures of policy servers, or is
-// nil if none were requested.
+// newBatch returns an empty batch for a room, whose events are built on the provisional head. a holds signatures of
+// policy servers, or is nil if none were requested yet.
 func newBatch(r *Room, a *approvals) *batch {
 	b := &batch{svc: r.svc, room: r, saved: r.next, approvals: a}
 	b.events = b.first[:0]
@@ -102,7 +102,7 @@ type memberChange struct {
 	from, to Membership
 }
 
-// joinedMore returns the change in the number of joined users.
+// joinedMore returns by how much the change increases the number of joined users: 1, 0 or -1.
 func (c *memberChange) joinedMore() (n int) {
 	if c.to == Join {
 		n++
@@ -119,7 +119,7 @@ type redaction struct {
 	event  *pendingEvent // the m.room.redaction
 }
 
-// by returns the position of the m.room.redaction.
+// by returns the position of the m.room.redaction event.
 func (r *redaction) by() storage.Pos { return r.event.Pos }
 
 // proto describes an event to be built.
@@ -141,13 +141,13 @@ type proto struct {
 	unchanged  bool // the state is the same already, so that no event is added
 }
 
-// view gives the authorisation rules the provisional state.
+// view gives the authorisation rules access to the provisional state. It implements eventauth.State.
 type view struct {
 	r   *Room
 	err error // the first error from reading a member event
 }
 
-// Get returns an entry of the provisional state.
+// Get returns the event with the given type and state key in the provisional state, or nil if there is none.
 func (v *view) Get(typ, key string) *pdu.Event {
 	e, err := v.r.provisionalState(typ, key)
 	if err != nil && v.err == nil {
@@ -162,7 +162,7 @@ func (v *view) Get(typ, key string) *pdu.Event {
 // Levels returns the provisional power levels.
 func (v *view) Levels() *eventauth.PowerLevels { return v.r.next.levels }
 
-// provisionalState returns an entry of the state that the next event is built on, or nil if there is none.
+// provisionalState returns an entry of the state on which the next event is built, or nil if there is none.
 func (r *Room) provisionalState(typ, key string) (*Event, error) {
 	k := pdu.StateKey{Type: typ, Key: key}
 	r.mu.RLock()
@@ -194,8 +194,8 @@ func (r *Room) provisionalMembership(user id.UserID) Membership {
 	return ""
 }
 
-// reader returns a reader of the stored graph that knows the events of the batch too. All readers of a batch share
-// what never changes.
+// reader returns a reader of the stored graph that also has the events of the batch. All readers of a batch share a
+// cache of things that never change.
 func (b *batch) reader(tx *storage.Tx) *graph.Reader {
 	if b.past == nil {
 		b.past = graph.NewFacts()
@@ -208,7 +208,7 @@ func (b *batch) reader(tx *storage.Tx) *graph.Reader {
 	return p
 }
 
-// memberEvent returns a member event, from memory if possible.
+// memberEvent returns the event of a member, from memory if it is there.
 func (s *Service) memberEvent(r *Room, m *Member) (*Event, error) {
 	if e := m.event.Load(); e != nil {
 		return e, nil
@@ -284,7 +284,7 @@ func (b *batch) add(p proto) (*Event, error) {
 	return pe.Event, nil
 }
 
-// notify evaluates the push rules of the room's members for an event.
+// notify evaluates the push rules of the room's members for an event, and stores the outcome in the event.
 func (b *batch) notify(e *pendingEvent) {
 	if b.svc.opts.Push == nil {
 		return
@@ -340,7 +340,7 @@ func (b *batch) redact(pe *pendingEvent, target *Event) error {
 	return nil
 }
 
-// advance makes an event that was built on the provisional head the newest event of that head.
+// advance adds an event that was built on the provisional head to that head, so that the next event follows it.
 func (b *batch) advance(e *pendingEvent, member *memberChange) {
 	r := b.room
 	n := &r.next
@@ -350,12 +350,12 @@ func (b *batch) advance(e *pendingEvent, member *memberChange) {
 		b.change(&stateChange{key: k, event: e.Event, by: e, member: member})
 		e.after = b.shorten(n.snapshot.Over(graph.Entry{Key: k, Event: e.Event}))
 	}
-	n.snapshot, n.met = e.after, nil
+	n.snapshot, n.resolvedFrom = e.after, nil
 	n.extremities = append(slices.Clone(n.extremities[min(len(n.extremities), pdu.MaxPrevEvents):]), graph.Extremity{ID: e.ID(), Event: e.Event, After: e.after})
 	b.settleHead(e)
 }
 
-// settleHead records on an event the room's head after it.
+// settleHead copies the provisional head to the event, as the room's head after the event.
 func (b *batch) settleHead(e *pendingEvent) {
 	n := &b.room.next
 	n.depth = max(n.depth, e.Depth())
@@ -376,7 +376,8 @@ func (b *batch) change(c *stateChange) {
 	}
 }
 
-// shorten turns a snapshot of the current state into a full one if its chain has grown too long.
+// shorten returns s, a snapshot of the current state. If too many snapshots must be read to read it, shorten turns it
+// into a full one.
 func (b *batch) shorten(s *graph.Snapshot) *graph.Snapshot {
 	r := b.room
 	r.mu.RLock()
@@ -387,7 +388,7 @@ func (b *batch) shorten(s *graph.Snapshot) *graph.Snapshot {
 	return s
 }
 
-// relevel recomputes the provisional power levels if an event changes the state from which they derive.
+// relevel recomputes the provisional power levels if an event changes the create event or the power levels event.
 func (b *batch) relevel(e *pendingEvent) {
 	makes := func(key pdu.StateKey) bool {
 		return key.Key == "" && (key.Type == typePowerLevels || key.Type == typeCreate)
@@ -414,10 +415,10 @@ func (b *batch) relevel(e *pendingEvent) {
 	b.room.next.levels = eventauth.Levels(b.room.version, current(typeCreate), current(typePowerLevels))
 }
 
-// abort undoes the batch's changes to the provisional head; nothing of it is queued.
+// abort undoes the changes that the batch has made to the provisional head. The batch is not queued then.
 func (b *batch) abort() { b.rollback(0, b.saved) }
 
-// rollback removes the events from index n on; saved is the provisional head before them.
+// rollback removes the events with an index of at least n. saved is the provisional head as it was before them.
 func (b *batch) rollback(n int, saved provisional) {
 	r := b.room
 	r.next = saved
@@ -429,7 +430,7 @@ func (b *batch) rollback(n int, saved provisional) {
 	b.events = b.events[:n]
 }
 
-// uncover removes changes from the overlay, the newest first. r.mu is held.
+// uncover removes changes from the overlay of queued changes, beginning with the newest. r.mu is held.
 func (r *Room) uncover(changes []*stateChange) {
 	for _, c := range slices.Backward(changes) {
 		if c.shadowed == nil {

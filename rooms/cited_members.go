@@ -7,9 +7,9 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// addCitedMembers adds the members that an event cites to the partial state before it. The sender's server had them in
-// its state. If the state has another event for one of them, the two are resolved, so that a user who has left does not
-// come back.
+// addCitedMembers adds to the partial state before an event the members that the event cites; they are in the full
+// state, or the sender's server would not have cited them. If the partial state has another event for one of these
+// members, the two are resolved, so that a user who has left does not come back.
 func (b *batch) addCitedMembers(p *graph.Reader, in *incoming, pe *pendingEvent) error {
 	in.cited = nil // from an earlier attempt
 	known, cited := graph.State{}, graph.State{}
@@ -55,7 +55,7 @@ func (b *batch) addCitedMembers(p *graph.Reader, in *incoming, pe *pendingEvent)
 	return nil
 }
 
-// refTo returns the entry of a state for an event that is stored or part of the batch.
+// refTo returns the state entry for an event that is stored or part of the batch.
 func refTo(p *graph.Reader, e *Event) graph.Entry {
 	key, _ := e.StateKey()
 	ref := graph.Entry{Key: pdu.StateKey{Type: e.Type(), Key: key}, Pos: e.Pos}
@@ -65,8 +65,8 @@ func refTo(p *graph.Reader, e *Event) graph.Entry {
 	return ref
 }
 
-// resolveMembers resolves two states that have only some members, with the create event, power levels and join rules
-// before an event.
+// resolveMembers resolves known and cited, two states that consist of some members only. To each of them it adds the
+// create event, power levels and join rules of the state before the event.
 func (b *batch) resolveMembers(p *graph.Reader, pe *pendingEvent, known, cited graph.State) (graph.State, error) {
 	for _, typ := range []string{typeCreate, typePowerLevels, typeJoinRules} {
 		key := pdu.StateKey{Type: typ}
@@ -81,7 +81,7 @@ func (b *batch) resolveMembers(p *graph.Reader, pe *pendingEvent, known, cited g
 	return p.ResolveStates([]graph.State{known, cited})
 }
 
-// addCitedToHead adds the members that an event on the head cites to the current state.
+// addCitedToHead adds to the current state the members that an event following the head cites.
 func (b *batch) addCitedToHead(ctx context.Context, p *graph.Reader, in *incoming, pe *pendingEvent) error {
 	for _, ref := range in.cited {
 		e, err := p.EventOf(ref)

@@ -117,7 +117,7 @@ type CommittedAccountData struct {
 	Type string
 }
 
-// CommittedSubscription is a local user's subscription to a thread, which changed.
+// CommittedSubscription is a change of a local user's subscription to a thread.
 type CommittedSubscription struct {
 	User ident.UserNID
 	Root storage.Pos // position of the thread's root
@@ -145,11 +145,11 @@ type CommittedErasure struct {
 type Listener func(c *Commit)
 
 // Commits delivers commits to listeners: first to the caches of this package, then to the subscribed services in the
-// order of their subscription, and last to the listener that wakes waiting syncs, which then find everything up to
-// date.
+// order of their subscription, and last to the listener that wakes waiting syncs. So a sync that wakes up finds
+// everything up to date.
 //
-// It is created before the services and passed to each of them, so that they can subscribe when they are created, even
-// before the Service whose commits they get.
+// A Commits exists before any service does, and is passed to each of them when it is created. So services can subscribe
+// before the Service whose commits they receive is created.
 type Commits struct {
 	caches, services []Listener
 	wake             Listener
@@ -160,8 +160,8 @@ type Commits struct {
 // NewCommits returns a Commits without listeners, for one Service.
 func NewCommits() *Commits { return &Commits{wake: func(*Commit) {}, log: slog.Default()} }
 
-// Subscribe adds a listener. It panics after the first commit, which the listener would have missed. On a nil Commits,
-// which delivers nothing, it has no effect.
+// Subscribe adds a listener. It panics after the first commit, because the listener would have missed that one. It does
+// nothing if cs is nil, which delivers no commits.
 func (cs *Commits) Subscribe(l Listener) {
 	if cs == nil {
 		return
@@ -172,14 +172,14 @@ func (cs *Commits) Subscribe(l Listener) {
 	cs.services = append(cs.services, l)
 }
 
-// own sets the first and the last listeners, which belong to a Service.
+// own sets the first and the last listeners, which are methods of the given Service.
 func (cs *Commits) own(s *Service) {
 	cs.caches = []Listener{s.countEvents, s.endPartial, s.own.committed, s.erased.committed, s.threads.committed, s.changeInviteFilters, s.followSticky}
 	cs.wake, cs.log = s.wake, s.log
 }
 
-// Deliver delivers a Commit to the listeners. It is called in the Committed hook of a write that changes no room, such
-// as one of account data; the writes of rooms are delivered by package rooms.
+// Deliver delivers a Commit to the listeners. Other packages call it in the Committed hook of a write that changes no
+// room, such as one of account data. This package calls it for the writes of rooms.
 func (cs *Commits) Deliver(c *Commit) {
 	if !cs.started.Load() {
 		cs.started.Store(true)
@@ -193,7 +193,7 @@ func (cs *Commits) Deliver(c *Commit) {
 	cs.call(cs.wake, c)
 }
 
-// call calls a listener. If it panics, that is logged, and the other listeners still get the Commit.
+// call calls one listener. If the listener panics, call logs this, and the other listeners still get the Commit.
 func (cs *Commits) call(l Listener, c *Commit) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -203,19 +203,19 @@ func (cs *Commits) call(l Listener, c *Commit) {
 	l(c)
 }
 
-// headChange is a change of the committed head of a room by a committed write.
+// headChange describes how a committed write changes the committed head of a room.
 type headChange interface {
 	// applyTo makes the change. Room.mu is held.
 	applyTo(r *Room)
 }
 
-// headFunc is a headChange that is a function.
+// headFunc makes a function usable as a headChange.
 type headFunc func(r *Room)
 
 func (f headFunc) applyTo(r *Room) { f(r) }
 
-// commit applies a committed write to the committed head and delivers it to the listeners. It runs in the committer.
-// Only commit and amend change the committed head.
+// commit changes the committed head of a room after a write was committed, and delivers the Commit to the listeners. It
+// runs in the committer. Only the methods commit and amend change the committed head.
 func (s *Service) commit(c *Commit, change headChange) {
 	r := c.Room
 	r.mu.Lock()
@@ -231,14 +231,14 @@ func (s *Service) commit(c *Commit, change headChange) {
 	s.opts.Commits.Deliver(c)
 }
 
-// amend is commit for changes that no listener needs.
+// amend is like commit, but for changes that are of no interest to any listener.
 func (r *Room) amend(change headFunc) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	change(r)
 }
 
-// address finds the servers to which the events are sent, now that the events are part of the room.
+// address sets the servers to which each event is sent. The events are part of the room already.
 func (c *Commit) address() {
 	for i := range c.Events {
 		if e := &c.Events[i]; e.Outgoing {
@@ -260,7 +260,7 @@ func (c *Commit) add(s *Service, events []*pendingEvent) {
 	}
 }
 
-// addChanges records the membership changes among changes of the current state.
+// addChanges records those of the given changes of the current state that change a membership.
 func (c *Commit) addChanges(s *Service, changes []*stateChange) {
 	c.State = c.State || len(changes) > 0
 	for _, change := range changes {
@@ -299,12 +299,13 @@ func (r *Room) abandoned() bool {
 	return r.head.partial != nil && len(r.head.local) == 0
 }
 
-// isNews reports whether /sync sends an event: it is no history, or it is sticky.
+// isNews reports whether /sync sends an event to clients: it is not history, or it is still sticky.
 func (s *Service) isNews(e CommittedEvent) bool {
 	return !e.Past || e.StickyUntil() > s.nowMS()
 }
 
-// wake is the Listener that wakes the syncs of clients with something new to read. It is the last one.
+// wake is the Listener that wakes the syncs of clients that have something new to read. It is called after all other
+// listeners.
 func (s *Service) wake(c *Commit) {
 	if c.Rejudged || slices.ContainsFunc(c.Events, s.isNews) {
 		s.opts.Hub.Members(c.Room.LocalMembers())

@@ -68,7 +68,7 @@ func (s *Service) CompleteRooms(ctx context.Context) error {
 	}
 }
 
-// completeRoom requests the state of one room until it has it, or no local user is in the room any more.
+// completeRoom requests the full state of one room until it gets it, or until no local user is in the room.
 func (s *Service) completeRoom(ctx context.Context, room ident.RoomNID, slots chan struct{}) {
 	for failures := int64(0); ; failures++ {
 		err := s.completeOnce(ctx, room, slots)
@@ -88,7 +88,8 @@ func (s *Service) completeRoom(ctx context.Context, room ident.RoomNID, slots ch
 // errNotPartial means that the room has full state, or no local member.
 var errNotPartial = errors.New("the room is not partial any more")
 
-// completeOnce asks one server after the other, starting with the one through which the room was joined.
+// completeOnce asks servers for the full state, one after the other. The first is the one through which the room was
+// joined.
 func (s *Service) completeOnce(ctx context.Context, room ident.RoomNID, slots chan struct{}) error {
 	r, err := s.RoomByNID(ctx, room)
 	if err != nil {
@@ -129,7 +130,7 @@ func (s *Service) completeOnce(ctx context.Context, room ident.RoomNID, slots ch
 	return err
 }
 
-// completer is a server that is asked for the state of a room.
+// completer is a server that is asked for the full state of a room.
 type completer struct {
 	server  string
 	trusted bool // the room was joined through it
@@ -140,8 +141,9 @@ type completer struct {
 
 var errNotAll = fmt.Errorf("%w: not all of the state was given", fedclient.ErrBadAnswer)
 
-// completeThrough requests the state before the join from one server, and judges the later events again. The server
-// through which the room was joined is trusted; the state of any other server must match except for the members.
+// completeThrough requests the state before the join from one server, and authorises the later events again. The server
+// through which the room was joined is trusted. The state that any other server returns may differ from the known one
+// only in its members.
 func (s *Service) completeThrough(ctx context.Context, r *Room, c completer) error {
 	ctx, release := fedclient.HoldAnswers(ctx, true)
 	defer release()
@@ -172,7 +174,7 @@ func (s *Service) completeThrough(ctx context.Context, r *Room, c completer) err
 	}
 }
 
-// askBeforeJoin requests the state before a join from one server.
+// askBeforeJoin requests the state before the join from one server.
 func (s *Service) askBeforeJoin(ctx context.Context, r *Room, join *Event, c completer) (graph.State, error) {
 	select {
 	case c.slots <- struct{}{}:
@@ -190,9 +192,9 @@ func (s *Service) askBeforeJoin(ctx context.Context, r *Room, join *Event, c com
 	return before, err
 }
 
-// rejoinPartial handles a join to a room that this server left while it had partial state. If the events before the
-// join are stored, as right after leaving, the room continues where it was, and rejoinPartial returns true. The writer
-// lock is held.
+// rejoinPartial handles a join to a room that this server left while the room had partial state. If the events before
+// the join are still stored, which is likely soon after leaving, rejoinPartial adds the join to the room as it is and
+// returns true. The writer lock is held.
 func (s *Service) rejoinPartial(ctx context.Context, r *Room, join *pdu.Event) (bool, error) {
 	if r.partialState() == nil {
 		return false, nil
@@ -227,8 +229,9 @@ func (s *Service) rejoinPartial(ctx context.Context, r *Room, join *pdu.Event) (
 	return true, nil
 }
 
-// stateBeforeJoin requests the state before a join: the state after its prev_event, which every server in the room has.
-// If there are several prev_events, it requests the state that they resolve to, which the server computed for the join.
+// stateBeforeJoin requests the state before the join. If the join has one prev_event, this is the state after that
+// event, which every server in the room has. Otherwise it requests the state before the join itself, which the server
+// that answered the join has computed.
 func (f *fetcher) stateBeforeJoin(ctx context.Context, join *Event) (graph.State, error) {
 	if prev := join.PrevEvents(); len(prev) == 1 {
 		return f.stateAfter(ctx, prev[0])
@@ -236,7 +239,7 @@ func (f *fetcher) stateBeforeJoin(ctx context.Context, join *Event) (graph.State
 	return f.stateBefore(ctx, join.ID())
 }
 
-// nameMembers allots the numbers of members, which is better done before the room is locked.
+// nameMembers allots numbers to the members of a state. It is called before the room is locked, since this takes time.
 func (s *Service) nameMembers(ctx context.Context, full graph.State) error {
 	for key := range full {
 		if key.Type != typeMember {
@@ -260,8 +263,8 @@ func (s *Service) eventAt(ctx context.Context, r *Room, pos storage.Pos) (e *Eve
 	return e, err
 }
 
-// checkSameState verifies that a state matches the known one except for the members. Any server in the room may return
-// the state, and could otherwise change the room's rules.
+// checkSameState verifies that the given state before the join differs from the known one only in its members.
+// Otherwise any server in the room could change the room's rules by returning a false state.
 func (s *Service) checkSameState(ctx context.Context, r *Room, join *Event, full graph.State) error {
 	return s.db.Read(ctx, func(tx *storage.Tx) error {
 		known, err := tx.StateOf(join.Snapshot)
@@ -302,7 +305,7 @@ func (s *Service) checkSameState(ctx context.Context, r *Room, join *Event, full
 	})
 }
 
-// finishJoin completes a partial-state room, given the state before the join.
+// finishJoin ends the partial state of a room. full is the full state before the join.
 func (s *Service) finishJoin(ctx context.Context, room id.RoomID, join *Event, full graph.State) error {
 	r, err := s.lockRoom(ctx, room)
 	if errors.Is(err, ErrNoRoom) {

@@ -91,7 +91,7 @@ func (c *creation) inviteOthers(ctx context.Context, room id.RoomID) {
 	all.Wait()
 }
 
-// check makes the checks that need no room.
+// check checks the request as far as this is possible without a room.
 func (c *creation) check(ctx context.Context) error {
 	r := c.req
 	if r.RoomVersion == "" {
@@ -232,7 +232,8 @@ func (c *creation) checkInitialState() error {
 	return nil
 }
 
-// checkInitialAlias allows only the alias that the request itself creates.
+// checkInitialAlias returns an error if the canonical alias in the initial state is not the alias that the request
+// creates.
 func (c *creation) checkInitialAlias(content json.RawMessage) error {
 	var names eventcontent.Aliases
 	if json.Unmarshal(content, &names) != nil {
@@ -295,8 +296,8 @@ func newRoom(s *Service, v *pdu.Version) *Room {
 	return r
 }
 
-// createTime returns a timestamp for a create event, in ms, that no other room of this server has. Since room version
-// 12 the ID of a room is the hash of its create event, and two create events may differ in nothing else.
+// createTime returns a timestamp in ms that no other create event of this server has. Since room version 12 the ID of a
+// room is the hash of its create event, and the timestamp may be the only difference between two create events.
 func (s *Service) createTime() int64 {
 	for {
 		last := s.lastCreated.Load()

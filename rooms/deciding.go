@@ -27,8 +27,8 @@ const (
 	decisionShare = 20
 )
 
-// decide authorises undecided events, and then everything that follows them. Undecided events of the history are
-// deleted instead, and fetched again later.
+// decide authorises undecided events, and then everything that follows them. Undecided events that are history are
+// deleted instead; they are fetched again later.
 func (p *placing) decide(ctx context.Context, ready decidable) error {
 	if len(ready.historical) > 0 {
 		if err := p.forgetHistory(ctx, ready.historical); err != nil {
@@ -67,8 +67,8 @@ func (p *placing) decide(ctx context.Context, ready decidable) error {
 	return p.lookUpAgain(ctx)
 }
 
-// authoriseAgain authorises undecided events of a room, of which these are complete copies, and everything that follows
-// them.
+// authoriseAgain authorises those undecided events of a room of which copies has a complete copy, and then everything
+// that follows them.
 func (s *Service) authoriseAgain(ctx context.Context, room id.RoomID, copies map[id.EventID]*incoming) (verdicts map[id.EventID]error, err error) {
 	for {
 		verdicts, err = s.authoriseAgainOnce(ctx, room, copies)
@@ -91,7 +91,7 @@ func (s *Service) authoriseAgainOnce(ctx context.Context, room id.RoomID, copies
 	return c.decided, c.store(ctx)
 }
 
-// forgetHistory deletes undecided events of the history, and records that they are missing.
+// forgetHistory deletes undecided events that are history, and records that they are missing.
 func (p *placing) forgetHistory(ctx context.Context, events []*Event) error {
 	left := false
 	return p.svc.touch(ctx, p.room.id, func(r *Room) storage.Write {
@@ -111,8 +111,8 @@ func (p *placing) forgetHistory(ctx context.Context, events []*Event) error {
 	})
 }
 
-// forgetPast deletes a historical event if it is still undecided. This leaves a gap before the next newer event, so
-// that the event can be fetched again.
+// forgetPast deletes an event of the history if it is still undecided. It records a gap before the next newer event, so
+// that the deleted one can be fetched again.
 func forgetPast(tx *storage.Tx, r *Room, e *Event) error {
 	row, found, err := tx.EventAt(e.Pos)
 	if err != nil || !found || row.Flags&storage.UndecidedEvent == 0 {
@@ -132,7 +132,7 @@ func forgetPast(tx *storage.Tx, r *Room, e *Event) error {
 	return tx.AddBackwardEdge(r.nid, string(e.ID()), rows[above].Order)
 }
 
-// decideSoon queues a room for DecideEvents if it has undecided events.
+// decideSoon has DecideEvents look at a room soon, if the room has undecided events.
 func (s *Service) decideSoon(r *Room) {
 	if !r.attemptDecision(s.opts.Now()) {
 		return
@@ -143,9 +143,9 @@ func (s *Service) decideSoon(r *Room) {
 	}
 }
 
-// DecideEvents authorises undecided events until ctx ends: with what is stored, soon after an event arrives in their
-// room, and regularly after requesting the keys and auth events that they need. It also checks soft-failed sticky
-// events again, at the beginning and when the state of their room changes.
+// DecideEvents authorises undecided events until ctx ends. Soon after an event arrives in a room, it tries with what is
+// stored; regularly, it also requests the keys and auth events that are needed. Besides, it checks soft-failed sticky
+// events again, when it starts and when the state of their room changes.
 func (s *Service) DecideEvents(ctx context.Context) error {
 	tick := time.NewTicker(undecidedEvery)
 	defer tick.Stop()
@@ -183,8 +183,8 @@ func (s *Service) decideAll(ctx context.Context) error {
 	return err
 }
 
-// decideIn authorises the undecided events of a room as far as possible. If ask is set, it requests missing auth
-// events. It holds none of the room's slots while it requests keys.
+// decideIn authorises the undecided events of a room as far as possible. If ask is true, it requests missing auth
+// events. While it requests keys, it holds none of the room's slots.
 func (s *Service) decideIn(ctx context.Context, nid ident.RoomNID, ask bool) error {
 	r, err := s.RoomByNID(ctx, nid)
 	if err != nil || !r.Resident() || !r.maybeDecidable() {
@@ -220,8 +220,8 @@ func (s *Service) decideIn(ctx context.Context, nid ident.RoomNID, ask bool) err
 	return newPlacing(a).decide(ctx, ready)
 }
 
-// attemptDecision reports whether the room has undecided events and the last attempt was at least undecidedRest ago. If
-// so, it records an attempt.
+// attemptDecision reports whether undecided events of the room should be tried now: the room has some, and the last
+// attempt was at least undecidedRest ago. If so, it records the attempt.
 func (r *Room) attemptDecision(now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -232,7 +232,7 @@ func (r *Room) attemptDecision(now time.Time) bool {
 	return true
 }
 
-// mayDecide reports whether the last decision in the room is long enough ago; see decisionShare.
+// mayDecide reports whether the room may spend time on authorising undecided events again; see decisionShare.
 func (r *Room) mayDecide(now time.Time) bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

@@ -11,7 +11,7 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// extendHead makes an accepted event a forward extremity, and resolves the current state from the forward extremities.
+// extendHead makes an accepted event a forward extremity, and updates the current state accordingly.
 func (b *batch) extendHead(ctx context.Context, p *graph.Reader, in *incoming, pe *pendingEvent, onHead bool) error {
 	n := &b.room.next
 	x := graph.Extremity{ID: in.ID(), Event: pe.Event, After: pe.after}
@@ -25,7 +25,7 @@ func (b *batch) extendHead(ctx context.Context, p *graph.Reader, in *incoming, p
 		if err := b.addCitedToHead(ctx, p, in, pe); err != nil {
 			return err
 		}
-		n.snapshot, n.extremities, n.met = pe.after, []graph.Extremity{x}, nil
+		n.snapshot, n.extremities, n.resolvedFrom = pe.after, []graph.Extremity{x}, nil
 		b.settleHead(pe)
 		return nil
 	}
@@ -53,7 +53,7 @@ func (b *batch) extendHead(ctx context.Context, p *graph.Reader, in *incoming, p
 // an event can have.
 const maxExtremities = pdu.MaxPrevEvents
 
-// updateCurrentState resolves the room's current state from the states after the forward extremities.
+// updateCurrentState resolves the states after the forward extremities into the room's current state.
 func (b *batch) updateCurrentState(ctx context.Context, p *graph.Reader, pe *pendingEvent) error {
 	n := &b.room.next
 	var points []*graph.Snapshot
@@ -72,7 +72,7 @@ func (b *batch) updateCurrentState(ctx context.Context, p *graph.Reader, pe *pen
 		points = append(points, n.extremities[i].After)
 	}
 	points = graph.Distinct(points)
-	if len(points) == 1 && points[0].Same(n.snapshot) || sameStates(points, n.met) {
+	if len(points) == 1 && points[0].Same(n.snapshot) || sameStates(points, n.resolvedFrom) {
 		return nil
 	}
 	// The event itself may be in the state already.
@@ -104,24 +104,24 @@ func (b *batch) updateCurrentState(ctx context.Context, p *graph.Reader, pe *pen
 	case len(own) > 0:
 		n.snapshot = b.shorten(n.snapshot.Over(own...))
 	}
-	n.met = points
+	n.resolvedFrom = points
 	return nil
 }
 
-// sameStates reports whether the states to resolve are those of the last resolution.
-func sameStates(points, met []*graph.Snapshot) bool {
-	if len(points) != len(met) {
+// sameStates reports whether the states to resolve are the same as in the last resolution.
+func sameStates(points, resolvedFrom []*graph.Snapshot) bool {
+	if len(points) != len(resolvedFrom) {
 		return false
 	}
 	for _, s := range points {
-		if !slices.ContainsFunc(met, s.Same) {
+		if !slices.ContainsFunc(resolvedFrom, s.Same) {
 			return false
 		}
 	}
 	return true
 }
 
-// changesTo returns the changes that turn the provisional state into another one.
+// changesTo returns the changes that turn the provisional state into the given one.
 func (b *batch) changesTo(ctx context.Context, p *graph.Reader, pe *pendingEvent, state map[pdu.StateKey]graph.Entry) ([]*stateChange, error) {
 	want, err := p.IDs(state)
 	if err != nil {
@@ -162,7 +162,7 @@ func (b *batch) changesTo(ctx context.Context, p *graph.Reader, pe *pendingEvent
 	return changes, nil
 }
 
-// provisionalIDs returns the provisional state as event IDs.
+// provisionalIDs returns the IDs of the events in the provisional state.
 func (b *batch) provisionalIDs(p *graph.Reader) (map[pdu.StateKey]id.EventID, error) {
 	r := b.room
 	refs := map[pdu.StateKey]graph.Entry{}
@@ -186,7 +186,7 @@ func (b *batch) provisionalIDs(p *graph.Reader) (map[pdu.StateKey]id.EventID, er
 	return p.IDs(refs)
 }
 
-// memberChange returns how a member event of another server changes a membership; nil if the event is of another type.
+// memberChange returns the change of a membership by an event of another server, or nil if this is not a member event.
 func (b *batch) memberChange(in *incoming, k pdu.StateKey) *memberChange {
 	if k.Type != typeMember {
 		return nil
@@ -195,8 +195,8 @@ func (b *batch) memberChange(in *incoming, k pdu.StateKey) *memberChange {
 	return &memberChange{user: user, nid: in.target, from: b.room.provisionalMembership(user), to: pdu.Membership(in.Content())}
 }
 
-// resolvedMember returns how a membership changes if state resolution makes e the current member event; nil if the key
-// is of another type.
+// resolvedMember returns the change of a membership that results when state resolution makes e the current event of the
+// given key. It returns nil if the key is not one of a member.
 func (b *batch) resolvedMember(ctx context.Context, key pdu.StateKey, e *Event) (*memberChange, error) {
 	if key.Type != typeMember {
 		return nil, nil

@@ -29,7 +29,7 @@ func newFetcher(stored *storedEvents, remote Remote, server string) *fetcher {
 
 var errTooManyGaps = errors.New("too many gaps in one transaction")
 
-// stateAfter requests the state after an event that is not stored.
+// stateAfter requests the state after an event that this server does not have.
 func (f *fetcher) stateAfter(ctx context.Context, eventID id.EventID) (graph.State, error) {
 	entries, chain, err := f.stateIDs(ctx, eventID)
 	if err != nil {
@@ -47,7 +47,7 @@ func (f *fetcher) stateBefore(ctx context.Context, eventID id.EventID) (graph.St
 	return f.fetchState(ctx, eventID, entries, chain)
 }
 
-// stateIDs requests the IDs of the state before an event and of its auth chain.
+// stateIDs requests the IDs of the events in the state before an event, and those in the auth chain of that state.
 func (f *fetcher) stateIDs(ctx context.Context, eventID id.EventID) (entries, chain []id.EventID, err error) {
 	if f.states++; f.states > maxGaps {
 		return nil, nil, errTooManyGaps
@@ -58,8 +58,8 @@ func (f *fetcher) stateIDs(ctx context.Context, eventID id.EventID) (entries, ch
 	return f.remote.StateIDs(ctx, f.server, f.room.id, eventID)
 }
 
-// fetchState returns the state that consists of the given events. It fetches the missing ones and those of their auth
-// chain. Rejected events and those that the server does not return are left out.
+// fetchState returns the state that consists of entries, at the event at. It fetches missing events, also those of the
+// auth chain. The state lacks rejected events and events that the server does not return.
 func (f *fetcher) fetchState(ctx context.Context, at id.EventID, entries, chain []id.EventID) (graph.State, error) {
 	if len(entries) > maxForeignState || len(chain) > maxForeignState {
 		return nil, errors.New("the state is too large")
@@ -87,7 +87,7 @@ func (f *fetcher) fetchState(ctx context.Context, at id.EventID, entries, chain 
 	return out, nil
 }
 
-// fetchStateEvents stores those events of a state, and of its auth chain, that are not stored yet.
+// fetchStateEvents fetches and stores the events of a state and of its auth chain that are not stored yet.
 func (f *fetcher) fetchStateEvents(ctx context.Context, at id.EventID, ids []id.EventID) error {
 	if err := f.read(ctx, unknownOf(f.known, ids)); err != nil {
 		return err
@@ -114,8 +114,8 @@ func (f *fetcher) fetchStateEvents(ctx context.Context, at id.EventID, ids []id.
 	return f.storeOutliers(ctx, raws)
 }
 
-// oneOf returns a function that reports whether an event has one of some IDs, once for each ID: an event of the state
-// may be in the auth chain of the response too.
+// oneOf returns a function that reports whether an event has one of the given IDs. It returns true only once for each
+// ID, since a response may contain an event twice, in the state and in the auth chain.
 func (f *fetcher) oneOf(ids []id.EventID) func(json.RawMessage) bool {
 	wanted := make(map[id.EventID]bool, len(ids))
 	for _, eventID := range ids {

@@ -42,7 +42,7 @@ const (
 
 var errStranger = errors.New("neither the sender nor its server is known to be in the room")
 
-// admits reports whether events from a server may cause requests to other servers for what they lack.
+// admits reports whether events from the server origin may cause requests to other servers.
 func (s *Service) admits(ctx context.Context, r *Room, origin string, raws []json.RawMessage) (bool, error) {
 	resident := r.HasServer(origin)
 	if resident && slices.ContainsFunc(raws, r.fromMember) {
@@ -70,8 +70,8 @@ func (s *Service) admits(ctx context.Context, r *Room, origin string, raws []jso
 	return false, nil
 }
 
-// fromMember reports whether an unverified event claims to be sent by a member of the room, or to be the member event
-// of its sender.
+// fromMember reports whether the sender of an event may be a member of the room, or the event claims to be the sender's
+// own member event. The event is not verified yet.
 func (r *Room) fromMember(raw json.RawMessage) bool {
 	text := func(key string) string {
 		value, _ := canonjson.Get(raw, key)
@@ -81,8 +81,8 @@ func (r *Room) fromMember(raw json.RawMessage) bool {
 	return r.MayBeJoined(sender) || handshake.TypeOf(raw) == typeMember && text("state_key") == string(sender)
 }
 
-// fetchMembership fetches one event and reports whether it is the user's join of the room. Servers in the room are
-// asked first, since the origin could have forged it. The room's current state must allow it as well.
+// fetchMembership fetches one event and reports whether it is a join of the user that the room's current state allows.
+// Servers in the room are asked before the origin, since the origin could have forged the event.
 func (s *Service) fetchMembership(ctx context.Context, r *Room, origin string, user id.UserID, eventID id.EventID) (bool, error) {
 	if s.opts.Remote == nil {
 		return false, nil
@@ -115,7 +115,8 @@ func (s *Service) fetchVerified(ctx context.Context, r *Room, server string, eve
 	return events[0]
 }
 
-// hasJoinedBy reports whether a verified event makes a user a member, by its own auth events and by the current state.
+// hasJoinedBy reports whether a verified event is a join of the user that both its own auth events and the current
+// state allow.
 func (s *Service) hasJoinedBy(ctx context.Context, r *Room, user id.UserID, e *pdu.Event) (bool, error) {
 	if e.RoomID() != r.id || !e.IsStateKey(typeMember, string(user)) || e.Sender() != user || pdu.Membership(e.Content()) != Join {
 		return false, nil
@@ -141,8 +142,8 @@ func (s *Service) hasJoinedBy(ctx context.Context, r *Room, user id.UserID, e *p
 	return eventauth.Check(r.version, e, now) == nil, nil
 }
 
-// receiveFromStranger authorises the events that lack nothing, and parks those of the others that may turn out to be
-// valid.
+// receiveFromStranger receives events from a server that may not cause requests. It authorises the events that lack
+// nothing; of the others it parks those that may turn out to be valid.
 func (s *Service) receiveFromStranger(ctx context.Context, r *Room, origin string, raws []json.RawMessage) (map[id.EventID]error, error) {
 	results := map[id.EventID]error{}
 	var good []*incoming
@@ -176,8 +177,8 @@ func (s *Service) receiveFromStranger(ctx context.Context, r *Room, origin strin
 	return results, err
 }
 
-// verifyKnown is verify for one event of a server that is not known to be in the room. If it needs the keys of a third
-// server that is not in the room either, the error wraps signatures.ErrNoKey.
+// verifyKnown verifies one event of a server that may not cause requests. The error wraps signatures.ErrNoKey if the
+// keys of a third server are needed that is not known to be in the room either.
 func (s *Service) verifyKnown(ctx context.Context, r *Room, origin string, raw json.RawMessage) (*pdu.Event, error) {
 	e, err := pdu.Parse(r.version, raw)
 	if err != nil {
@@ -196,7 +197,7 @@ func (s *Service) verifyKnown(ctx context.Context, r *Room, origin string, raw j
 	return events[0], errs[0]
 }
 
-// parkAll parks events if their server may turn out to be in the room, and sets the result of each.
+// parkAll parks events, unless their server is known to be in the room, and sets the result of each event.
 func (s *Service) parkAll(r *Room, origin string, raws []json.RawMessage, results map[id.EventID]error) {
 	refused := raws
 	if !r.HasServer(origin) {
@@ -212,7 +213,8 @@ func (s *Service) parkAll(r *Room, origin string, raws []json.RawMessage, result
 	}
 }
 
-// completeAmong splits events into those that refer only to stored events or to each other, and the rest.
+// completeAmong splits events into two lists: complete has those that refer only to stored events and to each other,
+// and rest has the others.
 func (s *Service) completeAmong(ctx context.Context, r *Room, events []*incoming) (complete, rest []*incoming, err error) {
 	var ids []id.EventID
 	for _, e := range events {
@@ -242,8 +244,8 @@ func (s *Service) completeAmong(ctx context.Context, r *Room, events []*incoming
 	return complete, rest, nil
 }
 
-// Unparked removes and returns the parked events that can be received now, because their server turned out to be in the
-// room or the join of the room is done.
+// Unparked removes and returns the parked events that can be received now. Their server has turned out to be in the
+// room, or a local user has finished joining the room.
 func (s *Service) Unparked() []parking.Events {
 	return s.parking.Due(s.opts.Now(), func(key parking.Key) bool {
 		if s.joining.Busy(key.Room) {
@@ -254,11 +256,11 @@ func (s *Service) Unparked() []parking.Events {
 	})
 }
 
-// MayUnpark returns a channel that receives a value when Unparked may have events soon. Callers should call Unparked
-// every second as well.
+// MayUnpark returns a channel that receives a value when Unparked may return events. Not every case is signalled, so
+// callers should also call Unparked once a second.
 func (s *Service) MayUnpark() <-chan struct{} { return s.parking.Fresh() }
 
-// ServerIn reports whether a server is known to be in a room in which this server participates.
+// ServerIn reports whether this server participates in the given room and knows the given server to be in it.
 func (s *Service) ServerIn(ctx context.Context, room id.RoomID, server string) bool {
 	r, err := s.Room(context.WithoutCancel(ctx), room)
 	return err == nil && r.Resident() && r.HasServer(server)

@@ -32,8 +32,8 @@ const (
 // then count as missing.
 const fetchTime = time.Minute
 
-// gathering is the first step of arrivals: it requests what the waiting events lack. The room's fetching slot is held,
-// but neither its receiving slot nor a lock, so that other events can be placed in the room meanwhile.
+// gathering is the first step of processing arrivals: it requests what the waiting events lack. Meanwhile only the
+// room's fetching slot is held, neither its receiving slot nor a lock, so that other events of the room can be placed.
 type gathering struct {
 	*arrivals
 	from *fetcher
@@ -47,13 +47,13 @@ type gathering struct {
 	authRequests int
 }
 
-// newGathering returns a gathering for arrivals. If remote is nil, it makes no requests.
+// newGathering returns a gathering for the given arrivals. If remote is nil, it makes no requests.
 func newGathering(a *arrivals, remote Remote) *gathering {
 	return &gathering{arrivals: a, from: newFetcher(a.storedEvents, remote, a.origin), unavailable: map[id.EventID]bool{}, invalid: map[id.EventID]*pdu.Event{}}
 }
 
-// inTime calls ask with a context that ends after fetchTime. It is not an error if that time runs out, but if ctx ends
-// it is.
+// inTime calls ask with a context that ends after fetchTime. It returns nil if ask fails because this time is up, but
+// an error if ctx has ended.
 func inTime(ctx context.Context, ask func(context.Context) error) error {
 	limited, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
@@ -64,8 +64,8 @@ func inTime(ctx context.Context, ask func(context.Context) error) error {
 	return err
 }
 
-// gather requests everything that checks 4 to 7 need and that is missing. It returns the undecided events that can be
-// authorised now.
+// gather requests everything that is missing for checks 4 to 7. It returns the undecided events that can be authorised
+// now.
 func (g *gathering) gather(ctx context.Context) (ready decidable, err error) {
 	if err := g.lookUpAgain(ctx); err != nil {
 		return decidable{}, err
@@ -85,7 +85,7 @@ func (g *gathering) gather(ctx context.Context) (ready decidable, err error) {
 	return g.gatherDecidable(ctx)
 }
 
-// gatherMissingEvents requests from the origin the events between the stored ones and those that it sent.
+// gatherMissingEvents requests from the origin the events between the stored events and the ones that the origin sent.
 // Spec: server-server-api#retrieving-events
 func (g *gathering) gatherMissingEvents(ctx context.Context) error {
 	if g.from.remote == nil {
@@ -124,7 +124,7 @@ func (g *gathering) gatherMissingEvents(ctx context.Context) error {
 	return nil
 }
 
-// lackingEvents returns the waiting events that have a missing prev_event from after the join.
+// lackingEvents returns the waiting events that follow a missing event which is not history.
 func (g *gathering) lackingEvents() (ids []id.EventID) {
 	for eventID, e := range g.waiting {
 		if slices.ContainsFunc(e.PrevEvents(), func(prev id.EventID) bool { return !g.has(prev) && !g.isHistory(prev) }) {
@@ -135,8 +135,9 @@ func (g *gathering) lackingEvents() (ids []id.EventID) {
 	return ids
 }
 
-// knownBefore returns the stored events that waiting events name in prev_events. The origin stops going back at them.
-// The forward extremities alone are not enough, because a missing event may follow an older stored one.
+// knownBefore returns the stored events that the given waiting events name in prev_events, for a request of missing
+// events: the origin goes back no further than to these. The forward extremities alone are not enough, because a
+// missing event may follow an older stored one.
 func (g *gathering) knownBefore(events []id.EventID) (known []id.EventID) {
 	for _, eventID := range events {
 		for _, prev := range g.waiting[eventID].PrevEvents() {
@@ -148,8 +149,8 @@ func (g *gathering) knownBefore(events []id.EventID) (known []id.EventID) {
 	return known
 }
 
-// admit verifies requested events and adds the valid ones to the waiting events. It returns these, and those that may
-// be added because a valid event follows them.
+// admit verifies requested events and adds the valid ones to the waiting events. It returns the IDs of the added
+// events, and of events with a signature that cannot be checked, which are added later if a valid event follows them.
 func (g *gathering) admit(ctx context.Context, raws []json.RawMessage) (added []id.EventID) {
 	events, errs := g.svc.verifier.Verify(ctx, g.room.version, raws)
 	for i, e := range events {
@@ -177,8 +178,8 @@ var (
 	errWithheld = errors.New("the server does not return the prev_events of the event that it sent")
 )
 
-// gatherStates requests the states after missing prev_events. If no server returns one, it rejects the event and those
-// that follow it.
+// gatherStates requests the states after missing prev_events. An event for which no server returns the state is
+// rejected, and so are the events that follow it.
 func (g *gathering) gatherStates(ctx context.Context) error {
 	refused := false
 	for _, e := range g.lackingState() {
@@ -194,7 +195,7 @@ func (g *gathering) gatherStates(ctx context.Context) error {
 	return nil
 }
 
-// gatherStatesOf is gatherStates for one event. It returns false if the event was rejected.
+// gatherStatesOf is like gatherStates, but for one event. It returns false if the event was rejected.
 func (g *gathering) gatherStatesOf(ctx context.Context, e *incoming) (ok bool, err error) {
 	for _, prev := range e.PrevEvents() {
 		if !g.lacksState(e, prev) {
@@ -227,9 +228,9 @@ func (g *gathering) fetchStateAfter(ctx context.Context, e *incoming, prev id.Ev
 	return after, err
 }
 
-// mayFetchState returns an error if the state after a missing prev_event must not be fetched. A server that sends an
-// event but withholds its predecessors could make the event the room's only forward extremity and then dictate the
-// room's state. Predecessors of the join are not withheld: this server does not request them.
+// mayFetchState returns an error if the state after prev, a missing prev_event of e, must not be fetched: a server that
+// sends an event but withholds the events before it could make this event the only forward extremity, and so dictate
+// the room's state. If prev precedes the join, nothing is withheld, since this server does not request such events.
 func (g *gathering) mayFetchState(e *incoming, prev id.EventID) error {
 	switch {
 	case g.isHistory(prev):
@@ -242,7 +243,7 @@ func (g *gathering) mayFetchState(e *incoming, prev id.EventID) error {
 	return nil
 }
 
-// noteState records the state after a missing event on each waiting event that follows it.
+// noteState records the state after prev, a missing event, in each waiting event that follows prev.
 func (g *gathering) noteState(prev id.EventID, after graph.State) {
 	for _, e := range g.waiting {
 		if !slices.Contains(e.PrevEvents(), prev) {

@@ -15,8 +15,8 @@ import (
 // maxAuthServers bounds the servers that are asked for the auth events of one event, including the origin.
 const maxAuthServers = 4
 
-// gatherAuthEvents requests the auth chains of waiting events that cite an event which is neither stored nor waiting.
-// Events whose auth events cannot be fetched are undecided.
+// gatherAuthEvents requests the auth chains of the waiting events whose auth events are missing. Events whose auth
+// events cannot be fetched become undecided.
 func (g *gathering) gatherAuthEvents(ctx context.Context) error {
 	if g.from.remote == nil {
 		return nil
@@ -36,8 +36,8 @@ func (g *gathering) gatherAuthEvents(ctx context.Context) error {
 	}
 }
 
-// leaveUndecided marks an event as undecided because an auth event cannot be fetched. The event is dropped if no valid
-// event follows it.
+// leaveUndecided marks an event as undecided because an auth event cannot be fetched. If no valid event follows it, the
+// event is dropped instead.
 func (g *gathering) leaveUndecided(e *incoming) {
 	if e.noAuth = true; !e.followed {
 		g.finish(e.ID(), errNoAuthEvent)
@@ -45,8 +45,8 @@ func (g *gathering) leaveUndecided(e *incoming) {
 	}
 }
 
-// gatherAuthEventsOf requests the auth chain of an event, and the auth events that the response lacks, from several
-// servers, the origin first.
+// gatherAuthEventsOf requests the auth chain of an event from several servers, beginning with the origin. Auth events
+// that are still missing then are requested one by one.
 func (g *gathering) gatherAuthEventsOf(ctx context.Context, e *incoming) error {
 	for _, auth := range g.missingAuth(e) {
 		if elsewhere, err := g.isElsewhere(ctx, auth); elsewhere || err != nil {
@@ -79,8 +79,8 @@ func (g *gathering) gatherAuthEventsOf(ctx context.Context, e *incoming) error {
 	return nil
 }
 
-// serversFor returns the servers to ask about an event of a sender: the origin, the sender's server, and others in the
-// room.
+// serversFor returns the servers to ask about an event of the given sender: the origin, the sender's server, and other
+// servers in the room.
 func (g *gathering) serversFor(sender id.UserID) []string {
 	if g.from.remote == nil {
 		return nil
@@ -92,7 +92,7 @@ func (g *gathering) serversFor(sender id.UserID) []string {
 	return servers[:min(len(servers), maxAuthServers)]
 }
 
-// storeCited stores the events that were requested because an event cites them.
+// storeCited stores events that were requested because another event cites them.
 func (g *gathering) storeCited(ctx context.Context, raws []json.RawMessage) error {
 	g.noteElsewhere(ctx, raws)
 	return g.from.storeOutliers(ctx, raws)
@@ -114,8 +114,8 @@ func (g *gathering) isElsewhere(ctx context.Context, eventID id.EventID) (found 
 	return found, err
 }
 
-// noteElsewhere records which events of a response belong to another room. In room versions where servers choose the
-// event IDs, such an event must be signed.
+// noteElsewhere records which events of a response belong to another room. In room versions in which servers choose the
+// event IDs, this counts only if the event has a valid signature.
 func (g *gathering) noteElsewhere(ctx context.Context, raws []json.RawMessage) {
 	v := g.room.version
 	for _, raw := range raws {

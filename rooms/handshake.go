@@ -18,8 +18,8 @@ import (
 	"ebb/storage"
 )
 
-// Template returns an unsigned join, knock or leave event for a user of another server, which signs it. versions are
-// the room versions that the other server supports; nil: the operation has no such parameter.
+// Template returns an unsigned join, knock or leave event of a user of another server, which that server then signs.
+// versions are the room versions that the other server supports; it is nil for operations without such a parameter.
 // Spec: server-server-api#joining-rooms, server-server-api#knocking-upon-a-room,
 // server-server-api#leaving-rooms-rejecting-invites
 func (s *Service) Template(ctx context.Context, origin string, room id.RoomID, user id.UserID, membership Membership, versions []id.RoomVersion) (t fedclient.Template, err error) {
@@ -53,7 +53,8 @@ func (s *Service) Template(ctx context.Context, origin string, room id.RoomID, u
 	return t, err
 }
 
-// template returns the event that build would sign, if the state allows it.
+// template returns an event in the form of a template, without adding it to the batch. It fails if the current state
+// does not allow the event.
 func (b *batch) template(p proto) (json.RawMessage, error) {
 	e, err := b.draft(&p)
 	if err != nil {
@@ -65,8 +66,8 @@ func (b *batch) template(p proto) (json.RawMessage, error) {
 	})
 }
 
-// grantRemote is grantRestricted for a user of another server. That server decides by the error whether to ask other
-// servers.
+// grantRemote is like grantRestricted, but for a user of another server. The code of the error tells that server
+// whether it makes sense to ask others.
 func (s *Service) grantRemote(ctx context.Context, r *Room, user id.UserID) (id.UserID, error) {
 	if !r.restricted() {
 		return "", nil
@@ -91,7 +92,7 @@ func (s *Service) grantRemote(ctx context.Context, r *Room, user id.UserID) (id.
 	return voucher, nil
 }
 
-// restricted reports whether the join rule lets members of other rooms join.
+// restricted reports whether the join rule allows members of certain other rooms to join.
 func (r *Room) restricted() bool {
 	rule := r.JoinRule()
 	return r.version.Restricted && (rule == "restricted" || rule == "knock_restricted" && r.version.KnockRestricted)
@@ -200,8 +201,8 @@ func (s *Service) vouch(ctx context.Context, r *Room, e *pdu.Event) (*pdu.Event,
 	return e.Sign(s.opts.Signer.Current())
 }
 
-// accept adds a verified event to a room in which this server participates. If relay is set, this server sends the
-// event on to the other servers.
+// accept adds a verified event of another server to a room in which this server participates. If relay is true, this
+// server also sends the event to the other servers in the room.
 func (s *Service) accept(ctx context.Context, origin string, r *Room, e *pdu.Event, relay bool) (*Event, error) {
 	ctx, release := fedclient.HoldAnswers(ctx, false)
 	defer release()
@@ -226,8 +227,8 @@ func (s *Service) accept(ctx context.Context, origin string, r *Room, e *pdu.Eve
 	return stored, nil
 }
 
-// stripped returns the room's stripped state, including the member event of the inviter. The events are full PDUs,
-// which are valid stripped events too.
+// stripped returns the room's stripped state, including the member event of inviter unless that is "". The events are
+// full PDUs, which are also valid as stripped events.
 func (r *Room) stripped(inviter id.UserID) []json.RawMessage {
 	out := []json.RawMessage{}
 	for _, typ := range handshake.StrippedTypes {
@@ -253,7 +254,7 @@ type ReceivedInvite struct {
 	Stripped []json.RawMessage // the room's stripped state
 }
 
-// ReceiveInvite stores an invite and returns it with this server's signature.
+// ReceiveInvite stores an invite that another server sent, and returns it with this server's signature added.
 // Spec: server-server-api#put_matrixfederationv2inviteroomideventid
 func (s *Service) ReceiveInvite(ctx context.Context, in ReceivedInvite) (json.RawMessage, error) {
 	v, ok := pdu.VersionOf(in.Version)
@@ -304,7 +305,7 @@ func (s *Service) ReceiveInvite(ctx context.Context, in ReceivedInvite) (json.Ra
 	return signed.JSON(), err
 }
 
-// checkInvite checks that a received invite is one of a local user by a user of the origin.
+// checkInvite checks that a received invite is for a local user and is sent by a user of the origin.
 func (s *Service) checkInvite(in *ReceivedInvite, e *pdu.Event) error {
 	if err := handshake.CheckInvite(e, handshake.Request{Origin: in.Origin, Room: in.Room, Event: in.Event}); err != nil {
 		return err

@@ -34,12 +34,12 @@ func (o *overlay) reset() {
 
 // provisional is the head that the room's next event is built on. It includes queued writes.
 type provisional struct {
-	extremities []graph.Extremity // the oldest first
-	depth       int64             // the highest depth of any event
-	generation  int64             // expected in the room's row when the next write runs
-	snapshot    *graph.Snapshot
-	met         []*graph.Snapshot // the states from which snapshot was resolved; nil: it was not resolved
-	levels      *eventauth.PowerLevels
+	extremities  []graph.Extremity // the oldest first
+	depth        int64             // the highest depth of any event
+	generation   int64             // expected in the room's row when the next write runs
+	snapshot     *graph.Snapshot
+	resolvedFrom []*graph.Snapshot // the states from which snapshot was resolved; nil: it was not resolved
+	levels       *eventauth.PowerLevels
 
 	queued  *storage.Pending // the newest queued write
 	batch   *storage.Pending // the newest queued write of events
@@ -48,8 +48,8 @@ type provisional struct {
 	retired bool             // evicted from the cache
 }
 
-// fill builds the committed head from the database. Either the room is not shared yet, or its writer lock is held and
-// nothing is queued.
+// fill builds the committed head from the database. Either no other goroutine has the room yet, or the room's writer
+// lock is held and no write is queued.
 func (r *Room) fill(stored *storedRoom) error {
 	row := &stored.row
 	h := emptyHead()
@@ -167,7 +167,7 @@ func (r *Room) fillExtremities(stored *storedRoom, h *head) error {
 	return nil
 }
 
-// pdu returns the entry of the committed state with an empty state key, or nil if there is none.
+// pdu returns the event with the given type and an empty state key in the committed state, or nil if there is none.
 func (h *head) pdu(typ string) *pdu.Event {
 	if e := h.state[pdu.StateKey{Type: typ}]; e != nil {
 		return e.Event
@@ -193,14 +193,14 @@ func (h *head) setMember(s *Service, m *Member) {
 	}
 }
 
-// nameMember updates the index of display names; e is the member event.
+// nameMember puts the display name of m into the index of display names. e is the member event of m.
 func (h *head) nameMember(m *Member, e *Event) {
 	if h.names != nil && (h.local[m.NID] == m || h.invited[m.NID] == m) {
 		h.names.Set(m.NID, m.User, e.ContentString("displayname"))
 	}
 }
 
-// dropMember removes a user who is no longer in the state.
+// dropMember removes a user from the members, if the user is one.
 func (h *head) dropMember(user id.UserID) {
 	old := h.members[user]
 	if old == nil {
@@ -222,14 +222,14 @@ func (h *head) dropServer(server string) {
 	}
 }
 
-// effective returns the retention policy that applies to a room.
+// effective returns the retention policy that applies to the room with the given head.
 func (s *Service) effective(h *head) expiry.Policy {
 	return s.EffectiveRetention(h.override, func(typ string) *Event { return h.state[pdu.StateKey{Type: typ}] })
 }
 
-// EffectiveRetention returns the retention policy that applies to a room with an administrator's policy, which may be
-// nil, and the state events that state returns by type. If the room has events of both types, the newer one applies; an
-// invalid one is ignored.
+// EffectiveRetention returns the retention policy that applies to a room. override is the administrator's policy or
+// nil, and state returns the room's state event of the given type. There are two types of retention events; if the room
+// has both, the newer one applies. An invalid event is ignored.
 func (s *Service) EffectiveRetention(override *expiry.Policy, state func(typ string) *Event) expiry.Policy {
 	var room *expiry.Policy
 	var newest storage.Pos
@@ -308,7 +308,7 @@ func (r *Room) applyState(c *stateChange) {
 	r.derive(c.key.Type)
 }
 
-// derive recomputes what depends on state events of a type.
+// derive recomputes the parts of the head that depend on state events of the given type.
 func (r *Room) derive(typ string) {
 	h := &r.head
 	switch typ {
@@ -319,7 +319,7 @@ func (r *Room) derive(typ string) {
 	}
 }
 
-// push appends to the ring. It never modifies elements that readers may hold.
+// push appends an event to the ring. It never modifies elements of the ring, since readers may be using them.
 func (h *head) push(e *Event) {
 	if len(h.ring) >= 2*ringSize {
 		h.ringOK = h.ring[len(h.ring)-ringSize].Pos
@@ -328,7 +328,7 @@ func (h *head) push(e *Event) {
 	h.ring = append(h.ring, e)
 }
 
-// replace puts the redacted form of an event wherever the event is in memory.
+// replace replaces an event by e, its redacted form, wherever it is in memory.
 func (r *Room) replace(e *Event) {
 	h := &r.head
 	if i := slices.IndexFunc(h.ring, func(o *Event) bool { return o.Pos == e.Pos }); i >= 0 {

@@ -60,8 +60,8 @@ func (s *Service) RoomsByNID(ctx context.Context, nids []ident.RoomNID) ([]*Room
 	return found, nil
 }
 
-// Preload loads rooms into memory in one read if several of them are missing there, at most MaxLoad. It ignores rooms
-// that this server does not know.
+// Preload reads the given rooms from the database in one read, at most MaxLoad of them, so that later calls find them
+// in memory. It does nothing unless several are missing in memory, and it ignores rooms that this server does not know.
 func (s *Service) Preload(ctx context.Context, rooms []id.RoomID) error {
 	missing := make([]string, 0, len(rooms))
 	for _, roomID := range rooms {
@@ -81,7 +81,7 @@ func (s *Service) Preload(ctx context.Context, rooms []id.RoomID) error {
 // MaxLoad is the number of rooms that are read in one transaction. Other loads wait a few milliseconds for it.
 const MaxLoad = 32
 
-// loadOne loads the room whose row find returns.
+// loadOne loads one room. find returns its row.
 func (s *Service) loadOne(ctx context.Context, find func(*storage.Tx) (storage.RoomRow, bool, error)) (*Room, error) {
 	loaded, err := s.load(ctx, func(tx *storage.Tx) ([]storage.RoomRow, error) {
 		row, found, err := find(tx)
@@ -132,7 +132,7 @@ func (s *Service) load(ctx context.Context, find func(*storage.Tx) ([]storage.Ro
 	return out, nil
 }
 
-// open builds a Room from its stored head.
+// open builds a Room from its stored head, and adds it to into.
 func (s *Service) open(stored *storedRoom, into map[ident.RoomNID]*Room) error {
 	row := &stored.row
 	version, err := VersionOf(row)

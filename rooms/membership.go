@@ -31,7 +31,7 @@ type memberContent struct {
 	elsewhere bool                       // only another server can authorise the join
 }
 
-// encode returns the content as JSON. Members set by the server take precedence over those added by the client.
+// encode returns the content as JSON. Keys set by the server take precedence over those added by the client.
 func (c *memberContent) encode() ([]byte, error) {
 	raw, err := json.Marshal(c)
 	if err != nil || len(c.more) == 0 {
@@ -57,7 +57,7 @@ func (s *Service) withProfile(ctx context.Context, user id.UserID, c *memberCont
 	return err
 }
 
-// setMember adds a member event to the batch.
+// setMember adds a member event of the user target to the batch.
 func (b *batch) setMember(sender ident.Requester, target id.UserID, nid ident.UserNID, c memberContent) error {
 	raw, err := c.encode()
 	if err != nil {
@@ -77,8 +77,9 @@ func (s *Service) Join(ctx context.Context, sender ident.Requester, room id.Room
 	return s.join(ctx, sender, room, nil, memberContent{Membership: Join, Reason: reason})
 }
 
-// JoinWith is Join with the JSON body of a client's request: reason and unknown members are copied to the member event.
-// If this server is not in the room, it joins through one of the servers of via or one that is known to be in the room.
+// JoinWith is like Join, but takes the JSON body of a client's request: the reason and unknown keys are copied to the
+// member event. If this server is not in the room, it joins through one of the servers of via or one that is known to
+// be in the room.
 func (s *Service) JoinWith(ctx context.Context, sender ident.Requester, room id.RoomID, via []string, body map[string]json.RawMessage) error {
 	c := memberContent{Membership: Join, more: maps.Clone(body)}
 	for _, key := range decidedHere {
@@ -160,7 +161,8 @@ func (s *Service) joinOnce(ctx context.Context, sender ident.Requester, room id.
 	return s.joined(ctx, sender, room, nil)
 }
 
-// joined copies the user's settings for the room that this one replaces, after a successful join.
+// joined is called at the end of a join with the join's error. If the join has succeeded, it copies the user's settings
+// from the room that this one replaces, if there is one.
 func (s *Service) joined(ctx context.Context, sender ident.Requester, room id.RoomID, err error) error {
 	if err != nil {
 		return err
@@ -173,7 +175,8 @@ func (s *Service) joined(ctx context.Context, sender ident.Requester, room id.Ro
 }
 
 // grantRestricted returns the local user who authorises a restricted join because the sender is in an allowed room. It
-// returns "" if the join needs no such user, or is not allowed: the authorisation rules then decide.
+// returns "" if the join needs no such user, or if the sender is banned or in none of these rooms; then the
+// authorisation rules decide about the join.
 // Spec: client-server-api#restricted-rooms
 func (s *Service) grantRestricted(ctx context.Context, r *Room, sender ident.Requester) (id.UserID, error) {
 	if !r.restricted() {
@@ -196,8 +199,8 @@ func (s *Service) grantRestricted(ctx context.Context, r *Room, sender ident.Req
 // errNoVoucher is returned if only another server can authorise the join.
 var errNoVoucher = mxerr.Forbidden("No member of the room on this server can authorise your join")
 
-// AllowedRooms returns the rooms whose members may join by a restricted join rule. It returns nil if the room has
-// another join rule.
+// AllowedRooms returns the rooms whose members the room's join rule allows to join. It returns nil if the join rule is
+// not a restricted one.
 // Spec: client-server-api#restricted-rooms
 func (r *Room) AllowedRooms() []id.RoomID {
 	if !r.restricted() {
@@ -206,8 +209,8 @@ func (r *Room) AllowedRooms() []id.RoomID {
 	return eventcontent.AllowedRooms(r.State(typeJoinRules, "").Content())
 }
 
-// inAllowedRoom reports whether a user is in one of the rooms whose members may join. unsure means that this server is
-// not in one of these rooms and cannot check it.
+// inAllowedRoom reports whether a user is in one of the rooms whose members may join. unsure is true if that is not
+// known, because this server is not in one of these rooms.
 func (s *Service) inAllowedRoom(ctx context.Context, r *Room, user id.UserID) (allowed, unsure bool, err error) {
 	for _, room := range r.AllowedRooms() {
 		other, err := s.Room(ctx, room)
@@ -265,7 +268,7 @@ func (s *Service) invite(ctx context.Context, sender ident.Requester, room id.Ro
 	return s.setOther(ctx, sender, room, target, nid, c, nil)
 }
 
-// target validates the user ID that a membership is about, and returns its number.
+// target validates the ID of the user whose membership is to be changed, and returns the user's number.
 func (s *Service) target(ctx context.Context, user id.UserID) (ident.UserNID, error) {
 	if user == "" {
 		return 0, mxerr.MissingParam("user_id is missing")
@@ -276,7 +279,8 @@ func (s *Service) target(ctx context.Context, user id.UserID) (ident.UserNID, er
 	return s.UserNID(ctx, user)
 }
 
-// setOther sets the membership of another user. allow checks the current membership first.
+// setOther sets the membership of another user, on behalf of sender. If allow is not nil, it is called with the current
+// membership first and may return an error.
 func (s *Service) setOther(ctx context.Context, sender ident.Requester, room id.RoomID, target id.UserID, nid ident.UserNID, c memberContent, allow func(now Membership) error) error {
 	if err := s.awaitMember(ctx, room, sender, target); err != nil {
 		return unknownIsForbidden(err)

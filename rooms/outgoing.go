@@ -7,8 +7,8 @@ import (
 	"ebb/storage"
 )
 
-// recipients returns the servers that an event is sent to: the other servers in the room, and that of the user a member
-// event is about. It is called right after the event is added to the room.
+// recipients returns the servers to which an event is sent: the other servers in the room and, for a member event, the
+// server of the user whom it is about. It is called right after the event was added to the room.
 func (r *Room) recipients(e *Event) []string {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -30,7 +30,7 @@ func (r *Room) recipients(e *Event) []string {
 	return out
 }
 
-// EachJoined calls f for each room that a local or remote user is joined to.
+// EachJoined calls f for each room that the given user is joined to. The user may be local or remote.
 func (s *Service) EachJoined(ctx context.Context, user ident.UserNID, f func(*Room)) error {
 	var rows []storage.MemberRow
 	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {

@@ -15,9 +15,10 @@ import (
 // outlierChunk is how many outliers one write stores: 250 keep it under about 20 ms.
 const outlierChunk = 250
 
-// authorised authorises outliers by their own auth events, which are among them or in known. It returns each after its
-// auth events, with the rejected ones flagged. Events that cite a missing or undecided event are left out. So are
-// messages: they do not belong in a state or an auth chain, and as outliers they would never expire.
+// authorised authorises outliers by their own auth events, which are among the outliers or in known. In the result,
+// each event comes after its auth events, and rejected events are flagged. Events that cite a missing or undecided
+// event are left out. Messages are left out as well: they belong in no state and in no auth chain, and as outliers they
+// would never expire.
 func authorised(v *pdu.Version, events []*pdu.Event, known map[id.EventID]*Event, elsewhere map[id.EventID]bool) []*Event {
 	byID := make(map[id.EventID]*pdu.Event, len(events))
 	for _, e := range events {
@@ -43,7 +44,8 @@ type judging struct {
 	out       []*Event
 }
 
-// visit judges an event after its auth events. It has its own stack since an auth chain may be long.
+// visit judges an event once all its auth events are judged. It uses a stack of its own instead of recursion, since an
+// auth chain may be long.
 func (j *judging) visit(e *pdu.Event) {
 	stack := []*pdu.Event{e}
 	for len(stack) > 0 {
@@ -109,7 +111,7 @@ func (j *judging) judge(e *pdu.Event) {
 	j.out = append(j.out, out)
 }
 
-// create returns the create event of a room whose ID is derived from it, or nil if the event is not known.
+// create returns the create event of a room whose ID is derived from that event, or nil if the event is not known.
 func (j *judging) create(room id.RoomID) *pdu.Event {
 	eventID := pdu.CreateEventID(room)
 	if e := j.byID[eventID]; e != nil {
@@ -121,7 +123,7 @@ func (j *judging) create(room id.RoomID) *pdu.Event {
 	return nil
 }
 
-// storeOutliers stores events that authorised has returned.
+// storeOutliers stores events that the function authorised has returned.
 func (s *Service) storeOutliers(ctx context.Context, room ident.RoomNID, events []*Event) error {
 	now := s.opts.Now().UnixMilli()
 	for part := range slices.Chunk(events, outlierChunk) {
@@ -149,7 +151,7 @@ func (s *Service) storeOutliers(ctx context.Context, room ident.RoomNID, events 
 	return nil
 }
 
-// nameMember allots a number to the user of a member event, which is needed next. Doing it later would take a write for
+// nameMember allots a number to the user whom a member event is about. Done later, it would take a write of its own for
 // each user.
 func nameMember(tx *storage.Tx, e *Event) error {
 	user, isState := e.StateKey()
@@ -160,7 +162,7 @@ func nameMember(tx *storage.Tx, e *Event) error {
 	return err
 }
 
-// stored looks up events of a room by ID.
+// stored looks up events of a room by ID. The result lacks the events that are not stored.
 func (s *Service) stored(ctx context.Context, r *Room, ids []id.EventID) (map[id.EventID]*Event, error) {
 	out := make(map[id.EventID]*Event, len(ids))
 	if len(ids) == 0 {

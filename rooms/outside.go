@@ -17,9 +17,9 @@ import (
 	"ebb/storage"
 )
 
-// setOutside stores a local user's membership in a room in which this server does not participate: an invite, a knock,
-// or the end of either. stripped is the room's stripped state. It returns errResident if this server joined the room
-// meanwhile; then the event arrives like any other event of the room.
+// setOutside stores a local user's membership in a room in which this server does not participate. The event e is an
+// invite, a knock, or the end of one of them. stripped is the room's stripped state. setOutside returns errResident if
+// this server has joined the room meanwhile; in that case the event arrives like any other event of the room.
 func (s *Service) setOutside(ctx context.Context, v *pdu.Version, e *pdu.Event, stripped []json.RawMessage) error {
 	nid, err := s.enter(ctx, e.RoomID(), v)
 	if err != nil {
@@ -96,7 +96,7 @@ func (s *Service) StrippedState(ctx context.Context, user ident.UserNID, room *R
 	return events, err
 }
 
-// StrippedStateIn is StrippedState inside a read.
+// StrippedStateIn is like StrippedState, but reads through the given transaction.
 func (s *Service) StrippedStateIn(tx *storage.Tx, user ident.UserNID, room *Room) (events []json.RawMessage, err error) {
 	if room.Resident() {
 		return room.stripped(""), nil
@@ -108,9 +108,9 @@ func (s *Service) StrippedStateIn(tx *storage.Tx, user ident.UserNID, room *Room
 	return events, json.Unmarshal([]byte(text), &events)
 }
 
-// receiveOutside handles events of a room in which no local user is joined. It stores only the end of a local user's
-// invite or knock, sent by the inviter or by the server that decides on the knock. While a local user is joining the
-// room, events are parked until the join is done.
+// receiveOutside handles events of a room in which no local user is joined. It ignores all events but those that end a
+// local user's invite or knock. Such an event must be sent by the inviter, or by the server that decides on the knock.
+// While a local user is joining the room, events are parked until the join is done.
 func (s *Service) receiveOutside(ctx context.Context, origin string, roomID id.RoomID, raws []json.RawMessage) (map[id.EventID]error, error) {
 	results := map[id.EventID]error{}
 	if s.joining.Busy(roomID) {
@@ -142,8 +142,8 @@ func (s *Service) receiveOutside(ctx context.Context, origin string, roomID id.R
 
 var errBadEvent = errors.New("the event is not valid")
 
-// receiveEnd handles one event of receiveOutside. It verifies the event only if it may be relevant, since that may need
-// the network.
+// receiveEnd handles one event for receiveOutside. It verifies only an event that may be relevant, since verifying may
+// need requests to other servers.
 func (s *Service) receiveEnd(ctx context.Context, r *Room, origin string, raw json.RawMessage) error {
 	e, err := pdu.Parse(r.version, raw)
 	if err != nil {
@@ -160,8 +160,8 @@ func (s *Service) receiveEnd(ctx context.Context, r *Room, origin string, raw js
 }
 
 // endsOutside reports whether an event ends a local user's invite or knock. The authorisation rules cannot be
-// evaluated, so the event must cite that invite or knock as an auth event, whose ID only the room's servers know, and
-// only the inviter may retract an invite.
+// evaluated. Instead, the event must cite the invite or knock as an auth event, because only servers in the room know
+// its ID. An invite may be retracted only by the inviter.
 func (s *Service) endsOutside(r *Room, origin string, e *pdu.Event) (bool, error) {
 	key, isState := e.StateKey()
 	user := id.UserID(key)

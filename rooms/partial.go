@@ -40,7 +40,8 @@ func partialOf(row *storage.RoomRow) *partial {
 	return &partial{join: row.PartialJoin, servers: row.PartialServers}
 }
 
-// setPartial sets the partial state. Each of its servers counts as if one of its users were joined.
+// setPartial sets the partial state, or removes it if p is nil. Each server named in the partial state counts as if one
+// of its users were joined.
 func (h *head) setPartial(p *partial) {
 	if h.partial != nil {
 		for _, server := range h.partial.servers {
@@ -63,16 +64,16 @@ func (r *Room) partialState() *partial {
 	return r.head.partial
 }
 
-// Completed returns the position at which all members of the room became known, or 0 if they always were. Members who
-// became known then have it as Changed.
+// Completed returns the position at which the full list of members became known, or 0 if it was always known. For
+// members who became known then, Changed is this position.
 func (r *Room) Completed() storage.Pos {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.completed
 }
 
-// MayBeJoined reports whether a user is joined as far as this server knows. In a partial-state room, any user of a
-// server in the room may be.
+// MayBeJoined reports whether a user may be joined as far as this server knows. In a partial-state room this is true
+// for any unknown user of a server that is in the room.
 func (r *Room) MayBeJoined(user id.UserID) bool {
 	m := r.MemberOf(user)
 	if m == nil {
@@ -84,8 +85,8 @@ func (r *Room) MayBeJoined(user id.UserID) bool {
 // PartialRooms returns the numbers of rooms that are being completed.
 func (s *Service) PartialRooms() []ident.RoomNID { return s.partials.List() }
 
-// serversInRoom returns the valid servers of a join response without this one. The server that sent the response comes
-// first.
+// serversInRoom returns the servers that a join response lists, without invalid ones and without this server. The
+// server that sent the response comes first.
 func (s *Service) serversInRoom(answering string, answered []string) []string {
 	out := []string{answering}
 	seen := map[string]bool{answering: true, s.opts.Server: true}
@@ -137,13 +138,14 @@ func (s *Service) awaitBriefly(ctx context.Context, room id.RoomID) {
 	_ = s.AwaitFullState(ctx, room) // if it times out, the room keeps its partial state for now
 }
 
-// KnowsMember reports whether a user's membership in a room is known. In a partial-state room it may not be.
+// KnowsMember reports whether this server knows a user's membership in a room. In a partial-state room it may be
+// unknown.
 func (s *Service) KnowsMember(ctx context.Context, room id.RoomID, user id.UserID) bool {
 	r, err := s.Room(ctx, room)
 	return err != nil || !r.Partial() || r.MemberOf(user) != nil
 }
 
-// awaitMember waits for a partial-state room to complete if the target's membership is still unknown.
+// awaitMember waits until the room has full state if the membership of user is unknown before that.
 func (s *Service) awaitMember(ctx context.Context, room id.RoomID, sender ident.Requester, user id.UserID) error {
 	r, err := s.Room(ctx, room)
 	if err != nil || r.Membership(sender.UserID) != Join || s.KnowsMember(ctx, room, user) {

@@ -11,8 +11,8 @@ import (
 // errDuplicateTxn means that the transaction ID has an answer in the database that is no longer in memory.
 var errDuplicateTxn = errors.New("rooms: the transaction ID was answered before")
 
-// persist writes the batch. It runs in the committer, which allots the positions. Every later write that refers to
-// these events runs in the same goroutine.
+// persist writes the batch. It runs in the committer, which allots the positions. Later writes that refer to these
+// events run in the same goroutine, and so find the positions set.
 func (b *batch) persist(tx *storage.Tx, generation int64) error {
 	if b.create != nil {
 		b.room.nid = ident.RoomNID(tx.NextPos())
@@ -40,7 +40,7 @@ func (b *batch) persist(tx *storage.Tx, generation int64) error {
 	return nil
 }
 
-// writeHead updates the room's row, or inserts it.
+// writeHead writes the room's new head to its row. If the room is new, it inserts the row.
 func (b *batch) writeHead(tx *storage.Tx, generation int64) error {
 	last := b.events[len(b.events)-1]
 	if err := last.head.Write(tx, b.room.nid); err != nil {
@@ -71,7 +71,7 @@ func (b *batch) headRow(generation int64, head *graph.Snapshot, depth int64, ext
 	return row
 }
 
-// place assigns a position to an event, and an order if it is part of a timeline.
+// place assigns a position to an event. If the event is part of a timeline, place also assigns an order.
 func (b *batch) place(tx *storage.Tx, e *pendingEvent) error {
 	e.Room, e.Pos = b.room.nid, tx.NextPos()
 	if e.Flags&(storage.OutlierEvent|storage.RejectedEvent) == 0 {
@@ -142,7 +142,7 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 	return nil
 }
 
-// writeEdges records the missing prev_events of an event, and that the event itself is no longer missing.
+// writeEdges records which prev_events of an event are missing, and that the event itself is no longer missing.
 func (b *batch) writeEdges(tx *storage.Tx, e *pendingEvent) error {
 	if e.late {
 		if err := tx.DeleteBackwardEdge(e.Room, string(e.ID())); err != nil {
@@ -201,8 +201,8 @@ func (c *stateChange) write(tx *storage.Tx, room ident.RoomNID) error {
 	return tx.SetMembership(storage.MemberRow{User: c.member.nid, Room: room, Membership: c.member.to, Position: c.event.Pos, Changed: changed, JoinedPos: c.joinedSince})
 }
 
-// writeRedactions stores the redaction that an event makes, now or once the target arrives, and shows the withheld
-// redactions of the event.
+// writeRedactions stores the effects of redactions: if the event is a redaction, it redacts the target, or records that
+// this is to be done when the target arrives. It also makes visible the withheld redactions whose target the event is.
 func (b *batch) writeRedactions(tx *storage.Tx, e *pendingEvent) error {
 	if e.hasRedactions && e.Flags&storage.RejectedEvent == 0 {
 		if err := tx.DeletePendingRedactions(e.Room, string(e.ID())); err != nil {

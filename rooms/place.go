@@ -25,13 +25,13 @@ const (
 	manyExtremities = 10
 )
 
-// placing is the second step of arrivals: it authorises and stores the waiting events, each after those that it refers
-// to. The room's receiving slot is held, and no requests are made to other servers.
+// placing is the second step of processing arrivals: it authorises and stores the waiting events, each one after the
+// events that it refers to. The room's receiving slot is held, and no requests are made to other servers.
 type placing struct{ *arrivals }
 
 func newPlacing(a *arrivals) *placing { return &placing{a} }
 
-// placeAll places the waiting events.
+// placeAll places all waiting events.
 func (p *placing) placeAll(ctx context.Context) error {
 	p.markFollowed()
 	for len(p.waiting) > 0 {
@@ -49,8 +49,8 @@ func (p *placing) placeAll(ctx context.Context) error {
 	return nil
 }
 
-// refuseBlocked rejects the waiting events if none of them can be placed. They follow missing events, or each other in
-// a cycle: in old room versions servers choose the IDs, and auth events may be wrong in any version.
+// refuseBlocked rejects the waiting events when none of them can be placed: they follow missing events, or each other
+// in a cycle. A cycle is possible where servers choose the event IDs, and, in any version, if auth events are wrong.
 func (p *placing) refuseBlocked() {
 	if len(p.lackingState()) > 0 {
 		p.refuseLackingState()
@@ -61,8 +61,8 @@ func (p *placing) refuseBlocked() {
 	}
 }
 
-// inOrder returns the waiting events that can be placed, each after its prev_events and auth events, and otherwise in
-// the order of depth.
+// inOrder returns the waiting events that can be placed. Each one comes after its prev_events and auth events;
+// otherwise they are sorted by depth.
 func (p *placing) inOrder() (out []*incoming) {
 	open := map[id.EventID]int{} // the number of events that must come first
 	followers := map[id.EventID][]*incoming{}
@@ -96,8 +96,8 @@ func (p *placing) inOrder() (out []*incoming) {
 	return out
 }
 
-// before returns the waiting events that must be placed before an event. It returns false if a prev_event is missing
-// and the state after it is not known.
+// before returns the waiting events that must be placed before e. It returns false if e cannot be placed, because a
+// prev_event is missing and the state after it is unknown.
 func (p *placing) before(e *incoming) (first []id.EventID, possible bool) {
 	add := func(eventID id.EventID) {
 		if !slices.Contains(first, eventID) {
@@ -121,7 +121,7 @@ func (p *placing) before(e *incoming) (first []id.EventID, possible bool) {
 	return first, true
 }
 
-// placeChunk places events that are in order, in one write if possible.
+// placeChunk places sorted events, in one write if possible.
 func (p *placing) placeChunk(ctx context.Context, events []*incoming) error {
 	for len(events) > 0 {
 		n, err := p.lookUp(ctx, events)
@@ -138,8 +138,8 @@ func (p *placing) placeChunk(ctx context.Context, events []*incoming) error {
 
 var errUnjudged = errors.New("this server cannot authorise the event")
 
-// placeTogether places events in one write. If that fails they are placed one by one, so that an event that cannot be
-// authorised, for example because the state resolution would be too large, does not block the others.
+// placeTogether places events in one write. If that fails, it places them one by one. So an event that cannot be
+// authorised, for example because state resolution would take too much, does not block the others.
 func (p *placing) placeTogether(ctx context.Context, events []*incoming) error {
 	err := p.writeTogether(ctx, events)
 	if err == nil || ctx.Err() != nil || errors.Is(err, storage.ErrFull) || errors.Is(err, storage.ErrClosed) {
@@ -164,7 +164,7 @@ func (p *placing) placeTogether(ctx context.Context, events []*incoming) error {
 	return nil
 }
 
-// writeTogether places events in one write, or none of them.
+// writeTogether places either all of the given events, in one write, or none of them.
 func (p *placing) writeTogether(ctx context.Context, events []*incoming) error {
 	verdicts := make([]error, len(events))
 	var added []*Event
@@ -197,8 +197,8 @@ func (p *placing) writeTogether(ctx context.Context, events []*incoming) error {
 	return nil
 }
 
-// record records the verdict on an event. The sender gets no error for a soft failure, since the event is part of the
-// graph.
+// record records the verdict on an event as its result. For a soft failure the sender gets no error, since the event is
+// part of the graph.
 func (p *placing) record(eventID id.EventID, verdict error) {
 	var soft softFailed
 	var rejection *eventauth.Rejection
@@ -217,8 +217,8 @@ func (p *placing) record(eventID id.EventID, verdict error) {
 	p.finish(eventID, verdict)
 }
 
-// lookUp reads what is needed to place the first n events, and returns n. An event is left for the next write if it
-// relates to one of them, or if one is a redaction of the other.
+// lookUp reads what is needed to place the first n events in one write, and returns n. An event that relates to one of
+// the events before it must be placed in a later write, and so must the second of an event and its redaction.
 func (p *placing) lookUp(ctx context.Context, events []*incoming) (n int, err error) {
 	listed, redacted := map[id.EventID]bool{}, map[id.EventID]bool{}
 	for _, e := range events {
@@ -236,13 +236,13 @@ func (p *placing) lookUp(ctx context.Context, events []*incoming) (n int, err er
 	return n, p.room.lookUp(ctx, events[:n]...)
 }
 
-// lookedUp returns an event as incoming, with what is needed to place it.
+// lookedUp makes an incoming event of e, and looks up what is needed to place it.
 func (r *Room) lookedUp(ctx context.Context, e *pdu.Event) (*incoming, error) {
 	in := &incoming{Event: e, lookup: lookup{relation: pdu.RelationOf(e.Content())}}
 	return in, r.lookUp(ctx, in)
 }
 
-// lookUp finds the users and events to which the given events refer.
+// lookUp looks up the users and events to which the given events refer.
 func (r *Room) lookUp(ctx context.Context, events ...*incoming) error {
 	for _, e := range events {
 		if err := r.lookUpUsers(ctx, e); err != nil {
@@ -262,7 +262,7 @@ func (r *Room) lookUp(ctx context.Context, events ...*incoming) error {
 	})
 }
 
-// lookUpUsers finds the sender of an event, and the user whom a member event is about.
+// lookUpUsers looks up the numbers of an event's sender and of the user whom a member event is about.
 func (r *Room) lookUpUsers(ctx context.Context, e *incoming) (err error) {
 	if e.sender, err = r.svc.UserNID(ctx, e.Sender()); err != nil {
 		return err
@@ -273,7 +273,7 @@ func (r *Room) lookUpUsers(ctx context.Context, e *incoming) (err error) {
 	return err
 }
 
-// lookUpTargets finds the events that an event relates to or redacts.
+// lookUpTargets looks up the events to which an event relates, or which it redacts.
 func (r *Room) lookUpTargets(ctx context.Context, e *incoming) (err error) {
 	if e.relation != nil {
 		parent, err := r.FindEvent(ctx, e.relation.Parent)
@@ -293,7 +293,8 @@ func (r *Room) lookUpTargets(ctx context.Context, e *incoming) (err error) {
 	return err
 }
 
-// lookUpEarlier finds events that follow an event but arrived before it, and redactions of it that did.
+// lookUpEarlier finds what arrived before an event although it came after: events that follow the event, and redactions
+// of it.
 func (r *Room) lookUpEarlier(tx *storage.Tx, e *incoming) (err error) {
 	if e.lateOrder, e.late, err = tx.MissingBefore(r.nid, string(e.ID())); err != nil {
 		return err
@@ -301,7 +302,7 @@ func (r *Room) lookUpEarlier(tx *storage.Tx, e *incoming) (err error) {
 	return r.lookUpEarlierRedactions(tx, e)
 }
 
-// extremityIDs returns the room's forward extremities.
+// extremityIDs returns the IDs of the room's forward extremities.
 func (r *Room) extremityIDs() []id.EventID {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -312,8 +313,8 @@ func (r *Room) extremityIDs() []id.EventID {
 	return ids
 }
 
-// mergeExtremities sends a dummy event in the name of a local user if the room has many forward extremities: until an
-// event cites all of them, each event needs a state resolution.
+// mergeExtremities sends a dummy event in the name of a local user if the room has many forward extremities. Until an
+// event follows all of them, every new event needs a state resolution.
 func (s *Service) mergeExtremities(ctx context.Context, r *Room) error {
 	if len(r.extremityIDs()) < manyExtremities {
 		return nil

@@ -11,13 +11,13 @@ import (
 	"ebb/storage"
 )
 
-// placeHistory stores the waiting events before the event at an order of the timeline, each after its prev_events. It
-// returns how many it stored.
+// placeHistory stores the waiting events, which are history, below the event at order above, each one after its
+// prev_events. It returns the number of events that it stored.
 func (p *placing) placeHistory(ctx context.Context, above ident.Order) (stored int, err error) {
 	if err := p.lookUpAgain(ctx); err != nil {
 		return 0, err
 	}
-	q, err := p.svc.question(ctx, p.room, above) // other requests may have filled the gap
+	q, err := p.svc.findGap(ctx, p.room, above) // other requests may have filled the gap
 	if err != nil || q.above == nil {
 		return 0, err
 	}
@@ -44,10 +44,10 @@ func (p *placing) placeHistory(ctx context.Context, above ident.Order) (stored i
 
 var errNoSpace = errors.New("no space is left in the timeline")
 
-// arrange assigns sorted events to positions in the timeline: each event goes below all events of greater depth. If
-// the graph forks, its branches are fetched one after the other. So an event must not be placed above an event that
-// follows it and is still missing.
-func (q *question) arrange(events []*incoming) error {
+// arrange assigns an order to each of the given events, which are sorted: each goes below all events of the timeline
+// with a greater depth. This also holds for an event on another branch of the graph: the event that follows it may
+// still be missing, and must end up above it.
+func (q *gap) arrange(events []*incoming) error {
 	slots := make([][]*incoming, len(q.anchors)) // the events to insert below each anchor
 	lowest := len(q.anchors) - 2                 // nothing is inserted below the last one
 	for i := len(events) - 1; i >= 0; i-- {
@@ -79,10 +79,11 @@ func (q *question) arrange(events []*incoming) error {
 	return nil
 }
 
-// space returns how many events can be inserted below the anchor at an index.
-func (q *question) space(at int) ident.Order { return q.anchors[at].order - q.anchors[at+1].order - 1 }
+// space returns how many events can be inserted directly below the anchor with the given index.
+func (q *gap) space(at int) ident.Order { return q.anchors[at].order - q.anchors[at+1].order - 1 }
 
-// writeHistory stores events of the history in one write. They do not change the room's current state.
+// writeHistory stores events of the history in one write, and returns their number. They do not change the room's
+// current state.
 func (p *placing) writeHistory(ctx context.Context, events []*incoming) (int, error) {
 	r, err := p.svc.lockRoom(ctx, p.room.id)
 	if err != nil {
@@ -135,7 +136,8 @@ func (b *batch) enqueueHistory() *storage.Pending {
 	return r.next.queued
 }
 
-// applyHistory is applyTo for events of the history. In memory they only redact other events.
+// applyHistory updates the committed head after events of the history were stored. They change nothing in memory except
+// the events that they redact.
 func (b *batch) applyHistory(r *Room) {
 	for _, e := range b.events {
 		r.head.undecided = r.head.undecided || e.Undecided()
@@ -148,8 +150,8 @@ func (b *batch) applyHistory(r *Room) {
 	}
 }
 
-// addHistory adds an event of the history to the batch after checks 4 and 5. The checks against the current state do
-// not apply.
+// addHistory performs checks 4 and 5 on an event of the history and adds it to the batch. The later checks are about
+// the current state, and do not apply to history.
 func (b *batch) addHistory(p *graph.Reader, in *incoming) error {
 	verdict, err := b.checkAuthEvents(p, in) // 4
 	if err != nil {
@@ -158,7 +160,7 @@ func (b *batch) addHistory(p *graph.Reader, in *incoming) error {
 	if errors.Is(verdict, errUndecided) && !in.followed {
 		return verdict
 	}
-	pe := b.received(in)
+	pe := b.newPending(in)
 	pe.past, pe.head = in.order, &graph.Snapshot{}
 	if pe.before, err = b.stateBeforeHistory(p, in); err != nil {
 		return err
@@ -182,8 +184,8 @@ func (b *batch) addHistory(p *graph.Reader, in *incoming) error {
 	return nil
 }
 
-// stateBeforeHistory returns the state before an event of the history: either the fetched one, or the one after its
-// prev_events.
+// stateBeforeHistory returns the state before an event of the history. If another server has returned this state, it is
+// used; otherwise it is resolved from the states after the event's prev_events.
 func (b *batch) stateBeforeHistory(p *graph.Reader, in *incoming) (*graph.Snapshot, error) {
 	if in.fetchedBefore == nil {
 		return b.stateBefore(p, in)
@@ -195,8 +197,9 @@ func (b *batch) stateBeforeHistory(p *graph.Reader, in *incoming) (*graph.Snapsh
 	return p.SnapshotOf(base, in.fetchedBefore)
 }
 
-// finishHistory redacts an event of the history if needed, records its missing prev_events, and applies a redaction. If
-// messages of that time have expired, the prev_events are not recorded, so that they are not fetched.
+// finishHistory redacts an event of the history if needed, records its missing prev_events, and applies the event if it
+// is itself a redaction. Missing prev_events are not recorded if messages of that time have expired, so that they are
+// not fetched.
 func (b *batch) finishHistory(p *graph.Reader, in *incoming, pe *pendingEvent) error {
 	revealInPlace(in, pe)
 	if err := b.redactIfNeeded(in, pe); err != nil {

@@ -39,9 +39,9 @@ func (r *Room) policyServer() *signatures.PolicyServer {
 	return p
 }
 
-// approvals holds the signatures of policy servers for one change of a room. The events of the change are built, signed
-// without holding the room's lock, and built again: with the same timestamp they are the same events, unless others
-// came between.
+// approvals holds the signatures that policy servers have made for one change of a room. The events of the change are
+// built first, then signed while the room's lock is free, and then built again. Since they have the same timestamp, the
+// events are the same the second time, unless other events were added to the room in between.
 type approvals struct {
 	at     int64 // timestamp of the events in ms
 	signed map[id.EventID]*pdu.Event
@@ -49,7 +49,7 @@ type approvals struct {
 	room   *Room // its signing slot is held
 }
 
-// lacking is the error for a change whose events must first be signed by policy servers.
+// lacking is the error for a change some of whose events must first be signed by policy servers.
 type lacking []unsigned
 
 type unsigned struct {
@@ -60,8 +60,8 @@ type unsigned struct {
 
 func (l lacking) Error() string { return "rooms: not signed by the policy server" }
 
-// approved returns an event with the policy server's signature. If there is none yet, it records that and returns the
-// event unchanged.
+// approved returns an event with the policy server's signature, if the batch has it. Otherwise it returns the event
+// unchanged, and records that the signature must be requested.
 func (b *batch) approved(e *pdu.Event) *pdu.Event {
 	if b.create != nil {
 		return e
@@ -79,8 +79,8 @@ func (b *batch) approved(e *pdu.Event) *pdu.Event {
 	return e
 }
 
-// approve requests the signatures that a change lacks. The first call only waits for other changes of the room that do
-// the same, since the events may be outdated after that.
+// approve requests the signatures that the events of a change lack. If a is nil, approve requests nothing yet: it waits
+// for other changes of the room that are being signed, and the events must be built again because of those.
 func (s *Service) approve(ctx context.Context, l lacking, a *approvals) (*approvals, error) {
 	if a == nil {
 		r := l[0].room
@@ -104,14 +104,15 @@ func (s *Service) approve(ctx context.Context, l lacking, a *approvals) (*approv
 	return a, nil
 }
 
-// release frees the signing slot for the next change.
+// release makes the room's signing slot available to the next change.
 func (a *approvals) release() {
 	if a != nil {
 		<-a.room.signing
 	}
 }
 
-// approveOne returns an event with the signature of the room's policy server, if there is one.
+// approveOne returns an event with the signature of the room's policy server. If the room has none, it returns the
+// event unchanged.
 func (s *Service) approveOne(ctx context.Context, r *Room, e *pdu.Event) (*pdu.Event, error) {
 	p := r.policyServer()
 	if p == nil || p.Signed(e) {
@@ -121,7 +122,8 @@ func (s *Service) approveOne(ctx context.Context, r *Room, e *pdu.Event) (*pdu.E
 }
 
 // gatherPolicySignatures requests the policy server's signature on waiting events that were sent without it. If the
-// server does not answer, they count as not signed: servers that follow the specification send only signed events.
+// policy server does not answer, these events count as not signed; servers that follow the specification send only
+// signed events.
 // Spec: server-server-api#policy-servers
 func (g *gathering) gatherPolicySignatures(ctx context.Context) {
 	p := g.room.policyServer()
@@ -161,8 +163,8 @@ func (g *gathering) gatherPolicySignatures(ctx context.Context) {
 	workers.Wait()
 }
 
-// checkPolicyServer is check 7: the room's policy server has signed the event. Events from before the room had one need
-// no signature. p is nil if the event follows the head, where the room is known to have one.
+// checkPolicyServer performs check 7: the room's policy server must have signed the event. Events from before the room
+// had a policy server need no signature. p is nil if the event follows the head, since then the room has one.
 func checkPolicyServer(p *graph.Reader, in *incoming, before *graph.Snapshot) (verdict, err error) {
 	if in.refused == nil {
 		return nil, nil

@@ -19,9 +19,10 @@ import (
 // wait long.
 const purgeBatch = 500
 
-// Purge deletes the expired message events among the next purgeBatch events of a room after an order. by is the time by
-// which they must have expired. It returns how many were deleted, where to continue, and whether there may be more.
-// State events stay, and an event that the graph still needs is reduced to its skeleton, which no client sees.
+// Purge deletes expired message events of a room. It looks at up to purgeBatch events that come after the given order,
+// and deletes those that had expired at the time by. It returns the number of deleted events, the order to continue
+// after, and whether there may be more. State events stay, and an event that the graph still needs is reduced to a
+// skeleton, which no client sees.
 func (s *Service) Purge(ctx context.Context, r *Room, by time.Time, after ident.Order) (purged int, next ident.Order, more bool, err error) {
 	cutoff, expires := expiry.Cutoff(r.Retention(), by)
 	if !expires {
@@ -108,8 +109,8 @@ func (s *Service) purged(r *Room, gone []storage.Pos, cutoff int64) {
 	}))
 }
 
-// without returns the ring of events without the deleted ones. Events in a thread whose root was deleted move to the
-// main timeline.
+// without returns the ring without the events in gone. An event whose thread root is deleted moves to the main
+// timeline.
 func without(ring []*Event, gone []storage.Pos) []*Event {
 	out := make([]*Event, 0, 2*ringSize)
 	for _, e := range ring {
@@ -124,8 +125,8 @@ func without(ring []*Event, gone []storage.Pos) []*Event {
 	return out
 }
 
-// SetRetentionOverride sets the administrator's retention policy for a room; nil removes it, so that the room's own
-// applies.
+// SetRetentionOverride sets the administrator's retention policy for a room. If override is nil, it removes that
+// policy, so that the room's own policy applies.
 func (s *Service) SetRetentionOverride(ctx context.Context, roomID id.RoomID, override *expiry.Policy) error {
 	var low, high *int64
 	if override != nil {

@@ -11,7 +11,7 @@ import (
 	"ebb/storage"
 )
 
-// pushRoom gives the push rules the provisional room.
+// pushRoom gives the push rules access to the room in its provisional state.
 type pushRoom struct {
 	r      *Room
 	thread storage.Pos // the root of the event's thread; 0 in the main timeline
@@ -73,7 +73,7 @@ func (p *pushRoom) DisplayName(user id.UserID) string {
 	return ""
 }
 
-// EachNamedIn calls f for the local members whose display names occur in a text.
+// EachNamedIn calls f for each local member whose display name occurs in the given text.
 func (p *pushRoom) EachNamedIn(text string, f func(nid ident.UserNID, user id.UserID)) {
 	if err := p.r.loadNames(); err != nil {
 		p.r.svc.log.Error("cannot read the display names of a room for push rules", "room", p.r.id, "err", err)
@@ -98,8 +98,8 @@ func (p *pushRoom) EachNamedIn(text string, f func(nid ident.UserNID, user id.Us
 	queued.In(text, f)
 }
 
-// loadNames builds the index of display names unless the room has it. The first message that may mention members by
-// name needs a read of the local members' events.
+// loadNames builds the index of display names, unless the room has one already. So the first message whose text is
+// searched for names must wait until the events of the local members are read.
 func (r *Room) loadNames() error {
 	missing, done := r.indexNames(nil)
 	if done {
@@ -116,9 +116,9 @@ func (r *Room) loadNames() error {
 	return err
 }
 
-// indexNames builds the index of display names from the events in memory and those loaded. It returns the positions of
-// the events that it lacks. If there are any, it builds the index only if some were loaded: the member events that
-// arrive meanwhile are indexed by their commits.
+// indexNames builds the index of display names from the member events in memory and those in loaded. If events are
+// missing, it returns their positions, and builds the index only if loaded is not nil: events that are missing after
+// loading are those of new members, and the commits of these events add the names.
 func (r *Room) indexNames(loaded map[storage.Pos]*Event) (missing []storage.Pos, done bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -16,9 +16,9 @@ var errStale = errors.New("rooms: built on a head that was not committed")
 // maxRebuilds bounds how often an operation is retried because an earlier write of the room failed.
 const maxRebuilds = 8
 
-// change builds events of a room, stores them in one write and waits for its commit. build may be called several times.
-// If it leaves the batch empty, change waits for the earlier queued writes. ctx bounds the building but not the commit:
-// a queued write cannot be cancelled.
+// change calls build to build events of a room, stores them in one write and waits until it is committed. build may be
+// called several times. If it adds no events, change only waits for the writes queued before. If ctx ends, building
+// stops; but a queued write cannot be cancelled, and change waits for it.
 func (s *Service) change(ctx context.Context, room id.RoomID, build func(*batch) error) error {
 	var a *approvals
 	defer func() { a.release() }()
@@ -71,7 +71,7 @@ func (s *Service) changeOnce(ctx context.Context, room id.RoomID, a *approvals, 
 	return r.settle(ctx, epoch, p)
 }
 
-// lockRoom returns a room with its writer lock held and a head on which events can be built.
+// lockRoom returns a room on which events can be built. The room's writer lock is held, and the caller must release it.
 func (s *Service) lockRoom(ctx context.Context, room id.RoomID) (*Room, error) {
 	for {
 		r, err := s.Room(ctx, room)
@@ -98,7 +98,7 @@ func (s *Service) lockRoom(ctx context.Context, room id.RoomID) (*Room, error) {
 	}
 }
 
-// idle reports whether all queued writes have settled. The writer lock is held.
+// idle reports whether all queued writes are done. The writer lock is held.
 func (r *Room) idle() bool {
 	if r.next.queued == nil {
 		return true
@@ -111,8 +111,8 @@ func (r *Room) idle() bool {
 	}
 }
 
-// reload reads the head from the database after queued writes have failed. The writer lock is held and nothing is
-// queued.
+// reload reads the head from the database again, after queued writes have failed. The writer lock is held, and no write
+// is queued.
 func (r *Room) reload(ctx context.Context) error {
 	return r.svc.db.ReadInner(context.WithoutCancel(ctx), func(tx *storage.Tx) error {
 		row, found, err := tx.RoomByNID(r.nid)
@@ -130,7 +130,7 @@ func (r *Room) reload(ctx context.Context) error {
 	})
 }
 
-// enqueue queues the batch for the committer.
+// enqueue queues the batch, so that the committer writes it.
 func (b *batch) enqueue() *storage.Pending {
 	r := b.room
 	generation := r.next.generation
@@ -152,8 +152,8 @@ func (b *batch) enqueue() *storage.Pending {
 	return r.next.batch
 }
 
-// settle waits for a queued write. If it fails, the writes queued behind it are invalid, and the room is marked as
-// broken.
+// settle waits for a queued write. If the write fails, the ones queued behind it are invalid too, and settle marks the
+// room as broken.
 func (r *Room) settle(ctx context.Context, epoch int64, p *storage.Pending) error {
 	err := p.Wait(context.WithoutCancel(ctx))
 	if err != nil {
@@ -164,8 +164,9 @@ func (r *Room) settle(ctx context.Context, epoch int64, p *storage.Pending) erro
 	return err
 }
 
-// writeFailed marks the provisional head as broken after a queued write failed. epoch is the head's epoch when the
-// write was queued: a head that has been read again since is not affected. The writer lock is held.
+// writeFailed marks the provisional head as broken because a queued write has failed. epoch is the epoch that the head
+// had when the write was queued. If the head has been read from the database since, its epoch is another one, and the
+// head is not marked. The writer lock is held.
 func (r *Room) writeFailed(epoch int64) {
 	if r.next.epoch == epoch {
 		r.next.broken = true
@@ -189,14 +190,14 @@ func (b *batch) applyTo(r *Room) {
 	r.head.published = r.head.published && !b.unpublishes
 }
 
-// ReceiptChanges are the receipts and markers that a write moved.
+// ReceiptChanges are the read receipts and fully-read markers that a write has changed.
 type ReceiptChanges struct {
 	Receipts    []CommittedReceipt
 	AccountData []CommittedAccountData // fully-read markers
 }
 
-// WriteReceipts writes receipts of a room. do stores them and returns what has changed, which the Commit then contains.
-// Nothing is delivered if nothing has changed.
+// WriteReceipts writes receipts of a room. do stores the receipts and returns what has changed; the Commit contains
+// these changes. If nothing has changed, there is no Commit.
 func (s *Service) WriteReceipts(ctx context.Context, room id.RoomID, do func(*storage.Tx, ident.RoomNID) (ReceiptChanges, error)) error {
 	return s.touch(ctx, room, func(r *Room) storage.Write {
 		var changes ReceiptChanges
@@ -221,8 +222,8 @@ func (c ReceiptChanges) applyTo(r *Room) {
 	}
 }
 
-// touch makes a write that changes something of a room without adding an event, such as a receipt. The write is queued
-// under the room's lock, so that the room stays in memory until the write is committed.
+// touch makes a write that adds no event to a room but changes something else about it, such as a receipt. It queues
+// the write under the writer lock, so that the room stays in memory until the write is committed.
 func (s *Service) touch(ctx context.Context, room id.RoomID, write func(*Room) storage.Write) error {
 	r, err := s.lockRoom(ctx, room)
 	if err != nil {

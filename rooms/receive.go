@@ -72,7 +72,8 @@ func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, 
 	return results, err
 }
 
-// verify makes checks 1 to 3 for the events that were sent. It returns the valid ones, and the results of the others.
+// verify performs checks 1 to 3 on the events that a server sent. It returns the valid events, and the results of the
+// others.
 func (a *arrivals) verify(ctx context.Context, raws []json.RawMessage) (valid []*incoming, results map[id.EventID]error) {
 	results = make(map[id.EventID]error, len(raws))
 	events, errs := a.svc.verifier.Verify(ctx, a.room.version, raws)
@@ -96,8 +97,8 @@ func (a *arrivals) verify(ctx context.Context, raws []json.RawMessage) (valid []
 	return valid, results
 }
 
-// process gathers what verified events lack, and places them. Events that lack nothing do not wait for the others, so
-// that a slow server blocks nobody else. If remote is nil, no requests are made.
+// process gathers what the given verified events lack, and places the events. If they lack nothing, they do not wait
+// for other events to be gathered, so that a slow server blocks nobody else. If remote is nil, no requests are made.
 func (a *arrivals) process(ctx context.Context, remote Remote, events []*incoming) error {
 	for _, e := range events {
 		a.waiting[e.ID()] = e
@@ -112,7 +113,8 @@ func (a *arrivals) process(ctx context.Context, remote Remote, events []*incomin
 	return a.svc.mergeExtremities(ctx, a.room)
 }
 
-// placeComplete places the waiting events, unless something must be requested first.
+// placeComplete places the waiting events and returns true. If something must be requested first, it returns false and
+// places none.
 func (a *arrivals) placeComplete(ctx context.Context) (complete bool, err error) {
 	release, err := a.hold(ctx, receiving)
 	if err != nil {
@@ -133,8 +135,8 @@ func (a *arrivals) placeComplete(ctx context.Context) (complete bool, err error)
 	return true, newPlacing(a).placeAll(ctx)
 }
 
-// gatherAndPlace requests what the waiting events lack, and then places them. Only one caller makes requests at a time,
-// so that the others find what it fetched.
+// gatherAndPlace requests what the waiting events lack, and then places them. Only one caller makes requests for a room
+// at a time, so that later callers find what an earlier one has fetched.
 func (a *arrivals) gatherAndPlace(ctx context.Context, remote Remote) error {
 	releaseFetching, err := a.hold(ctx, fetching)
 	if err != nil {
@@ -164,11 +166,15 @@ func (a *arrivals) gatherAndPlace(ctx context.Context, remote Remote) error {
 	return p.placeAll(ctx)
 }
 
-// The slots of a room, for hold. One caller at a time places events, and one makes requests to other servers.
+// receiving returns the slot of a room that its holder needs to place events. It is an argument for hold. Every slot
+// has one holder at a time.
 func receiving(r *Room) chan struct{} { return r.receiving }
-func fetching(r *Room) chan struct{}  { return r.fetching }
 
-// hold waits for a slot of a room. The room stays in memory until the slot is released.
+// fetching returns the slot of a room that its holder needs to request events and states from other servers.
+func fetching(r *Room) chan struct{} { return r.fetching }
+
+// hold waits until a slot of a room is free, and takes it; see receiving and fetching. The room stays in memory until
+// the slot is released.
 func (s *Service) hold(ctx context.Context, room id.RoomID, slot func(*Room) chan struct{}) (r *Room, release func(), err error) {
 	for {
 		r, err := s.Room(ctx, room)
@@ -187,7 +193,7 @@ func (s *Service) hold(ctx context.Context, room id.RoomID, slot func(*Room) cha
 	}
 }
 
-// hold waits for a slot of the room.
+// hold waits until a slot of the room is free, and takes it.
 func (s *storedEvents) hold(ctx context.Context, slot func(*Room) chan struct{}) (release func(), err error) {
 	r, release, err := s.svc.hold(ctx, s.room.id, slot)
 	if err == nil {
@@ -202,7 +208,8 @@ func (r *Room) isRetired() bool {
 	return r.next.retired
 }
 
-// RoomForServer returns a room in which this server participates and whose server ACL allows another server.
+// RoomForServer returns a room in which this server participates. It returns an error if the room's server ACL denies
+// the server origin.
 func (s *Service) RoomForServer(ctx context.Context, origin string, roomID id.RoomID) (*Room, error) {
 	r, err := s.Room(ctx, roomID)
 	if err != nil {
@@ -217,7 +224,7 @@ func (s *Service) RoomForServer(ctx context.Context, origin string, roomID id.Ro
 	return r, nil
 }
 
-// requireFullState is like RoomForServer but refuses partial-state rooms.
+// requireFullState is like RoomForServer, but also returns an error for a partial-state room.
 func (s *Service) requireFullState(ctx context.Context, origin string, roomID id.RoomID) (*Room, error) {
 	r, err := s.RoomForServer(ctx, origin, roomID)
 	if err == nil && r.Partial() {
@@ -226,14 +233,15 @@ func (s *Service) requireFullState(ctx context.Context, origin string, roomID id
 	return r, err
 }
 
-// IsVerdict reports whether err means that the auth rules rejected the event, which is not a processing failure.
+// IsVerdict reports whether err means that the auth rules reject the event. Any other error means that the event could
+// not be processed.
 func IsVerdict(err error) bool {
 	var rejection *eventauth.Rejection
 	return errors.Is(err, errRejectedBefore) || errors.As(err, &rejection)
 }
 
-// Refused completes the results of Receive for events that were not processed: each event with an ID and no result gets
-// cause as its result.
+// Refused completes the results of Receive when some events were not processed. Each event that has an ID but no result
+// gets cause as its result.
 func (s *Service) Refused(ctx context.Context, room id.RoomID, raws []json.RawMessage, results map[id.EventID]error, cause error) map[id.EventID]error {
 	if results == nil {
 		results = map[id.EventID]error{}

@@ -18,9 +18,10 @@ type earlierRedaction struct {
 	before *graph.Snapshot
 }
 
-// applyRedaction redacts the target of a valid redaction: one by a user of the server of the target's sender, or by a
-// user with enough power. Any other redaction is withheld from clients, which would apply it; if the target is unknown,
-// it is withheld until the target arrives. p is nil if the state before the event is the provisional one.
+// applyRedaction redacts the target of a redaction if the redaction is valid: if its sender is a user of the same
+// server as the target's sender, or has enough power. Otherwise the redaction is withheld from clients, since they
+// would apply it. If the target is unknown, the redaction is withheld until the target arrives. p is nil if the state
+// before the event is the provisional state.
 // Spec: rooms/v3#handling-redactions
 func (b *batch) applyRedaction(p *graph.Reader, in *incoming, pe *pendingEvent) error {
 	if in.Type() != typeRedaction || in.IsState() {
@@ -44,7 +45,8 @@ func (b *batch) applyRedaction(p *graph.Reader, in *incoming, pe *pendingEvent) 
 	return nil
 }
 
-// withhold hides a redaction from clients. target is set if the redaction may become valid when the target arrives.
+// withhold hides a redaction from clients. target is the ID of the target if the redaction may become valid when the
+// target arrives, and otherwise "".
 func (b *batch) withhold(pe *pendingEvent, target id.EventID) {
 	pe.Flags |= storage.WithheldEvent
 	pe.relation, pe.awaits = nil, target
@@ -55,7 +57,7 @@ func mayRedactEvent(levels *eventauth.PowerLevels, sender id.UserID, target *Eve
 	return !target.IsStateKey(typeCreate, "") && target.Flags&storage.RejectedEvent == 0 && eventauth.MayRedact(levels, sender, target.Sender())
 }
 
-// lookUpTarget returns the target of a redaction, or its sender if the target was purged.
+// lookUpTarget returns the target of a redaction. If the target was purged, it returns only the target's sender.
 func (r *Room) lookUpTarget(ctx context.Context, target id.EventID) (e *Event, purgedSender id.UserID, err error) {
 	if e, err = r.FindEvent(ctx, target); e != nil && !e.Undecided() || err != nil {
 		return e, "", err
@@ -77,7 +79,8 @@ const (
 	maxRevealedRedactions = 20
 )
 
-// lookUpEarlierRedactions finds the valid redactions of an event that arrived before it.
+// lookUpEarlierRedactions finds the redactions of an event that arrived before the event itself, and keeps the valid
+// ones.
 func (r *Room) lookUpEarlierRedactions(tx *storage.Tx, e *incoming) error {
 	pending, err := tx.PendingRedactions(r.nid, string(e.ID()), maxPendingRedactions)
 	if err != nil || len(pending) == 0 {
@@ -112,8 +115,8 @@ func (r *Room) lookUpEarlierRedactions(tx *storage.Tx, e *incoming) error {
 	return nil
 }
 
-// reveal adds the redactions that arrived before their target once more after it, so that clients get them as new
-// events.
+// reveal adds the redactions that arrived before their target to the batch again, after the target. So clients get them
+// as new events.
 func (b *batch) reveal(in *incoming, target *pendingEvent) error {
 	if target.Flags&storage.RejectedEvent != 0 {
 		return nil
@@ -138,7 +141,7 @@ func (b *batch) reveal(in *incoming, target *pendingEvent) error {
 	return nil
 }
 
-// again returns a withheld redaction as a new event that clients can see.
+// again returns a withheld redaction as a new event, which clients see.
 func (b *batch) again(r earlierRedaction) *pendingEvent {
 	return &pendingEvent{
 		Event: &Event{
@@ -149,8 +152,8 @@ func (b *batch) again(r earlierRedaction) *pendingEvent {
 	}
 }
 
-// revealInPlace is reveal for a target that clients do not get as new: it is stored in its redacted form, and the
-// redactions become visible at their own positions.
+// revealInPlace is like reveal, but for a target that clients do not get as a new event. The target is stored in its
+// redacted form, and the redactions become visible at the positions that they have.
 func revealInPlace(in *incoming, target *pendingEvent) {
 	if target.Flags&storage.RejectedEvent != 0 || len(in.earlier) == 0 {
 		return
@@ -163,7 +166,7 @@ func revealInPlace(in *incoming, target *pendingEvent) {
 	}
 }
 
-// insert adds an event that was hidden to the ring. r.mu is held.
+// insert adds an event that was hidden until now to the ring. r.mu is held.
 func (r *Room) insert(e *Event) {
 	h := &r.head
 	if e.Pos <= h.ringOK || e.Backfilled() {

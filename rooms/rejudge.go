@@ -19,10 +19,10 @@ import (
 // rejudgedAtOnce is how many events are read into memory at a time while the events since a join are judged again.
 const rejudgedAtOnce = 500
 
-// completion ends the partial state of a room. The state before the join is replaced by the full state that a server
-// returned, each later event is authorised again in the order of arrival, and the current state is resolved from the
-// result. The room's writer lock is held throughout, and no write of the room is queued. Clients that have seen an
-// event which is now rejected keep it; no client gets it from now on.
+// completion ends the partial state of a room. The full state that a server returned replaces the state before the
+// join; each later event is authorised again in the order of arrival; and the resulting states are resolved into the
+// current state. The room's writer lock is held all the time, and no write of the room is queued. Clients that have
+// received an event which is rejected now keep it; no other client gets it any more.
 type completion struct {
 	*batch // its events were rejected before and are accepted now
 	join   *Event
@@ -48,7 +48,7 @@ type completion struct {
 	snapshot     *graph.Snapshot
 }
 
-// verdict is the new verdict on a stored event.
+// verdict is what is stored about an event after it was authorised again.
 type verdict struct {
 	id     id.EventID
 	pos    storage.Pos
@@ -72,15 +72,15 @@ func newCompletion(r *Room, join *Event) *completion {
 	return c
 }
 
-// newDecision returns a completion for a room whose undecided events can be judged now. They get a final verdict, and
-// the events that follow them are judged again.
+// newDecision returns a completion for a room with undecided events that can be authorised now. fresh has copies of
+// these. They get a final verdict, and the events that follow them are authorised again.
 func newDecision(r *Room, fresh map[id.EventID]*incoming) *completion {
 	c := newCompletion(r, nil)
 	c.fresh, c.decided, c.affected = fresh, map[id.EventID]error{}, map[id.EventID]bool{}
 	return c
 }
 
-// judge judges all events since the join again, given the full state before it.
+// judge authorises all events since the join again. full is the full state before the join.
 func (c *completion) judge(ctx context.Context, tx *storage.Tx, full graph.State) error {
 	c.p = c.room.reader(tx)
 	c.room.next.extremities = nil // unknown until the end
@@ -92,7 +92,7 @@ func (c *completion) judge(ctx context.Context, tx *storage.Tx, full graph.State
 	return c.judgeSince(ctx, tx, c.join.Pos)
 }
 
-// judgeFresh judges the undecided events of which copies can be judged now, and the events that follow them.
+// judgeFresh authorises the undecided events of which fresh has a copy, and the events that follow them.
 func (c *completion) judgeFresh(ctx context.Context, tx *storage.Tx) error {
 	c.p = c.room.reader(tx)
 	c.room.next.extremities = nil
@@ -122,7 +122,7 @@ func (c *completion) judgeFresh(ctx context.Context, tx *storage.Tx) error {
 // errNotStored is returned if the undecided events are no longer stored.
 var errNotStored = errors.New("the undecided events are not stored any more")
 
-// judgeSince judges the events that arrived after a position again.
+// judgeSince authorises again the events that arrived after the given position.
 func (c *completion) judgeSince(ctx context.Context, tx *storage.Tx, after storage.Pos) error {
 	r := c.room
 	for {
@@ -171,7 +171,7 @@ func (c *completion) concerns(e *Event) bool {
 	return true
 }
 
-// decideOne judges an undecided event if there is a copy of it that can be judged.
+// decideOne authorises an undecided event if there is a copy that allows this. Otherwise the event stays undecided.
 func (c *completion) decideOne(e *Event) error {
 	before, err := c.stateBefore(e)
 	if errors.Is(err, stateres.ErrTooLarge) {
@@ -203,7 +203,7 @@ func (c *completion) decideOne(e *Event) error {
 	return nil
 }
 
-// begin replaces the state before the join by the full state.
+// begin replaces the state before the join by the given full state.
 func (c *completion) begin(full graph.State) error {
 	stored, err := c.p.Before(c.join)
 	if err != nil {
@@ -234,7 +234,7 @@ func (c *completion) begin(full graph.State) error {
 	return nil
 }
 
-// rejudge judges an event again.
+// rejudge authorises again an event that is not undecided.
 func (c *completion) rejudge(ctx context.Context, e *Event) error {
 	before, err := c.stateBefore(e)
 	if errors.Is(err, stateres.ErrTooLarge) { // as it was
@@ -276,7 +276,7 @@ func (c *completion) rejudge(ctx context.Context, e *Event) error {
 	return c.follow(graph.Extremity{ID: e.ID(), Pos: e.Pos, After: after}, e)
 }
 
-// refuse records that an event is rejected, as it may have been before.
+// refuse records that an event is rejected, whether or not it was rejected before.
 func (c *completion) refuse(e *Event, before *graph.Snapshot) error {
 	pruned, err := e.Redact()
 	if err != nil {
@@ -296,8 +296,8 @@ func (c *completion) refuse(e *Event, before *graph.Snapshot) error {
 	return nil
 }
 
-// stateBefore returns the state before an event as it is known now. It returns nil if that was never known, as for
-// rejected history.
+// stateBefore returns the state before an event, as far as it is known now. It returns nil if the state was never
+// known, as for rejected events of the history.
 func (c *completion) stateBefore(e *Event) (*graph.Snapshot, error) {
 	if s, err := c.p.Bridge(e.PrevEvents()); s != nil || err != nil {
 		return s, err
@@ -340,8 +340,8 @@ func (c *completion) stateBefore(e *Event) (*graph.Snapshot, error) {
 	return c.p.ResolvedSnapshot(points)
 }
 
-// refusal returns why the authorisation rules reject an event (checks 4 and 5), or nil if they allow it. It returns
-// errUndecided if the rules cannot be evaluated.
+// refusal performs checks 4 and 5 and returns the reason why the authorisation rules reject an event, or nil if they
+// allow it. It returns errUndecided if the rules cannot be evaluated.
 func (c *completion) refusal(e *incoming, before *graph.Snapshot) (refusal, err error) {
 	refusal, err = c.checkAuthEvents(c.p, e) // 4
 	if errors.Is(err, errNoAuthEvent) {
@@ -353,7 +353,7 @@ func (c *completion) refusal(e *incoming, before *graph.Snapshot) (refusal, err 
 	return checkStateBefore(c.p, e.Event, before) // 5
 }
 
-// accept adds an event that was stored as rejected. Its position is new: it arrives now.
+// accept adds an event to the batch that was rejected before. It counts as arriving now, and so gets a new position.
 func (c *completion) accept(in *incoming, e *Event, before *graph.Snapshot) error {
 	pe := &pendingEvent{Event: &Event{
 		Event: in.Event, Room: c.room.nid, SenderNID: e.SenderNID, ReceivedTS: e.ReceivedTS, ThreadRoot: in.threadRoot, Built: true,
@@ -386,11 +386,11 @@ func (c *completion) accept(in *incoming, e *Event, before *graph.Snapshot) erro
 
 // noteMissing records the missing prev_events of an accepted event.
 func (c *completion) noteMissing(pe *pendingEvent) (err error) {
-	holes, err := c.p.Gaps(pe.PrevEvents(), true)
-	if err != nil || len(holes) == 0 || c.room.isOver(pe.Event.Event, pe.ReceivedTS) {
+	gaps, err := c.p.Gaps(pe.PrevEvents(), true)
+	if err != nil || len(gaps) == 0 || c.room.isOver(pe.Event.Event, pe.ReceivedTS) {
 		return err
 	}
-	for _, missing := range holes {
+	for _, missing := range gaps {
 		if history, err := c.p.IsHistory(missing); err != nil || !history {
 			pe.missing = append(pe.missing, missing)
 			pe.Flags |= storage.GapEvent
@@ -399,7 +399,7 @@ func (c *completion) noteMissing(pe *pendingEvent) (err error) {
 	return err
 }
 
-// follow makes an accepted event a forward extremity, unless a later event refers to it.
+// follow makes an accepted event a forward extremity, unless a later event follows it already.
 func (c *completion) follow(x graph.Extremity, e *Event) error {
 	c.depth = max(c.depth, e.Depth())
 	if e.Flags&(storage.SoftFailedEvent|storage.PrecedingEvent) != 0 {
@@ -424,13 +424,14 @@ func (c *completion) follow(x graph.Extremity, e *Event) error {
 	return nil
 }
 
-// conclude resolves the current state from the forward extremities and computes how it differs from the previous one.
+// conclude resolves the current state from the forward extremities, and computes the changes from the previous current
+// state.
 func (c *completion) conclude(ctx context.Context) error {
 	c.dropFollowed()
-	now, err := c.meet()
+	now, err := c.resolveCurrent()
 	for errors.Is(err, stateres.ErrTooLarge) && len(c.heads) > 1 { // dropping one extremity is better than failing
 		c.heads = c.heads[1:]
-		now, err = c.meet()
+		now, err = c.resolveCurrent()
 	}
 	if err != nil {
 		return err
@@ -446,8 +447,8 @@ func (c *completion) conclude(ctx context.Context) error {
 	return nil
 }
 
-// dropFollowed drops events that only look like forward extremities, because the events that follow them have
-// expired and were purged.
+// dropFollowed drops forward extremities that only look like it: events followed them, but these have expired and were
+// purged.
 func (c *completion) dropFollowed() {
 	ends := map[id.EventID]bool{}
 	for _, x := range c.saved.extremities {
@@ -462,8 +463,8 @@ func (c *completion) dropFollowed() {
 	}
 }
 
-// meet resolves the current state from the forward extremities.
-func (c *completion) meet() (now graph.State, err error) {
+// resolveCurrent resolves the states after the forward extremities into the current state.
+func (c *completion) resolveCurrent() (now graph.State, err error) {
 	var points []*graph.Snapshot
 	for _, x := range c.heads {
 		points = append(points, x.After)
@@ -474,7 +475,8 @@ func (c *completion) meet() (now graph.State, err error) {
 	return c.p.All(c.snapshot)
 }
 
-// store writes the result and updates the committed head.
+// store writes the new verdicts and the new current state to the database, and replaces the provisional head. The
+// committed head changes when the write is committed.
 func (c *completion) store(ctx context.Context) error {
 	r := c.room
 	generation := r.next.generation
@@ -592,7 +594,8 @@ func (c *completion) applyTo(r *Room) {
 	}
 }
 
-// rejudgedRing returns the ring without the events that are rejected now, and with the new states of the others.
+// rejudgedRing returns the given ring without the events that are rejected now. The other events get the new state
+// before them.
 func (c *completion) rejudgedRing(old []*Event) []*Event {
 	states := make(map[storage.Pos]int64, len(c.verdicts))
 	for _, v := range c.verdicts {
@@ -613,7 +616,8 @@ func (c *completion) rejudgedRing(old []*Event) []*Event {
 	return ring
 }
 
-// discovered returns the servers that were in the room at some time since the join but did not count as being in it.
+// discovered returns the servers that were in the room at some time since the join although this server did not count
+// them.
 func (c *completion) discovered() []string {
 	delete(c.servers, c.svc.opts.Server)
 	for _, server := range c.initialServers {

@@ -19,7 +19,8 @@ const (
 	relAnnotation = "m.annotation"
 )
 
-// FindEvent returns a committed event of the room, hidden or not, from memory or the database, or nil if there is none.
+// FindEvent returns a committed event of the room from memory or from the database, even if it is hidden. It returns
+// nil if there is no such event.
 func (r *Room) FindEvent(ctx context.Context, eventID id.EventID) (*Event, error) {
 	if e := r.recentEvent(eventID); e != nil {
 		return e, nil
@@ -36,7 +37,7 @@ func (r *Room) FindEvent(ctx context.Context, eventID id.EventID) (*Event, error
 	return e, err
 }
 
-// related looks up the event that a new one relates to, and rejects relations that are not allowed.
+// related looks up the event to which a new event relates. It returns an error if the relation is not allowed.
 func (s *Service) related(ctx context.Context, r *Room, p *proto) error {
 	p.relation = pdu.RelationOf(p.content)
 	if p.relation == nil {
@@ -61,7 +62,8 @@ func (s *Service) related(ctx context.Context, r *Room, p *proto) error {
 	return nil
 }
 
-// inThread adds the event to the thread of root. An event that itself relates to another cannot start a thread.
+// inThread adds the event to the thread that starts at root. It returns an error if root itself relates to another
+// event, since such an event cannot start a thread.
 // Spec: client-server-api#validation-of-mthread-relationships
 func (p *proto) inThread(root *Event) error {
 	if pdu.RelationOf(root.Content()) != nil {
@@ -71,10 +73,10 @@ func (p *proto) inThread(root *Event) error {
 	return nil
 }
 
-// inThreadOf adds the event to the thread of its parent.
+// inThreadOf adds the event to the thread to which its parent belongs, if any.
 func (p *proto) inThreadOf(parent *Event) { p.threadRoot = parent.ThreadRoot }
 
-// checkAnnotation rejects a second reaction with the same key.
+// checkAnnotation returns an error if the user has already reacted to the same event with the same key.
 // Spec: client-server-api#avoiding-duplicate-annotations
 func (s *Service) checkAnnotation(ctx context.Context, r *Room, p *proto) error {
 	var existing []string

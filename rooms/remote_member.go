@@ -35,8 +35,9 @@ const (
 // errNoServers is returned if no server is known that could be asked.
 var errNoServers = mxerr.NotFound("No server in the room is known; when joining, name one in via")
 
-// Candidates returns the other servers that may be in a room, the most promising first: those of via and the inviter's
-// server, else those known to be in the room, else the server in the room ID.
+// Candidates returns other servers that may be in a room, the most promising ones first. These are the servers of via
+// and the inviter's server; if there are none, the servers known to be in the room; and if there are none of those
+// either, the server in the room ID.
 func (s *Service) Candidates(ctx context.Context, room id.RoomID, user ident.Requester, via []string) ([]string, error) {
 	all := slices.DeleteFunc(slices.Clone(via[:min(len(via), maxCandidates)]), func(server string) bool { return server == s.opts.Server })
 	r, err := s.Room(ctx, room)
@@ -65,8 +66,8 @@ func (s *Service) Candidates(ctx context.Context, room id.RoomID, user ident.Req
 	return out[:min(len(out), maxCandidates)], nil
 }
 
-// knownServers returns the servers that this server knows to be in a room: those of its members, and those of the
-// senders of its stripped state.
+// knownServers returns the servers that are known to be in a room: those of its members, and those of the users who
+// sent the events of its stripped state.
 func (s *Service) knownServers(ctx context.Context, r *Room, user ident.Requester) (servers []string, err error) {
 	for server := range r.EachServer() {
 		if servers = append(servers, server); len(servers) > 2*maxCandidates {
@@ -81,8 +82,8 @@ func (s *Service) knownServers(ctx context.Context, r *Room, user ident.Requeste
 	return servers, err
 }
 
-// tryServers calls try for one candidate after the other until one succeeds or the time is up. If none does, it returns
-// the first error that is about the request rather than about the server.
+// tryServers calls try for one candidate after the other, until a call succeeds or the time is up. If no call succeeds,
+// it returns the first error that is about the request and not only about the server.
 func (s *Service) tryServers(ctx context.Context, room id.RoomID, user ident.Requester, via []string, within time.Duration, try func(ctx context.Context, server string) error) error {
 	if !s.federates() {
 		return mxerr.NotFound("There is no such room on this server, and federation is disabled").Because(ErrNoRoom)
@@ -116,9 +117,9 @@ func isServerFailure(err error) bool {
 	return !errors.As(err, &e) || e.Status >= http.StatusInternalServerError
 }
 
-// complete builds this server's membership event from a template. From the template it takes only the position in the
-// graph and, for a restricted join, the authorising user: signing arbitrary content would let the other server act in
-// the user's name.
+// complete builds a membership event of a local user from another server's template. It uses only the position in the
+// graph and, for a restricted join, the authorising user. By signing arbitrary content, this server would let the other
+// one act in the user's name.
 func (s *Service) complete(t fedclient.Template, room id.RoomID, user id.UserID, c memberContent) (*pdu.Event, error) {
 	v, ok := pdu.VersionOf(t.RoomVersion)
 	if t.RoomVersion == "" { // sent by servers from before room versions
@@ -228,7 +229,8 @@ func (s *Service) joinThrough(ctx context.Context, server string, sender ident.R
 	return err
 }
 
-// checkNotBanned rejects a join before it is sent if it cites the ban of the user that this server has.
+// checkNotBanned returns an error if a join must fail because it cites the event that bans the user, according to what
+// this server has stored. It is called before the join is sent.
 func (s *Service) checkNotBanned(ctx context.Context, sender ident.Requester, room id.RoomID, join *pdu.Event) error {
 	r, err := s.Room(ctx, room)
 	if err != nil || r.Membership(sender.UserID) != Ban {
@@ -244,7 +246,8 @@ func (s *Service) checkNotBanned(ctx context.Context, sender ident.Requester, ro
 	return nil
 }
 
-// vouched returns a join with the signature of the authorising user's server, if the join names such a user.
+// vouched returns a join with the signature of the authorising user's server added. If the join names no such user, it
+// is returned unchanged.
 func (s *Service) vouched(ctx context.Context, join *pdu.Event, answer json.RawMessage) (*pdu.Event, error) {
 	raw, ok := canonjson.Get(join.Content(), "join_authorised_via_users_server")
 	if !ok {
@@ -253,8 +256,8 @@ func (s *Service) vouched(ctx context.Context, join *pdu.Event, answer json.RawM
 	return s.verifier.Countersign(ctx, join, ident.ServerOf(canonjson.String(raw)), answer)
 }
 
-// verifyState returns the valid events of a response that belong to the room. It releases the JSON of each event once
-// it is parsed, so that a large room is not in memory twice.
+// verifyState returns the events of a response that are valid and belong to the room. It releases the JSON of each
+// event as soon as the event is parsed, so that a large room is not in memory twice.
 func (s *Service) verifyState(ctx context.Context, v *pdu.Version, room id.RoomID, raws []json.RawMessage) ([]*pdu.Event, error) {
 	if len(raws) > maxForeignState {
 		return nil, fmt.Errorf("%w: %d events of state", fedclient.ErrBadAnswer, len(raws))
@@ -320,7 +323,7 @@ func (s *Service) leaveRemote(ctx context.Context, sender ident.Requester, r *Ro
 	return err
 }
 
-// leaveAlone stores a leave that no other server gets.
+// leaveAlone stores a leave on this server only; it is sent to no other server.
 func (s *Service) leaveAlone(ctx context.Context, sender ident.Requester, r *Room, c memberContent) error {
 	content, err := c.encode()
 	if err != nil {
@@ -372,8 +375,9 @@ func (s *Service) knockRemote(ctx context.Context, sender ident.Requester, room 
 	return err
 }
 
-// inviteRemote invites a user of another server. That server must sign the event, and is asked without holding the
-// room's lock. If the room has changed meanwhile, the event becomes one of several that follow the same prev_events.
+// inviteRemote invites a user of another server. That server must sign the event; the request is made while the room's
+// lock is free. If other events were added to the room meanwhile, the graph forks: the invite follows the same
+// prev_events as they do.
 // Spec: server-server-api#inviting-to-a-room
 func (s *Service) inviteRemote(ctx context.Context, sender ident.Requester, room id.RoomID, target id.UserID, c memberContent) error {
 	if !s.federates() {

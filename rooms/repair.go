@@ -23,8 +23,8 @@ const (
 	maxRepairTips = 20  // deleted events that are requested at once; the others are found through them
 )
 
-// RepairRooms repairs the rooms that an earlier version may have damaged. An interrupted repair starts again when the
-// server restarts or the next event of the room arrives.
+// RepairRooms repairs the rooms that an earlier version of Ebb may have damaged. A repair that is interrupted starts
+// again when the server restarts or when the next event of the room arrives.
 func (s *Service) RepairRooms(ctx context.Context) error {
 	var rooms []ident.RoomNID
 	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -42,7 +42,8 @@ func (s *Service) RepairRooms(ctx context.Context) error {
 	return nil
 }
 
-// repairRoom repairs one room, and requests the newest of the deleted events.
+// repairRoom repairs one room. It deletes the events that may have been rejected wrongly, and requests the newest of
+// them again.
 func (s *Service) repairRoom(ctx context.Context, nid ident.RoomNID) error {
 	r, err := s.RoomByNID(ctx, nid)
 	if err != nil {
@@ -66,8 +67,8 @@ func (s *Service) repairRoom(ctx context.Context, nid ident.RoomNID) error {
 	return ctx.Err()
 }
 
-// forgetDamage removes the events that an earlier version may have rejected wrongly, unless that was done before. It
-// returns the newest of the removed events.
+// forgetDamage deletes the events of a room that an earlier version may have rejected wrongly, unless this was done
+// before. It returns the newest of the deleted events.
 func (s *Service) forgetDamage(ctx context.Context, r *Room) (tips []*Event, err error) {
 	r, release, err := s.hold(ctx, r.id, receiving)
 	if err != nil {
@@ -113,8 +114,8 @@ func (s *Service) forgetDamage(ctx context.Context, r *Room) (tips []*Event, err
 	})
 }
 
-// findEntry returns the join with which this server entered a room that an earlier version joined, or nil if there is
-// none.
+// findEntry returns the join with which this server entered a room, for a room that was joined with an earlier version
+// of Ebb. It returns nil if there is no such join.
 func (s *Service) findEntry(ctx context.Context, r *Room) (join *Event, err error) {
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.GapEvents(r.nid, typeMember, 0)
@@ -132,7 +133,8 @@ func (s *Service) findEntry(ctx context.Context, r *Room) (join *Event, err erro
 	return join, err
 }
 
-// forgetRejected removes the events rejected since the join. It returns those of them that no other one follows.
+// forgetRejected deletes the events that were rejected since the join. It returns the newest of those deleted events
+// that no other deleted event follows.
 func (s *Service) forgetRejected(ctx context.Context, r *Room, since storage.Pos) (tips []*Event, err error) {
 	followed := map[id.EventID]bool{}
 	for {
@@ -171,13 +173,13 @@ func (s *Service) forgetRejected(ctx context.Context, r *Room, since storage.Pos
 	}
 }
 
-// lastTips returns the newest of the events that no other one follows.
+// lastTips returns the newest of those events that are not in followed.
 func lastTips(events []*Event, followed map[id.EventID]bool) []*Event {
 	events = slices.DeleteFunc(events, func(e *Event) bool { return followed[e.ID()] })
 	return events[max(0, len(events)-maxRepairTips):]
 }
 
-// missingEdges returns the prev_events of the history, and of events after a gap, that are not stored.
+// missingEdges returns the missing prev_events of the history, and of events that have a gap before them.
 func (s *Service) missingEdges(ctx context.Context, r *Room, join *Event) (edges []storage.BackwardEdge, err error) {
 	look := func(tx *storage.Tx, rows []storage.EventRow) error {
 		p := r.reader(tx)

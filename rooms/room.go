@@ -67,7 +67,8 @@ type Member struct {
 	event atomic.Pointer[Event] // nil until it is first used
 }
 
-// Event returns the member event if it is in memory, and nil if it has to be read from the database, at Pos.
+// Event returns the member event if it is in memory. Otherwise it returns nil, and the event can be read from the
+// database, where it has the position Pos.
 func (m *Member) Event() *Event { return m.event.Load() }
 
 // remember keeps the member event in memory.
@@ -77,9 +78,9 @@ func (m *Member) remember(r *Room, e *Event) {
 	}
 }
 
-// Room is a room in use. It has a committed head, which all readers share, and a provisional head, on which the next
-// event is built. It is safe for concurrent use. Use a Room for one request only: an idle room is evicted from memory
-// and loaded again later.
+// Room is a room in memory. It has a committed head, which all readers share, and a provisional head, on which the next
+// event is built. It is safe for concurrent use. A Room must not be kept longer than a request: a room that is not in
+// use is evicted from memory, and another Room is loaded later.
 type Room struct {
 	svc     *Service
 	nid     ident.RoomNID
@@ -172,8 +173,8 @@ func (r *Room) LastReceipt() storage.Pos {
 	return r.head.receipt
 }
 
-// State returns an entry of the current state, or nil if there is none. A member event is read from the database when
-// it is first used; if that fails, the error is logged and nil returned.
+// State returns the event with the given type and state key in the current state, or nil if there is none. A member
+// event may have to be read from the database; if that fails, the error is logged and nil returned.
 func (r *Room) State(typ, key string) *Event {
 	if typ != typeMember {
 		r.mu.RLock()
@@ -192,8 +193,8 @@ func (r *Room) State(typ, key string) *Event {
 }
 
 // EachState calls f for every entry of the current state, including members, until f returns false. pos is the position
-// of the event. changed is where the entry became current, which is later than pos if state resolution chose an older
-// event. e is nil for a member event that is not in memory; use EventsAt to read it.
+// of the event. changed is the position at which the event became current. It is greater than pos if state resolution
+// chose an event that is older than the change. e is nil for a member event that is not in memory; EventsAt reads it.
 func (r *Room) EachState(f func(key pdu.StateKey, pos, changed storage.Pos, e *Event) bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -209,8 +210,8 @@ func (r *Room) EachState(f func(key pdu.StateKey, pos, changed storage.Pos, e *E
 	}
 }
 
-// Resolved returns the entries that state resolution changed after a position: those whose events are older, and those
-// that it deleted. Members who became known when the room was completed are not included.
+// Resolved returns the keys of the entries that state resolution changed after a position: those for which it chose an
+// older event, and those that it deleted. It does not return members who became known when the room got its full state.
 func (r *Room) Resolved(since storage.Pos) (keys []pdu.StateKey) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -229,9 +230,9 @@ func (r *Room) Resolved(since storage.Pos) (keys []pdu.StateKey) {
 	return keys
 }
 
-// Resident reports whether this server participates in the room: one of its users is joined, or nobody at all is joined
-// and this server has the events. Of other rooms it has at most the stripped state of an invite, or the events until
-// its last user left.
+// Resident reports whether this server participates in the room: a local user is joined, or nobody at all is joined and
+// this server has the events. For any other room this server has only the stripped state of an invite, or the events
+// until its last user left.
 func (r *Room) Resident() bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -248,7 +249,8 @@ func (r *Room) HasServer(name string) bool {
 	return r.head.servers[name] > 0
 }
 
-// EachServer iterates over the servers with joined users, including this one. The room is locked for reading meanwhile.
+// EachServer returns an iterator over the servers with joined users, including this one. The room is locked for reading
+// during the iteration.
 func (r *Room) EachServer() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		r.mu.RLock()
@@ -271,8 +273,8 @@ func (r *Room) OtherServers() (others []string) {
 	return others
 }
 
-// SharedWith reports whether this server participates in the room, and a user of another server is joined whose server
-// the access control list allows.
+// SharedWith reports whether this server shares the room with the named one: this server participates in the room, a
+// user of the named server is joined, and the access control list allows that server.
 func (r *Room) SharedWith(server string) bool {
 	return r.Resident() && r.HasServer(server) && r.AllowsServer(server)
 }
@@ -319,7 +321,7 @@ func (r *Room) Members(of ...Membership) []*Member {
 	return out
 }
 
-// Count returns the number of members with a membership.
+// Count returns the number of members with the given membership.
 func (r *Room) Count(of Membership) int {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -329,7 +331,7 @@ func (r *Room) Count(of Membership) int {
 // LocalMembers returns the set of joined local users, for wake.Hub.
 func (r *Room) LocalMembers() wake.Members { return localMembers{r} }
 
-// EachLocal iterates over the joined local users. The room is locked for reading meanwhile.
+// EachLocal returns an iterator over the joined local users. The room is locked for reading during the iteration.
 func (r *Room) EachLocal() iter.Seq[*Member] {
 	return func(yield func(*Member) bool) {
 		r.mu.RLock()
@@ -342,7 +344,7 @@ func (r *Room) EachLocal() iter.Seq[*Member] {
 	}
 }
 
-// HasLocal reports whether a local user is joined.
+// HasLocal reports whether the given user is a local one and is joined.
 func (r *Room) HasLocal(user ident.UserNID) bool { return localMembers{r}.Has(user) }
 
 type localMembers struct{ r *Room }
@@ -425,7 +427,7 @@ func (r *Room) hasUndecided() bool {
 	return r.head.undecided
 }
 
-// toRecheck reports whether an earlier version of Ebb may have damaged the room.
+// toRecheck reports whether the room must be checked for damage by an earlier version of Ebb; see RepairRooms.
 func (r *Room) toRecheck() bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -440,7 +442,7 @@ func (r *Room) MinDepth() int64 {
 	return r.head.minDepth
 }
 
-// ForwardExtremities returns the positions of the events that no other event follows yet.
+// ForwardExtremities returns the positions of the room's forward extremities.
 func (r *Room) ForwardExtremities() []storage.Pos {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -485,9 +487,8 @@ func (r *Room) JoinRule() string {
 	return "invite"
 }
 
-// Ring returns the newest committed timeline events, oldest first and without hidden ones, and the position after which
-// they are complete.
-// The caller must not modify the slice.
+// Ring returns the newest committed timeline events, oldest first and without hidden ones. It also returns the position
+// after which these events are complete. The caller must not modify the slice.
 func (r *Room) Ring() (events []*Event, reach storage.Pos) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -495,8 +496,8 @@ func (r *Room) Ring() (events []*Event, reach storage.Pos) {
 	return ring[:len(ring):len(ring)], r.head.ringOK
 }
 
-// Recent returns the committed timeline events after a position, oldest first and without hidden ones. It returns false
-// if memory does not reach back to that position.
+// Recent returns the committed timeline events after the given position, oldest first and without hidden ones. It
+// returns false if the events in memory do not reach back that far.
 func (r *Room) Recent(since storage.Pos) ([]*Event, bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -541,12 +542,13 @@ func (r *Room) LoadEvents(rows []storage.EventRow) ([]*Event, error) {
 	return out, nil
 }
 
-// EventsAt reads events by position. It skips position 0; the result is nil for a position without an event.
+// EventsAt reads the events at the given positions. It skips position 0. In the result, a position without an event has
+// the value nil.
 func (r *Room) EventsAt(tx *storage.Tx, positions []storage.Pos) (map[storage.Pos]*Event, error) {
 	return graph.EventsAt(tx, r.version, positions)
 }
 
-// StateOfType returns the entries of the current state of one type, other than members, by state key.
+// StateOfType returns the events of one type in the current state, by state key. It cannot return members.
 func (r *Room) StateOfType(typ string) map[string]*Event {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

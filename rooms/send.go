@@ -36,8 +36,8 @@ type NewEvent struct {
 	Also func(tx *storage.Tx, sent id.EventID) error
 }
 
-// Send adds an event to a room: a message, state or a redaction. It returns once the event is stored. A repeated
-// transaction ID gets the same answer, even after a restart.
+// Send adds a message, a state event or a redaction to a room. It returns once the event is stored. If a client repeats
+// a transaction ID, it gets the same answer, even after a restart.
 // Spec: client-server-api#sending-events-to-a-room
 func (s *Service) Send(ctx context.Context, n NewEvent) (id.EventID, error) {
 	return s.txns.Once(ctx, n.Sender.Transactions(), n.Txn, func(c *txns.Claim) (id.EventID, error) {
@@ -113,7 +113,7 @@ func (s *Service) send(ctx context.Context, n NewEvent, c *txns.Claim) (eventID 
 	return eventID, unknownIsForbidden(err)
 }
 
-// also calls Also in a write of its own.
+// also calls n.Also in a write of its own.
 func (s *Service) also(ctx context.Context, n NewEvent, sent id.EventID) error {
 	if n.Also == nil {
 		return nil
@@ -142,7 +142,8 @@ func (s *Service) sendRemoteInvite(ctx context.Context, n NewEvent, p *proto) (i
 	return e.ID(), nil
 }
 
-// followTombstone handles manual upgrades, in which the sender joins the new room before sending the tombstone.
+// followTombstone copies the sender's settings after a manual upgrade, in which the user joins the new room and then
+// sends the tombstone to the old one.
 func (s *Service) followTombstone(ctx context.Context, sender ident.Requester, old *Room) error {
 	tombstone := old.State(typeTombstone, "")
 	if tombstone == nil {
@@ -158,7 +159,8 @@ func (s *Service) followTombstone(ctx context.Context, sender ident.Requester, o
 	return s.follow(ctx, sender, next)
 }
 
-// prepare makes the checks that do not depend on the room's head, and looks up the events that the new one refers to.
+// prepare performs the checks that do not depend on the room's head. It also looks up the event to which the new event
+// refers.
 func (s *Service) prepare(ctx context.Context, r *Room, n *NewEvent) (*proto, error) {
 	p := &proto{typ: n.Type, stateKey: n.StateKey, sender: n.Sender, content: n.Content, ts: n.Timestamp, stickyMS: n.StickyMS}
 	if !canonjson.IsObject(n.Content) {
@@ -184,7 +186,7 @@ func (s *Service) prepare(ctx context.Context, r *Room, n *NewEvent) (*proto, er
 	return p, s.related(ctx, r, p)
 }
 
-// leaves reports whether the event ends the sender's own membership.
+// leaves reports whether the event ends the membership of its sender.
 func (p *proto) leaves() bool {
 	if p.typ != typeMember || p.stateKey == nil || *p.stateKey != string(p.sender.UserID) {
 		return false
@@ -193,8 +195,8 @@ func (p *proto) leaves() bool {
 	return canonjson.String(membership) == Leave
 }
 
-// settle resolves duplicate keys, which old room versions allow, so that the checks see the same values as other
-// servers will. In newer versions building the event fails.
+// settle removes duplicate keys from the content, where the room version allows them, so that the checks see the same
+// values as other servers do. In newer room versions, building the event fails.
 func (p *proto) settle(v *pdu.Version) (err error) {
 	if v.StrictCanonicalJSON {
 		return nil
@@ -205,8 +207,8 @@ func (p *proto) settle(v *pdu.Version) (err error) {
 	return nil
 }
 
-// checkPlaintext returns an error for a plaintext message of a local user to an encrypted room, if the policy refuses
-// such messages.
+// checkPlaintext returns an error for a plaintext message to an encrypted room, if the server's policy refuses such
+// messages.
 func (r *Room) checkPlaintext(p *proto) error {
 	if p.stateKey != nil || !r.svc.opts.Encryption.RefusePlaintext || !r.Encrypted() {
 		return nil
@@ -214,7 +216,7 @@ func (r *Room) checkPlaintext(p *proto) error {
 	return r.svc.opts.Encryption.MaySend(p.typ, p.content)
 }
 
-// prepareState checks state events of the types with special rules.
+// prepareState checks a state event of a type for which there are special rules.
 func (s *Service) prepareState(ctx context.Context, r *Room, p *proto) error {
 	switch p.typ {
 	case typeCreate:
@@ -239,7 +241,7 @@ func (s *Service) prepareState(ctx context.Context, r *Room, p *proto) error {
 	return nil
 }
 
-// prepareMember handles a membership that a client sets with PUT /state.
+// prepareMember checks a member event that a client sends with PUT /state, and sets p.member.
 func (s *Service) prepareMember(ctx context.Context, p *proto) error {
 	target := id.UserID(*p.stateKey)
 	if !pdu.ValidUserID(target) {
@@ -266,8 +268,8 @@ func (s *Service) prepareMember(ctx context.Context, p *proto) error {
 	return nil
 }
 
-// checkCreatorsUnlisted rejects power levels that list a creator, with a clearer error than that of the authorisation
-// rules.
+// checkCreatorsUnlisted returns an error for power levels that list a creator. The error is clearer than that of the
+// authorisation rules.
 // Spec: rooms/v12#event-format
 func checkCreatorsUnlisted(v *pdu.Version, create *Event, content []byte) error {
 	if !v.PrivilegedCreators || create == nil {
@@ -295,8 +297,8 @@ func creatorsOf(create *Event) []id.UserID {
 	return creators
 }
 
-// sameState returns the current state event if it has the same content as p: sending the same state again adds no
-// event, unless it is to be sticky.
+// sameState returns the ID of the current state event if that has the same sender and content as p, since sending the
+// same state again adds no event. For an event that is to be sticky it always returns "".
 func (b *batch) sameState(p *proto) id.EventID {
 	if p.stateKey == nil || p.stickyMS != nil {
 		return ""
@@ -312,7 +314,7 @@ func (b *batch) sameState(p *proto) id.EventID {
 	return e.ID()
 }
 
-// checkWatermark rejects a message with a timestamp for which the room has already purged its messages.
+// checkWatermark rejects a message with a timestamp of which the room's messages have already been purged.
 func (b *batch) checkWatermark(p *proto) error {
 	if p.stateKey == nil && p.ts != 0 && p.ts < b.room.PurgedBefore() {
 		return mxerr.Forbidden("Messages with that timestamp have already expired in this room")
@@ -320,7 +322,7 @@ func (b *batch) checkWatermark(p *proto) error {
 	return nil
 }
 
-// Redact redacts an event.
+// Redact sends an event that redacts the given event.
 // Spec: client-server-api#put_matrixclientv3roomsroomidredacteventidtxnid
 func (s *Service) Redact(ctx context.Context, sender ident.Requester, room id.RoomID, eventID id.EventID, reason string, txn *txns.Txn) (id.EventID, error) {
 	return s.Send(ctx, NewEvent{Room: room, Sender: sender, Type: typeRedaction, Content: redactionContent(reason), Redacts: eventID, Txn: txn})
@@ -333,8 +335,8 @@ func redactionContent(reason string) []byte {
 	return append(canonjson.AppendString([]byte(`{"reason":`), reason), '}')
 }
 
-// prepareRedaction finds the target, and checks that the sender may redact it: their own events, or any with enough
-// power.
+// prepareRedaction finds the target of a redaction, and checks that the sender may redact it. Users may redact their
+// own events, and all others if they have enough power.
 // Spec: client-server-api#redactions
 func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p *proto) error {
 	p.redacts = n.Redacts
@@ -379,7 +381,7 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 	return mayRedactOf(r, n.Sender, target.Sender())
 }
 
-// mayRedactOf returns an error if a local user may not redact the events of another user.
+// mayRedactOf returns an error if the local user may not redact events sent by sender.
 func mayRedactOf(r *Room, user ident.Requester, sender id.UserID) error {
 	if sender == user.UserID {
 		return nil
@@ -393,8 +395,8 @@ func mayRedactOf(r *Room, user ident.Requester, sender id.UserID) error {
 	return nil
 }
 
-// checkCanonicalAlias rejects invalid aliases and those of other rooms. Aliases that were already in the event may
-// stay.
+// checkCanonicalAlias returns an error if m.room.canonical_alias names an invalid alias or one of another room. Aliases
+// that the event has named before are not checked.
 // Spec: client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey
 func (s *Service) checkCanonicalAlias(ctx context.Context, r *Room, content json.RawMessage) error {
 	var now, before eventcontent.Aliases
@@ -451,8 +453,9 @@ func (s *Service) aliasByName(ctx context.Context, alias string) (row storage.Al
 	return row, found, err
 }
 
-// Once is for requests of other services with a transaction ID: it calls do unless the request was answered before or
-// is in progress, and returns that answer then. do calls record in its write, with the answer.
+// Once makes a request of another service with a transaction ID idempotent. It calls do unless the same request was
+// answered before or is in progress; in that case it returns the answer to that request. do must call record, with its
+// answer, in its write.
 func (s *Service) Once(
 	ctx context.Context, sender ident.Requester, txn *txns.Txn, do func(record func(tx *storage.Tx, answer string) error) (string, error),
 ) (string, error) {

@@ -178,7 +178,7 @@ func (r *Room) size() int64 {
 	return roomBytes + eventBytes*events + memberBytes*int64(len(r.head.members)) + r.head.names.Size()
 }
 
-// retire marks a room as evicted, unless it has queued writes or is being written.
+// retire marks a room as evicted and returns true, unless the room has queued writes or is being written.
 func (r *Room) retire() bool {
 	if !r.writer.TryLock() {
 		return false

@@ -16,14 +16,15 @@ const maxReadmitted = 100
 // Sticky returns the table of rooms with sticky events.
 func (s *Service) Sticky() *sticky.Table { return &s.sticky }
 
-// PruneSticky forgets the events that are not sticky any more.
+// PruneSticky removes the entries of events that are not sticky any more.
 func (s *Service) PruneSticky(ctx context.Context) error {
 	return s.sticky.Prune(ctx, s.db, s.nowMS())
 }
 
 func (s *Service) nowMS() int64 { return s.opts.Now().UnixMilli() }
 
-// stickyEvent returns what is stored of an event because it is sticky, and false if it is not.
+// stickyEvent returns the additional row that is stored for a sticky event. It returns false if the event is not
+// sticky.
 func (s *Service) stickyEvent(e *Event) (row storage.StickyEvent, ok bool) {
 	until := e.StickyUntil()
 	if until == 0 || e.Flags&(storage.OutlierEvent|storage.RejectedEvent|storage.SkeletonEvent) != 0 || until <= s.nowMS() {
@@ -43,7 +44,8 @@ func (b *batch) writeSticky(tx *storage.Tx, e *pendingEvent) error {
 	return sticky.Store(tx, row, b.svc.nowMS())
 }
 
-// oweSticky records that a server which comes into the room is to be sent the sticky events of local users.
+// oweSticky records, when the first user of a server joins the room, that the server must be sent the sticky events of
+// local users.
 func (b *batch) oweSticky(tx *storage.Tx, m *memberChange) error {
 	if m == nil || m.to != Join || m.from == Join || b.svc.IsLocal(m.user) || !b.svc.federates() || b.room.HasServer(ident.ServerOf(m.user)) {
 		return nil
@@ -51,8 +53,8 @@ func (b *batch) oweSticky(tx *storage.Tx, m *memberChange) error {
 	return tx.OweSticky(ident.ServerOf(m.user), b.room.nid, b.svc.nowMS())
 }
 
-// followSticky is the Listener that notes sticky events, and has the soft-failed ones of a room checked again when its
-// state changes.
+// followSticky is the Listener that adds sticky events to the table. When the state of a room changes, it also has the
+// room's soft-failed sticky events checked again.
 func (s *Service) followSticky(c *Commit) {
 	for i := range c.Events {
 		if row, ok := s.stickyEvent(c.Events[i].Event); ok {
@@ -77,8 +79,8 @@ func (s *Service) readmitAll(ctx context.Context) error {
 	return nil
 }
 
-// readmit checks a room's soft-failed sticky events against the current state again. Those that it allows now are added
-// once more as new events, which clients get as such.
+// readmit checks the soft-failed sticky events of a room against the current state again. The events that are allowed
+// now are added once more, so that clients get them as new events.
 // Spec: MSC4354
 func (s *Service) readmit(ctx context.Context, nid ident.RoomNID) error {
 	r, err := s.RoomByNID(ctx, nid)
@@ -104,8 +106,8 @@ func (s *Service) readmit(ctx context.Context, nid ident.RoomNID) error {
 	})
 }
 
-// readmit adds a soft-failed event once more if the current state allows it. It becomes no forward extremity, because
-// later events of other servers may follow it already. State events are left to state resolution.
+// readmit adds a soft-failed event once more if the current state allows it. The event does not become a forward
+// extremity, because later events of other servers may follow it already. State events are left to state resolution.
 func (b *batch) readmit(ctx context.Context, p *graph.Reader, row *storage.EventRow) error {
 	e, err := b.room.LoadEvent(row)
 	if err != nil || e.IsState() || e.Flags&storage.HiddenEvent != storage.SoftFailedEvent || b.room.isOver(e.Event, e.ReceivedTS) {

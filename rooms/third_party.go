@@ -44,7 +44,7 @@ func (s *Service) ExchangeThirdPartyInvite(ctx context.Context, origin string, t
 	return s.fulfil(ctx, t)
 }
 
-// fulfil sends the invite.
+// fulfil invites the user to whom the third-party identifier belongs.
 func (s *Service) fulfil(ctx context.Context, t ThirdPartyInvite) error {
 	if err := t.Check(); err != nil {
 		return err
@@ -73,8 +73,8 @@ func (s *Service) fulfil(ctx context.Context, t ThirdPartyInvite) error {
 	return s.invite(ctx, ident.Requester{UserNID: nid, UserID: t.Sender}, t.Room, t.Invitee, c)
 }
 
-// Bound sends the invites that waited for a third-party identifier which is now bound to a local user: in a local room,
-// or through the inviter's server. The request is not authenticated, so failures are only logged.
+// Bound sends the third-party invites to an identifier, after it was bound to a local user. If the inviter belongs to
+// another server, the invite is sent by that server. The request is not authenticated, so failures are only logged.
 // Spec: server-server-api#put_matrixfederationv13pidonbind
 func (s *Service) Bound(ctx context.Context, invites []ThirdPartyInvite) {
 	for _, t := range invites {

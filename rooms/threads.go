@@ -27,8 +27,8 @@ func (c *threadCache) committed(commit *Commit) {
 	}
 }
 
-// IsSubscribed reports whether a local user is subscribed to the thread of a root. Push rules ask it only about users
-// who have used subscriptions (see accountdata.Push).
+// IsSubscribed reports whether a local user is subscribed to the thread whose root is at the given position. Push rules
+// ask this only about users who have used subscriptions (see accountdata.Push).
 func (s *Service) IsSubscribed(user ident.UserNID, root storage.Pos) bool {
 	subscribers, err := s.threads.subscribers.Get(context.Background(), root, func(ctx context.Context) (map[ident.UserNID]struct{}, error) {
 		out := map[ident.UserNID]struct{}{}

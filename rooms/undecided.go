@@ -34,8 +34,8 @@ const (
 // errUndecided means that an event cannot be authorised yet.
 var errUndecided = errors.New("a key or an auth event could not be fetched yet")
 
-// keepUnproven keeps the redacted form of an event with a signature that cannot be checked, in case a valid event
-// follows it.
+// keepUnproven keeps an event whose signature cannot be checked, in its redacted form. The event is needed if a valid
+// event follows it.
 func (a *arrivals) keepUnproven(raw json.RawMessage) *incoming {
 	e, err := pdu.Parse(a.room.version, raw)
 	if err != nil || e.RoomID() != a.room.id {
@@ -49,8 +49,8 @@ func (a *arrivals) keepUnproven(raw json.RawMessage) *incoming {
 	return kept
 }
 
-// admitUnproven adds to the waiting events those unproven ones that a waiting event follows, or that are among
-// followed.
+// admitUnproven moves events whose signature cannot be checked to the waiting events, if a waiting event follows them
+// or if their ID is in followed.
 func (a *arrivals) admitUnproven(followed ...id.EventID) {
 	if len(a.unproven) == 0 {
 		return
@@ -72,7 +72,7 @@ func (a *arrivals) admitUnproven(followed ...id.EventID) {
 	}
 }
 
-// decidable are undecided events of a room that can be authorised now.
+// decidable holds undecided events of a room that can be authorised now.
 type decidable struct {
 	arrived    map[id.EventID]*incoming // complete copies of events that arrived as new
 	historical []*Event                 // events of the history
@@ -80,7 +80,7 @@ type decidable struct {
 
 func (d decidable) none() bool { return len(d.arrived)+len(d.historical) == 0 }
 
-// answerCopies sets the result of each copy of an undecided event that still cannot be authorised.
+// answerCopies sets the result of those copies of undecided events that still cannot be authorised.
 func (a *arrivals) answerCopies(ready decidable) {
 	for eventID := range a.copies {
 		if ready.arrived[eventID] == nil {
@@ -102,12 +102,12 @@ func (g *gathering) gatherDecidable(ctx context.Context) (ready decidable, err e
 	return g.chooseDecidable(ctx, events, false)
 }
 
-// maybeDecidable reports whether the room has undecided events, and full state: when a partial-state room is completed,
-// all its events are authorised again.
+// maybeDecidable reports whether the room has undecided events and full state. Events of a partial-state room are not
+// tried: when the room gets its full state, all of them are authorised again.
 func (r *Room) maybeDecidable() bool { return r.hasUndecided() && !r.Partial() }
 
-// provable returns the undecided events of a room that now have a valid signature, or a verified copy, in the order of
-// arrival.
+// provable returns the undecided events of a room whose signature is known to be valid now, or of which copies has a
+// verified copy. They are in the order of arrival.
 func (s *Service) provable(ctx context.Context, r *Room, copies map[id.EventID]*incoming) ([]*Event, error) {
 	stored, err := s.undecided(ctx, r)
 	if err != nil {
@@ -123,7 +123,7 @@ func (s *Service) provable(ctx context.Context, r *Room, copies map[id.EventID]*
 	return slices.DeleteFunc(stored, func(e *Event) bool { return copies[e.ID()] == nil && signatures.Check(e.Event, keys) != nil }), nil
 }
 
-// undecided reads the undecided events of a room, in the order of arrival.
+// undecided returns the undecided events of a room in the order of arrival.
 func (s *Service) undecided(ctx context.Context, r *Room) (events []*Event, err error) {
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.UndecidedEvents(r.nid, maxUndecided)
@@ -139,8 +139,8 @@ func (s *Service) undecided(ctx context.Context, r *Room) (events []*Event, err 
 	return events, err
 }
 
-// chooseDecidable returns those of some events with known keys whose auth events are all stored, and fetches complete
-// copies of them. If ask is set, it requests missing auth events once more.
+// chooseDecidable returns those of the provable events whose auth events are all stored, and fetches complete copies of
+// them. If ask is true, it first requests auth events that are missing.
 func (g *gathering) chooseDecidable(ctx context.Context, provable []*Event, ask bool) (decidable, error) {
 	ready := decidable{arrived: map[id.EventID]*incoming{}}
 	if !g.room.maybeDecidable() {
@@ -161,8 +161,8 @@ func (g *gathering) chooseDecidable(ctx context.Context, provable []*Event, ask 
 	return ready, ctx.Err()
 }
 
-// hasAuthEvents reports whether each auth event of an undecided event is stored and is not undecided itself, or will
-// not be.
+// hasAuthEvents reports whether all auth events of an undecided event are stored, and none of them is undecided except
+// those in ready, which are decided first. If ask is true, it first requests auth events that are missing.
 func (g *gathering) hasAuthEvents(ctx context.Context, e *Event, ready decidable, ask bool) (bool, error) {
 	if err := g.find(ctx, e.AuthEvents()); err != nil {
 		return false, err
@@ -181,8 +181,8 @@ func (g *gathering) hasAuthEvents(ctx context.Context, e *Event, ready decidable
 	return true, nil
 }
 
-// completeCopy returns the complete form of an event of which the redacted form is stored and has a valid signature. If
-// no server returns it, the redacted form has to do.
+// completeCopy returns a complete copy of an event that is stored only in its redacted form. If no server returns one,
+// it returns the redacted form, whose signature is valid.
 func (g *gathering) completeCopy(ctx context.Context, e *Event) *incoming {
 	if copied := g.copies[e.ID()]; copied != nil {
 		return copied

@@ -66,7 +66,7 @@ func (s *Service) Upgrade(ctx context.Context, sender ident.Requester, room id.R
 	return successor, s.follow(ctx, sender, next)
 }
 
-// succeed reads the initial state of the new room from the old one.
+// succeed sets the initial state of the new room according to the state of the old room, of which b is a batch.
 func (c *creation) succeed(b *batch, additionalCreators []id.UserID) error {
 	create, err := b.room.provisionalState(typeCreate, "")
 	if err != nil {
@@ -105,7 +105,8 @@ func (c *creation) succeed(b *batch, additionalCreators []id.UserID) error {
 	return c.succeedLevels(b.room.version, create, levels)
 }
 
-// succeedState copies state events that do not depend on their sender.
+// succeedState copies those state events from the old room to the new one whose meaning does not depend on who sent
+// them.
 func (c *creation) succeedState(b *batch) error {
 	c.req.InitialState = nil
 	for _, typ := range transferred {
@@ -127,9 +128,10 @@ func (c *creation) succeedState(b *batch) error {
 	return nil
 }
 
-// succeedLevels derives the power levels of the new room from those of the old one. Everybody keeps their level.
-// Creators of a version 12 or later room have no level; if the new room's version gives creators no power, they get the
-// highest level. The sender may need a higher level to create the room, and has it until then.
+// succeedLevels derives the power levels of the new room from those of the old one, in which everybody keeps their
+// level. In version 12 or later, creators of a room have no level. When such a room is replaced by one of an older
+// version, its creators get the highest level; so do the creators of a room without power levels. If the sender needs a
+// higher level to create the new room, they have it until the last event of the creation.
 func (c *creation) succeedLevels(v *pdu.Version, create, old *Event) (err error) {
 	levels := eventauth.ReadLevelContent(v, []byte("{}"))
 	if old != nil {
@@ -173,7 +175,7 @@ func (c *creation) additionalCreators() (users []id.UserID) {
 // maxBans bounds the bans that are copied to the new room.
 const maxBans = 1000
 
-// banned returns the bans that are copied to the new room.
+// banned returns the users whose bans are copied to the new room.
 func (r *Room) banned() ([]invitee, error) {
 	var out []invitee
 	for _, m := range r.Members(Ban) {
@@ -189,9 +191,9 @@ func (r *Room) banned() ([]invitee, error) {
 	return out, nil
 }
 
-// replace builds the new room and the tombstone that refers to it. Before room version 12 the create event refers to
-// the tombstone too, whose content has the new room's ID, so the ID is generated first. Since version 12 the ID is
-// derived from the create event.
+// replace builds the new room, and the tombstone of the old room that refers to it. Before room version 12 the create
+// event also refers to the tombstone. The tombstone contains the new room's ID, so the ID is generated first. Since
+// version 12 the ID is derived from the create event, which does not refer to the tombstone.
 func (c *creation) replace(ctx context.Context, b *batch) (*batch, error) {
 	predecessor := map[string]string{"room_id": string(b.room.id)}
 	next := newRoom(c.svc, c.version)
@@ -228,8 +230,8 @@ func (b *batch) tombstone(sender ident.Requester, successor id.RoomID) (id.Event
 	return e.ID(), nil
 }
 
-// closeRoom removes the canonical alias of a replaced room and raises the power levels for messages and invites, as far
-// as the sender may.
+// closeRoom removes the canonical alias of a replaced room, and raises the power levels that are needed for messages
+// and invites there. It does only what the sender has the power to do.
 func (b *batch) closeRoom(sender ident.Requester) error {
 	levels := b.room.next.levels
 	power := levels.UserLevel(sender.UserID)

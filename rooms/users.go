@@ -32,13 +32,13 @@ func (s *Service) UserNID(ctx context.Context, user id.UserID) (ident.UserNID, e
 	return nid, err
 }
 
-// LookupUser is UserNID without allotting a number.
+// LookupUser is like UserNID, but allots no number. It returns false if the user has none.
 func (s *Service) LookupUser(ctx context.Context, user id.UserID) (nid ident.UserNID, known bool, err error) {
 	return s.LookupUserIn(ctx, nil, user)
 }
 
-// LookupUserIn is LookupUser for callers with a read transaction. What is not in memory is read through tx, or in a new
-// transaction if tx is nil.
+// LookupUserIn is like LookupUser, but reads through the transaction tx if the number is not in memory. If tx is nil,
+// it begins a new transaction.
 func (s *Service) LookupUserIn(ctx context.Context, tx *storage.Tx, user id.UserID) (nid ident.UserNID, known bool, err error) {
 	if nid, known = s.users.Get(user); known {
 		return nid, true, nil
@@ -95,7 +95,7 @@ func (s *Service) Memberships(ctx context.Context, user ident.UserNID) ([]RoomMe
 }
 
 // JoinedSince returns the position since which a local user has been joined to a room without a break, or 0 if they are
-// not joined. What is not in memory is read through tx, or in a new transaction if tx is nil.
+// not joined. If this is not in memory, it is read through tx, or in a new transaction if tx is nil.
 func (s *Service) JoinedSince(ctx context.Context, tx *storage.Tx, user ident.UserNID, room ident.RoomNID) (storage.Pos, error) {
 	if tx == nil {
 		list, err := s.Memberships(ctx, user)
@@ -131,7 +131,7 @@ func (s *Service) JoinedRooms(ctx context.Context, user ident.UserNID) (joined [
 	return joined, err
 }
 
-// update changes one room of a user. It is called once the change is committed.
+// update changes the entry of one room in a user's list. It is called once the change is committed.
 func (c *membershipCache) update(user ident.UserNID, room ident.RoomNID, change func(*RoomMembership)) {
 	c.lists.Update(user, func(list []RoomMembership) []RoomMembership {
 		list = slices.Clone(list)
@@ -144,7 +144,7 @@ func (c *membershipCache) update(user ident.UserNID, room ident.RoomNID, change 
 	})
 }
 
-// committed is the Listener that keeps the lists up to date.
+// committed is the Listener that keeps the cached lists up to date.
 func (c *membershipCache) committed(commit *Commit) {
 	for _, m := range commit.Members {
 		if m.Local {
@@ -156,7 +156,7 @@ func (c *membershipCache) committed(commit *Commit) {
 	}
 }
 
-// update applies the change to the user's list of rooms.
+// update applies the change of a membership to the entry of the room in the user's list.
 func (m *CommittedMember) update(own *RoomMembership) {
 	switch {
 	case m.To != Join:

@@ -10,8 +10,8 @@ import (
 	"ebb/storage"
 )
 
-// applyVerdict makes an event part of the graph, and sets its flags and the state after it. An accepted event extends
-// the provisional head, or redacts its target. p is nil if the event follows the head.
+// applyVerdict makes an event part of the graph, and sets its flags and the state after it. An event that is accepted
+// extends the provisional head and, if it is a redaction, redacts its target. p is nil if the event follows the head.
 func (b *batch) applyVerdict(ctx context.Context, p *graph.Reader, in *incoming, pe *pendingEvent, verdict error, onHead bool) error {
 	pe.after = pe.before
 	var soft softFailed
@@ -53,7 +53,7 @@ func (b *batch) applyVerdict(ctx context.Context, p *graph.Reader, in *incoming,
 	return nil
 }
 
-// rejectedFlags returns the flags of an event that a verdict keeps out of the room's state.
+// rejectedFlags returns the flags of an event that is not accepted because of the given verdict.
 func rejectedFlags(verdict error) storage.EventFlags {
 	if errors.Is(verdict, errUndecided) {
 		return storage.RejectedEvent | storage.UndecidedEvent
@@ -61,8 +61,8 @@ func rejectedFlags(verdict error) storage.EventFlags {
 	return storage.RejectedEvent
 }
 
-// noteMissing records the prev_events of an event that are not stored. The timeline has a gap before the event, unless
-// all of them precede this server's join.
+// noteMissing records which prev_events of an event are missing. If one of them does not precede this server's join,
+// the timeline has a gap before the event.
 func noteMissing(in *incoming, pe *pendingEvent) {
 	for _, prev := range in.PrevEvents() {
 		switch {
@@ -76,9 +76,9 @@ func noteMissing(in *incoming, pe *pendingEvent) {
 	}
 }
 
-// noteGaps records the missing prev_events of rejected events before an event: a rejected event has no position in the
-// timeline from which they could be fetched. They replace a rejected event that was missing itself. p is nil if the
-// event follows the head.
+// noteGaps records the missing events before rejected events that an event follows. They belong to this event, because
+// a rejected event has no position in the timeline from which they could be fetched. If the event itself is rejected
+// and was missing before, the events missing before it take its place. p is nil if the event follows the head.
 func (b *batch) noteGaps(p *graph.Reader, in *incoming, pe *pendingEvent) error {
 	if p == nil {
 		return nil
@@ -103,8 +103,8 @@ func (b *batch) noteGaps(p *graph.Reader, in *incoming, pe *pendingEvent) error 
 	return err
 }
 
-// redactIfNeeded replaces an event by its redacted form if it is an expired message, is rejected or undecided, or was
-// redacted before it arrived.
+// redactIfNeeded replaces an event by its redacted form if the event is an expired message, is rejected or undecided,
+// or was redacted before it arrived.
 func (b *batch) redactIfNeeded(in *incoming, pe *pendingEvent) error {
 	r := b.room
 	undecided := pe.Flags&storage.UndecidedEvent != 0

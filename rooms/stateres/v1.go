@@ -36,8 +36,8 @@ type v1Resolver struct {
 	state StateSet
 }
 
-// pass resolves those conflicts for whose key belongs returns true. decide chooses the event, by the state before the
-// pass: results take effect only at the end.
+// pass resolves the conflicts for whose key belongs returns true. decide chooses the event of each conflict by the
+// state before the pass, since the results take effect only at the end.
 func (r *v1Resolver) pass(conflicts []conflict, belongs func(pdu.StateKey) bool, decide func([]*pdu.Event) *pdu.Event) {
 	won := make(StateSet)
 	for _, c := range conflicts {
