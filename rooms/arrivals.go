@@ -30,8 +30,8 @@ type incoming struct {
 	elsewhere  bool  // it cites an event of another room
 	refused    error // why the room's policy server has not signed it
 
-	fetchedAfter map[id.EventID]graph.State // the states after prev_events that are not stored, as another server gave them
-	behind       []id.EventID               // those of these prev_events that precede this server's join
+	fetchedAfter map[id.EventID]graph.State // the states after missing prev_events, as another server returned them
+	behind       []id.EventID               // those keys of fetchedAfter that precede this server's join
 
 	cited []graph.Entry // members that the event cites and that a partial-state room did not know
 
@@ -51,18 +51,18 @@ type lookup struct {
 	redacted     *Event    // the target of an m.room.redaction; nil if it is not stored
 	purgedSender id.UserID // the sender of the target, if the target was purged
 
-	hasRedactions bool               // redactions of this event arrived before it;
-	earlier       []earlierRedaction // the valid ones
-	redactedBy    storage.Pos        // the first of those, if the event is stored in its redacted form
+	hasRedactions bool               // redactions of the event arrived before it
+	earlier       []earlierRedaction // the valid ones of those redactions
+	redactedBy    storage.Pos        // the first of earlier, if the event is stored in its redacted form
 
-	late      bool        // events that follow it arrived before it,
-	lateOrder ident.Order // the first of them at this order
+	late      bool        // other events that follow the event arrived before it
+	lateOrder ident.Order // the order of the first of those events
 }
 
 // historical holds what is needed in addition to place an event of the history.
 type historical struct {
 	order         ident.Order  // its position in the timeline
-	fetchedBefore graph.State  // the state before it, as another server gave it; nil if its prev_events are stored
+	fetchedBefore graph.State  // the state before it, as another server returned it; nil if its prev_events are stored
 	base          int64        // a snapshot that does not differ much from that state
 	missing       []id.EventID // prev_events that are not stored
 }
@@ -131,7 +131,7 @@ func unknownOf(known map[id.EventID]*Event, ids []id.EventID) (unknown []id.Even
 // stored; the room's receiving slot is held, and no requests are made. Events that lack nothing skip the first step.
 type arrivals struct {
 	*storedEvents
-	origin string // the server that the events come from, "" if there is not just one
+	origin string // the server that sent the events; "" if there are several
 
 	waiting  map[id.EventID]*incoming // verified, and not placed yet
 	unproven map[id.EventID]*incoming // with a signature that cannot be checked; see admitUnproven

@@ -32,8 +32,8 @@ type batch struct {
 	approvals *approvals // signatures of policy servers; nil: none requested yet
 	lacking   lacking    // events that still need the signature of a policy server
 
-	entering bool // the state of the room came from another server,
-	partial  bool // without most members
+	entering bool // the batch adopts a room, whose state came from another server
+	partial  bool // that state lacks most members
 
 	alongside   *batch // the batch of a room that is created in the same write
 	unpublishes bool   // the write removes the room from the room directory
@@ -73,11 +73,11 @@ type pendingEvent struct {
 
 	gapsAt        ident.Order // the order at which the missing events of a rejected event are recorded
 	awaits        id.EventID  // the target of a redaction, if it is not stored yet
-	hasRedactions bool        // redactions of it arrived earlier
+	hasRedactions bool        // redactions of it arrived before it
 	revealed      []*Event    // events that become visible to clients now
 	replaces      storage.Pos // its position while it was undecided
 	supersedes    storage.Pos // its position while it was withheld or soft-failed
-	late          bool        // it was withheld
+	late          bool        // it was missing: events that follow it arrived earlier
 	past          ident.Order // its order if it is history; 0 otherwise
 	outgoing      bool        // this server sends it to other servers
 	unsigned      bool        // the room's policy server has not signed it
@@ -294,8 +294,8 @@ func (b *batch) notify(e *pendingEvent) {
 	e.Event.Push, e.Singled = e.push.Default, e.push.Users
 }
 
-// leavesHere reports whether an event must be sent to other servers: another server is in the room, or the event
-// concerns a user of another server.
+// leavesHere reports whether this server must send an event to other servers: another server is in the room, or the
+// event concerns a user of another server.
 func (b *batch) leavesHere(p *proto) bool {
 	if b.create != nil {
 		return p.member != nil && !b.svc.IsLocal(p.member.user)

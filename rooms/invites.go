@@ -17,7 +17,7 @@ func (s *Service) changeInviteFilters(c *Commit) {
 	}
 }
 
-// HidesInvite reports whether a local user does not want to see the invites of another user, as blocked or ignored.
+// HidesInvite reports whether a local user does not want to see the invites of another user, who is blocked or ignored.
 func (s *Service) HidesInvite(ctx context.Context, user ident.UserNID, inviter id.UserID) (bool, error) {
 	return s.invites.Hides(ctx, user, inviter)
 }

@@ -33,8 +33,8 @@ func (s *Service) ChangeAliases(ctx context.Context, room id.RoomID, do func(*st
 	})
 }
 
-// RemoveCanonicalAlias sends the room's m.room.canonical_alias without an alias that was deleted. It sends nothing if
-// the event does not name the alias.
+// RemoveCanonicalAlias removes an alias that was deleted from the room's m.room.canonical_alias, by sending that event
+// without the alias. It sends nothing if the event does not name the alias.
 func (s *Service) RemoveCanonicalAlias(ctx context.Context, sender ident.Requester, room id.RoomID, alias id.RoomAlias) error {
 	return s.change(ctx, room, func(b *batch) error {
 		e, err := b.room.provisionalState(typeCanonicalAlias, "")

@@ -35,7 +35,8 @@ func (s *Service) RoomByNID(ctx context.Context, nid ident.RoomNID) (*Room, erro
 // Cached returns a room if it is in memory, and nil otherwise.
 func (s *Service) Cached(nid ident.RoomNID) *Room { return s.cache.ByNID(nid) }
 
-// RoomsByNID returns rooms by number, in the given order. It reads those that are not in memory in groups.
+// RoomsByNID returns the rooms with the given numbers, in the same order. Several rooms that are not in memory are read
+// together.
 func (s *Service) RoomsByNID(ctx context.Context, nids []ident.RoomNID) ([]*Room, error) {
 	found, missing := s.cache.List(nids)
 	loaded := make(map[ident.RoomNID]*Room, len(missing))

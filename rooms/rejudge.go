@@ -39,8 +39,8 @@ type completion struct {
 
 	// The next fields are set only for a decision. A completion has a join instead.
 	fresh    map[id.EventID]*incoming // copies of the undecided events that can be judged
-	decided  map[id.EventID]error     // the verdicts on those
-	affected map[id.EventID]bool      // those and the events that follow them
+	decided  map[id.EventID]error     // the verdicts on the undecided events in fresh
+	affected map[id.EventID]bool      // the undecided events in fresh, and the events that follow them
 	left     bool                     // other undecided events remain
 
 	changes      []*stateChange

@@ -529,7 +529,7 @@ func (r *Room) LoadEvent(row *storage.EventRow) (*Event, error) {
 	return graph.LoadEvent(r.version, row)
 }
 
-// LoadEvents returns the events stored in rows of the room, in the same order.
+// LoadEvents returns the events stored in the given rows of the room, in the same order.
 func (r *Room) LoadEvents(rows []storage.EventRow) ([]*Event, error) {
 	out := make([]*Event, len(rows))
 	for i := range rows {

@@ -104,8 +104,8 @@ func orBound(lifetime, bound *time.Duration) *time.Duration {
 	return lifetime
 }
 
-// ordered raises Max to Min where it is smaller. Min wins so that a moderator cannot make evidence disappear that the
-// server's limits preserve.
+// ordered raises Max to Min if Max is smaller. Min takes precedence so that a moderator cannot make evidence disappear
+// that the server's limits preserve.
 func ordered(p Policy) Policy {
 	if p.Min != nil && p.Max != nil && *p.Max < *p.Min {
 		p.Max = p.Min
@@ -125,8 +125,8 @@ func Expired(p Policy, originTS, receivedTS int64, now time.Time) bool {
 	return ok && sentAt(originTS, receivedTS) <= cutoff
 }
 
-// Cutoff returns the time, in milliseconds since 1970, at or before which a message must have been sent or received to
-// have expired by now. It returns false if messages never expire.
+// Cutoff returns the time of the newest messages that have expired by now, in milliseconds since 1970: a message has
+// expired if it was sent or received at that time or before. Cutoff returns false if messages never expire.
 func Cutoff(p Policy, now time.Time) (int64, bool) {
 	if p.Max == nil {
 		return 0, false

@@ -27,14 +27,15 @@ func NewPolicy(db *storage.DB, server string, cache keyed.Budget) *Policy {
 	return &Policy{db: db, server: server, filters: keyed.NewMemo(keyed.Options[ident.UserNID, *filter]{Entries: cache.Entries(maxCached)})}
 }
 
-// Changed drops the filter of a user if it depends on a type of global account data that has changed.
+// Changed is called when a user's global account data of the given type has changed. If the user's filter depends on
+// it, the cached filter is dropped.
 func (p *Policy) Changed(user ident.UserNID, typ string) {
 	if slices.Contains(configs, typ) {
 		p.filters.Forget(user)
 	}
 }
 
-// Hides reports whether a local user does not want to see the invites of another user, as blocked or ignored.
+// Hides reports whether a local user does not want to see the invites of another user, who is blocked or ignored.
 func (p *Policy) Hides(ctx context.Context, user ident.UserNID, inviter id.UserID) (bool, error) {
 	f, err := p.filterOf(ctx, user)
 	return f.decide(inviter) != allow, err
@@ -85,7 +86,8 @@ func (p *Policy) checkPending(ctx context.Context, user ident.UserNID, inviter i
 	return nil
 }
 
-// countsAs returns the name under which the invites of an inviter are counted: a local user or another server.
+// countsAs returns the name under which the invites of a user are counted: the user's own ID for a local user, and
+// otherwise the user's server.
 func countsAs(server string, inviter id.UserID) string {
 	if ident.ServerOf(inviter) == server {
 		return string(inviter)

@@ -17,7 +17,7 @@ const (
 	TypeDirect = "m.direct"
 )
 
-// CopyTags copies a user's tags of a room to the room that replaces it, unless it has tags.
+// CopyTags copies a user's tags from a room to the room that replaces it, unless the new room has tags already.
 func CopyTags(tx *storage.Tx, user ident.UserNID, from, to ident.RoomNID) (changed bool, err error) {
 	tags, found, err := tx.AccountData(user, from, TypeTags)
 	if err != nil || !found {

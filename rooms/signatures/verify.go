@@ -111,7 +111,7 @@ func (v *Verifier) KeysOf(ctx context.Context, events []*pdu.Event) KeySet {
 	return found
 }
 
-// Check is check 2: it returns an error unless the event has a valid signature of each server that must sign it.
+// Check performs check 2: it returns an error unless the event has a valid signature of each server that must sign it.
 func Check(e *pdu.Event, keys KeySet) error {
 	var lacking error
 	for _, server := range pdu.RequiredSigners(e) {
@@ -151,7 +151,8 @@ func checkSignature(e *pdu.Event, server string, keys KeySet) error {
 // ErrNoKey is wrapped by the error for an event that cannot be verified yet.
 var ErrNoKey = errors.New("a key could not be fetched")
 
-// checkHash is check 3: it returns the event itself if its content hash is right, and otherwise its redacted form.
+// checkHash performs check 3: it returns the event itself if its content hash is right, and otherwise its redacted
+// form.
 func checkHash(e *pdu.Event) (*pdu.Event, error) {
 	if e.CheckContentHash() {
 		return e, nil
