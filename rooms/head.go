@@ -18,8 +18,8 @@ import (
 // ringSize is the number of newest events that a room keeps in memory, from which /sync is served.
 const ringSize = 64
 
-// ringFill is the number of them that are read when a room is loaded: slightly more than the timeline of an initial
-// /sync. Reading all 64 took half the time of an initial /sync of 500 rooms.
+// ringFill is the number of newest events that are read when a room is loaded: slightly more than the timeline of an
+// initial /sync. Reading all 64 took half the time of an initial /sync of 500 rooms.
 const ringFill = 24
 
 // overlay holds the changes of queued writes. An entry is removed when its write is committed.

@@ -44,7 +44,7 @@ func (c *memberContent) encode() ([]byte, error) {
 	return json.Marshal(fields)
 }
 
-// decidedHere are the members of a join's content that a client cannot set in its request.
+// decidedHere lists the keys of a join's content that a client cannot set in its request.
 var decidedHere = []string{"membership", "displayname", "avatar_url", "is_direct", "join_authorised_via_users_server", "third_party_invite", "third_party_signed"}
 
 // withProfile adds a local user's display name and avatar.

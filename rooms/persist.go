@@ -8,7 +8,8 @@ import (
 	"ebb/storage"
 )
 
-// errDuplicateTxn means that the transaction ID has an answer in the database that is no longer in memory.
+// errDuplicateTxn means that the request was answered before: the database has an answer for its transaction ID that is
+// no longer in memory.
 var errDuplicateTxn = errors.New("rooms: the transaction ID was answered before")
 
 // persist writes the batch. It runs in the committer, which allots the positions. Later writes that refer to these

@@ -209,8 +209,8 @@ func (e *Event) InGraph() bool { return e.Flags&storage.OutlierEvent == 0 }
 // Undecided reports whether the event can be neither accepted nor rejected yet.
 func (e *Event) Undecided() bool { return e.Flags&storage.UndecidedEvent != 0 }
 
-// OutlierOf returns the outlier as which e was accepted: e itself if it is an accepted outlier, and otherwise
-// e.Outlier, which may be nil.
+// OutlierOf returns the form of an event that was accepted as an outlier, or nil if there is none. This is e itself if
+// e is an accepted outlier, and otherwise e.Outlier.
 func OutlierOf(e *Event) *Event {
 	if e.Flags&(storage.OutlierEvent|storage.RejectedEvent) == storage.OutlierEvent {
 		return e

@@ -146,7 +146,7 @@ func FullSnapshot(s State) *Snapshot {
 	return full
 }
 
-// maxSnapshotChain bounds the snapshots between one at a fork of the graph and the last full one.
+// maxSnapshotChain bounds the number of snapshots between a full one and one at a fork of the graph that builds on it.
 const maxSnapshotChain = 256
 
 // CompareKeys orders state keys by type and then by key.

@@ -2,7 +2,7 @@ package pdu
 
 import "fmt"
 
-// Kind classifies errors.
+// Kind says in which way an event is invalid.
 type Kind uint8
 
 // The kinds of errors that Parse and Build return.

@@ -189,8 +189,8 @@ func (t *Table) finish(c *Claim) {
 	}
 }
 
-// Stored reads the answer to a claim from the database. It is for a claim that was new in memory, but that the database
-// turned out to have already.
+// Stored reads the answer to a claim from the database. It is for a claim that seemed to be the first because the
+// earlier one was no longer in memory.
 func (t *Table) Stored(ctx context.Context, c *Claim) (id.EventID, error) {
 	var answer string
 	err := t.db.Read(context.WithoutCancel(ctx), func(tx *storage.Tx) (err error) {

@@ -8,7 +8,8 @@ import (
 const (
 	// maxQueryTokens bounds the words of a query, since each is compared with every word of a text.
 	maxQueryTokens = 64
-	// maxQueryTerms bounds the terms that are looked up. If a query has more, the text decides about the others.
+	// maxQueryTerms bounds the terms that are looked up in the index. If a query has more, the others are only compared
+	// with the text.
 	maxQueryTerms = 16
 	// maxHighlights bounds the words that are returned to be highlighted.
 	maxHighlights = 100
@@ -123,7 +124,7 @@ func (m *Matcher) Match(text string) bool {
 	return len(m.q.phrases) > 0
 }
 
-// in returns the index of the first of the tokens at which the phrase occurs, or -1 if it does not occur.
+// in returns the index in tokens at which the phrase occurs first, or -1 if it does not occur.
 func (p phrase) in(tokens []token) int {
 	for i := 0; i+len(p) <= len(tokens); i++ {
 		if p.begins(tokens[i:]) {

@@ -47,7 +47,7 @@ func (h *Hasher) Terms(dst []uint32, text string) (terms []uint32, size uint8) {
 	return dst[:start+len(slices.Compact(own))], sizeOf(tokens)
 }
 
-// Sizes is the number of lengths that Terms distinguishes.
+// Sizes is the number of classes into which Terms divides the lengths of texts; see sizeOf.
 const Sizes = 8
 
 // sizeOf returns the class of a text with the given number of tokens: class 0 has 1 token, class 1 has 2, class 2 has 3

@@ -104,7 +104,7 @@ var continuous = []*unicode.RangeTable{
 	unicode.Han, unicode.Hiragana, unicode.Katakana, unicode.Bopomofo, unicode.Hangul, unicode.Thai, unicode.Lao, unicode.Khmer, unicode.Myanmar,
 }
 
-// asciiWord has the lower-case form of ASCII letters and digits, 0 for other characters.
+// asciiWord maps ASCII letters and digits to their lower-case form, and other characters to 0.
 var asciiWord = func() (table [utf8.RuneSelf]byte) {
 	for c := range byte(utf8.RuneSelf) {
 		switch {
@@ -256,7 +256,7 @@ func strip(dst, text []byte) []byte {
 // marked lists the scripts whose letters lose their marks.
 var marked = []*unicode.RangeTable{unicode.Latin, unicode.Greek, unicode.Cyrillic, unicode.Arabic, unicode.Hebrew, unicode.Armenian, unicode.Georgian}
 
-// plainLetters has letters that Unicode does not decompose, in lower and upper case.
+// plainLetters has a plain form for letters that Unicode does not decompose, in lower and upper case.
 var plainLetters = map[rune]string{
 	'ø': "o", 'Ø': "o", 'đ': "d", 'Đ': "d", 'ł': "l", 'Ł': "l", 'ħ': "h", 'Ħ': "h", 'ŧ': "t", 'Ŧ': "t", 'ı': "i",
 	'æ': "ae", 'Æ': "ae", 'œ': "oe", 'Œ': "oe", 'þ': "th", 'Þ': "th", 'ð': "d", 'Ð': "d",

@@ -38,7 +38,7 @@ func New(gauge Gauge) *Set {
 	return &Set{gauge: gauge, fresh: make(chan struct{}, 1), rooms: map[ident.RoomNID]*Worker{}}
 }
 
-// of returns the entry of a room, and adds one if the Set has none. mu is held.
+// of returns the entry of the given room, and adds one if the Set has none. mu is held.
 func (s *Set) of(room ident.RoomNID) *Worker {
 	if s.rooms[room] == nil {
 		s.rooms[room] = &Worker{ended: make(chan struct{})}
