@@ -344,8 +344,8 @@ func (b *slidingBuilder) noteLook(own, inRooms uint64) {
 	}
 }
 
-// stuck reports whether something has changed that the client has not been sent, since it is outside the ranges of its
-// lists. The position in the client's pos must then stay where it is.
+// stuck reports whether something has changed that the client has not been sent, because it concerns rooms outside the
+// ranges of its lists. The position in the client's pos must then stay where it is.
 func (r *slidingRun) stuck() bool {
 	r.conn.mu.Lock()
 	defer r.conn.mu.Unlock()

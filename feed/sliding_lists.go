@@ -67,8 +67,8 @@ type slidingRoom struct {
 	listed   bool // it is in a list, but perhaps in none of its ranges
 }
 
-// roomWork is a slidingRoom of which the client gets something in this answer. Most rooms are not, so this is kept
-// apart.
+// roomWork is a slidingRoom that the answer may have something of. Most rooms have no roomWork, so a slidingRoom stays
+// small.
 type roomWork struct {
 	*slidingRoom
 	fresh      bool     // the client gets the room as a new one

@@ -20,7 +20,7 @@ const (
 	exhaustedEntries = 10_000
 )
 
-// gap is a place in a room's timeline before which events are missing.
+// gap is a point of a room's timeline before which events are missing.
 type gap struct {
 	above ident.Order // order of the event before which events are missing
 	found bool

@@ -96,7 +96,8 @@ func (v *viewer) gapNear(tx *storage.Tx, closest *rooms.Event, ts int64, backwar
 }
 
 // closestElsewhere asks other servers for the closest event. If one of them has a closer event than here, it fetches
-// the missing events up to that one. If these are too many, it returns here.
+// the missing events up to that one, and searches again. If too many are missing, it fetches only some before it does
+// so.
 func (s *Service) closestElsewhere(ctx context.Context, roomID id.RoomID, to ident.Requester, at time.Time, backwards bool, here closestEvent) (closestEvent, error) {
 	eventID, ts, ok := s.rooms.AskTimestampToEvent(ctx, here.room, at.UnixMilli(), backwards)
 	if !ok || here.event != nil && !nearer(ts, here.event.OriginServerTS(), backwards) {

@@ -201,9 +201,9 @@ const (
 // trimmed is the maximum number of challenges deleted when one is added, which keeps the write short.
 const trimmed = 100
 
-// AddFactorChallenge stores a challenge and deletes expired ones. It also deletes the oldest challenges, so that the
-// owner has at most each challenges. If the user of the challenge is not known yet, it does the same so that there are
-// at most strangers challenges of unknown users.
+// AddFactorChallenge stores a challenge and deletes expired ones. It also deletes the oldest challenges of the owner
+// beyond each, which is the maximum for one owner. If the user of the challenge is not known yet, it also deletes the
+// oldest challenges of such users beyond strangers.
 func (tx *Tx) AddFactorChallenge(c FactorChallenge, each, strangers int) error {
 	now := tx.now.UnixMilli()
 	if _, err := tx.exec(`DELETE FROM factor_challenges WHERE expires_ts <= $1`, now); err != nil {

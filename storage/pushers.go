@@ -24,7 +24,7 @@ type PusherRow struct {
 	PusherProgress
 }
 
-// PusherProgress says how far a pusher has been served.
+// PusherProgress says up to which event a pusher has been served.
 type PusherProgress struct {
 	Delivered    Pos
 	Pending      bool // events after Delivered wait for the pusher; otherwise it has been served up to Tx.Pushed if that is later

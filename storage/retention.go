@@ -50,7 +50,8 @@ func (tx *Tx) PurgeEvents(events []PurgeCandidate, with map[Pos]bool) error {
 	return tx.PurgeBare(positions)
 }
 
-// PurgeBare deletes message events that WithDependents does not return.
+// PurgeBare deletes message events. Rows that depend on them must be of the kinds that are deleted for many events at
+// once; for other events see PurgeEvents.
 func (tx *Tx) PurgeBare(positions []Pos) error {
 	for part := range slices.Chunk(positions, maxIn) {
 		if err := tx.removeCommonDependents(purged, part); err != nil {

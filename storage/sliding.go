@@ -16,7 +16,7 @@ type SlidingConnection struct {
 }
 
 // SlidingState is a state of a connection. It records what the client has once it has received a certain response.
-// Responses are numbered, and Serial is the number of that response.
+// Serial is the number of the state; the pos in the response names it.
 type SlidingState struct {
 	Serial int64
 	State  string // encoded by package feed

@@ -111,8 +111,9 @@ func (tx *Tx) VisibilityStates(snapshots []int64, userID string) (map[int64]Visi
 	return out, nil
 }
 
-// visibilityStateOf follows the chain of the given snapshot until it has found both values. It stores what it has found
-// in the snapshots on its way, so that later calls need not go as far.
+// visibilityStateOf returns both values in the state of the given snapshot. It follows the chain to a snapshot whose
+// values are known or to the end, and then sets the values of all snapshots on the way, so that later calls need not go
+// as far.
 func visibilityStateOf(links map[int64]*visibilityLink, nid int64) VisibilityState {
 	var open []*visibilityLink
 	below := links[nid]
