@@ -14,9 +14,9 @@ import (
 	"ebb/storage"
 )
 
-// Assume returns the requester for an application service that acts as a local user without an access token of the
-// user. If device is not "", the service acts as that device of the user. The caller has checked that the service may
-// do so. Like Authenticate, Assume records that the device was seen, and caches its results.
+// Assume returns the requester for a request in which an application service acts as a local user. Such a request has
+// no access token of the user. If device is not "", the service acts as that device of the user. The caller has checked
+// that the service may do so. Like Authenticate, Assume records that the device was seen, and caches its results.
 // Spec: application-service-api#identity-assertion
 //
 // Errors: M_FORBIDDEN if there is no such user, M_USER_DEACTIVATED, M_UNKNOWN_DEVICE.
@@ -37,8 +37,8 @@ func (s *Service) Assume(ctx context.Context, user id.UserID, device id.DeviceID
 	return c.Requester, nil
 }
 
-// assumedKey returns the key of an assumed session in the cache. It is computed with another hash function than the
-// keys of access tokens, so it cannot be equal to the key of a token.
+// assumedKey returns the key under which the cache holds a session that Assume has created. It is computed with another
+// hash function than the keys of access tokens, so it cannot be equal to the key of a token.
 func assumedKey(user id.UserID, device id.DeviceID) tokenKey {
 	return sha512.Sum512_256([]byte(string(user) + "\x00" + string(device)))
 }
@@ -94,8 +94,8 @@ func (s *Service) LoginService(ctx context.Context, service, user string, n NewS
 	return s.SignIn(ctx, gate.Attempt{Path: gate.PathAppService, User: a.NID, Shown: gate.AppService}, n, nil)
 }
 
-// reserved reports whether an application service may not use a localpart. If service is "", it reports whether
-// everybody else may not use it.
+// reserved reports whether the given localpart is reserved for others than service, the ID of an application service.
+// If service is "", it reports whether ordinary users may not have the localpart.
 func (s *Service) reserved(service, localpart string) bool {
 	return s.opts.Hooks.Exclusive != nil && s.opts.Hooks.Exclusive(service, localpart)
 }

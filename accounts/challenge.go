@@ -58,8 +58,9 @@ func newChallenges(now func() time.Time) *challenges {
 	return &challenges{now: now, byID: map[string]*list.Element{}, oldest: list.New(), pending: map[string]int64{}, sources: map[string]int{}}
 }
 
-// find returns the challenge with the given ID if it is for this request. Otherwise it creates one for source, which is
-// a user or a network. A challenge that was started without parameters is bound to those of the next request.
+// find returns the challenge with the given ID, if it is for this request. Otherwise it creates one, which counts for
+// source, a user or a network. A challenge that was started without parameters is bound to the parameters of the next
+// request.
 func (c *challenges) find(id string, b binding, source string) challenge {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -104,8 +105,8 @@ func (ch *challenge) copy() challenge {
 	return out
 }
 
-// complete records a stage as completed. For a stage with a registration token, p.usable is called first with the
-// number of other challenges that use the token, and decides.
+// complete records that a stage is completed. A stage with a registration token is completed only if p.usable, called
+// with the number of other challenges that use the token, returns true.
 func (c *challenges) complete(id, stage string, p proof) (challenge, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -131,7 +132,8 @@ func (c *challenges) complete(id, stage string, p proof) (challenge, bool) {
 	return ch.copy(), true
 }
 
-// made returns the response to the request that registered an account with a challenge, if this request repeats it.
+// made returns the stored response to a registration, if the challenge with the given ID was used to register an
+// account and this request is a repetition of that one. Otherwise it returns nil.
 func (c *challenges) made(id string, request [sha256.Size]byte) *SignedIn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -163,7 +165,7 @@ func (c *challenges) finish(id string) {
 	}
 }
 
-// pendingOf returns how many challenges use a registration token.
+// pendingOf returns how many challenges use the given registration token.
 func (c *challenges) pendingOf(token string) int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -200,7 +202,7 @@ func (c *challenges) release(ch *challenge) {
 // emptyBody is the digest of a request without parameters.
 var emptyBody = sha256.Sum256([]byte("{}"))
 
-// bodyDigest returns a digest of the parameters of a request without auth, which identifies the request.
+// bodyDigest returns a digest that identifies a request. It covers all fields of the body except auth.
 func bodyDigest(body map[string]json.RawMessage) ([sha256.Size]byte, error) {
 	rest := make(map[string]json.RawMessage, len(body))
 	for name, v := range body {

@@ -61,8 +61,8 @@ func (s *Service) Device(ctx context.Context, user ident.UserNID, device id.Devi
 	return d, err
 }
 
-// PutDevice is RenameDevice for an application service. It creates the device if it does not exist, and reports whether
-// it did so. A nil name leaves an existing device as it is.
+// PutDevice is like RenameDevice, but for application services. It creates the device if it does not exist, and reports
+// whether it did so. If name is nil, an existing device is not changed.
 // Spec: application-service-api#device-management
 //
 // Errors: M_INVALID_PARAM, M_FORBIDDEN if the ID is the name of a cross-signing key.

@@ -53,7 +53,8 @@ func parseDirectoryQuery(term string) (directoryQuery, bool) {
 	return q, len(q.words) > 0
 }
 
-// class returns how well a search text matches; 0 is best. It returns false if the text lacks a word.
+// class returns how well the given search text of a user matches the query; 0 is best. It returns false if the text
+// does not contain all words of the query.
 func (q directoryQuery) class(text string) (int, bool) {
 	leading := true
 	for _, w := range q.words {
@@ -176,7 +177,7 @@ func readMember(user id.UserID, event []byte) Found {
 	return Found{User: user, DisplayName: text(fieldDisplayName), AvatarURL: text(fieldAvatar)}
 }
 
-// withProfiles adds display names and avatars of local users.
+// withProfiles adds the display names and avatars of local users to search results.
 func withProfiles(tx *storage.Tx, matches []match) ([]Found, error) {
 	var local []ident.UserNID
 	for _, m := range matches {

@@ -53,9 +53,10 @@ type EmailRequest struct {
 	Network      string // the client's network, for Budgets
 }
 
-// RequestEmail sends a link to an address, unless it has sent one for this attempt or a later one. It returns the ID of
-// the session. Unless the server is configured to reveal which addresses belong to accounts, the response does not
-// depend on that; if the address cannot be used, its owner gets an e-mail without a link.
+// RequestEmail sends a verification link to an address, and returns the ID of the session. It sends nothing if it has
+// already sent a link for this attempt or a later one. Unless the server is configured to reveal which addresses belong
+// to accounts, the response does not depend on that; if the address cannot be used, its owner gets an e-mail without a
+// link.
 //
 // Errors: M_THREEPID_MEDIUM_NOT_SUPPORTED, M_THREEPID_DENIED, M_THREEPID_IN_USE, M_THREEPID_NOT_FOUND, M_INVALID_PARAM,
 // M_LIMIT_EXCEEDED; 502 M_UNKNOWN if the e-mail could not be sent.
@@ -125,7 +126,8 @@ func checkClientSecret(text string) error {
 	return nil
 }
 
-// checkNextLink checks the address at which the owner of an e-mail address continues.
+// checkNextLink checks the address of the page to which a user continues after following the link in a verification
+// e-mail.
 func checkNextLink(text string) error {
 	if text == "" {
 		return nil
@@ -137,7 +139,7 @@ func checkNextLink(text string) error {
 	return nil
 }
 
-// emailSession returns the session of a client, which it creates if needed, and the account that has the address. A new
+// emailSession returns the session of a client, creating it if necessary, and the account that has the address. A new
 // session has no token yet.
 func (s *Service) emailSession(ctx context.Context, q EmailRequest) (v storage.EmailSession, holder id.UserID, err error) {
 	hash := keyOf(q.ClientSecret).String()
@@ -249,7 +251,7 @@ func findLink(tx *storage.Tx, sid, token string) (storage.EmailSession, error) {
 	return v, nil
 }
 
-// sameHash reports whether a stored hash is that of a secret. The time it takes does not depend on the secret.
+// sameHash reports whether stored is the hash of the given secret. The time it takes does not depend on the secret.
 func sameHash(stored, secret string) bool {
 	return subtle.ConstantTimeCompare([]byte(stored), []byte(keyOf(secret).String())) == 1
 }
@@ -316,7 +318,7 @@ func (s *Service) CheckEmail(ctx context.Context, creds EmailCredentials) (Verif
 	return v, err
 }
 
-// verification is the state of a verification.
+// verification says how far the verification of an e-mail address has got.
 type verification int
 
 const (
@@ -325,7 +327,7 @@ const (
 	verifiedYes
 )
 
-// verified finds a verification.
+// verified looks up the verification that the credentials identify, and returns its result and state.
 //
 // Errors: M_MISSING_PARAM, M_INVALID_PARAM.
 func (s *Service) verified(ctx context.Context, creds EmailCredentials) (out Verified, state verification, err error) {

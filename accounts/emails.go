@@ -15,7 +15,7 @@ import (
 	"ebb/storage"
 )
 
-// EmailUse is the way in which registration uses e-mail addresses.
+// EmailUse says whether people need, may give or cannot give an e-mail address when they register.
 type EmailUse string
 
 // The uses of e-mail addresses at registration.
@@ -63,7 +63,7 @@ func errNoSuchEmail() error {
 // HasEmail reports whether this server sends e-mail. If it does not, accounts cannot have addresses.
 func (s *Service) HasEmail() bool { return s.opts.Emails.Sender != nil }
 
-// registrationEmail returns the way in which registration uses e-mail addresses.
+// registrationEmail returns whether people need, may give or cannot give an e-mail address when they register.
 func (s *Service) registrationEmail() EmailUse {
 	if !s.HasEmail() || s.opts.Emails.Registration == "" {
 		return EmailOff
@@ -82,7 +82,7 @@ func parseEmail(text string) (string, error) {
 	return address, nil
 }
 
-// allowsDomain reports whether accounts may have an address in its domain.
+// allowsDomain reports whether accounts may have addresses in the domain of the given address.
 func (o EmailOptions) allowsDomain(address string) bool {
 	_, domain, _ := strings.Cut(address, "@")
 	return len(o.Domains) == 0 || slices.ContainsFunc(o.Domains, func(d string) bool { return strings.EqualFold(d, domain) })
@@ -182,8 +182,8 @@ func checkMedium(medium string) error {
 	return mxerr.InvalidParam("medium must be email, not %.32q", medium)
 }
 
-// accountOfEmail returns the account that has an address. If there is none, it returns an account without a password,
-// so that guesses cost and count the same.
+// accountOfEmail returns the account that has the given address. If there is none, it returns an account without a
+// password, so that guessing the password of an unknown address takes as long and counts as much.
 func (s *Service) accountOfEmail(ctx context.Context, text string) (a storage.AccountRow, err error) {
 	address, err := mail.ParseAddress(text)
 	if err != nil {

@@ -38,8 +38,8 @@ func (s *Service) hasDeviceIn(ctx context.Context, user ident.UserNID, network s
 	return slices.ContainsFunc(devices, func(d Device) bool { return d.Address != "" && s.opts.Network(d.Address) == network }), err
 }
 
-// GuessSharedSecret counts an attempt to register with the shared secret, like an attempt at a token from that network.
-// The caller calls takeBack if the secret was correct, since only wrong ones count.
+// GuessSharedSecret counts an attempt to register with the shared secret from the given network. It counts like an
+// attempt to guess a token. The caller calls takeBack if the secret was correct, since only wrong ones count.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (s *Service) GuessSharedSecret(network string) (takeBack func(), err error) {

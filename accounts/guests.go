@@ -16,7 +16,8 @@ const maxGuests = 10_000
 // guestPrefix is the prefix of the localparts of guests, by which other users recognise them.
 const guestPrefix = "guest-"
 
-// CreateGuest creates a guest account with a new device. A guest has no password and is not in the user directory.
+// CreateGuest creates a guest account with a new device. A guest has no password and is not found in the user
+// directory.
 //
 // Errors: M_GUEST_ACCESS_FORBIDDEN if guests are switched off, M_LIMIT_EXCEEDED.
 // Spec: client-server-api#guest-access
@@ -48,8 +49,8 @@ func (s *Service) CreateGuest(ctx context.Context, deviceName, network string) (
 	return out, err
 }
 
-// IsGuest returns nil if an access token belongs to the guest account with a user name. That account may then become an
-// ordinary one.
+// IsGuest returns nil if the access token belongs to the guest account with the given user name. That account may then
+// become an ordinary one.
 //
 // Errors: M_MISSING_PARAM, M_UNKNOWN_TOKEN, M_FORBIDDEN.
 func (s *Service) IsGuest(ctx context.Context, token, username string) error {

@@ -41,8 +41,9 @@ type SignedIn struct {
 // have no password, so that names cannot be guessed.
 func errWrongPassword() error { return mxerr.Forbidden("Wrong username or password") }
 
-// LoginPassword logs in with a password. The user in who is a localpart or a user ID. If everybody needs a second
-// factor, the password is not compared. For an account that needs one, the response does not depend on the password.
+// LoginPassword logs in with a password. The identifier who names the user by a localpart or a user ID. If everybody
+// needs a second factor, the password is not compared. For an account that needs one, the response does not depend on
+// the password.
 //
 // Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED, M_USER_LOCKED, M_MISSING_PARAM, M_INVALID_PARAM.
 func (s *Service) LoginPassword(ctx context.Context, who Identifier, password string, n NewSession) (SignedIn, error) {
@@ -167,7 +168,7 @@ func (s *Service) checkPassword(ctx context.Context, a storage.AccountRow, passw
 	return nil
 }
 
-// failed logs a failed attempt to log in. The client does not get the reason.
+// failed logs a failed attempt to log in, and records it in the audit log. The client does not get the reason.
 func (s *Service) failed(ctx context.Context, name, reason string) {
 	if reason == noSuchUser {
 		s.opts.Audit.Failed("", reason) // the name may be a password that was typed in the wrong field
@@ -180,7 +181,7 @@ func (s *Service) failed(ctx context.Context, name, reason string) {
 // noSuchUser is the reason if there is no such account.
 const noSuchUser = "no such user"
 
-// whyRefused returns the reason for which a password was rejected.
+// whyRefused returns the reason why a password was rejected, for the log.
 func whyRefused(a storage.AccountRow) string {
 	switch {
 	case a.NID == 0:
@@ -227,8 +228,8 @@ func (s *Service) SignIn(ctx context.Context, at gate.Attempt, n NewSession, als
 	return s.signIn(ctx, n, func(*write) (gate.Attempt, error) { return at, nil }, also)
 }
 
-// signIn creates the session for every kind of login to an existing account. shown returns the attempt, read within the
-// write.
+// signIn creates the session for every kind of login to an existing account. It calls shown within its write, to get
+// the attempt that the gate decides on.
 func (s *Service) signIn(ctx context.Context, n NewSession, shown func(*write) (gate.Attempt, error), also ...func(*storage.Tx, SignedIn) error) (SignedIn, error) {
 	if err := n.check(); err != nil {
 		return SignedIn{}, err
@@ -258,7 +259,7 @@ func (s *Service) signIn(ctx context.Context, n NewSession, shown func(*write) (
 	return out, nil
 }
 
-// admit passes the gate and starts the session.
+// admit asks the gate whether the attempt may succeed, and starts the session if so.
 func (s *Service) admit(w *write, at gate.Attempt, n NewSession) (SignedIn, error) {
 	pass, err := s.gate.Admit(w.Tx, at)
 	if err != nil {

@@ -209,7 +209,7 @@ func (s *Service) changeProfile(ctx context.Context, who ident.Requester, name s
 	return s.announce(ctx, who)
 }
 
-// known reports whether a field is part of member events.
+// known reports whether the given profile field is also a part of member events.
 func known(name string) bool { return name == fieldDisplayName || name == fieldAvatar }
 
 // size returns the length of a profile as JSON.
@@ -301,15 +301,15 @@ func checkLength(what, text string, longest int) error {
 	return nil
 }
 
-// announcer sends display names and avatars to rooms. It makes one pass per user at a time, so that the later of two
-// changes prevails.
+// announcer sends display names and avatars to rooms. For each user it makes one pass over the rooms at a time, so that
+// the later of two changes prevails.
 type announcer struct {
 	// mu guards states; a leaf lock.
 	mu     sync.Mutex
 	states map[ident.UserNID]*announcement
 }
 
-// announcement is one pass for a user. All changes made during a pass share the next one.
+// announcement is one pass over the rooms of a user. All changes that are made during a pass share the next one.
 type announcement struct {
 	done chan struct{}
 	err  error // set when the pass is done
@@ -335,8 +335,8 @@ func (s *Service) announce(ctx context.Context, who ident.Requester) error {
 	return pass.err
 }
 
-// join returns the pass that covers a committed change. mine reports whether the caller has to run it, once the pass
-// before is done.
+// join returns the pass that announces a change committed before the call. If mine is true, the caller has to run that
+// pass, as soon as the pass before, if there is one, is done.
 func (a *announcer) join(user ident.UserNID) (pass, before *announcement, mine bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -131,7 +131,7 @@ func (s *Service) create(w *write, a storage.AccountRow, n NewAccount) (SignedIn
 	return s.admit(w, n.attempt(a.NID), *n.SignIn)
 }
 
-// attempt returns the attempt to pass the gate for an account that is created and logged in.
+// attempt returns the attempt on which the gate decides when a new account is created and logged in.
 func (n NewAccount) attempt(user ident.UserNID) gate.Attempt {
 	at := gate.Attempt{Path: n.Path, User: user, Network: n.Network}
 	switch {
@@ -248,7 +248,7 @@ func expiryText(t time.Time) string {
 	return t.Format(time.RFC3339)
 }
 
-// checkRegistrationToken checks the grammar of the token.
+// checkRegistrationToken checks the grammar of a new registration token.
 // Spec: appendices#opaque-identifiers, at most 64 characters
 func checkRegistrationToken(t RegistrationToken) error {
 	bad := func(c rune) bool {
@@ -296,8 +296,8 @@ func (s *Service) RevokeToken(ctx context.Context, token string) error {
 	})
 }
 
-// TokenUsable reports whether a client in a network could register with a token now. Pending registrations count as
-// uses.
+// TokenUsable reports whether a client in the given network could register with a token now. Pending registrations
+// count as uses.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (s *Service) TokenUsable(ctx context.Context, token, network string) (bool, error) {

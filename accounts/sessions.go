@@ -141,7 +141,8 @@ func (c *sessionCache) currentEpoch() int64 {
 	return c.epoch
 }
 
-// put adds a token that was read during an epoch, unless something has been dropped since.
+// put adds a token to the cache. epoch is the cache's epoch from before the session was read: if something has been
+// dropped since then, the session may be out of date, and put does nothing.
 func (c *sessionCache) put(key tokenKey, s *session, epoch int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

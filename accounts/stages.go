@@ -21,8 +21,8 @@ type stage struct {
 	check func(s *Service, ctx context.Context, at tried) (p proof, refused *mxerr.Error, err error)
 }
 
-// use is how a stage is used in the flows of an operation. Each flow consists of one sufficient stage and all required
-// ones, with and without the optional ones.
+// use says whether a stage is sufficient, required or optional for an operation, or not used. Each flow of an operation
+// consists of one sufficient stage and all required ones, with and without the optional ones.
 type use uint8
 
 const (
@@ -74,12 +74,12 @@ var stages = []stage{
 	{name: stageTerms, use: registers(func(s *Service) use { return useIf(len(s.opts.Terms) > 0, required) }), params: (*Service).policies},
 }
 
-// confirms makes a stage sufficient for all operations of logged-in users.
+// confirms is the use function of a stage that alone is sufficient to confirm any operation of a logged-in user.
 func confirms(_ *Service, operation string) use {
 	return useIf(operation != registering && operation != resetting, sufficient)
 }
 
-// useOfEmail returns how an operation uses m.login.email.identity.
+// useOfEmail returns how the given operation uses m.login.email.identity.
 func (s *Service) useOfEmail(operation string) use {
 	switch {
 	case operation == resetting:
@@ -90,7 +90,7 @@ func (s *Service) useOfEmail(operation string) use {
 	return map[EmailUse]use{EmailOptional: optional, EmailRequired: required}[s.registrationEmail()]
 }
 
-// registers restricts a stage to registration.
+// registers returns a use function for a stage that only registration uses. The function of determines how.
 func registers(of func(*Service) use) func(*Service, string) use {
 	return func(s *Service, operation string) use {
 		if operation != registering {

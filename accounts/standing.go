@@ -10,13 +10,13 @@ import (
 	"ebb/storage"
 )
 
-// Standing is what administrators have decided about an account.
+// Standing says whether administrators have locked or suspended an account.
 type Standing struct {
 	Locked    bool // nobody can use the account
 	Suspended bool // the user can read, but do little else
 }
 
-// Standing returns the standing of an account, for an administrator.
+// Standing tells an administrator whether an account is locked or suspended.
 //
 // Errors: M_INVALID_PARAM, M_FORBIDDEN, M_NOT_FOUND.
 func (s *Service) Standing(ctx context.Context, by ident.Requester, user id.UserID) (st Standing, err error) {

@@ -13,7 +13,7 @@ import (
 	"ebb/storage"
 )
 
-// auth is the auth member of a request.
+// auth is the field auth in the body of a request.
 type auth struct {
 	Type       string     `json:"type"`
 	Session    string     `json:"session"`
@@ -72,8 +72,8 @@ type Asked struct {
 	Body      map[string]json.RawMessage // including the member auth
 }
 
-// Confirm checks the auth member of a user's request, each of whose flows has a single stage. If Confirm returns nil,
-// the request may proceed, and the authentication cannot be used again.
+// Confirm checks the field auth in the request of a logged-in user. Each flow of such a request has a single stage. If
+// Confirm returns nil, the request may proceed, and the authentication cannot be used again.
 //
 // Errors: 401 with the flows, and M_FORBIDDEN if the password was wrong; 403 M_FORBIDDEN for another user's password.
 func (s *Service) Confirm(ctx context.Context, q Asked) error {
@@ -183,7 +183,7 @@ func (s *Service) checkOwn(ctx context.Context, at tried) (_ proof, refused *mxe
 	return proof{}, nil, err
 }
 
-// readAuth returns the auth member of a request, and a value that binds the authentication session to this request.
+// readAuth returns the field auth of a request, and a value that binds the authentication session to this request.
 func (s *Service) readAuth(q Asked) (a auth, b binding, err error) {
 	if raw, there := q.Body["auth"]; there && string(raw) != "null" {
 		if err := json.Unmarshal(raw, &a); err != nil {
@@ -256,7 +256,7 @@ func (s *Service) Registered(body map[string]json.RawMessage) (made SignedIn, ok
 	return made, false, nil
 }
 
-// Admit checks the auth member of a registration request according to the registration mode and the terms. Wrong
+// Admit checks the field auth of a registration request according to the registration mode and the terms. Wrong
 // registration tokens count for the client's network; requests for the progress of a session do not.
 //
 // Errors: 401 with the flows, and M_FORBIDDEN if a stage failed; 403 M_FORBIDDEN if registration is closed.

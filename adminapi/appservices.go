@@ -6,12 +6,12 @@ import (
 	"ebb/mxerr"
 )
 
-// AppserviceArgs are the arguments of the appservice commands.
+// AppserviceArgs are the arguments of the commands "appservice …".
 type AppserviceArgs struct {
 	ID string `json:"id"` // the ID in the registration
 }
 
-// Pinged is the result of appservice ping.
+// Pinged is the result of the command "appservice ping".
 type Pinged struct {
 	Millis int64 `json:"duration_ms"`
 }

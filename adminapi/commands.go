@@ -14,7 +14,7 @@ import (
 	"ebb/rooms/expiry"
 )
 
-// UserArgs are the arguments of the user commands. Each command uses only some of them.
+// UserArgs are the arguments of the commands "user …". Each command uses only some of them.
 type UserArgs struct {
 	User     string `json:"user"` // @localpart:server, or the localpart
 	Password string `json:"password,omitempty"`
@@ -25,7 +25,7 @@ type UserArgs struct {
 	Erase    bool   `json:"erase,omitempty"`
 }
 
-// User is an account as listed by user list.
+// User is an account in the result of the command "user list".
 type User struct {
 	User        id.UserID `json:"user"`
 	Created     time.Time `json:"created"`
@@ -118,7 +118,8 @@ func (a *API) setSuspended(ctx context.Context, u UserArgs, suspended bool) (any
 	return struct{}{}, a.Accounts.SetSuspended(ctx, ident.Requester{}, user, suspended)
 }
 
-// Token is a registration token. If Token is empty in the arguments of token create, one is generated.
+// Token is a registration token. If the field Token is empty in the arguments of the command "token create", a token is
+// generated.
 type Token struct {
 	Token     string     `json:"token"`
 	Uses      *int64     `json:"uses"` // nil if unlimited
@@ -148,7 +149,7 @@ func (a *API) tokenRevoke(ctx context.Context, t Token) (any, error) {
 	return struct{}{}, a.Accounts.RevokeToken(ctx, t.Token)
 }
 
-// RoomArgs are the arguments of the room commands.
+// RoomArgs are the arguments of the commands "room …".
 type RoomArgs struct {
 	Room string `json:"room"` // ID or alias
 	// Lifetimes in milliseconds, used by room retention set; nil means unlimited.
@@ -255,7 +256,7 @@ func (a *API) roomRetentionClear(ctx context.Context, args RoomArgs) (any, error
 	return a.override(ctx, args.Room, nil)
 }
 
-// override sets the administrator's retention policy for a room, or removes it if p is nil.
+// override sets the retention policy that the administrator has chosen for a room, or removes it if p is nil.
 func (a *API) override(ctx context.Context, text string, p *expiry.Policy) (any, error) {
 	room, err := a.roomID(ctx, text)
 	if err != nil {
@@ -267,7 +268,7 @@ func (a *API) override(ctx context.Context, text string, p *expiry.Policy) (any,
 	return a.showRoom(ctx, room)
 }
 
-// Purged is the result of purge now.
+// Purged is the result of the command "purge now".
 type Purged struct {
 	Rooms  int   `json:"rooms"`  // number of rooms with a maximum lifetime
 	Events int   `json:"events"` // number of removed events
@@ -283,7 +284,7 @@ func (a *API) purgeNow(ctx context.Context, _ struct{}) (any, error) {
 	return Purged{Rooms: r.Rooms, Events: r.Events, Took: r.Took.Milliseconds(), KeptUntil: r.KeptUntil}, err
 }
 
-// ServerArgs are the arguments of the federation commands.
+// ServerArgs are the arguments of the commands "federation …".
 type ServerArgs struct {
 	Server string `json:"server"` // "" means all servers; for federation status only
 }

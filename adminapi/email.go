@@ -9,7 +9,7 @@ import (
 	"ebb/mxerr"
 )
 
-// EmailArgs are the arguments of email test.
+// EmailArgs are the arguments of the command "email test".
 type EmailArgs struct {
 	To string `json:"to"`
 }

@@ -109,7 +109,7 @@ func numberAfter(args ListArgs) (int64, error) {
 	return nid, nil
 }
 
-// Report describes a report in the result of report list.
+// Report describes a report in the result of the command "report list".
 type Report struct {
 	Reporter id.UserID         `json:"reporter"`
 	Time     time.Time         `json:"time"`

@@ -17,7 +17,7 @@ import (
 	"ebb/mxerr"
 )
 
-// Routes returns the routes for addresses that serve admin.
+// Routes returns the routes of the admin API, which are served on the addresses whose configuration includes it.
 func (a *API) Routes() []httpapi.Route {
 	const path = "/_synapse/admin/v1/register"
 	return []httpapi.Route{

@@ -81,7 +81,8 @@ func (e *statusError) unknownPath() bool {
 	return (e.status == http.StatusNotFound || e.status == http.StatusMethodNotAllowed) && (e.code == "" || e.code == mxerr.CodeUnrecognized)
 }
 
-// refusesToken reports whether the application service did not accept the access token, which it may expect elsewhere.
+// refusesToken reports whether the application service did not accept the access token. It may expect the token in
+// another part of the request.
 func (e *statusError) refusesToken() bool {
 	return e.status == http.StatusUnauthorized || e.status == http.StatusForbidden
 }
@@ -112,7 +113,7 @@ func (r *Registry) do(ctx context.Context, a *app, c call) ([]byte, error) {
 	}
 }
 
-// get returns the quirks of an application service.
+// get returns the recorded quirks of the application service.
 func (w *compat) get(now time.Time) quirks {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -121,7 +122,7 @@ func (w *compat) get(now time.Time) quirks {
 	return h
 }
 
-// set stores the quirks with which a request succeeded.
+// set records the quirks with which a request to the application service succeeded.
 func (w *compat) set(h quirks, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

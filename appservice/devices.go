@@ -35,8 +35,8 @@ func (n *deviceNews) empty() bool {
 	return len(n.toDevice)+len(n.changed)+len(n.left)+len(n.counts) == 0
 }
 
-// append appends the members of a transaction, both under their stable names and under the unstable ones that bridges
-// use.
+// append appends the fields of a transaction that contain device news, both under their stable names and under the
+// unstable ones that bridges use.
 func (n *deviceNews) append(b []byte) []byte {
 	if len(n.toDevice) > 0 {
 		b = appendMember(b, n.toDevice, "to_device", "de.sorunome.msc2409.to_device")
@@ -89,7 +89,7 @@ func (w *worker) takeNoted() (users []ident.UserNID, any bool) {
 	return users, any
 }
 
-// deviceNews collects the device news for the next transaction, and records in t the part that has to be stored.
+// deviceNews collects the device news for the next transaction t. It adds the part that has to be stored to t.about.
 func (w *worker) deviceNews(ctx context.Context, t *transaction, events []history.AppEvent) (news deviceNews, err error) {
 	a := w.app.Load()
 	w.mu.Lock()
@@ -112,7 +112,8 @@ func (w *worker) deviceNews(ctx context.Context, t *transaction, events []histor
 	return news, w.countKeys(ctx, a, &news, noted)
 }
 
-// findDeviceNews finds to-device messages and device list changes since the last transaction, and records them in t.
+// findDeviceNews finds to-device messages and device list changes since the last transaction, and records them in the
+// transaction t.
 func (w *worker) findDeviceNews(ctx context.Context, a *app, t *transaction) error {
 	since := t.about.Devices
 	w.more, t.about.Devices = false, w.svc.opts.DB.Announced()

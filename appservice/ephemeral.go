@@ -16,14 +16,15 @@ import (
 // maxEphemeral bounds the ephemeral events that wait for one application service; the oldest are dropped.
 const maxEphemeral = 500
 
-// volatile holds news that waits for an application service and may be lost. worker.mu guards it.
+// volatile holds the news that waits to be sent to an application service and that a restart may lose. worker.mu guards
+// it.
 type volatile struct {
 	ephemeral []ephemeralEvent
 	anyNews   bool                   // whether there may be news about devices
 	noted     map[ident.UserNID]bool // local users with news
 }
 
-// ephemeralEvent is an ephemeral event. It replaces a waiting one with the same key.
+// ephemeralEvent is an ephemeral event that waits to be sent. A newer event with the same key replaces it.
 type ephemeralEvent struct {
 	key  string
 	json json.RawMessage
@@ -150,7 +151,8 @@ func appendComma(b []byte, i int) []byte {
 	return b
 }
 
-// appendMember appends a value under its stable name and under the unstable name that bridges use.
+// appendMember appends a field to a JSON object, once under each of the given names: the stable one and the unstable
+// ones that bridges use.
 func appendMember(b []byte, value any, names ...string) []byte {
 	raw, err := json.Marshal(value)
 	if err != nil { // all values are valid JSON

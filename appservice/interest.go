@@ -36,8 +36,8 @@ func (a *app) concerns(known *interest, room *rooms.Room) bool {
 	return yes
 }
 
-// concernsNow is like concerns, for callers outside the committer. It stores nothing in the cache, because its result
-// may be outdated by then.
+// concernsNow is like concerns, for callers outside the committer. It adds nothing to the cache, because its result may
+// be out of date by then.
 func (a *app) concernsNow(known *interest, room *rooms.Room) bool {
 	if yes, ok := known.rooms.Get(room.NID()); ok {
 		return yes
@@ -154,8 +154,8 @@ func (s *Service) scan(ctx context.Context, a *app, known *interest, after, upTo
 	return found, done, nil
 }
 
-// covers reports whether one of the users was joined to a room at a position. For a user who has left, the time of the
-// join is not known.
+// covers reports whether one of the users was joined to the room at the given position. For users who have left, only
+// the end of their stay is known, so it assumes that they were joined at all times before.
 func covers(stays []storage.LocalMemberSince, pos storage.Pos) bool {
 	return slices.ContainsFunc(stays, func(s storage.LocalMemberSince) bool {
 		return s.Membership == rooms.Join && s.JoinedPos <= pos || s.Membership != rooms.Join && s.Position >= pos
@@ -173,7 +173,7 @@ func roomsOf(rows []storage.Arrival) (out []ident.RoomNID) {
 	return out
 }
 
-// roomIDs returns those of the events' rooms whose IDs are in the namespaces.
+// roomIDs returns the rooms of the given events, and whether the ID of each is in the namespaces.
 func (s *Service) roomIDs(ctx context.Context, a *app, rows []storage.Arrival) (map[ident.RoomNID]bool, error) {
 	if len(a.Rooms) == 0 {
 		return nil, nil

@@ -27,7 +27,7 @@ const (
 	keysClaimPath = "/_matrix/app/unstable/org.matrix.msc3983/keys/claim"
 )
 
-// pausedUntil returns the time until which an application service is not asked with the given path.
+// pausedUntil returns the time before which no request with the given path is sent to the application service.
 func (w *compat) pausedUntil(path string) time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -43,8 +43,8 @@ func (w *compat) pauseUntil(path string, until time.Time) {
 	w.paused[path] = until
 }
 
-// keyHolder returns the application service that may hold the keys of a user. It returns nil if there is none or if it
-// is not asked at present.
+// keyHolder returns the application service that may hold the keys of a user. It returns nil if there is none or if
+// requests with the given path are paused.
 func (r *Registry) keyHolder(user id.UserID, path string) *app {
 	if ident.ServerOf(user) != r.server {
 		return nil

@@ -172,7 +172,7 @@ func (r *Registry) lookUp(ctx context.Context, kind, path string, query url.Valu
 	return append([]json.RawMessage{}, slices.Concat(answers...)...) // not nil, which would be encoded as null
 }
 
-// isFound reports whether an element of an answer has the members that clients require.
+// isFound reports whether an element of an answer has the fields that clients require.
 func isFound(kind string, raw json.RawMessage) bool {
 	var one struct {
 		Alias    string          `json:"alias"`

@@ -117,7 +117,8 @@ func (w *worker) enqueue(e *rooms.Event, concerns bool) bool {
 	return concerns
 }
 
-// fallBehind makes the worker read further events from the database.
+// fallBehind makes the worker read further events from the database. Until it has caught up, commits add nothing to its
+// queue.
 func (w *worker) fallBehind() {
 	w.mu.Lock()
 	w.behind = true
@@ -202,8 +203,8 @@ func (w *worker) refill(ctx context.Context) error {
 	}
 }
 
-// found adds the result of scan to the queue. Once the queue is complete up to the newest commit, commits are added to
-// it again.
+// found adds the events that scan has found to the queue. Once the queue is complete up to the newest commit, new
+// commits are added to it directly again.
 func (w *worker) found(events []history.Placed, done, upTo storage.Pos, falls int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -257,7 +258,7 @@ type transaction struct {
 	counts deviceNews // includes the key counts, which are not stored
 }
 
-// about is the part of a transaction that is stored until the application service has confirmed it.
+// about is the part of a transaction that the database stores until the application service has confirmed it.
 type about struct {
 	Events   []history.Placed `json:"events,omitempty"`
 	UpTo     storage.Pos      `json:"up_to"`
@@ -297,7 +298,8 @@ func (w *worker) next(ctx context.Context) (*transaction, error) {
 	return t, nil
 }
 
-// fitting returns the events that fit into one transaction, and how many of the candidates they account for.
+// fitting returns the first events, as many as fit into one transaction, and how many of the candidates are then
+// settled: those events, and the candidates before them that are no longer sent.
 func fitting(candidates []history.Placed, events []history.AppEvent) ([]history.AppEvent, int) {
 	size := 0
 	for i, e := range events {
@@ -308,7 +310,8 @@ func fitting(candidates []history.Placed, events []history.AppEvent) ([]history.
 	return events, len(candidates)
 }
 
-// take removes n events from the queue and returns the position up to which everything will then have been delivered.
+// take removes n events from the queue, which are to be delivered now. It returns the position up to which everything
+// has been delivered after that.
 func (w *worker) take(n int) storage.Pos {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -379,8 +382,8 @@ func (w *worker) send(ctx context.Context, t *transaction) error {
 	return err
 }
 
-// renew makes the body of a transaction again before a further attempt. It leaves out events that have been redacted or
-// have expired in the meantime, and ephemeral events. It does nothing before the first attempt.
+// renew makes the body of a transaction again for another attempt. It leaves out ephemeral events, and events that have
+// been redacted or have expired in the meantime. It does nothing before the first attempt.
 func (w *worker) renew(ctx context.Context, t *transaction) error {
 	if t.body != nil {
 		return nil
@@ -398,7 +401,7 @@ func (w *worker) renew(ctx context.Context, t *transaction) error {
 	return nil
 }
 
-// resumePending delivers the transaction that was not confirmed when the server stopped.
+// resumePending delivers the transaction that had not been confirmed when the server last stopped.
 func (w *worker) resumePending(ctx context.Context) {
 	w.mu.Lock()
 	row := w.row
@@ -464,8 +467,8 @@ func (w *worker) awaitRetry(ctx context.Context) bool {
 	}
 }
 
-// contacted records that the application service has sent a request. It must be up, so a waiting delivery is attempted
-// at once.
+// contacted records that the application service has sent a request. This shows that the service is up, so a delivery
+// that waits for its next attempt is attempted at once.
 func (w *worker) contacted() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
