@@ -73,8 +73,9 @@ func (a *API) Routes() []httpapi.Route {
 	))
 }
 
-// interactiveAuth requires the account's password for an operation that must not be possible with only an access token.
-// Requests of application services are exempt, because their users have no passwords.
+// interactiveAuth returns an error unless the user has confirmed the operation with the account's password. It is for
+// operations that must not be possible with only an access token. Requests of application services are exempt, because
+// their users have no passwords.
 // Spec: client-server-api#user-interactive-authentication-api
 func (a *API) interactiveAuth(r *httpapi.Request, operation string) error {
 	if r.AppService != "" {
@@ -87,12 +88,12 @@ func (a *API) interactiveAuth(r *httpapi.Request, operation string) error {
 	return a.Accounts.Confirm(r.Context(), accounts.Asked{Operation: operation, Requester: r.Requester, Body: body, Target: r.Var("deviceId")})
 }
 
-// members returns the members of the JSON object in the body.
+// members decodes the body, which must be a JSON object, and returns its fields.
 func members(r *httpapi.Request) (map[string]json.RawMessage, error) {
 	var body map[string]json.RawMessage
 	err := r.Decode(&body)
 	return body, err
 }
 
-// missing returns the error for a missing member or parameter called what.
+// missing returns the error for a request that lacks the field or parameter with the given name.
 func missing(what string) error { return mxerr.MissingParam("%s is missing", what) }

@@ -21,8 +21,8 @@ func (a *API) authedContentRepoRoutes() []httpapi.Route {
 	}
 }
 
-// download serves getContentAuthed and getContentOverrideNameAuthed, and getContent if unauthenticated media is
-// allowed.
+// download serves the operations getContentAuthed and getContentOverrideNameAuthed, and also getContent if
+// unauthenticated media is allowed.
 // Spec: client-server-api#get_matrixclientv1mediadownloadservernamemediaid
 func (a *API) download(r *httpapi.Request) (any, error) {
 	wait, err := media.ReadWait(r)
@@ -46,7 +46,8 @@ func (a *API) openMedia(r *httpapi.Request, wait time.Duration) (*media.File, er
 	return a.Media.Open(r.Context(), r.Var("mediaId"), wait)
 }
 
-// thumbnail serves getContentThumbnailAuthed, and getContentThumbnail if unauthenticated media is allowed.
+// thumbnail serves the operation getContentThumbnailAuthed, and also getContentThumbnail if unauthenticated media is
+// allowed.
 // Spec: client-server-api#get_matrixclientv1mediathumbnailservernamemediaid
 func (a *API) thumbnail(r *httpapi.Request) (any, error) {
 	wait, err := media.ReadWait(r)

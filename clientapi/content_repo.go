@@ -23,8 +23,8 @@ func (a *API) contentRepoRoutes() []httpapi.Route {
 	return routes
 }
 
-// unauthenticated returns a handler that serves h, which is deprecated and requires no access token, only if the
-// administrator allows it.
+// unauthenticated returns a handler for a deprecated media endpoint that requires no access token. The handler calls h
+// if the administrator allows such requests, and refuses them otherwise.
 // Spec: client-server-api#content-repo-client-behaviour (deprecated since v1.11)
 func (a *API) unauthenticated(h func(*httpapi.Request) (any, error)) func(*httpapi.Request) (any, error) {
 	return func(r *httpapi.Request) (any, error) {

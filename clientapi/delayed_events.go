@@ -105,8 +105,8 @@ func delayTooLong(e *delayed.MaxDelayError, status int, code string) error {
 		With("org.matrix.msc4140.errcode", "M_MAX_DELAY_EXCEEDED").With("org.matrix.msc4140.max_delay", e.Max.Milliseconds())
 }
 
-// getDelayedEvents returns the user's scheduled delayed events, or those that were sent or cancelled. In earlier drafts
-// of the proposal, the lists are named by the status.
+// getDelayedEvents returns the user's scheduled delayed events, or those that were sent or cancelled. For clients of
+// earlier drafts of the proposal, the response contains the list a second time, in a field with the name of the status.
 // Spec: MSC4140
 func (a *API) getDelayedEvents(r *httpapi.Request) (any, error) {
 	status := r.Query("status")
@@ -159,8 +159,8 @@ func (a *API) getDelayedEvent(r *httpapi.Request) (any, error) {
 	return item, nil
 }
 
-// updateDelayedEvent performs the action on a delayed event that the body names. The delay ID is sufficient, because a
-// service that watches a call has no access token.
+// updateDelayedEvent cancels, restarts or sends a delayed event, as the field action of the body demands. The delay ID
+// is sufficient, because a service that watches a call has no access token.
 // Spec: MSC4140 (earlier drafts)
 func (a *API) updateDelayedEvent(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -178,7 +178,7 @@ func (a *API) updateDelayedEvent(r *httpapi.Request) (any, error) {
 	return nil, mxerr.InvalidParam("action must be one of cancel, restart, send")
 }
 
-// manageDelayedEvent performs the action on a delayed event that the path names.
+// manageDelayedEvent cancels, restarts or sends a delayed event, as the last segment of the path demands.
 // Spec: MSC4140
 func (a *API) manageDelayedEvent(r *httpapi.Request) (any, error) {
 	act := a.delayedAction(r.Var("action"))
@@ -188,7 +188,7 @@ func (a *API) manageDelayedEvent(r *httpapi.Request) (any, error) {
 	return act(r)
 }
 
-// delayedAction returns the handler of an action, or nil if there is no such action.
+// delayedAction returns the handler for the action with the given name, or nil if there is no such action.
 func (a *API) delayedAction(name string) func(*httpapi.Request) (any, error) {
 	switch name {
 	case "cancel":

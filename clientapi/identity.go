@@ -120,7 +120,7 @@ type addressInvite struct {
 	Address  string `json:"address"`
 }
 
-// checkAddressInvite checks the members of an invite, and whether this server may contact the identity server named in
+// checkAddressInvite checks the fields of an invite, and whether this server may contact the identity server named in
 // it.
 //
 // Errors: M_MISSING_PARAM, M_SERVER_NOT_TRUSTED, M_THREEPID_MEDIUM_NOT_SUPPORTED, M_INVALID_PARAM.
@@ -170,7 +170,7 @@ func (a *API) inviteAddress(ctx context.Context, who ident.Requester, room id.Ro
 // maxAddressInvites bounds how many addresses can be invited to a new room.
 const maxAddressInvites = 20
 
-// readAddressInvites reads and checks the member invite_3pid of createRoom.
+// readAddressInvites reads and checks the field invite_3pid of createRoom.
 func (a *API) readAddressInvites(raw []json.RawMessage) ([]addressInvite, error) {
 	if len(raw) > maxAddressInvites {
 		return nil, mxerr.New(http.StatusBadRequest, mxerr.CodeInvalidParam, "A new room can have at most %d invites to e-mail addresses", maxAddressInvites)

@@ -53,7 +53,7 @@ func isText(raw []byte) bool {
 	return ok
 }
 
-// decodeReason returns the reason in the body; other members are ignored.
+// decodeReason returns the field reason of the body. It ignores other fields.
 func decodeReason(r *httpapi.Request) (string, error) {
 	var body struct {
 		Reason string `json:"reason"`

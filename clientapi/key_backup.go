@@ -74,7 +74,7 @@ func (a *API) deleteRoomKeysVersion(r *httpapi.Request) (any, error) {
 	return nil, a.E2EE.DeleteBackup(r.Context(), r.UserNID, r.Var("version"))
 }
 
-// putKeys stores sessions in the backup version that the query names.
+// putKeys stores sessions in the backup version that the query parameter version names.
 func (a *API) putKeys(r *httpapi.Request, rooms e2ee.BackupRooms) (any, error) {
 	if r.Query("version") == "" {
 		return nil, missing("version")
@@ -82,7 +82,8 @@ func (a *API) putKeys(r *httpapi.Request, rooms e2ee.BackupRooms) (any, error) {
 	return a.E2EE.PutBackupKeys(r.Context(), r.UserNID, r.Query("version"), rooms)
 }
 
-// readKeys returns a reader of the backup version that the query names. It reads the room in the path, or all rooms.
+// readKeys returns a reader of the backup version that the query parameter version names. If the path has a room, the
+// reader returns only the sessions of that room.
 func (a *API) readKeys(r *httpapi.Request) (*e2ee.BackupReader, error) {
 	if r.Query("version") == "" {
 		return nil, missing("version")

@@ -67,8 +67,8 @@ func (a *API) claimKeys(r *httpapi.Request) (any, error) {
 	return map[string]any{"one_time_keys": claims, "failures": failures}, err
 }
 
-// milliseconds converts a client's timeout to a duration. It caps the value, above any timeout that is accepted, to
-// prevent an overflow.
+// milliseconds converts a client's timeout to a duration. It limits the timeout to an hour, so that it cannot overflow;
+// no operation waits that long.
 func milliseconds(n int64) time.Duration {
 	return time.Duration(min(max(0, n), time.Hour.Milliseconds())) * time.Millisecond
 }

@@ -45,7 +45,8 @@ func (a *API) setRoomVisibilityOnDirectory(r *httpapi.Request) (any, error) {
 	return nil, a.Directory.SetPublished(r.Context(), r.Requester, roomID(r), public)
 }
 
-// wantsPublic returns the visibility in the body of a request, or byDefault if there is none.
+// wantsPublic reports whether the body of a request asks for the visibility "public". If the body has no visibility,
+// byDefault counts instead.
 //
 // Errors: M_INVALID_PARAM.
 func wantsPublic(r *httpapi.Request, byDefault string) (bool, error) {

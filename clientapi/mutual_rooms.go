@@ -16,7 +16,7 @@ func (a *API) mutualRoomsRoutes() []httpapi.Route {
 	}}
 }
 
-// getMutualRooms returns the rooms that the user shares with another one. Clients of the unstable path (MSC2666) call
+// getMutualRooms returns the rooms that the user shares with another user. Clients of the unstable path (MSC2666) call
 // the tokens batch_token and next_batch_token.
 // Spec: client-server-api#get_matrixclientv1mutual_rooms
 func (a *API) getMutualRooms(r *httpapi.Request) (any, error) {

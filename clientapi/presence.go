@@ -40,7 +40,7 @@ func (a *API) setPresence(r *httpapi.Request) (any, error) {
 	return nil, a.Feed.SetPresence(r.Context(), r.Requester, body.Presence, body.Status)
 }
 
-// getPresence returns the presence of a user who shares a room with the requesting one.
+// getPresence returns the presence of a user who shares a room with the requesting user.
 // Spec: client-server-api#get_matrixclientv3presenceuseridstatus
 func (a *API) getPresence(r *httpapi.Request) (any, error) {
 	content, err := a.Feed.Presence(r.Context(), r.Requester, id.UserID(r.Var("userId")))

@@ -36,8 +36,8 @@ func (a *API) getUserProfile(r *httpapi.Request) (any, error) {
 	return out, err
 }
 
-// mayAskFor limits how often anonymous requests make this server contact another server. remote reports whether this
-// request does.
+// mayAskFor returns an error if clients without an access token have made this server contact other servers too often.
+// remote says whether this request would do so again.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (a *API) mayAskFor(r *httpapi.Request, remote bool) error {

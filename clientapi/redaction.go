@@ -18,7 +18,7 @@ func (a *API) redactEvent(r *httpapi.Request) (any, error) {
 	return a.redact(r, txn(r))
 }
 
-// postRedaction is redactEvent without a transaction ID, a form from before r0.0.0.
+// postRedaction is like redactEvent, but without a transaction ID: a form from before r0.0.0.
 func (a *API) postRedaction(r *httpapi.Request) (any, error) {
 	return a.redact(r, nil)
 }

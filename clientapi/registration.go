@@ -63,7 +63,7 @@ func (a *API) register(r *httpapi.Request) (any, error) {
 	return signedInOf(out), nil
 }
 
-// registerGuest creates a guest account. It ignores all members of the body except the name of the device.
+// registerGuest creates a guest account. It ignores all fields of the body except the name of the device.
 // Spec: client-server-api#guest-access
 func (a *API) registerGuest(r *httpapi.Request) (any, error) {
 	var body struct {

@@ -26,9 +26,9 @@ type lifetimeRange struct {
 	Max *int64 `json:"max,omitempty"`
 }
 
-// getRetentionConfiguration returns the default retention policy ("*"), the policies of those of the user's rooms where
-// the administrator's configuration overrides the room's policy, and the limits on policies of rooms. Clients use them
-// to delete their own copies.
+// getRetentionConfiguration returns three things with which clients delete their own copies of messages: the default
+// retention policy, under the key "*"; the policies of the user's rooms, but only where the administrator's
+// configuration overrides the room's own policy; and the limits on the policies that rooms may set.
 // Spec: MSC1763
 func (a *API) getRetentionConfiguration(r *httpapi.Request) (any, error) {
 	policies := map[string]lifetimes{"*": lifetimesOf(a.Rooms.RetentionPolicy().Default)}

@@ -17,7 +17,7 @@ const (
 	clientR0 = "/_matrix/client/r0"
 )
 
-// oldNames returns the paths that a v3 path had in releases before v1.1.
+// oldNames returns the paths under which releases of the specification before v1.1 have the given v3 path.
 func oldNames(path string) []string {
 	rest := strings.TrimPrefix(path, clientV3)
 	return []string{clientR0 + rest, "/_matrix/client/api/v1" + rest}
@@ -37,7 +37,7 @@ func userID(r *httpapi.Request) id.UserID { return id.UserID(r.Var("userId")) }
 
 func eventID(r *httpapi.Request) id.EventID { return id.EventID(r.Var("eventId")) }
 
-// txn returns the transaction ID of a request. The ID is scoped to the rest of the path.
+// txn returns the transaction ID of a request, together with the rest of the path, within which the ID is unique.
 func txn(r *httpapi.Request) *txns.Txn {
 	path := r.URL.EscapedPath()
 	if i := strings.LastIndexByte(path, '/'); i >= 0 {
@@ -67,7 +67,7 @@ func (o *object) member(key string, value []byte) {
 	*o = append(append(appendText(*o, key), ':'), value...)
 }
 
-// text adds a string member, unless the value is empty.
+// text adds a field whose value is a string, unless the string is empty.
 func (o *object) text(key, value string) {
 	if value != "" {
 		o.member(key, appendText(nil, value))

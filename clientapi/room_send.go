@@ -24,8 +24,8 @@ func (a *API) sendMessage(r *httpapi.Request) (any, error) {
 	return a.send(r, rooms.NewEvent{Txn: txn(r)})
 }
 
-// postMessage is sendMessage without a transaction ID, a form from before r0.0.0. A repeated request sends another
-// event.
+// postMessage is like sendMessage, but without a transaction ID: a form from before r0.0.0. A repeated request sends
+// another event.
 func (a *API) postMessage(r *httpapi.Request) (any, error) {
 	return a.send(r, rooms.NewEvent{})
 }
@@ -62,7 +62,8 @@ func timestamp(r *httpapi.Request) (int64, error) {
 // stickyParam is the unstable name of the parameter of the query that makes an event sticky.
 const stickyParam = "org.matrix.msc4354.sticky_duration_ms"
 
-// stickyMS returns for how many milliseconds an event is to be sticky, nil if the client does not ask for that.
+// stickyMS returns for how many milliseconds an event is to be sticky. It returns nil if the client does not ask for a
+// sticky event.
 // Spec: MSC4354
 func stickyMS(r *httpapi.Request) (*int64, error) {
 	text := r.Query(stickyParam)

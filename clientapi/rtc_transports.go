@@ -15,9 +15,9 @@ func (a *API) rtcTransportsRoutes() []httpapi.Route {
 	}}
 }
 
-// getRTCTransports returns the servers for the media of group calls. If none are configured, it returns M_UNRECOGNIZED:
-// only then does Element Call look into the .well-known document, which another web server may serve. It trusts an
-// empty list.
+// getRTCTransports returns the servers for the media of group calls. If none are configured, it returns M_UNRECOGNIZED
+// and not an empty list: only after that error does Element Call look into the .well-known document, which another web
+// server may serve.
 // Spec: MSC4143, MSC4519
 func (a *API) getRTCTransports(*httpapi.Request) (any, error) {
 	list, err := a.Config.Calls.Transports()

@@ -21,7 +21,7 @@ func (a *API) searchRoutes() []httpapi.Route {
 // defaultFoundContext is the default number of events returned before and after each result.
 const defaultFoundContext = 5
 
-// searchCriteria is the member room_events of a request.
+// searchCriteria is the field room_events of a request.
 type searchCriteria struct {
 	Term         *string         `json:"search_term"`
 	Keys         []string        `json:"keys"`

@@ -26,7 +26,7 @@ func (a *API) slidingSync(r *httpapi.Request) (any, error) {
 	return a.Feed.SlidingSync(r.Context(), q)
 }
 
-// slidingSyncUnstable is slidingSync in the form that was deployed before the MSC was merged.
+// slidingSyncUnstable is like slidingSync, but in the form that was deployed before the MSC was merged.
 func (a *API) slidingSyncUnstable(r *httpapi.Request) (any, error) {
 	timeout, err := r.QueryMillis("timeout", 0, time.Hour)
 	if err != nil {

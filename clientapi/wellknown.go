@@ -17,7 +17,7 @@ func (a *API) wellknownRoutes() []httpapi.Route {
 	}
 }
 
-// getWellknown returns the address of this server for clients, and the members that the configuration adds.
+// getWellknown returns the address of this server for clients, and the fields that the configuration adds.
 // Spec: client-server-api#getwell-knownmatrixclient
 func (a *API) getWellknown(*httpapi.Request) (any, error) {
 	members := map[string]any{}
@@ -32,8 +32,8 @@ func (a *API) getWellknown(*httpapi.Request) (any, error) {
 	return members, nil
 }
 
-// elementEncryption returns the members that Element reads about encryption: whether rooms are encrypted by default,
-// and whether encryption is disabled. It returns nil if the configuration leaves the choice to clients.
+// elementEncryption returns the fields that Element reads about encryption: whether rooms are encrypted by default, and
+// whether encryption is disabled. It returns nil if the configuration leaves the choice to clients.
 func elementEncryption(policy config.Encryption) map[string]bool {
 	switch {
 	case len(policy.Force) > 0:

@@ -110,8 +110,8 @@ func (r *registrationReader) mistake(format string, args ...any) {
 	r.add(r.key, "%s %s", r.file, fmt.Sprintf(format, args...))
 }
 
-// registration holds the members of a registration file. Unknown members are ignored: the programs that write these
-// files add members of their own.
+// registration holds the keys of a registration file. Unknown keys are ignored, because the programs that write these
+// files add keys of their own.
 type registration struct {
 	ID              yaml.Node `yaml:"id"`
 	URL             yaml.Node `yaml:"url"`

@@ -399,7 +399,8 @@ func Load(path string) (*Config, error) {
 	return c, nil
 }
 
-// secretFile pairs a key that names a file with a secret and the key that holds the secret itself.
+// secretFile describes a key whose value is the path of a file with a secret: key is the name of that key, file is the
+// path, and secret is the setting into which the content of the file is read.
 type secretFile struct {
 	key    string
 	file   string

@@ -11,8 +11,8 @@ import (
 // reloadable lists the keys that a running server can reload. All others need a restart.
 var reloadable = []string{"log.level", "registration.shared_secret", "registration.shared_secret_file", "appservices"}
 
-// Differences returns the keys that differ between two configurations. reload has those that a running server can
-// reload, and restart those that need a restart.
+// Differences returns the keys that differ between two configurations. The result reload has the keys that a running
+// server can reload, and restart those that need a restart.
 func Differences(a, b *Config) (reload, restart []string) {
 	for _, key := range differences("", reflect.ValueOf(*a), reflect.ValueOf(*b)) {
 		if slices.Contains(reloadable, key) {

@@ -246,7 +246,8 @@ func (s *Service) read(ctx context.Context, delayID string) (d storage.DelayedEv
 	return d, err
 }
 
-// errConflict is returned for an action on an event that is no longer scheduled. what is "sent" or "cancelled".
+// errConflict returns the error for an action on an event that is no longer scheduled. The argument is "sent" or
+// "cancelled".
 func errConflict(what string) error {
 	return mxerr.New(http.StatusConflict, mxerr.CodeUnknown, "The delayed event was already %s", what)
 }

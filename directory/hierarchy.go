@@ -54,7 +54,7 @@ type ChildState struct {
 	OriginServerTS int64           `json:"origin_server_ts"`
 }
 
-// childContent is the content of m.space.child. A member of the wrong type counts as absent.
+// childContent is the content of m.space.child. A field with a value of the wrong type counts as absent.
 type childContent struct {
 	via       []string
 	order     string
@@ -113,7 +113,7 @@ func inOrder(states []ChildState, suggestedOnly bool) (children []child) {
 	return children[:min(len(children), maxChildren)]
 }
 
-// states returns the m.space.child events of the children.
+// states returns the m.space.child events of the given children.
 func states(children []child) []ChildState {
 	out := make([]ChildState, len(children))
 	for i, c := range children {
@@ -398,7 +398,7 @@ func (s *Service) HierarchyForServer(ctx context.Context, origin string, room id
 	return out, nil
 }
 
-// shownTo returns the summary of a room and reports whether another server may see it. The summary is nil if this
+// shownTo returns the summary of a room and reports whether the given server may see it. The summary is nil if this
 // server does not participate in the room.
 func (s *Service) shownTo(ctx context.Context, origin string, room id.RoomID) (*RoomSummary, bool, error) {
 	r, err := s.rooms.Room(ctx, room)

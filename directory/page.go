@@ -28,9 +28,9 @@ type listedRoom struct {
 	room PublicRoom
 }
 
-// directoryPage collects a page of the directory, which consists of the limit rooms next to a key. A page begins after
-// a given room and not after a given number of rooms, so that no room is repeated or skipped when another one is
-// published or removed between two pages.
+// directoryPage collects a page of the directory, which consists of at most limit rooms directly after or before a key.
+// A page begins after a given room and not after a given number of rooms, so that no room is repeated or skipped when
+// another one is published or removed between two pages.
 type directoryPage struct {
 	limit     int
 	since     *directoryKey // nil for the first page
@@ -62,7 +62,8 @@ func newDirectoryPage(q *PublicRoomsQuery) (*directoryPage, error) {
 	return p, nil
 }
 
-// token returns the token of the page after the room with this key (direction n) or before it (direction p).
+// token returns the token of the page that begins after the room with this key (if direction is 'n', next) or ends
+// before it (if direction is 'p', previous).
 func (k directoryKey) token(direction byte) string {
 	return fmt.Sprintf("%c%d.%d", direction, k.joined, k.nid)
 }
@@ -107,8 +108,8 @@ func (p *directoryPage) answer() PublicRooms {
 	return out
 }
 
-// ends returns the keys of the first and the last room of the page. An empty page lies between the room of its token
-// and an adjacent room, which need not be listed any more.
+// ends returns the keys of the first and the last room of the page. For an empty page, one of them is the key in the
+// page's token, and the other is the key next to it, whether or not there is such a room.
 func (p *directoryPage) ends() (first, last directoryKey) {
 	switch {
 	case len(p.rooms) > 0:

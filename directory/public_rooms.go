@@ -73,7 +73,7 @@ type PublicRoomsRequest struct {
 // maxSearchTerm bounds the search term, in bytes, and the number of room types in a query.
 const maxSearchTerm = 512
 
-// Query converts the request to a query, and reports whether it is within bounds.
+// Query converts the request to a query, and reports whether the values in the request are within their bounds.
 func (r *PublicRoomsRequest) Query() (PublicRoomsQuery, bool) {
 	return PublicRoomsQuery{Limit: r.Limit, Since: r.Since, Search: r.Filter.Term, Types: r.Filter.Types, Network: r.Network, AllNetworks: r.AllNetworks},
 		r.Limit >= 0 && len(r.Filter.Term) <= maxSearchTerm && len(r.Filter.Types) <= maxSearchTerm
@@ -146,7 +146,7 @@ func (s *Service) PublicRooms(ctx context.Context, q PublicRoomsQuery) (PublicRo
 	return page.answer(), nil
 }
 
-// rooms returns the next batch of rooms from the directory that the query selects.
+// rooms returns the next batch of rooms in the part of the directory that the query selects.
 func (q *PublicRoomsQuery) rooms(tx *storage.Tx, after ident.RoomNID) ([]ident.RoomNID, error) {
 	switch {
 	case q.AllNetworks:

@@ -77,7 +77,8 @@ func (s *Service) maySee(ctx context.Context, who viewer, room *RoomSummary) (bo
 	return false, nil
 }
 
-// standing reports whether the viewer has joined or been invited (in) or is banned, as far as this server knows.
+// standing reports whether the viewer is in the room, which means joined or invited, and whether the viewer is banned,
+// as far as this server knows.
 func (s *Service) standing(ctx context.Context, who viewer, room id.RoomID) (in, banned bool, err error) {
 	r, err := s.rooms.Room(ctx, room)
 	if errors.Is(err, rooms.ErrNoRoom) {
@@ -167,8 +168,8 @@ func (s *Service) lookUp(ctx context.Context, user id.UserID, roomID id.RoomID, 
 	return &found.room.RoomSummary, membership, nil
 }
 
-// spaceElsewhere asks the servers that may know a room about it, one after the other. It returns nil if none of them
-// answers.
+// spaceElsewhere requests a room and its children from the servers that may know the room, one after the other. It
+// returns nil if none of them answers.
 func (s *Service) spaceElsewhere(ctx context.Context, user id.UserID, roomID id.RoomID, via []string, suggestedOnly bool) (*remoteSpace, error) {
 	if s.remote == nil {
 		return nil, nil

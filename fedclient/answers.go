@@ -31,7 +31,7 @@ const (
 // ErrBusy means that a response was not read because this server already holds too many responses of other servers.
 var ErrBusy = errors.New("too many responses of other servers are in memory")
 
-// answers counts the bytes of the responses that are held.
+// answers counts the bytes of other servers' responses that are in memory, in total and by server.
 type answers struct {
 	large chan struct{} // semaphore for the one large response
 	// mu guards the fields below; a leaf lock.
@@ -44,7 +44,8 @@ func newAnswers() *answers {
 	return &answers{large: make(chan struct{}, 1), servers: map[string]int64{}}
 }
 
-// hold records the responses that one piece of work holds. mu allows several goroutines to use it.
+// hold records how many bytes of responses one piece of work, such as a join, has in memory. mu allows several
+// goroutines to use it.
 type hold struct {
 	mayBeLarge bool
 
@@ -57,9 +58,9 @@ type hold struct {
 
 type holdKey struct{}
 
-// HoldAnswers makes the responses to requests with the returned context count as held until release is called. Without
-// it, a response counts only while it is being read. If large is set, as for a join, the responses may exceed
-// maxAnswersServer as soon as no other large responses are held.
+// HoldAnswers returns a context for requests whose responses stay in memory after they have been read: they count
+// towards the bounds until release is called. Without it, a response counts only while it is being read. If large is
+// set, as for a join, the responses may exceed maxAnswersServer as soon as no other large responses are held.
 func HoldAnswers(ctx context.Context, large bool) (holding context.Context, release func()) {
 	if _, held := ctx.Value(holdKey{}).(*hold); held {
 		return ctx, func() {}
@@ -100,8 +101,9 @@ func (a *answers) release(servers map[string]int64) {
 	}
 }
 
-// hold counts n more bytes of a server's response for h. If there is no room and h may be large, it waits for its turn
-// to hold a large response. Its error wraps ErrBusy or errTooLarge, or is the error of ctx.
+// hold counts n more bytes of a server's response for the work of h. If the bounds leave no room for them, and h may be
+// large, it waits for its turn to hold a large response. Its error wraps ErrBusy or errTooLarge, or is the error of
+// ctx.
 func (a *answers) hold(ctx context.Context, h *hold, server string, n int64) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -175,15 +177,15 @@ func (c *Client) doneReading(ctx context.Context, server string, began time.Time
 	return c.failed(ctx, server, began, err)
 }
 
-// pieces describes how to decode the members of a response. The elements of lists are passed on one by one, and other
-// members are decoded into the given values.
+// pieces describes how to decode the fields of a response, by name. The elements of the fields in lists are passed to
+// functions one by one. The fields in other are decoded into the given values.
 type pieces struct {
 	lists map[string]func(element json.RawMessage) error
 	other map[string]any
 }
 
 // doPieces sends a request and decodes the response as a stream. It passes the elements of each list to the function
-// for that list in p.lists. Nothing stays in memory except what this function keeps. Members that p does not name are
+// for that list in p.lists. Nothing stays in memory except what this function keeps. Fields that p does not name are
 // skipped.
 func (c *Client) doPieces(ctx context.Context, r request, p pieces) error {
 	ctx, cancel := context.WithTimeout(ctx, r.time)
@@ -277,7 +279,7 @@ func (p *pieces) read(body io.Reader) error {
 	return errTooLarge
 }
 
-// list passes each element of a list to each. It treats null as an empty list.
+// list calls the function each for every element of a list. It treats null as an empty list.
 func (d *pieceDecoder) list(each func(json.RawMessage) error, left *int) error {
 	t, err := d.token()
 	if err != nil || t == nil {

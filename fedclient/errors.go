@@ -91,8 +91,10 @@ const maxRelayed = 500
 // busyPause is the Retry-After that is sent when too many responses are in memory.
 const busyPause = 5 * time.Second
 
-// Relay converts an error of another server into an error for a client. It passes on a refusal. It returns a 502 for
-// anything else, unless no such server can exist or this server refused the request itself.
+// Relay converts the error of a request to another server into an error for a client. If the other server refused the
+// request, Relay passes its error on. Other failures become a 502, except when no server with that name can exist
+// (404), when this server has too many responses in memory (429), or when err is an error of this server for clients
+// already.
 func Relay(err error) error {
 	var remote *RemoteError
 	if errors.As(err, &remote) {

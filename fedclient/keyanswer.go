@@ -79,7 +79,7 @@ func decodeKey(text string) (ed25519.PublicKey, bool) {
 	return key, err == nil && len(key) == ed25519.PublicKeySize
 }
 
-// signedBy returns an error if an object has no valid signature of a server. It looks up the server's keys.
+// signedBy returns an error unless the JSON object has a valid signature of the given server, whose keys it looks up.
 func (k *KeyRing) signedBy(ctx context.Context, server string, raw json.RawMessage) error {
 	err := fmt.Errorf("no signature of %s", server)
 	canonical, cerr := canonjson.Canonical(raw, false)

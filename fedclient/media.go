@@ -64,7 +64,7 @@ func (b *body) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// bare requests a file from an endpoint that returns the file itself.
+// bare requests a file from an endpoint whose response is the file itself.
 func (c *Client) bare(ctx context.Context, r request) (*Media, error) {
 	resp, err := c.open(ctx, r) //nolint:bodyclose // the caller closes it
 	if err != nil {

@@ -36,7 +36,8 @@ func possibleServer(name string) bool {
 	return possibleHost(host)
 }
 
-// isNumeric reports whether the last label of a host name is a number. It is in an IPv4 address, but never in a domain.
+// isNumeric reports whether the last label of a host name is a number. That is the case for an IPv4 address, but never
+// for a domain.
 func isNumeric(host string) bool {
 	last := host[strings.LastIndexByte(host, '.')+1:]
 	return last != "" && strings.Trim(last, "0123456789") == ""

@@ -88,7 +88,7 @@ func (c *Client) SendTransaction(ctx context.Context, server, txnID string, pdus
 	return refused, err
 }
 
-// transaction has the members of a transaction. Some responses, such as that of /backfill, also have this form.
+// transaction has the fields of a transaction. Some responses, such as that of /backfill, also have this form.
 type transaction struct {
 	PDUs []json.RawMessage `json:"pdus"`
 }

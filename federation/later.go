@@ -80,7 +80,8 @@ func (l *later) add(now time.Time, key laterKey, pdus []json.RawMessage) {
 	l.put(key, w)
 }
 
-// put keeps those of a room's newest events that fit. The caller holds mu, and no events of the room are waiting.
+// put keeps the newest of a room's events, as many as the bounds allow. The caller holds mu, and no events of the room
+// are waiting.
 func (l *later) put(key laterKey, w *laterEvents) {
 	s := l.servers[key.origin]
 	if s == nil {
@@ -135,7 +136,7 @@ func (l *later) due(now time.Time) map[laterKey]*laterEvents {
 	return out
 }
 
-// again puts back events that still could not be checked.
+// again keeps events for another attempt after an attempt to check them has failed.
 func (l *later) again(now time.Time, key laterKey, w *laterEvents) {
 	w.tries++
 	if w.tries >= maxLaterTries {
@@ -150,7 +151,8 @@ func (l *later) again(now time.Time, key laterKey, w *laterEvents) {
 	l.put(key, w)
 }
 
-// Run retries events that could not be checked when they arrived, and events that were parked, until ctx ends.
+// Run retries events that could not be checked when they arrived. It also receives events that were parked, which means
+// kept until the sending server was known to be in the room. It returns when ctx ends.
 func (a *API) Run(ctx context.Context) error {
 	tick := time.NewTicker(laterEvery)
 	defer tick.Stop()

@@ -80,8 +80,8 @@ func writeNew(name, text string) error {
 	return nil
 }
 
-// sampleFor returns the sample configuration with the values given to init. It quotes the values, because [::1] and
-// null are valid names too.
+// sampleFor returns the sample configuration with the values given to the command init. It quotes the values, because
+// [::1] and null are valid names too.
 func sampleFor(cfg *config.Config) string {
 	def := config.Default()
 	var pairs []string

@@ -68,7 +68,8 @@ func offline(ctx context.Context, s *server.Server, name string, args, result an
 	return json.Unmarshal(out, result)
 }
 
-// refused turns an error that is a refusal rather than a failure into a refusedError.
+// refused turns the error of a command that was refused into a refusedError. To the error of a command that failed it
+// adds where to look for details. It returns other errors unchanged.
 func refused(err error) error {
 	var e *mxerr.Error
 	switch {

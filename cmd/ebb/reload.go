@@ -67,7 +67,7 @@ func (r *reloader) reload() {
 	}
 }
 
-// terminalOf returns w if it is a terminal.
+// terminalOf returns w if it is a terminal, and nil otherwise.
 func terminalOf(w any) *os.File {
 	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		return f
