@@ -28,15 +28,15 @@ const (
 	strangersCount = 4
 )
 
-// backlogs records how much may still be added to each queue before it has to be measured. It is used within writes
-// only.
+// backlogs records, for the queue of each device, how much may still be added before the queue has to be read and
+// measured. Only writes use it.
 type backlogs struct {
 	// mu guards left; a leaf lock.
 	mu   sync.Mutex
 	left map[ident.DeviceNID]int64 // device → cost
 }
 
-// add counts a message for a device and reports whether its queue has to be measured.
+// add counts a message for a device and reports whether the queue of the device has to be measured now.
 func (b *backlogs) add(device ident.DeviceNID, cost int64, stranger bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -71,7 +71,8 @@ func (b *backlogs) trim(tx *storage.Tx, device ident.DeviceNID) error {
 	return tx.DropToDevice(drop)
 }
 
-// overflow returns the messages to drop from a queue, and how much can be added to the remaining ones.
+// overflow returns the messages to drop from a queue, and how much may be added to the rest before it exceeds its
+// bound.
 func overflow(rows []storage.BacklogRow) (drop []storage.Pos, left int64) {
 	var strangers, others []storage.BacklogRow
 	var fromStrangers, total int64
@@ -97,8 +98,8 @@ func overflow(rows []storage.BacklogRow) (drop []storage.Pos, left int64) {
 
 func costOf(r storage.BacklogRow) int64 { return r.Size + messageCost }
 
-// cutToFit returns the rows to drop so that the rest costs at most target. It takes them from the origins with the most
-// rows, within an origin from the senders with the most rows, and drops the oldest rows first.
+// cutToFit returns the rows to drop so that the others cost at most target. It takes rows from the servers that sent
+// the most, and of such a server from the users who sent the most. Of a user's rows it drops the oldest first.
 func cutToFit(rows []storage.BacklogRow, target int64) (drop []storage.Pos, freed int64) {
 	byOrigin := group(rows, func(r storage.BacklogRow) int64 { return r.Origin })
 	level := waterLevel(byOrigin, target)
@@ -140,7 +141,7 @@ func group(rows []storage.BacklogRow, by func(storage.BacklogRow) int64) []*rowG
 	return out
 }
 
-// waterLevel returns the largest cost such that all groups fit into target if each is reduced to that cost.
+// waterLevel returns the largest bound on the cost of each group for which all groups together cost at most target.
 func waterLevel(groups []*rowGroup, target int64) int64 {
 	sorted := slices.SortedFunc(slices.Values(groups), func(a, b *rowGroup) int { return cmp.Compare(a.cost, b.cost) })
 	for i, g := range sorted {

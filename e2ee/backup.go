@@ -29,7 +29,7 @@ type BackupSession struct {
 	SessionData       json.RawMessage `json:"session_data"`
 }
 
-// check returns an error if a member of the session is missing or malformed, because that could break clients that read
+// check returns an error if a field of the session is missing or malformed, because that could break clients that read
 // the backup.
 func (d *BackupSession) check() error {
 	if d.FirstMessageIndex == nil || d.ForwardedCount == nil || d.IsVerified == nil || isNull(d.SessionData) {

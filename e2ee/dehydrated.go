@@ -158,9 +158,9 @@ type DehydratedEvents struct {
 // MaxDehydratedPage bounds the messages in a page; 100 messages take about 200 KiB.
 const MaxDehydratedPage = 100
 
-// DehydratedEvents returns up to limit messages for a user's dehydrated device, beginning after batch, or at the start
-// if batch is empty. Reading deletes nothing, so that an interrupted client can start again. The device and its
-// messages are deleted when the client deletes or replaces the device.
+// DehydratedEvents returns up to limit messages for a user's dehydrated device. batch is the token of the page, from
+// the previous response; "" means the first page. Reading deletes nothing, so that an interrupted client can start
+// again. The device and its messages are deleted when the client deletes or replaces the device.
 //
 // Errors: M_FORBIDDEN if the device is not the user's dehydrated device; M_INVALID_PARAM for a batch that this server
 // did not issue.

@@ -81,7 +81,7 @@ func (s *Service) Run(ctx context.Context) error {
 	return nil
 }
 
-// loop runs job immediately, then whenever it is kicked, and at an interval.
+// loop runs job immediately, then whenever it receives from kicked, and at an interval.
 func (s *Service) loop(ctx context.Context, kicked <-chan struct{}, every time.Duration, what string, job func(context.Context) error) {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
@@ -106,8 +106,8 @@ func (s *Service) SendDeviceLists(ctx context.Context) error {
 	return drain(ctx, s.opts.DB, (*storage.Tx).DeviceListUpdates, s.sendUpdate)
 }
 
-// drain processes the rows of a table until none is left. some reads a batch of rows. one processes a row and removes
-// it from the table.
+// drain processes the rows of a table until none is left. It calls some to read a batch of rows, and one to process a
+// row and remove it from the table.
 func drain[T any](ctx context.Context, db *storage.DB, some func(*storage.Tx, int) ([]T, error), one func(context.Context, T) error) error {
 	for {
 		var rows []T
@@ -261,8 +261,8 @@ func (s *Service) sendDevices(ctx context.Context, user ident.UserNID, servers [
 }
 
 // addDevices queues updates for a user's devices, or only for those with keys, in the outbox. The updates have the
-// current stream ID of the device list. They begin the sequence of updates for those servers and are not in the
-// sequence for other servers.
+// current stream ID of the device list: for the given servers they are the first updates, and later ones follow them.
+// Other servers do not get them, but find no gap, because the stream ID does not increase.
 func (s *Service) addDevices(tx *storage.Tx, user ident.UserNID, servers []string, withKeys bool) (committed func(), err error) {
 	if len(servers) == 0 {
 		return nil, nil
@@ -412,7 +412,7 @@ func (s *Service) recordChange(ctx context.Context, user id.UserID) error {
 	})
 }
 
-// localSharers returns the number of a remote user and the local users who share a room with that user.
+// localSharers returns the NID of a remote user, and the local users who share a room with that user.
 func (s *Service) localSharers(ctx context.Context, user id.UserID) (nid ident.UserNID, sharers []ident.UserNID, err error) {
 	found := false
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
@@ -426,7 +426,7 @@ func (s *Service) localSharers(ctx context.Context, user id.UserID) (nid ident.U
 	return nid, sharers, err
 }
 
-// follows reports whether an update directly follows the state of the cache.
+// follows reports whether the update directly follows the cached state of the list, so that none is missing in between.
 func (u *listUpdate) follows(list storage.RemoteList) bool {
 	if len(u.PrevID) == 0 {
 		return list.StreamID == 0
@@ -477,8 +477,8 @@ func sameJSON(a, b []byte) bool {
 	return errA == nil && errB == nil && bytes.Equal(a, b)
 }
 
-// set stores the device. It returns false if the user has too many devices. The list is then requested as a whole and
-// truncated.
+// set stores the device of the update. It returns false if the user has too many devices. In that case the caller
+// requests the whole list again, which is then truncated.
 func (u *listUpdate) set(tx *storage.Tx, nid ident.UserNID) (bool, error) {
 	n, err := tx.CountRemoteDevices(nid)
 	if err != nil || n >= maxRemoteDevices {
@@ -487,8 +487,8 @@ func (u *listUpdate) set(tx *storage.Tx, nid ident.UserNID) (bool, error) {
 	return true, tx.SetRemoteDevice(nid, storage.UserDeviceKeys{DeviceID: u.DeviceID, DisplayName: displayName(u.DisplayName), JSON: string(u.Keys)})
 }
 
-// apply implements the change by marking the list stale: new cross-signing keys also change the signatures on the
-// devices, and the update does not contain these.
+// apply does not change the cached list, but lets the caller mark it stale: new cross-signing keys also change the
+// signatures on the devices, and the update does not contain these.
 func (u *signingKeyUpdate) apply(*storage.Tx, storage.RemoteList) (applied, error) {
 	return appliedGap, nil
 }

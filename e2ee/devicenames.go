@@ -11,7 +11,7 @@ import (
 // maxDeviceNames bounds the cached device numbers; 50,000 take about 8 MB.
 const maxDeviceNames = 50_000
 
-// deviceNames caches the numbers of local devices for writes. Every to-device message needs a device number, and
+// deviceNames caches the NIDs of local devices for writes. Every to-device message needs the NID of a device, and
 // looking it up took a sixth of the time of a message. Only the committer uses the cache, in one write after the other,
 // so a deleted device is removed before the next write looks it up. Devices created in a write are not cached, since
 // the write may still fail.
@@ -33,7 +33,8 @@ func newDeviceNames(entries int) *deviceNames {
 	return &deviceNames{keyed.NewMap[deviceName, deviceNIDs](entries)}
 }
 
-// find looks up a device in a write. The device's number is 0 if there is no such device.
+// find returns the NIDs of a device and its user, for use in a write. The NID of the device is 0 if there is no such
+// device. found is false if there is no such user.
 func (n *deviceNames) find(tx *storage.Tx, name deviceName) (nids deviceNIDs, found bool, err error) {
 	if nids, found = n.known.Get(name); found {
 		return nids, true, nil

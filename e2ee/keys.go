@@ -293,8 +293,8 @@ func (c Claims) add(user id.UserID, devices map[id.DeviceID]map[string]json.RawM
 	maps.Copy(c[user], devices)
 }
 
-// claimStored claims stored keys and adds them to claims. It does not use the fallback keys of users for whom spare
-// returns true.
+// claimStored claims stored keys and adds them to claims. If spare returns true for a user, it claims only one-time
+// keys of that user and no fallback keys.
 func (s *Service) claimStored(ctx context.Context, wanted map[id.UserID]map[id.DeviceID]string, claims Claims, spare func(id.UserID) bool) error {
 	if len(wanted) == 0 {
 		return nil
@@ -351,7 +351,7 @@ func (s *Service) claimOfUser(tx *storage.Tx, user id.UserID, wanted map[id.Devi
 	return owner, taken, nil
 }
 
-// markFallback adds "fallback": true to a fallback key that is an object without that member.
+// markFallback adds "fallback": true to a fallback key, if the key is an object without that field.
 func markFallback(k storage.KeyJSON) json.RawMessage {
 	if !k.Fallback {
 		return json.RawMessage(k.JSON)

@@ -109,7 +109,7 @@ func (k *Keys) addLocal(tx *storage.Tx, viewer ident.Requester, wanted map[id.Us
 	return k.add(tx, viewer, found, wanted)
 }
 
-// lookUp returns the numbers of users, leaving out users without a number.
+// lookUp returns the NIDs of those users that have one.
 func lookUp[T any](tx *storage.Tx, users map[id.UserID]T) (map[id.UserID]ident.UserNID, error) {
 	names := make([]string, 0, len(users))
 	for user := range users {
@@ -162,7 +162,7 @@ func (k *Keys) addCrossSigning(viewer ident.Requester, user id.UserID, nid ident
 	}
 }
 
-// signatureSet maps signer → key ID → signature, as in the member "signatures" of a signed object.
+// signatureSet maps signer → key ID → signature, as in the field "signatures" of a signed object.
 type signatureSet map[string]map[string]string
 
 func (s signatureSet) add(signer, keyID, signature string) {
@@ -184,7 +184,7 @@ func byTarget(rows []storage.KeySignature) map[string]signatureSet {
 	return out
 }
 
-// decorate adds signatures and the device's display name to a stored key. It leaves all other members as they are.
+// decorate adds signatures and the device's display name to a stored key. It leaves all other fields as they are.
 func decorate(stored string, more signatureSet, displayName string) json.RawMessage {
 	if len(more) == 0 && displayName == "" {
 		return json.RawMessage(stored)

@@ -128,8 +128,8 @@ func remoteCrossSigning(user id.UserID, master, selfSigning json.RawMessage) map
 	return out
 }
 
-// store replaces the stored list and reports whether it changed. asked is the stream position from before the list was
-// requested. If the server has sent an update since then, the list is marked stale at once.
+// store replaces the stored list and reports whether it changed. asked is the stream position at which this server
+// requested the list. If the other server has sent an update since then, the list is marked stale at once.
 func (l deviceList) store(tx *storage.Tx, nid ident.UserNID, asked storage.Pos) (changed bool, err error) {
 	told, err := tx.DeviceListPosition(nid)
 	if err != nil {

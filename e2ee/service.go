@@ -176,7 +176,7 @@ func (s *Service) DeviceGone(tx *storage.Tx, device ident.DeviceNID, user ident.
 	return tx.DeleteDeviceE2EE(device, user, deviceID)
 }
 
-// object decodes the members of a JSON object. what names the input in the error.
+// object decodes a JSON object. what describes the input in the error.
 func object(what string, raw json.RawMessage) (map[string]json.RawMessage, error) {
 	var m map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &m); err != nil || m == nil {
@@ -185,8 +185,8 @@ func object(what string, raw json.RawMessage) (map[string]json.RawMessage, error
 	return m, nil
 }
 
-// misspelled reports whether an object has a member whose name differs from one of the given names only in case.
-// encoding/json would accept it as that member, and this server would then check a different value from the one that
+// misspelled reports whether an object has a field whose name differs from one of the given names only in case.
+// encoding/json would accept it under that name, and this server would then check a different value from the one that
 // others read.
 func misspelled(raw json.RawMessage, names ...string) bool {
 	bad := errors.New("misspelled")

@@ -23,8 +23,8 @@ func (s *Service) DeviceListChanges(tx *storage.Tx, user ident.UserNID, since, u
 	return tx.DeviceListChanges(user, since, upTo)
 }
 
-// KeyCounts returns the number of unclaimed one-time keys of a device by algorithm, which always includes
-// signed_curve25519, and the algorithms with an unused fallback key.
+// KeyCounts returns two things about a device: the number of its unclaimed one-time keys by algorithm, and the
+// algorithms for which it has an unused fallback key. The numbers always include signed_curve25519.
 func (s *Service) KeyCounts(tx *storage.Tx, device ident.DeviceNID) (oneTime []storage.KeyCount, unusedFallback []string, err error) {
 	counts, err := oneTimeKeyCounts(tx, device)
 	if err != nil {

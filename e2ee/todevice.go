@@ -209,7 +209,7 @@ func (o *delivery) deliverTo(tx *storage.Tx, user id.UserID, messages map[id.Dev
 	return nil
 }
 
-// add queues a message for a device. It trims the queue if that may have grown too long.
+// add queues a message for a device. If the queue may have become too long, it drops messages from it.
 func (o *delivery) add(tx *storage.Tx, device ident.DeviceNID, event string) error {
 	if _, err := tx.AddToDevice(device, event, o.from); err != nil {
 		return err
@@ -242,8 +242,8 @@ func strangersAmong(tx *storage.Tx, sender id.UserID, receivers messages) (map[i
 	return strangers, nil
 }
 
-// count bounds the size of a request's messages in the database. With "*", a small request could become millions of
-// rows.
+// count adds a message to the totals of the request, and returns an error if there are too many messages or bytes. The
+// totals have bounds because a small request to "*" (all devices) could become millions of rows.
 func (o *delivery) count(size int) error {
 	o.messages++
 	o.bytes += size
@@ -253,8 +253,9 @@ func (o *delivery) count(size int) error {
 	return bounded("bytes of the messages of one request", o.bytes, maxToDeviceBytes)
 }
 
-// candidates returns the devices of a user among which to look for the named ones. It returns false if there is no such
-// user. Most requests name only one device, for which one query is enough.
+// candidates returns devices of a user that include all existing ones among the named devices. It returns false if
+// there is no such user. Most requests name only one device, for which one query is enough; otherwise it returns all
+// devices.
 func candidates[T any](names *deviceNames, tx *storage.Tx, user id.UserID, named map[id.DeviceID]T) (nid ident.UserNID, devices []storage.DeviceRef, found bool, err error) {
 	if _, all := named[allDevices]; len(named) == 1 && !all {
 		for name := range named {

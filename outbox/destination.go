@@ -66,8 +66,9 @@ func (d *destination) hasWork() bool {
 	return len(d.queue) > 0 || d.missed > 0 || len(d.behind) > 0 || len(d.volatile) > 0 || d.kicked != d.drained || d.unanswered != nil
 }
 
-// enqueue adds an event to the queue, to the missed events, or to the rooms for which only the newest events are sent.
-// The caller holds mu.
+// enqueue records that an event has to be sent to a server. It adds the event to the server's queue. If the queue is
+// full, it counts the event as missed instead; if the server gets only the newest events of the room, it records that
+// there is a newer one. The caller holds mu.
 func (s *Service) enqueue(d *destination, q queued) {
 	switch {
 	case q.pos <= d.seen && d.missed == 0: // refill has already read it from the table

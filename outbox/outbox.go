@@ -131,15 +131,16 @@ func New(o Options) *Service {
 func (s *Service) committed(c *rooms.Commit) {
 	for i := range c.Events {
 		if e := &c.Events[i]; e.Outgoing {
-			s.sent(e.Room, e.Pos, e.Servers)
+			s.queueEvent(e.Room, e.Pos, e.Servers)
 		}
 	}
 	s.noteReceipts(c)
 	s.noteArrivals(c)
 }
 
-// noteArrivals queues the sticky events of local users for servers that have come into a room. They are old events, so
-// they are sent like those of a room in which a server has missed too much; the write of the commit has stored that.
+// noteArrivals makes servers that have come into a room get the sticky events of local users. Since these are old
+// events, each such server is treated as one that has missed too much of the room: it gets the sticky and the newest
+// events. The write of the commit has already stored that.
 // Spec: MSC4354
 func (s *Service) noteArrivals(c *rooms.Commit) {
 	if len(c.Arrived) == 0 || !s.opts.History.HasLocalSticky(c.Room.NID()) {
@@ -155,8 +156,8 @@ func (s *Service) noteArrivals(c *rooms.Commit) {
 	}
 }
 
-// sent queues an event for servers. It must be called in the order of the events' positions.
-func (s *Service) sent(room ident.RoomNID, pos storage.Pos, servers []string) {
+// queueEvent adds an event to the queues of the given servers. It must be called in the order of the events' positions.
+func (s *Service) queueEvent(room ident.RoomNID, pos storage.Pos, servers []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.announced = pos

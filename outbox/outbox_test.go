@@ -260,7 +260,7 @@ func (w *world) events(n int, room ident.RoomNID, servers ...string) (last stora
 		},
 		Committed: func() {
 			for _, p := range positions {
-				w.sent(room, p, servers)
+				w.queueEvent(room, p, servers)
 			}
 		},
 	})

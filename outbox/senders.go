@@ -20,8 +20,8 @@ const (
 	maxMeasured = 20_000
 )
 
-// senders records how much each user may still add before the user's messages are measured. It is used within writes
-// only.
+// senders records how much each user may still add before the pending messages of the user have to be read and
+// measured. Only writes use it.
 type senders struct{ left *keyed.Map[int64, int64] }
 
 func newSenders() senders { return senders{keyed.NewMap[int64, int64](maxMeasured)} }

@@ -12,7 +12,7 @@ import (
 	"ebb/storage"
 )
 
-// load reads what was pending before the start.
+// load reads what was pending when the service stopped.
 func (s *Service) load(ctx context.Context) error {
 	s.mu.Lock()
 	begun := s.loading
@@ -65,7 +65,7 @@ func (d *destination) read(row storage.Destination) {
 // outboxPage is the number of rows that are read at a time.
 const outboxPage = 1000
 
-// requeue adds the events from before the start, and those committed since then, to the queues.
+// requeue adds to the queues the events that were pending when the service stopped, and those committed since then.
 func (s *Service) requeue(ctx context.Context) error {
 	in := residents{s, map[ident.RoomNID][]history.ServerPeriod{}}
 	for after, more := storage.Pos(0), true; more; {
@@ -86,8 +86,8 @@ func (s *Service) requeue(ctx context.Context) error {
 	return nil
 }
 
-// finishLoading ends the loading if the table has been read up to the newest event, and reports whether it did. From
-// then on, sent queues events.
+// finishLoading ends the loading and returns true if the table has been read up to the newest event. Until then, new
+// events are only in the table; from then on, queueEvent adds them to the queues.
 func (s *Service) finishLoading(after storage.Pos) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,14 +121,14 @@ func (s *Service) page(ctx context.Context, after storage.Pos) (rows []storage.O
 	return rows, err
 }
 
-// residents caches which servers were in which room when. It is used for one pass over the table.
+// residents caches, for one pass over the table, which servers were in which room and when.
 type residents struct {
 	s     *Service
 	rooms map[ident.RoomNID][]history.ServerPeriod
 }
 
-// serversOf returns the destinations of a row: the servers that were in the room, and the server of the user whom the
-// event is about.
+// serversOf returns the servers to which the event of a row is sent: those that were in the room, and the server of the
+// user that the event is about, such as an invited user.
 func (r *residents) serversOf(ctx context.Context, row storage.OutboxRow) ([]string, error) {
 	stays, known := r.rooms[row.Room]
 	if !known {
@@ -185,7 +185,8 @@ func (s *Service) refill(ctx context.Context, d *destination) error {
 	return nil
 }
 
-// refilled adds a page of the table to the queue of a server. more reports whether another page fits and is needed.
+// refilled adds the events found on a page of the table to the queue of a server. more reports whether the server needs
+// another page and the queue has room for it.
 func (s *Service) refilled(d *destination, seen storage.Pos, found []queued) (more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -56,7 +56,8 @@ func (s *Service) work(ctx context.Context, d *destination) {
 	s.stopped(d)
 }
 
-// slots returns the semaphore for requests to a server. It is a smaller one if the last request to the server failed.
+// slots returns the semaphore that limits the concurrent requests. A server whose last request failed shares a smaller
+// semaphore with other such servers.
 func (s *Service) slots(d *destination) chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,7 +124,8 @@ type transaction struct {
 	dropped  int // number of queued events that are not sent
 }
 
-// behind is what a transaction contains of a room of which the server does not get all events.
+// behind describes the events in a transaction that belong to a room for which the server gets only sticky and newest
+// events.
 type behind struct {
 	stamp  uint64               // of the destination
 	sticky map[storage.Pos]bool // sticky events; nil: it contains the newest events
@@ -185,7 +187,8 @@ func (s *Service) next(ctx context.Context, d *destination) (*transaction, error
 	return t, nil
 }
 
-// takeNewest fills a transaction with the sticky events after a position of each room, or with the newest ones.
+// takeNewest adds to a transaction the newest events of the rooms in t.behind. If a room has sticky events after the
+// given position, it adds those instead, as many as fit.
 func (s *Service) takeNewest(ctx context.Context, server string, t *transaction, after map[ident.RoomNID]storage.Pos) error {
 	for room, b := range t.behind {
 		newest, more, err := s.opts.History.NewestEvents(ctx, server, room, after[room])
@@ -296,7 +299,7 @@ func (t *transaction) edus() (edus []json.RawMessage) {
 	return edus
 }
 
-// keep keeps a transaction for the next attempt.
+// keep stores a transaction in memory, so that the next attempt sends the same one.
 func (s *Service) keep(ctx context.Context, d *destination, t *transaction, err error) {
 	if ctx.Err() != nil {
 		return
@@ -360,7 +363,8 @@ func rejectsContent(err error) bool {
 	return false
 }
 
-// delivered removes delivered and dropped items from the queues. answered says whether the server received a request.
+// delivered removes the items of a transaction from the queues, because the server has received them or they were
+// dropped. answered reports whether the server has answered a request.
 func (s *Service) delivered(ctx context.Context, d *destination, t *transaction, answered bool) error {
 	if len(t.durable) > 0 {
 		nids := make([]int64, len(t.durable))

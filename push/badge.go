@@ -155,7 +155,8 @@ func (s *Service) countIn(ctx context.Context, nid ident.UserNID, room ident.Roo
 	return sum(u), err
 }
 
-// userID returns the ID of a user with a pusher, "" if all of the user's pushers were deleted meanwhile.
+// userID returns the ID of a user with a pusher. It returns "" if all pushers of the user have been deleted in the
+// meantime.
 func (s *Service) userID(nid ident.UserNID) id.UserID {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -190,8 +190,9 @@ func (s *Service) recount(r *rooms.Room) {
 // replayPage bounds the events that are read from the database at a time.
 const replayPage = 1000
 
-// catchUp reads the events after pushed from the database and dispatches them, because the dispatcher did not get their
-// commits. It includes all commits that the listener received before the call.
+// catchUp dispatches events whose commits the dispatcher did not get. It reads the events after the position s.pushed,
+// or after the first one that a pusher may have missed, from the database. It includes all commits that the listener
+// received before the call.
 func (s *Service) catchUp(ctx context.Context) error {
 	if err := s.db.Flush(ctx); err != nil { // so that Settled includes the commits that were delivered
 		return err
@@ -227,7 +228,7 @@ func (s *Service) catchUp(ctx context.Context) error {
 }
 
 // behindSince returns the position after which some pusher may have missed events. It returns false if there are no
-// pushers.
+// pushers, so that nobody can have missed any.
 func (s *Service) behindSince() (after storage.Pos, needed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

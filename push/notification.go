@@ -35,12 +35,12 @@ type notification struct {
 	tweaks map[string]json.RawMessage // sent with the device
 }
 
-// counts holds the unread count. 0 is sent too, because the app would go on showing the previous number otherwise.
+// counts holds the unread count. 0 is sent too, because otherwise the app would continue to show the previous number.
 type counts struct {
 	Unread int64 `json:"unread"`
 }
 
-// device identifies the pusher for which a notification is.
+// device identifies the pusher that a notification is for.
 type device struct {
 	AppID     string                     `json:"app_id"`
 	Pushkey   string                     `json:"pushkey"`
@@ -129,8 +129,8 @@ func (s *Service) inviteNotification(ctx context.Context, nid ident.UserNID, t *
 	return n, outcomeSent, nil
 }
 
-// inviteClass returns what the push rules of an invited user say about the invite. It is 0 if the user ignores the
-// sender or does not want to see invites of that sender.
+// inviteClass returns the class that the push rules of an invited user give the invite: whether it notifies the user.
+// It is 0 if the user ignores the sender or does not want to see invites of that sender.
 func (s *Service) inviteClass(ctx context.Context, nid ident.UserNID, user id.UserID, r *rooms.Room, e *rooms.Event) (pushrules.Class, error) {
 	ignored, err := s.opts.AccountData.Ignores(ctx, nil, nid)
 	if err != nil {

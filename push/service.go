@@ -259,8 +259,8 @@ func (s *Service) AccountLocked(user ident.UserNID) {
 	}
 }
 
-// DeviceGone is called within the write that deletes a device. From then on the row of each of the device's pushers is
-// read before every delivery, since the write may still fail.
+// DeviceGone marks the pushers of a device that is being deleted. From then on, their rows are read before every
+// delivery, because the write that deletes the device may still fail. It is called within that write.
 func (s *Service) DeviceGone(user ident.UserNID, device ident.DeviceNID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

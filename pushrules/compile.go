@@ -109,7 +109,7 @@ func (e *evaluation) text(key string, path []string) (string, bool) {
 	return t.lower, t.ok
 }
 
-// list returns the scalars in an array property, nil if there is no such array.
+// list returns the scalars in an array property. It returns nil if the event has no such array.
 func (e *evaluation) list(key string, path []string) map[string]struct{} {
 	set, known := e.lists[key]
 	if known {
@@ -147,8 +147,8 @@ func compileDefaults(d Defaults) map[string]compiledRule {
 	return out
 }
 
-// compile prepares a full rule set for matching. plain says that the user changed nothing but room rules, and threads
-// that the rules about threads can match.
+// compile prepares a full rule set for matching. plain reports whether the user has changed only room rules. threads
+// reports whether the rules about threads can match.
 func compile(set *Ruleset, plain, threads bool, defaults map[string]compiledRule) *compiled {
 	c := &compiled{byRoom: map[id.RoomID]*compiledRule{}, plain: plain, byThread: threads}
 	for _, k := range kinds {

@@ -72,7 +72,7 @@ func New(ctx context.Context, db *storage.DB, hub *wake.Hub, server string, d De
 	return r, err
 }
 
-// activate replaces a user's rules in memory. key is their JSON.
+// activate replaces a user's rules in memory. key is the stored JSON of the rules.
 func (r *Rules) activate(nid ident.UserNID, user id.UserID, own *stored, key string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -130,7 +130,7 @@ func (s *stored) onlyRooms() bool {
 // local members or over the users with custom rules, whichever are fewer.
 func (r *Rules) Evaluate(ev *Event, room RoomInfo) Outcome {
 	e := &evaluation{event: ev, room: room}
-	named := r.named(e, room)
+	affected := r.affectedUsers(e, room)
 	out := Outcome{Default: e.classFor(r.defaults, 0, "")}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -144,7 +144,7 @@ func (r *Rules) Evaluate(ev *Event, room RoomInfo) Outcome {
 			out.set(u.nid, class)
 		}
 	}
-	for nid, user := range named {
+	for nid, user := range affected {
 		rules := r.defaults
 		if c, ok := r.custom[nid]; ok {
 			rules = c.rules
@@ -183,7 +183,7 @@ type member struct {
 	id  id.UserID
 }
 
-// present returns the local members of a room whose rules differ from the defaults there, by group.
+// present returns the local members of a room whose rules for that room differ from the defaults, by group.
 func (r *Rules) present(roomID id.RoomID, room RoomInfo) map[*group][]member {
 	if len(r.everywhere) == 0 && len(r.byRoom[roomID]) == 0 {
 		return nil
@@ -230,9 +230,9 @@ func (o *Outcome) set(nid ident.UserNID, class Class) {
 // maxNamed bounds how many users one event can mention. An event of 65,536 bytes has room for thousands.
 const maxNamed = 1000
 
-// named returns the local members to whom the event may apply individually: those in m.mentions (or, without
+// affectedUsers returns the local members whose outcome may depend on who they are: those in m.mentions (or, without
 // m.mentions, those named in the text) and the user whose membership the event sets.
-func (r *Rules) named(e *evaluation, room RoomInfo) (all map[ident.UserNID]id.UserID) {
+func (r *Rules) affectedUsers(e *evaluation, room RoomInfo) (all map[ident.UserNID]id.UserID) {
 	all = map[ident.UserNID]id.UserID{}
 	if key, _ := e.event.StateKey(); e.event.Type() == "m.room.member" {
 		if nid, ok := room.LocalMember(id.UserID(key)); ok {
@@ -255,7 +255,8 @@ func (r *Rules) named(e *evaluation, room RoomInfo) (all map[ident.UserNID]id.Us
 	return all
 }
 
-// namedInText finds the local members whose localpart or display name occurs in the text, and adds them to all.
+// namedInText finds the local members whose localpart or display name occurs in the text of the event, and adds them to
+// all.
 func (r *Rules) namedInText(e *evaluation, room RoomInfo, all map[ident.UserNID]id.UserID) {
 	body, ok := stringProperty(e.event, []string{"content", "body"})
 	if !ok {
@@ -505,8 +506,8 @@ func (r *Rules) SetActions(ctx context.Context, nid ident.UserNID, user id.UserI
 	return r.alter(ctx, nid, user, k, ruleID, func(rule *Rule) { rule.Actions = actions }, func(c *changed) { c.Actions = &actions })
 }
 
-// alter changes the rule with the given ID: with own if it is the user's own rule, with byDefault if it is a default
-// rule.
+// alter changes the rule with the given ID. It calls own if the rule is the user's own, and byDefault if it is a
+// default rule.
 func (r *Rules) alter(ctx context.Context, nid ident.UserNID, user id.UserID, k Kind, ruleID string, own func(*Rule), byDefault func(*changed)) error {
 	return r.change(ctx, nid, user, func(s *stored) error {
 		if rule, found := s.Own.Find(k, ruleID); found {

@@ -51,8 +51,8 @@ func (d *doctor) say(check, status, fix, format string, args ...any) {
 const doctorName = "doctor.invalid"
 
 // Diagnose checks whether other servers can reach this one under its name. Each finding about a problem says how to fix
-// it. If with is not empty, it names a server that Diagnose asks how it sees this one and what time it is. Diagnose
-// returns an error only if the checks could not run at all.
+// it. If with is the name of another server, Diagnose also asks that server for the keys of this one and for the time.
+// Diagnose returns an error only if the checks could not run at all.
 func Diagnose(ctx context.Context, cfg *config.Config, o Options, with string) ([]Finding, error) {
 	roots, err := cfg.Authorities()
 	if err != nil {

@@ -59,7 +59,8 @@ func refuseOtherName(was storage.Peeked, cfg *config.Config) error {
 		name, cfg.ServerName)
 }
 
-// refuseOtherKey returns an error if the database was written with a key that is not in the key files.
+// refuseOtherKey returns an error if the database was last used with a signing key that is neither the current key nor
+// one of the former keys in the key files.
 func refuseOtherKey(was storage.Peeked, cfg *config.Config, keys *fedclient.SigningKeys) error {
 	if was.SigningKey == "" || keys.Knows(was.SigningKey) {
 		return nil

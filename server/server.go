@@ -304,7 +304,8 @@ func (s *Server) serveControl(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// prune deletes old transaction IDs, expired link previews and what is not sticky any more, regularly.
+// prune deletes old transaction IDs, expired link previews and the records of events that are no longer sticky, once an
+// hour.
 func (s *Server) prune(ctx context.Context) error {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()

@@ -139,7 +139,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	roomOptions.CacheBytes, roomOptions.DefaultVersion = int64(cfg.Cache.Size)/2, id.RoomVersion(cfg.Rooms.DefaultVersion)
 	roomOptions.Profile, roomOptions.Namespaces = s.profile, s.registry
 	roomOptions.Encryption = encryption.Policy(cfg.Encryption)
-	if err := s.reach(cfg, o); err != nil {
+	if err := s.openRemote(cfg, o); err != nil {
 		return err
 	}
 	if cfg.Federation.Enabled {
@@ -275,8 +275,8 @@ func (s *services) newDirectory(cfg *config.Config, o Options) *directory.Servic
 	return directory.New(listed)
 }
 
-// reach creates the key ring and the client for requests to other servers.
-func (s *services) reach(cfg *config.Config, o Options) error {
+// openRemote creates the client for requests to other servers, and the key ring.
+func (s *services) openRemote(cfg *config.Config, o Options) error {
 	roots, err := cfg.Authorities()
 	if err != nil {
 		return fmt.Errorf("federation.trusted_ca_file: %w", err)
@@ -344,7 +344,7 @@ func (s *services) hooks() accounts.Hooks {
 	}
 }
 
-// budget implements accounts.Budget by one class of a limiter.
+// budget implements accounts.Budget. It counts attempts in one class of a limiter.
 type budget struct {
 	limiter *httpapi.Limiter
 	class   httpapi.Rate
@@ -371,7 +371,7 @@ const (
 // limit for one network at one account.
 const guessesOnServer = 100
 
-// limitedTo returns a budget whose rate is b multiplied by times.
+// limitedTo returns a budget with a limiter of its own. Its rate is the configured rate b, multiplied by times.
 func limitedTo(class httpapi.Rate, b config.Bucket, times int, now func() time.Time) budget {
 	rate := httpapi.Bucket{PerSecond: b.PerSecond * float64(times), Burst: b.Burst * times}
 	return budget{httpapi.NewLimiter(map[httpapi.Rate]httpapi.Bucket{class: rate}, now), class}
@@ -399,7 +399,7 @@ func budgets(c config.RateLimits, now func() time.Time) accounts.Budgets {
 	}
 }
 
-// profile returns the profile that a user's membership events carry.
+// profile returns the profile fields that a user's membership events contain.
 func (s *services) profile(ctx context.Context, user id.UserID) (p rooms.Profile, err error) {
 	p.DisplayName, p.AvatarURL, err = accounts.MemberProfile(ctx, s.db, user)
 	return p, err
@@ -428,8 +428,8 @@ func (s *services) accountLocked(user ident.UserNID, locked bool) {
 // which is minutes at most.
 const maxGone = 100_000
 
-// alive returns an error if a device has been deleted or its account has been locked. It reads the database only for
-// devices in gone and users in locked.
+// alive returns an error if a device has been deleted or its account has been locked. It reads the database only if
+// s.gone has the device or s.locked has the user.
 func (s *services) alive(ctx context.Context, user ident.UserNID, device ident.DeviceNID) error {
 	if doubtful, _ := s.locked.Get(user); doubtful {
 		if locked, err := s.accounts.IsLocked(ctx, user); err != nil || locked {
