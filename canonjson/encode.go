@@ -9,8 +9,8 @@ import (
 
 // encoder reads src once and writes its canonical form to dst with members in the order of the text, so that sorted
 // input takes one pass. A small object whose members are out of order is rewritten when it ends. A larger one is
-// recorded in unsorted, and all of these are sorted in a second pass at the end, because rewriting them one by one
-// would copy the innermost object once for each object around it.
+// recorded in unsorted, and the large ones are sorted together in a second pass at the end, because rewriting them one
+// by one would copy the innermost object once for each object around it.
 type encoder struct {
 	src      []byte
 	pos      int
@@ -56,7 +56,7 @@ func (e *encoder) document() error {
 	return nil
 }
 
-// value reads one value, which is nested in depth arrays and objects.
+// value reads one value. depth is the number of arrays and objects around it.
 func (e *encoder) value(depth int) error {
 	e.space()
 	switch c := e.peek(); {
@@ -158,7 +158,7 @@ func (e *encoder) array(depth int) error {
 	return nil
 }
 
-// separator reads the comma before every item but the first. notFirst says whether there was an item before.
+// separator reads the comma that precedes every item but the first. notFirst reports whether there was an item before.
 func (e *encoder) separator(notFirst bool) error {
 	if !notFirst {
 		return nil

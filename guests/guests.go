@@ -56,7 +56,7 @@ func New(o Options) *Job {
 	return j
 }
 
-// committed is a rooms.Listener that records rooms whose guest access may have changed.
+// committed is a rooms.Listener that records rooms whose guest access may have ended, so that Run checks them.
 func (j *Job) committed(c *rooms.Commit) {
 	if c.Room == nil || !mayChange(c) || c.Room.AdmitsGuests() {
 		return
@@ -115,7 +115,7 @@ func (j *Job) Run(ctx context.Context) error {
 	}
 }
 
-// Remove removes the guests from the recorded rooms.
+// Remove checks the rooms that committed has recorded. It makes guests leave those that do not admit guests.
 func (j *Job) Remove(ctx context.Context) error {
 	j.mu.Lock()
 	all, pending := j.all, j.pending
@@ -131,22 +131,22 @@ func (j *Job) Remove(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// removeAll checks all rooms with guests.
+// removeAll makes guests leave every room that does not admit guests.
 func (j *Job) removeAll(ctx context.Context) error {
 	return j.each(ctx, func(tx *storage.Tx, after storage.GuestMember) ([]storage.GuestMember, error) {
 		return tx.JoinedGuests(after, page)
 	})
 }
 
-// removeFrom checks one room.
+// removeFrom makes the guests in one room leave, unless the room admits guests.
 func (j *Job) removeFrom(ctx context.Context, room ident.RoomNID) error {
 	return j.each(ctx, func(tx *storage.Tx, after storage.GuestMember) ([]storage.GuestMember, error) {
 		return tx.GuestsIn(room, after.User, page)
 	})
 }
 
-// each reads memberships of guests page by page and ends those that their room does not allow. An error does not stop
-// it, so that one room cannot hold up the others.
+// each reads memberships of guests page by page, with the function next, and ends those in rooms that do not admit
+// guests. It continues after an error, so that one room cannot hold up the others.
 func (j *Job) each(ctx context.Context, next func(*storage.Tx, storage.GuestMember) ([]storage.GuestMember, error)) error {
 	var errs []error
 	for after := (storage.GuestMember{}); ; {

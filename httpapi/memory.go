@@ -59,7 +59,7 @@ func NewMemory() *Memory {
 	}
 }
 
-// account counts the bytes of one kind.
+// account counts the bytes of one kind, such as bodies, and bounds them.
 type account struct {
 	all, strangers, network, requester int64 // the bounds
 
@@ -84,15 +84,15 @@ func (r *Request) owner() owner {
 // strangers is the key under which all strangers are counted together.
 const strangers = "strangers"
 
-// take counts n more bytes if there is room for them, and reports whether there was. If alone is set, an owner that
-// holds nothing may exceed its bound.
+// take counts n more bytes if the bounds leave room for them, and reports whether they did. If alone is set, an owner
+// that holds nothing may exceed its own bound.
 func (a *account) take(o owner, n int64, alone bool) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.takeLocked(o, n, alone)
 }
 
-// takeLocked is take for a caller that holds mu.
+// takeLocked is like take, for a caller that holds mu.
 func (a *account) takeLocked(o owner, n int64, alone bool) bool {
 	fits := func(held, bound int64) bool { return held+n <= bound || alone && held == 0 }
 	if o.stranger && !fits(a.by[strangers], a.strangers) {
@@ -170,7 +170,7 @@ func (a *account) add(o owner, n int64) {
 	}
 }
 
-// addTo adds n bytes to the count of who. The caller must hold mu.
+// addTo adds n bytes to the count of a network or requester. The caller must hold mu.
 func (a *account) addTo(who string, n int64) {
 	if a.by[who] += n; a.by[who] == 0 {
 		delete(a.by, who)

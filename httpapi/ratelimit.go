@@ -77,8 +77,8 @@ func (l *Limiter) Return(class Rate, who string) {
 	}
 }
 
-// makeRoom drops the buckets that are full again. If a tenth of the space is not free then, it drops arbitrary others,
-// so that in a flood of clients each scan is followed by 10,000 insertions.
+// makeRoom drops the buckets that are full again, because a new bucket is full too. If less than a tenth of the space
+// is free after that, it drops arbitrary others: in a flood of clients, 10,000 insertions then follow each scan.
 func (l *Limiter) makeRoom(now time.Time) {
 	if len(l.buckets) < maxBuckets {
 		return

@@ -40,7 +40,7 @@ const maxVar = 2048
 // Network returns the network from which the request comes, as rate limits count it.
 func (r *Request) Network() string { return Network(r.ClientAddr) }
 
-// who returns the requester that limits count: the user or homeserver, or the network if the request is not
+// who returns the requester to whom limits apply: the user or homeserver, or the network if the request is not
 // authenticated.
 func (r *Request) who() string {
 	switch {
@@ -52,9 +52,9 @@ func (r *Request) who() string {
 	return r.Network()
 }
 
-// Limit counts the request in a class for who, which need not be the requester: it may be the target user, for example.
-// Application services are exempt unless their registration says otherwise, because they act for many users and the
-// administrator trusts them.
+// Limit counts the request in the given class. It counts it for who, which need not be the requester: it may be the
+// target user, for example. Application services are exempt unless their registration says otherwise, because they act
+// for many users and the administrator trusts them.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (r *Request) Limit(class Rate, who string) error {

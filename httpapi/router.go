@@ -56,9 +56,11 @@ type router struct {
 // plainRoute is a path without variables.
 type plainRoute struct{ method, path string }
 
-// group is the common part of the paths of some routes. It consists of the segments before the first variable (at most
-// maxPrefix, and never all segments) and the segment after that variable, which is "" if there is none or if it is a
-// variable too.
+// group identifies a set of routes by two parts of their paths: the prefix, which is the segments before the first
+// variable, and the word, which is the segment after that variable. For example,
+// /_matrix/client/v3/rooms/{roomId}/state/{eventType} has the prefix /_matrix/client/v3/rooms and the word state. The
+// prefix has at most maxPrefix segments and never all segments of the path. The word is "" if there is no such segment
+// or if it is a variable too.
 type group struct{ prefix, word string }
 
 // maxPrefix bounds the segments in a group's prefix; /_matrix/client/v3/rooms has four.
@@ -136,7 +138,7 @@ func prefixEnds(path string) []int {
 	return ends
 }
 
-// wordAfter returns the second segment after the prefix that ends at end.
+// wordAfter returns the second segment after the prefix path[:end].
 func wordAfter(path string, end int) string {
 	_, rest, _ := strings.Cut(path[end+1:], "/")
 	word, _, _ := strings.Cut(rest, "/")
@@ -150,7 +152,7 @@ func methodsOf(method string) []string {
 	return []string{method}
 }
 
-// served is a route at one of its paths, with its metrics.
+// served is a route as it is registered at one of its paths, together with its metrics.
 type served struct {
 	*Route
 	// once creates the metrics at the first request; otherwise hundreds of routes would have empty series.

@@ -291,8 +291,8 @@ func (s *Server) authenticateServer(w http.ResponseWriter, r *Request) error {
 	return err
 }
 
-// claim checks the headers of a request from another homeserver. The cost of fetching that server's key is counted for
-// the network, and refunded when the key has been found.
+// claim checks the Authorization headers of a request from another homeserver. The work of fetching that server's key
+// is counted for the network, and subtracted again when the key has been found.
 func (s *Server) claim(from string, r *Request) (_ Signature, err error) {
 	if r.proved, err = s.unproved.admit(from, r.ContentLength); err != nil {
 		return nil, err

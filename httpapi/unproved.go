@@ -36,7 +36,7 @@ const (
 )
 
 // unproved counts the work caused by requests that are not proved to come from another server, by network and in total.
-// The counts decay with time.
+// Work is measured in bytes of bodies that have to be read and checked. The counts decay with time.
 type unproved struct {
 	now func() time.Time
 	// mu guards the fields below; a leaf lock.
@@ -48,7 +48,7 @@ type unproved struct {
 	proved, provedBefore map[string]bool
 }
 
-// work is an amount of work in bytes, with the time at which it was recorded.
+// work is a count of work, in bytes, as it was at the given time. It decays from then on; see left.
 type work struct {
 	bytes int64
 	at    time.Time
@@ -58,7 +58,7 @@ func newUnproved() unproved {
 	return unproved{now: time.Now, networks: map[string]work{}, proved: map[string]bool{}}
 }
 
-// left returns the amount that has not decayed by now.
+// left returns how much of the count has not decayed by now, if perSecond bytes decay in a second.
 func (w work) left(now time.Time, perSecond float64) int64 {
 	return max(0, w.bytes-int64(now.Sub(w.at).Seconds()*perSecond))
 }
@@ -102,8 +102,8 @@ func (u *unproved) prove(network string) {
 	u.proved[network] = true
 }
 
-// begin counts a piece of work for the network of a client. It returns an error if the network has caused too much work
-// already.
+// begin counts work for the network of a client before the work is done. It returns an error if the network has caused
+// too much work already.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (u *unproved) begin(network string, bytes int64) error {

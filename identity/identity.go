@@ -51,7 +51,7 @@ type Threepid struct {
 	Address string `json:"address"`
 }
 
-// Trusts returns an error if the configuration does not list a server.
+// Trusts returns an error unless the configuration lists the given identity server.
 //
 // Errors: M_MISSING_PARAM, M_SERVER_NOT_TRUSTED.
 func (c *Client) Trusts(server string) error {

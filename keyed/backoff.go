@@ -9,7 +9,7 @@ type Backoff struct {
 	Factor     int64 // 0 means 2
 }
 
-// Delay returns the delay after a failure that followed the given number of consecutive failures.
+// Delay returns how long to wait after a failure. before is the number of consecutive failures before that one.
 func (b Backoff) Delay(before int64) time.Duration {
 	factor := max(b.Factor, 0)
 	if factor == 0 {
@@ -43,8 +43,8 @@ func (r *Retry) Succeeded(now time.Time, pause time.Duration) { *r = Retry{At: n
 // Due reports whether an attempt is permitted at now.
 func (r Retry) Due(now time.Time) bool { return !now.Before(r.At) }
 
-// Jitter lengthens or shortens d within a quarter of its length, so that attempts that failed together are not repeated
-// together. It returns the same delay for the same n.
+// Jitter changes d by at most an eighth in either direction, so that attempts that failed at the same time are not
+// repeated at the same time. It depends only on d and n.
 func Jitter(d time.Duration, n uint64) time.Duration {
 	return d - d/8 + time.Duration(n*2654435761%1000)*d/4000
 }

@@ -3,11 +3,12 @@ package keyed
 // UsualBudget is the default of cache.size. The bounds of caches are stated for this budget.
 const UsualBudget Budget = 256 << 20
 
-// Budget is the memory for all caches of a process, in bytes. Each cache has a bound on its number of entries, stated
-// for the usual budget, which scales with the actual budget. The zero Budget means the usual one.
+// Budget is the memory for all caches of a process together, in bytes. Each cache states how many entries it may have
+// if the budget is UsualBudget; with another budget it may have proportionally more or fewer. The zero Budget means
+// UsualBudget.
 type Budget int64
 
-// Entries converts a bound stated for the usual budget to this budget.
+// Entries returns how many entries a cache may have under this budget. usual is the number for UsualBudget.
 func (b Budget) Entries(usual int) int {
 	if b == 0 {
 		return usual

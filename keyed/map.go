@@ -9,7 +9,7 @@ type Map[K comparable, V any] struct {
 	h  halves[K, V]
 }
 
-// NewMap returns a Map with at most the given number of entries, at least two.
+// NewMap returns a Map with at most the given number of entries, which must be at least two.
 func NewMap[K comparable, V any](entries int) *Map[K, V] {
 	return &Map[K, V]{h: halves[K, V]{bound: int64(entries)}}
 }
@@ -75,7 +75,8 @@ func (m *Map[K, V]) Len() int {
 	return m.h.len()
 }
 
-// halves is a bounded map without a lock. A key is in at most one half.
+// halves is a bounded map without a lock. It consists of two halves: new and used entries are in the younger one, and
+// when that is full, the older half is dropped and the younger takes its place. A key is in at most one half.
 type halves[K comparable, V any] struct {
 	bound      int64
 	size       func(K, V) int64 // nil means that every entry counts as one

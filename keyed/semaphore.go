@@ -16,7 +16,7 @@ type Semaphore[K comparable] struct {
 	keys map[K]*slots
 }
 
-// slots counts the callers of one key.
+// slots counts the callers that work on one key or wait to do so.
 type slots struct {
 	taken chan struct{}
 	users int // callers that hold a slot or wait for one
@@ -25,8 +25,8 @@ type slots struct {
 // ErrBusy is returned by Acquire if too many callers are waiting already.
 var ErrBusy = errors.New("too many callers are waiting")
 
-// NewSemaphore returns a Semaphore for width concurrent callers per key. most bounds the callers per key that work or
-// wait; zero means no bound.
+// NewSemaphore returns a Semaphore that lets width callers work on a key at a time. If most is not zero, it bounds the
+// number of callers per key that work or wait; further callers get ErrBusy.
 func NewSemaphore[K comparable](width, most int) *Semaphore[K] {
 	return &Semaphore[K]{width: width, most: most, keys: map[K]*slots{}}
 }

@@ -81,8 +81,8 @@ func orient(img *image.RGBA, orientation int) *image.RGBA {
 	return dst
 }
 
-// turn returns where a stored pixel is displayed. The comments name the sides at which the first row and the first
-// column of the stored picture are displayed.
+// turn returns where the stored pixel x, y is displayed. The comment on each orientation names the side of the
+// displayed picture at which the first stored row is, and the side at which the first stored column is.
 func turn(x, y, w, h, orientation int) (int, int) {
 	switch orientation {
 	case 2: // top, right

@@ -104,7 +104,8 @@ func (s *Service) Sweep(ctx context.Context) error {
 	})
 }
 
-// removeBy returns the time up to which expired files may be deleted. It protects files from a clock that has jumped.
+// removeBy returns the time up to which expired files may be deleted. It is earlier than now after a jump of the clock,
+// so that a wrong clock does not cause files to be deleted.
 func (s *Service) removeBy(ctx context.Context) (time.Time, error) {
 	if s.opts.RemoveBy == nil {
 		return s.opts.Now(), nil
@@ -190,7 +191,8 @@ func (s *Service) row(mediaID string, user ident.UserNID, claimedType, filename 
 	return storage.Media{ID: mediaID, User: user, ContentType: contentType(claimedType), Filename: cleanFilename(filename), Created: s.opts.Now().UnixMilli()}
 }
 
-// take receives an upload and writes its row with save, in an order that is safe in a crash.
+// take receives an upload and writes its row with save, in an order that never leaves a row without a file after a
+// crash.
 func (s *Service) take(ctx context.Context, m storage.Media, body io.Reader, save func(*storage.Tx, storage.Media) error) error {
 	err := s.store(ctx, body, s.opts.MaxUploadSize, func(tx *storage.Tx, in *incoming) error {
 		m.Blob, m.Size = in.Name, in.Size
@@ -280,7 +282,8 @@ func (s *Service) removeUnnamed(ctx context.Context, blob string) error {
 	return s.removeUnnamedClaimed(ctx, blob)
 }
 
-// removeUnnamedClaimed removes the file of a blob that has no media ID. The caller holds the claim.
+// removeUnnamedClaimed removes the file of a blob if no media ID refers to the blob. The caller holds the claim on the
+// blob.
 func (s *Service) removeUnnamedClaimed(ctx context.Context, blob string) error {
 	named, err := s.named(ctx, blob)
 	if err != nil || named {

@@ -104,7 +104,7 @@ func (s *store) receive(r io.Reader, limit int64) (in *incoming, err error) {
 	return &incoming{store: s, tmp: f.Name(), Name: hex.EncodeToString(hash.Sum(nil)), Size: n}, nil
 }
 
-// keep durably renames the upload to its blob name. The caller holds the claim on the name.
+// keep durably renames the upload to its blob name. The caller holds the claim on the blob.
 func (in *incoming) keep() error {
 	dst := in.store.path(in.Name)
 	if err := os.MkdirAll(filepath.Dir(dst), 0o700); err != nil {
@@ -167,7 +167,8 @@ func (s *store) makeThumbRoom(name string) error {
 	return os.Remove(oldest)
 }
 
-// remove deletes a blob and its thumbnails. The caller holds the claim and has checked that no row refers to the blob.
+// remove deletes a blob and its thumbnails. The caller holds the claim on the blob and has checked that no row refers
+// to it.
 func (s *store) remove(name string) error {
 	thumbs, err := filepath.Glob(s.thumbPath(name, "*"))
 	if err != nil {

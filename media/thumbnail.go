@@ -146,14 +146,15 @@ func scaled(w, h int, size Size) (int, int) {
 	return max(1, int(math.Round(float64(w)*scale))), max(1, int(math.Round(float64(h)*scale)))
 }
 
-// cropped returns the largest size with the requested proportions that a picture of w × h covers, but not more than was
-// requested.
+// cropped returns the size of a thumbnail with exactly the requested proportions: the requested size or, if a picture
+// of w × h does not cover it, the largest one that the picture covers.
 func cropped(w, h int, size Size) (int, int) {
 	scale := min(float64(w)/float64(size.Width), float64(h)/float64(size.Height), 1)
 	return max(1, int(math.Round(float64(size.Width)*scale))), max(1, int(math.Round(float64(size.Height)*scale)))
 }
 
-// middle returns the largest part of from, around its centre, with the proportions of w × h. It is at least w × h.
+// middle returns the largest rectangle with the proportions of w × h that fits into from, in its centre. It is at least
+// w × h.
 func middle(from image.Rectangle, w, h int) image.Rectangle {
 	cw, ch := from.Dx(), from.Dx()*h/w
 	if ch > from.Dy() {
@@ -220,15 +221,16 @@ func (c *cancellable) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// cause returns why decoding failed: an error of the disk, a cancelled request, or otherwise picture, the given error.
-func (c *cancellable) cause(picture error) error {
+// cause returns why decoding failed. If reading the file failed or the request was cancelled, it returns that error.
+// Otherwise it returns err, the error of the decoder.
+func (c *cancellable) cause(err error) error {
 	if c.err != nil {
 		return c.err
 	}
-	if err := c.cancelled(); errors.Is(err, context.Canceled) {
-		return err
+	if stopped := c.cancelled(); errors.Is(stopped, context.Canceled) {
+		return stopped
 	}
-	return picture
+	return err
 }
 
 // decode returns the pixels of a picture, or those of the first frame of an animation.

@@ -88,7 +88,7 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.cause }
 
-// With returns a copy with an additional member in the JSON response.
+// With returns a copy with an additional field in the JSON response.
 func (e *Error) With(key string, value any) *Error {
 	c := *e
 	c.Extra = maps.Clone(e.Extra)

@@ -84,7 +84,7 @@ func errNoPreview() error { return mxerr.NotFound("This page has no preview") }
 // errHost means that the configuration forbids previews from a host.
 var errHost = errors.New("the host is not allowed by the configuration")
 
-// Preview returns the preview of a page as of a given time, or a newer one.
+// Preview returns the preview of a page as it was at the given time, or a newer one.
 //
 // Errors: M_INVALID_PARAM, M_FORBIDDEN if the configuration excludes the host, M_NOT_FOUND if the page has no preview,
 // M_LIMIT_EXCEEDED.

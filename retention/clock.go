@@ -43,8 +43,8 @@ func (j *Job) Time(ctx context.Context) (time.Time, error) {
 	return now, nil
 }
 
-// read returns the time by which to purge, and the time at which messages that expired through a jump may be purged. It
-// records that the clock was checked.
+// read returns the time up to which expired messages may be purged now, and the time from which messages that expired
+// only through a jump of the clock may be purged too. It records that the clock was checked.
 func (j *Job) read(ctx context.Context) (by, keptUntil time.Time, err error) {
 	j.clock.mu.Lock()
 	defer j.clock.mu.Unlock()

@@ -142,7 +142,8 @@ func hitOf(room ident.RoomNID, d *postings.Doc) Hit {
 	return h
 }
 
-// candidate is a block with the numbers of those docs that contain all terms examined so far.
+// candidate is a block that may have matches. found holds the numbers, within the block, of the docs that contain all
+// terms examined so far.
 type candidate struct {
 	storage.SearchBlock
 	head  []byte
@@ -175,8 +176,8 @@ func (s *scan) blocks(blocks []storage.SearchBlock) error {
 	return s.hits(left)
 }
 
-// read reads the part of each block that holds a term. A small block has its terms in its head, which is read only
-// once.
+// read reads, for each block, the part that holds the given term. The terms of a small block are in its head, which is
+// read only once.
 func (s *scan) read(of []candidate, term uint32) (map[int64][]byte, error) {
 	var keys []int64
 	for i := range of {
@@ -188,7 +189,7 @@ func (s *scan) read(of []candidate, term uint32) (map[int64][]byte, error) {
 	return s.tx.SearchParts(keys)
 }
 
-// partOf returns the key of the part that holds a term.
+// partOf returns the key of the part of the block that holds the given term.
 func (c *candidate) partOf(term uint32) int64 {
 	if c.Parts == 0 {
 		return c.Part(-1)
@@ -231,7 +232,8 @@ func intersect(a, b []uint32) []uint32 {
 	return out
 }
 
-// hits reads the heads of the blocks with matches and reports the matches.
+// hits reports the matches in the given blocks. The events of a block are listed in its head, which it reads if
+// necessary.
 func (s *scan) hits(found []candidate) error {
 	var keys []int64
 	known := make([][]Hit, len(found))
@@ -261,8 +263,9 @@ func (s *scan) hits(found []candidate) error {
 	return nil
 }
 
-// hitsOf goes through the hits of a block. known are the events of its head, nil if they are not in memory. They may be
-// older than the block: an event that was removed from it since is in no part any more, and so is not found.
+// hitsOf reports the matches in one block. known has the events of the block's head; it is nil if they are not in
+// memory. known may be older than the block, but an event that was removed since then is not in c.found, so it is not
+// reported.
 func (s *scan) hitsOf(c *candidate, known []Hit) error {
 	if known == nil && c.Parts > 0 && len(c.found) >= c.Docs/headShare {
 		docs, _, err := postings.Docs(c.head)

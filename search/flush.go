@@ -29,7 +29,7 @@ func (x *Index) Flush(ctx context.Context) error {
 	return nil
 }
 
-// fill indexes a part of a gap. It reports whether there are gaps.
+// fill indexes a part of a gap. It returns false if there are no gaps.
 func (x *Index) fill(ctx context.Context) (more bool, err error) {
 	x.flushing.Lock()
 	defer x.flushing.Unlock()
@@ -110,7 +110,7 @@ type addition struct {
 	set    postings.Set // all docs of the new block
 }
 
-// old is an existing block as it was read.
+// old is an existing block that an addition is to replace.
 type old struct {
 	storage.SearchBlock
 	head []byte

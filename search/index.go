@@ -73,8 +73,8 @@ type Index struct {
 	tail tail
 }
 
-// tail holds the docs of the events with text between two positions. docs is only ever appended to, so that a copy of
-// the struct stays valid.
+// tail holds the docs (index entries) of the events with text between two positions. docs is only ever appended to, so
+// that a copy of the struct stays valid.
 type tail struct {
 	after, upTo storage.Pos
 	docs        []tailDoc
@@ -263,8 +263,8 @@ type edit struct {
 	original string // event ID
 }
 
-// placeEdits gives the docs of edits in a room the order and time of the events that they edit, since a search finds
-// the edited events. An edit keeps its own if the original is not stored.
+// placeEdits changes the docs of edits: a doc gets the order and time of the event that is edited, since that is the
+// event that a search finds. A doc stays as it is if the edited event is not stored.
 func placeEdits(tx *storage.Tx, room ident.RoomNID, edits []edit, docs []tailDoc) error {
 	ids := make([]string, len(edits))
 	for i, e := range edits {

@@ -22,7 +22,8 @@ type Members interface {
 	Each(f func(user ident.UserNID) bool)
 }
 
-// Hub is the set of parked readers. Use New to create one.
+// Hub holds the readers that are parked, which means registered to be woken when there is news for them. Use New to
+// create one.
 type Hub struct {
 	observer func(users ...ident.UserNID) // called with users who have news; may be nil
 
@@ -54,13 +55,14 @@ func (h *Hub) Park(user ident.UserNID, device ident.DeviceNID) *Sub {
 	return h.add(&Sub{hub: h, user: user, device: device, c: make(chan struct{}, 1)})
 }
 
-// Watch registers a reader that never waits but only calls News. The caller must Close it.
+// Watch registers a reader that is not woken but calls News to find out whether there were wake-ups. The caller must
+// Close it.
 func (h *Hub) Watch(user ident.UserNID, device ident.DeviceNID) *Sub {
 	return h.add(&Sub{hub: h, user: user, device: device})
 }
 
-// Visit registers a reader for the news of a room, whose user need not be a member. Room wakes the reader. The caller
-// must Close it.
+// Visit registers a reader for the news of a room. Its user need not be a member of the room. The method Room wakes it.
+// The caller must Close it.
 func (h *Hub) Visit(room ident.RoomNID) *Sub {
 	return h.add(&Sub{hub: h, room: room, c: make(chan struct{}, 1)})
 }
@@ -125,16 +127,17 @@ func (s *Sub) Close() {
 	}
 }
 
-// News returns how many wake-ups there were since the Sub was created: own counts those for the user or device (Users,
-// Device, All, EachOf), and rooms counts those for sets that contain the user (Members, All).
+// News returns how many wake-ups there have been since the Sub was created. own counts those meant for the user or
+// device (by Users, Device, All and EachOf), and rooms counts those meant for a set that contains the user (by Members
+// and All).
 func (s *Sub) News() (own, rooms uint64) {
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()
 	return s.news, s.rooms
 }
 
-// wake increases the counts of s and of all readers after it in its list, and sends a wake-up to those that have none
-// pending.
+// wake increases the counts of s and of all readers after it in its list. It sends a wake-up to those readers that have
+// none pending.
 func (s *Sub) wake(own, rooms uint64) {
 	for ; s != nil; s = s.next {
 		s.signal(own, rooms)
@@ -174,7 +177,7 @@ func (h *Hub) observed(users ...ident.UserNID) {
 	}
 }
 
-// Nudge wakes the waiting readers of these users because of news that News does not count.
+// Nudge wakes the waiting readers of these users, but the wake-up is not counted in the results of News.
 func (h *Hub) Nudge(nids ...ident.UserNID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -48,7 +48,8 @@ func (b *bridge) await(events int64) error {
 	return nil
 }
 
-// startBridged starts a server with an application service, whose namespace consists of the users with a prefix.
+// startBridged starts a server with an application service, whose namespace contains the users whose localparts begin
+// with prefix.
 func (b *bench) startBridged(name, prefix string, to *bridge) (*process, error) {
 	p, err := b.startEbb(name, 0)
 	if err != nil {

@@ -89,7 +89,7 @@ func (b *bench) attackAll() error {
 	return b.unsignedCost(t)
 }
 
-// play runs an attack and prints its effect.
+// play runs an attack and prints its effect on the server and its other users.
 func (b *bench) play(t *target, a attack) error {
 	before, err := t.used()
 	if err != nil {
@@ -133,7 +133,8 @@ func (t *target) watch(ctx context.Context) (waits []float64, failed int, peak i
 	return waits, failed, peak
 }
 
-// startTarget creates a server, fills it without limits, and restarts it with the default limits.
+// startTarget creates the server that will be attacked. It fills the server with users and rooms while the rate limits
+// are off, and restarts it with the default limits.
 func (b *bench) startTarget() (*target, error) {
 	cert, key, err := certificate()
 	if err != nil {
@@ -168,7 +169,7 @@ func (b *bench) startTarget() (*target, error) {
 	return t, t.restart(true)
 }
 
-// restart restarts the server, with or without its limits.
+// restart restarts the server, with the default limits or without any.
 func (t *target) restart(limits bool) error {
 	if err := os.WriteFile(t.config(), fmt.Appendf(nil, attackedConfig, t.name, t.addr, limits), 0o600); err != nil {
 		return err

@@ -177,7 +177,7 @@ func (c *conn) readMore(n int) error {
 	return err
 }
 
-// post is do with JSON; in and out may be nil.
+// post is like do, but encodes in as the JSON body and decodes the response into out. Both may be nil.
 func (c *conn) post(path string, in, out any) error {
 	body := []byte("{}")
 	if in != nil {

@@ -77,7 +77,7 @@ func uploadKeys(people []*account, round, claimed int) error {
 	})
 }
 
-// claimKeys claims all these keys, one per request.
+// claimKeys claims all keys that uploadKeys has uploaded, one per request.
 func claimKeys(people []*account, claimed int) (int, error) {
 	half := len(people) / 2
 	err := parallel(half, half, func(i int) error {

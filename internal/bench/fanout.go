@@ -79,8 +79,8 @@ type waiter struct {
 	end func()
 }
 
-// fanOutOf sends n messages, rate per second, each of which wakes all waiters. It returns the latencies and the cost.
-// send sends message i.
+// fanOutOf calls send for the messages 0 to n-1, at a fixed rate. Each message wakes all waiters. It returns the
+// latencies and the cost.
 func fanOutOf(p *process, waiters []*waiter, n int, send func(i int) error) (fanOutResult, error) {
 	sent := make([]time.Time, n)
 	latencies := make([][]float64, len(waiters))
@@ -225,7 +225,7 @@ func ebbFanOut(p *process, host *account, guests []*account, since []string, roo
 	return fanOutToGuests(p, host, guests, waiters, room, n)
 }
 
-// fanOutToGuests is fanOutOf for messages that host sends to a room in which the guests wait.
+// fanOutToGuests is like fanOutOf, for messages that host sends to a room in which the guests wait.
 func fanOutToGuests(p *process, host *account, guests []*account, waiters []*waiter, room string, n int) (fanOutResult, error) {
 	r, err := fanOutOf(p, waiters, n, func(i int) error {
 		_, err := host.do("PUT", sendPath(room), fmt.Appendf(nil, `{"msgtype":"m.text","body":"%s%d. %s %s"}`, numberMark, i, text, text))

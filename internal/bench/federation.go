@@ -91,7 +91,7 @@ func (b *bench) startPair() (*pair, error) {
 	return w, err
 }
 
-// startFederated is startEbb for a server that federates.
+// startFederated is like startEbb, for a server that federates.
 func (b *bench) startFederated(folder string, cert, key []byte) (*process, string, error) {
 	p := &process{dir: filepath.Join(b.dir, folder), binary: b.binary}
 	name, err := freeAddress()
@@ -311,16 +311,15 @@ func (w *pair) crowded(n int) (room string, err error) {
 	return room, crowd(w.senders[0], room, w.name, 0, n)
 }
 
-// crowd bans the users with numbers from from up to, but not including, to from the account's room. Their membership
-// events need no accounts.
-func crowd(a *account, room, server string, from, to int) error {
+// crowd bans the users @crowdN for each N with first ≤ N < end from a room. Their membership events need no accounts.
+func crowd(a *account, room, server string, first, end int) error {
 	conns := make([]*conn, workers)
 	for i := range conns {
 		conns[i] = newConn(a.addr, a.token)
 		defer conns[i].close()
 	}
-	return shared(to-from, func(worker, i int) error {
-		user := fmt.Sprintf("@crowd%d:%s", from+i, server)
+	return shared(end-first, func(worker, i int) error {
+		user := fmt.Sprintf("@crowd%d:%s", first+i, server)
 		_, err := conns[worker].do("PUT", "/_matrix/client/v3/rooms/"+url.PathEscape(room)+"/state/m.room.member/"+url.PathEscape(user), []byte(`{"membership":"ban"}`))
 		return err
 	})

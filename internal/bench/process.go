@@ -183,7 +183,8 @@ func (p *process) used() (usage, error) {
 	return usage{cpu: time.Duration(numbers[0]+numbers[1]) * tick, rss: numbers[2] * int64(os.Getpagesize()), at: time.Now()}, nil
 }
 
-// cpuNanos returns the CPU time that a process has used, in ns. Operations that used cannot resolve are measured by it.
+// cpuNanos returns the CPU time that a process has used, in ns. It is for operations that are too short for the
+// resolution of the function used.
 func (p *process) cpuNanos() (total int64, err error) {
 	files, err := filepath.Glob("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/task/*/schedstat")
 	for _, file := range files {

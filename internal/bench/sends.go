@@ -166,7 +166,7 @@ func measureLimit(p *process, path string, width int, d time.Duration) (spent, e
 // sends measures how fast the server accepts messages.
 func (b *bench) sends() error { return b.sendFigures(0, "") }
 
-// delayedSends is sends with a simulated slow disk.
+// delayedSends is like sends, with a simulated slow disk.
 func (b *bench) delayedSends() error { return b.sendFigures(5*time.Millisecond, ", +5 ms a commit") }
 
 func (b *bench) sendFigures(delay time.Duration, suffix string) error {

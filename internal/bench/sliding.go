@@ -178,7 +178,7 @@ func (b *bench) slidingFanOut(p *process) error {
 	return nil
 }
 
-// slidingFanOutOf is ebbFanOut for sliding sync.
+// slidingFanOutOf calls fanOutToGuests for guests that wait in sliding sync requests.
 func slidingFanOutOf(p *process, host *account, guests []*account, pos []string, room string, n int) (fanOutResult, error) {
 	body := slidingBody(19, 20)
 	waiters := make([]*waiter, len(guests))
@@ -242,7 +242,7 @@ func (b *bench) slidingWaiting(p *process, a *account) (float64, error) {
 	return float64(after-before) / 1000 / float64(len(devices)), err
 }
 
-// bareWaiting is slidingWaiting for the limit, whose clients have received nothing.
+// bareWaiting is like slidingWaiting, for the limit, whose clients have received nothing.
 func (b *bench) bareWaiting() (float64, error) {
 	limit, err := b.startLimit(0)
 	if err != nil {

@@ -109,7 +109,7 @@ func nothingNew(p *process, a *account, d time.Duration) (spent, error) {
 	})
 }
 
-// newsElsewhere is nothingNew with a token that is older than some events in rooms of other users.
+// newsElsewhere is like nothingNew, with a token that is older than some events in rooms of other users.
 func newsElsewhere(p *process, a, other *account, d time.Duration) (spent, error) {
 	since, err := a.settled("")
 	if err != nil {

@@ -42,7 +42,7 @@ func main() {
 	os.Exit(code)
 }
 
-// run runs the command with a server and returns the command's exit code.
+// run runs the command while a PostgreSQL server runs for it, and returns the command's exit code.
 func run(args []string) (code int, err error) {
 	if os.Getenv(variable) != "" {
 		return command(args) // a server is already provided
@@ -137,7 +137,7 @@ func version(initdb string) int {
 	return n
 }
 
-// unprivileged returns the user as whom to run PostgreSQL, which refuses to run as root. It returns nil if the current
+// unprivileged returns the user that PostgreSQL runs as, since it refuses to run as root. It returns nil if the current
 // user is not root.
 func unprivileged() (*syscall.Credential, error) {
 	if os.Getuid() != 0 {

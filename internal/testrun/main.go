@@ -177,7 +177,8 @@ func (p *progress) take(e event) bool {
 	return false
 }
 
-// takePackage is take for an event that belongs to the package itself.
+// takePackage processes an event that concerns a whole package, not one of its tests. Like take, it reports whether it
+// printed something.
 func (p *progress) takePackage(at *pkg, e event) bool {
 	switch e.Action {
 	case "output":

@@ -44,7 +44,7 @@ func New(t testing.TB, change func(*config.Config)) *Server {
 	return start(t, change, server.Options{})
 }
 
-// NewWithPolicy is New with a policy on second factors.
+// NewWithPolicy is like New, with a policy on second factors.
 func NewWithPolicy(t testing.TB, policy gate.Policy, change func(*config.Config)) *Server {
 	t.Helper()
 	return start(t, change, server.Options{MFA: &policy})

@@ -146,7 +146,8 @@ func FilesWith(t testing.TB, dir, marker string) []string {
 	return found
 }
 
-// skipGone ignores the error for a file that disappeared while the folder was read, because the server is running.
+// skipGone returns nil for the error of a file that disappeared while the folder was read, which happens because the
+// server is running.
 func skipGone(err error) error {
 	if os.IsNotExist(err) {
 		return nil
