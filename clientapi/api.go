@@ -11,6 +11,7 @@ import (
 
 	"ebb/accountdata"
 	"ebb/accounts"
+	"ebb/accounts/oauth"
 	"ebb/appservice"
 	"ebb/config"
 	"ebb/delayed"
@@ -49,6 +50,7 @@ type API struct {
 	Delayed     *delayed.Service
 	Previews    *preview.Service // nil if previews are off
 	Identity    *identity.Client
+	OAuth       *oauth.Service // nil if OAuth 2.0 is off
 	Now         func() time.Time
 	Log         *slog.Logger
 }
@@ -64,7 +66,7 @@ func (a *API) Routes() []httpapi.Route {
 		a.delayedEventRoutes(), a.deviceManagementRoutes(), a.directoryRoutes(), a.emailPageRoutes(), a.eventContextRoutes(), a.filterRoutes(), a.invitingRoutes(),
 		a.joiningRoutes(), a.keyBackupRoutes(), a.keysRoutes(), a.kickingRoutes(), a.knockingRoutes(), a.leavingRoutes(),
 		a.listJoinedRoomsRoutes(), a.listPublicRoomsRoutes(), a.loginRoutes(), a.loginTokenRoutes(), a.logoutRoutes(),
-		a.messagePaginationRoutes(), a.mutualRoomsRoutes(), a.notificationsRoutes(), a.oldSyncRoutes(), a.openidRoutes(), a.passwordManagementRoutes(), a.peekingEventsRoutes(), a.presenceRoutes(), a.profileRoutes(), a.pusherRoutes(),
+		a.messagePaginationRoutes(), a.mutualRoomsRoutes(), a.notificationsRoutes(), a.oauthRoutes(), a.oldSyncRoutes(), a.openidRoutes(), a.passwordManagementRoutes(), a.peekingEventsRoutes(), a.presenceRoutes(), a.profileRoutes(), a.pusherRoutes(),
 		a.pushrulesRoutes(), a.readMarkersRoutes(), a.receiptsRoutes(), a.redactionRoutes(), a.refreshRoutes(),
 		a.registrationRoutes(), a.registrationTokensRoutes(), a.relationsRoutes(), a.reportContentRoutes(), a.retentionRoutes(), a.roomEventByTimestampRoutes(),
 		a.roomInitialSyncRoutes(), a.roomSendRoutes(), a.roomStateRoutes(), a.roomSummaryRoutes(), a.roomUpgradesRoutes(), a.roomsRoutes(), a.rtcTransportsRoutes(), a.searchRoutes(), a.slidingSyncRoutes(), a.spaceHierarchyRoutes(), a.supportRoutes(), a.syncRoutes(),

@@ -26,6 +26,7 @@ type Config struct {
 	Login          Login        `yaml:"login"`
 	Auth           Auth         `yaml:"auth"`
 	Audit          Audit        `yaml:"audit"`
+	OAuth          OAuth        `yaml:"oauth"`
 	Email          Email        `yaml:"email"`
 	Identity       Identity     `yaml:"identity"`
 	RateLimits     RateLimits   `yaml:"rate_limits"`
@@ -120,6 +121,15 @@ type Checkpoints struct {
 	File     string   `yaml:"file" doc:"A file to which checkpoints are appended, such as one on another host; empty: none."`
 	Syslog   string   `yaml:"syslog" doc:"A syslog server: udp://HOST:PORT, tcp://HOST:PORT, or local for that of this host; empty: none."`
 	Webhook  string   `yaml:"webhook" secret:"true" doc:"A URL to which checkpoints are posted as JSON; empty: none."`
+}
+
+// OAuth configures signing in by OAuth 2.0.
+type OAuth struct {
+	Enabled         bool     `yaml:"enabled" doc:"Whether clients can sign in by OAuth 2.0, on web pages of this server at public_url. Clients that support it, such as Element, then use nothing else. The pages cannot register users, ask for a second factor or manage accounts yet, which is why this is off by default."`
+	Clients         []string `yaml:"clients" doc:"Hosts of the only clients that can be used, such as app.element.io; empty: all clients."`
+	DeviceGrant     string   `yaml:"device_grant" doc:"on or off: whether devices without a browser can sign in by a code that the user types on a web page."`
+	IdleLifetime    Duration `yaml:"idle_lifetime" doc:"How long a client that has signed in by OAuth 2.0 may be unused before it is signed out; 0s: for ever."`
+	SessionLifetime Duration `yaml:"session_lifetime" doc:"After which time a client that has signed in by OAuth 2.0 is signed out even if it is used; 0s: never."`
 }
 
 // Email configures the e-mail that this server sends.
@@ -340,6 +350,7 @@ func Default() *Config {
 		Login:        Login{AccessTokenLifetime: Duration(time.Hour)},
 		Auth:         Auth{MFA: "off", MFAAdministrators: "off", MFAGrace: Duration(14 * 24 * time.Hour)},
 		Audit:        Audit{Keep: Duration(180 * 24 * time.Hour), Checkpoints: Checkpoints{Interval: Duration(time.Hour)}},
+		OAuth:        OAuth{DeviceGrant: "on"},
 		Email:        Email{SMTP: SMTP{Port: 587, TLS: "starttls", Timeout: Duration(30 * time.Second)}},
 		RateLimits: RateLimits{Enabled: true, Connections: 2000, Sends: Bucket{20, 200}, Reads: Bucket{50, 1000}, Logins: Bucket{0.2, 10},
 			Registrations: Bucket{0.2, 50}, Emails: Bucket{0.002, 5}, Anonymous: Bucket{50, 500}, Invites: Bucket{1, 100}, Joins: Bucket{1, 30}, Uploads: Bucket{5, 200}, Claims: Bucket{20, 200}},

@@ -58,6 +58,7 @@ func (c *Config) mistakes(found Problems) Problems {
 	c.Auth.validate(&p)
 	c.Auth.Passkeys.validate(&p, c.PublicURL)
 	c.Audit.validate(&p)
+	c.validateOAuth(&p)
 	p.check(c.Login.AccessTokenLifetime > 0, "login.access_token_lifetime", "must be positive")
 	p.check(c.Cache.Size >= 16<<20, "cache.size", "must be at least 16M")
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
@@ -180,6 +181,22 @@ func (k Passkeys) validate(p *problems, publicURL string) {
 		p.add(key, "browsers refuse passkeys for a bare address such as %s: use a name, such as localhost to try it on this computer", k.RPID)
 	case k.RPID != strings.ToLower(k.RPID) || host != k.RPID && !strings.HasSuffix(host, "."+k.RPID):
 		p.add(key, "must be the host of public_url, %s, or a domain above it, in lower case", host)
+	}
+}
+
+func (c *Config) validateOAuth(p *problems) {
+	o := c.OAuth
+	p.oneOf("oauth.device_grant", o.DeviceGrant, "on", "off")
+	p.check(o.IdleLifetime == 0 || o.IdleLifetime >= Duration(time.Hour), "oauth.idle_lifetime", "must be at least 1h, or 0s")
+	p.check(o.SessionLifetime == 0 || o.SessionLifetime >= Duration(time.Hour), "oauth.session_lifetime", "must be at least 1h, or 0s")
+	for i, host := range o.Clients {
+		p.check(host != "" && host == strings.ToLower(host) && !strings.ContainsAny(host, ":/ "), fmt.Sprintf("oauth.clients[%d]", i),
+			"%q is not a host name in lower case such as app.element.io", host)
+	}
+	if u, err := url.Parse(c.PublicURL); o.Enabled && err == nil {
+		loopback := u.Hostname() == "localhost" || u.Hostname() == "127.0.0.1" || u.Hostname() == "::1"
+		p.check(u.Scheme == "https" || loopback, "oauth.enabled", "needs a public_url with https: passwords and tokens would not be protected")
+		p.check(u.Path == "" || u.Path == "/", "oauth.enabled", "needs a public_url without a path: the web pages are at its root")
 	}
 }
 

@@ -22,10 +22,17 @@ func newNonce() string { return rand.Text() }
 // Referrer-Policy is same-origin, because with no-referrer browsers would send "Origin: null" when they submit a form
 // to this server.
 func pageHeaders(h http.Header, nonce string) {
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'nonce-"+nonce+"'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
+	h.Set("Content-Security-Policy", ContentPolicy(nonce))
+	h.Set("X-Frame-Options", "DENY") // for browsers that do not know frame-ancestors
 	h.Set("Referrer-Policy", "same-origin")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
+}
+
+// ContentPolicy returns the content security policy of a page. A page whose form leads to another website adds that to
+// form-action, because browsers also apply it to redirects.
+func ContentPolicy(nonce string) string {
+	return "default-src 'none'; style-src 'nonce-" + nonce + "'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 }
 
 // isPage reports whether a preflight is for a route that serves a page.

@@ -34,6 +34,7 @@ import (
 	"ebb/netguard"
 	"ebb/search"
 	"ebb/storage"
+	"ebb/web"
 )
 
 // Options holds settings that only tests and the benchmark change; a real server uses the zero value.
@@ -69,6 +70,7 @@ type Server struct {
 	opt     Options
 	svc     *services
 	api     *clientapi.API
+	web     *web.Pages
 	admin   *adminapi.API
 	fed     *federation.API
 	limiter *httpapi.Limiter
@@ -90,8 +92,9 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 	s := &Server{cfg: cfg, opt: o, svc: svc, limiter: httpapi.NewLimiter(limits(cfg.RateLimits), o.Now), memory: httpapi.NewMemory()}
 	s.health = &health{db: svc.db, cfg: cfg, opt: &s.opt}
 	s.api = clientapi.New(clientapi.API{
-		Config: cfg, Now: o.Now, Log: o.Log, Identity: svc.identity, Accounts: svc.accounts, Rooms: svc.rooms, AccountData: svc.accountData, Receipts: svc.receipts, History: svc.history, Directory: svc.directory, Feed: svc.feed, E2EE: svc.e2ee, Push: svc.push, Pushers: svc.pushers, Media: svc.media, Moderation: svc.moderation, Services: svc.registry, Delayed: svc.delayed, Previews: svc.previews,
+		Config: cfg, Now: o.Now, Log: o.Log, Identity: svc.identity, Accounts: svc.accounts, OAuth: svc.oauth, Rooms: svc.rooms, AccountData: svc.accountData, Receipts: svc.receipts, History: svc.history, Directory: svc.directory, Feed: svc.feed, E2EE: svc.e2ee, Push: svc.push, Pushers: svc.pushers, Media: svc.media, Moderation: svc.moderation, Services: svc.registry, Delayed: svc.delayed, Previews: svc.previews,
 	})
+	s.web = web.New(web.Options{Server: cfg.ServerName, PublicURL: cfg.PublicURL, DB: svc.db, Accounts: svc.accounts, Gate: svc.gate, OAuth: svc.oauth, Now: o.Now, Log: o.Log})
 	s.fed = federation.New(federation.API{
 		Server: cfg.ServerName, Version: o.Version, Rooms: svc.rooms, History: svc.history, Directory: svc.directory, Accounts: svc.accounts, E2EE: svc.e2ee, Media: svc.media, Keys: svc.keys,
 		EDUs: svc.edus(), Now: o.Now, Log: o.Log,
@@ -105,7 +108,7 @@ func (s *Server) Close() error { return s.svc.db.Close() }
 
 // Routes returns every operation that an address can serve.
 func (s *Server) Routes() []httpapi.Route {
-	all := slices.Concat(s.api.Routes(), s.admin.Routes())
+	all := slices.Concat(s.api.Routes(), s.web.Routes(), s.admin.Routes())
 	if s.cfg.Federation.Enabled {
 		all = append(all, s.fed.Routes()...)
 	}
@@ -221,6 +224,9 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	}
 	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.audit.Run, s.svc.guests.Run, s.svc.retention.Run, s.svc.e2ee.Run, s.svc.media.Run, s.svc.pushers.Run, s.svc.apps.Run, s.svc.delayed.Run, s.prune, s.measure} {
 		g.Go(func() error { return job(ctx) })
+	}
+	if s.svc.oauth != nil {
+		g.Go(func() error { return s.svc.oauth.Run(ctx) })
 	}
 	g.Go(func() error { return s.index(ctx) })
 	g.Go(func() error {

@@ -15,6 +15,7 @@ import (
 	"ebb/accounts"
 	"ebb/accounts/factors"
 	"ebb/accounts/gate"
+	"ebb/accounts/oauth"
 	"ebb/appservice"
 	"ebb/audit"
 	"ebb/config"
@@ -59,6 +60,7 @@ type services struct {
 	audit       *audit.Log
 	secrets     *secrets.Ring
 	accounts    *accounts.Service
+	oauth       *oauth.Service // nil if OAuth 2.0 is off
 	rooms       *rooms.Service
 	accountData *accountdata.Service
 	receipts    *receipts.Service
@@ -180,6 +182,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		Guests: cfg.Registration.Guests, GuestLifetime: time.Duration(cfg.Registration.GuestLifetime),
 		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Emails: s.emails(cfg), SearchAllUsers: cfg.UserDirectory.SearchAllUsers, Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,
 	})
+	s.oauth = s.newOAuth(cfg, o)
 	if s.apps, err = appservice.New(ctx, appservice.Options{
 		Registry: s.registry, DB: s.db, Accounts: s.accounts, Rooms: s.rooms, History: s.history, Commits: commits, Hub: s.hub, Log: o.Log,
 	}); err != nil {
@@ -254,6 +257,17 @@ func auditSinks(cfg *config.Config) (sinks []audit.Sink) {
 		sinks = append(sinks, audit.WebhookSink(c.Webhook))
 	}
 	return sinks
+}
+
+// newOAuth returns the authorization server, or nil if OAuth 2.0 is off.
+func (s *services) newOAuth(cfg *config.Config, o Options) *oauth.Service {
+	if !cfg.OAuth.Enabled {
+		return nil
+	}
+	return oauth.New(oauth.Options{
+		DB: s.db, Accounts: s.accounts, Gate: s.gate, Issuer: cfg.PublicURL, Clients: cfg.OAuth.Clients, DeviceGrant: cfg.OAuth.DeviceGrant == "on",
+		IdleLifetime: time.Duration(cfg.OAuth.IdleLifetime), SessionLifetime: time.Duration(cfg.OAuth.SessionLifetime), Now: o.Now, Log: o.Log,
+	})
 }
 
 // openSearch opens the search index, unless search is switched off.

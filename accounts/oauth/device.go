@@ -54,6 +54,7 @@ func foldUserCode(typed string) string {
 // DeviceCodes are the answer to a device authorization request.
 type DeviceCodes struct {
 	DeviceCode, UserCode string
+	URL, URLComplete     string // of the page on which the user types the user code; with the code
 	Expires, Interval    time.Duration
 }
 
@@ -64,6 +65,9 @@ func (s *Service) StartDevice(ctx context.Context, clientID, scope, addr string)
 	c, err := s.client(ctx, clientID)
 	if err != nil {
 		return DeviceCodes{}, err
+	}
+	if !s.opts.DeviceGrant {
+		return DeviceCodes{}, BadGrantType()
 	}
 	if !slices.Contains(c.GrantTypes, GrantDevice) {
 		return DeviceCodes{}, invalid("unauthorized_client", "This client has not registered the grant type %s", GrantDevice)
@@ -98,7 +102,8 @@ func (s *Service) StartDevice(ctx context.Context, clientID, scope, addr string)
 		}
 		return s.used(tx, clientID)
 	})
-	return DeviceCodes{code, user[:4] + "-" + user[4:], deviceLifetime, firstPause}, err
+	shown, page := user[:4]+"-"+user[4:], s.url(PathLink)
+	return DeviceCodes{code, shown, page, page + "?user_code=" + shown, deviceLifetime, firstPause}, err
 }
 
 // DeviceRequest is a pending device authorization, as the user is shown it.

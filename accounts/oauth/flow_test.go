@@ -38,7 +38,7 @@ func each(t *testing.T, f func(t *testing.T, l *lab), change ...func(*Options)) 
 		l.db = storagetest.Open(t, storage.Config{DSN: dsn, Now: l.now})
 		g := gate.New(gate.Options{Now: l.now})
 		l.accounts = accounts.New(accounts.Options{DB: l.db, Server: "here", Gate: g, Now: l.now})
-		o := Options{DB: l.db, Accounts: l.accounts, Gate: g, Issuer: "https://here", Now: l.now}
+		o := Options{DB: l.db, Accounts: l.accounts, Gate: g, Issuer: "https://here", DeviceGrant: true, Now: l.now}
 		for _, c := range change {
 			c(&o)
 		}

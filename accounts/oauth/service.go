@@ -55,6 +55,52 @@ func noClient() *Error {
 	return &Error{Status: http.StatusUnauthorized, Code: errClient, Description: "There is no such client: register it again"}
 }
 
+// BadRequest returns an invalid_request error.
+func BadRequest(format string, args ...any) *Error { return invalid(errRequest, format, args...) }
+
+// BadGrantType returns the error for a grant type that is not offered.
+func BadGrantType() *Error {
+	return invalid("unsupported_grant_type", "grant_type must be one that the server's metadata lists")
+}
+
+// The paths of the endpoints and pages.
+const (
+	PathAuthorize = "/oauth2/authorize"
+	PathLink      = "/oauth2/link"
+	PathRegister  = "/oauth2/register"
+	PathToken     = "/oauth2/token"
+	PathRevoke    = "/oauth2/revoke"
+	PathDevice    = "/oauth2/device"
+)
+
+// Metadata is the metadata of the authorization server (RFC 8414).
+func (s *Service) Metadata() map[string]any {
+	grants := []string{GrantCode, GrantRefresh}
+	m := map[string]any{
+		"issuer":                                s.opts.Issuer,
+		"authorization_endpoint":                s.url(PathAuthorize),
+		"token_endpoint":                        s.url(PathToken),
+		"revocation_endpoint":                   s.url(PathRevoke),
+		"registration_endpoint":                 s.url(PathRegister),
+		"response_types_supported":              []string{"code"},
+		"response_modes_supported":              []string{modeQuery, modeFragment},
+		"code_challenge_methods_supported":      []string{"S256"},
+		"token_endpoint_auth_methods_supported": []string{"none"},
+
+		"revocation_endpoint_auth_methods_supported":     []string{"none"},
+		"authorization_response_iss_parameter_supported": true,
+	}
+	if s.opts.DeviceGrant {
+		grants = append(grants, GrantDevice)
+		m["device_authorization_endpoint"] = s.url(PathDevice)
+	}
+	m["grant_types_supported"] = grants
+	return m
+}
+
+// url returns the address of a path of this server.
+func (s *Service) url(path string) string { return strings.TrimSuffix(s.opts.Issuer, "/") + path }
+
 // Options are the dependencies and settings of a Service.
 type Options struct {
 	DB              *storage.DB
@@ -62,6 +108,7 @@ type Options struct {
 	Gate            *gate.Gate
 	Issuer          string        // the server's address
 	Clients         []string      // hosts of the only clients that may register; empty: all may
+	DeviceGrant     bool          // whether the device authorization grant is offered
 	IdleLifetime    time.Duration // how long a session may go without a refresh; 0: for ever
 	SessionLifetime time.Duration // how long a session lasts; 0: for ever
 	Now             func() time.Time

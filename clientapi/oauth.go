@@ -1,0 +1,154 @@
+package clientapi
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+
+	"ebb/accounts/oauth"
+	"ebb/httpapi"
+	"ebb/mxerr"
+)
+
+// Maximum sizes in bytes of the bodies of OAuth 2.0 requests.
+const (
+	maxOAuthForm     = 16 << 10
+	maxOAuthMetadata = 64 << 10
+)
+
+func (a *API) oauthRoutes() []httpapi.Route {
+	post := func(path, operation string, body int64, handler func(*httpapi.Request) (any, error)) httpapi.Route {
+		return httpapi.Route{Method: "POST", Path: path, OperationID: operation, Rate: httpapi.Anonymous, MaxBody: body, Handler: a.oauthHandler(handler)}
+	}
+	return []httpapi.Route{
+		{Method: "GET", Path: "/_matrix/client/v1/auth_metadata", OperationID: "getAuthMetadata", File: "oauth_server_metadata.yaml",
+			Aliases: []string{"/_matrix/client/unstable/org.matrix.msc2965/auth_metadata", "/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"},
+			Handler: a.oauthHandler(a.getAuthMetadata)},
+		post(oauth.PathRegister, "registerOAuthClient", maxOAuthMetadata, a.registerOAuthClient),
+		post(oauth.PathToken, "getOAuthToken", maxOAuthForm, a.getOAuthToken),
+		post(oauth.PathRevoke, "revokeOAuthToken", maxOAuthForm, a.revokeOAuthToken),
+		post(oauth.PathDevice, "authorizeOAuthDevice", maxOAuthForm, a.authorizeOAuthDevice),
+	}
+}
+
+// oauthHandler responds as if there were no such endpoint if OAuth 2.0 is off, and writes errors of OAuth 2.0 in its
+// own form.
+func (a *API) oauthHandler(handler func(*httpapi.Request) (any, error)) func(*httpapi.Request) (any, error) {
+	return func(r *httpapi.Request) (any, error) {
+		if a.OAuth == nil {
+			return nil, mxerr.Unrecognized()
+		}
+		v, err := handler(r)
+		var e *oauth.Error
+		if errors.As(err, &e) {
+			return oauthAnswer(e.Status, map[string]any{"error": e.Code, "error_description": e.Description})
+		}
+		return v, err
+	}
+}
+
+// oauthAnswer returns a JSON response that is not cached.
+func oauthAnswer(status int, v any) (any, error) {
+	body, err := json.Marshal(v)
+	return httpapi.Raw{Status: status, Body: body, Header: http.Header{"Cache-Control": {"no-store"}, "Pragma": {"no-cache"}}}, err
+}
+
+// getAuthMetadata returns the metadata of the authorization server.
+// Spec: client-server-api#get_matrixclientv1auth_metadata
+func (a *API) getAuthMetadata(*httpapi.Request) (any, error) {
+	return a.OAuth.Metadata(), nil
+}
+
+// registerOAuthClient registers a client.
+// Spec: client-server-api#dynamic-client-registration-flow
+func (a *API) registerOAuthClient(r *httpapi.Request) (any, error) {
+	body, err := r.Body()
+	if err != nil {
+		return nil, err
+	}
+	c, err := a.OAuth.Register(r.Context(), body)
+	if err != nil {
+		return nil, err
+	}
+	return oauthAnswer(http.StatusCreated, c)
+}
+
+// form reads the body as a form, in which no parameter may occur twice.
+func form(r *httpapi.Request) (url.Values, error) {
+	body, err := r.Body()
+	if err != nil {
+		return nil, err
+	}
+	f, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, oauth.BadRequest("The body is not a form (application/x-www-form-urlencoded)")
+	}
+	for name, values := range f {
+		if len(values) > 1 {
+			return nil, oauth.BadRequest("The parameter %.40s occurs more than once", name)
+		}
+	}
+	return f, nil
+}
+
+// getOAuthToken is the token endpoint.
+// Spec: client-server-api#grant-types
+func (a *API) getOAuthToken(r *httpapi.Request) (any, error) {
+	f, err := form(r)
+	if err != nil {
+		return nil, err
+	}
+	var g oauth.Grant
+	switch client := f.Get("client_id"); f.Get("grant_type") {
+	case oauth.GrantCode:
+		g, err = a.OAuth.Exchange(r.Context(), client, f.Get("code"), f.Get("redirect_uri"), f.Get("code_verifier"), r.Network())
+	case oauth.GrantRefresh:
+		g, err = a.OAuth.Refresh(r.Context(), client, f.Get("refresh_token"))
+	case oauth.GrantDevice:
+		g, err = a.OAuth.PollDevice(r.Context(), client, f.Get("device_code"), r.Network())
+	case "":
+		err = oauth.BadRequest("grant_type is missing")
+	default:
+		err = oauth.BadGrantType()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return oauthAnswer(http.StatusOK, map[string]any{
+		"access_token": g.Access, "token_type": "Bearer", "expires_in": int64(g.ExpiresIn.Seconds()), "refresh_token": g.Tokens.Refresh, "scope": g.Scope,
+	})
+}
+
+// revokeOAuthToken ends the session of a token.
+// Spec: client-server-api#token-revocation
+func (a *API) revokeOAuthToken(r *httpapi.Request) (any, error) {
+	f, err := form(r)
+	if err != nil {
+		return nil, err
+	}
+	if f.Get("token") == "" {
+		return nil, oauth.BadRequest("token is missing")
+	}
+	if err := a.OAuth.Revoke(r.Context(), f.Get("token")); err != nil {
+		return nil, err
+	}
+	return oauthAnswer(http.StatusOK, map[string]any{})
+}
+
+// authorizeOAuthDevice begins a device authorization.
+// Spec: client-server-api#device-authorisation-flow
+func (a *API) authorizeOAuthDevice(r *httpapi.Request) (any, error) {
+	f, err := form(r)
+	if err != nil {
+		return nil, err
+	}
+	d, err := a.OAuth.StartDevice(r.Context(), f.Get("client_id"), f.Get("scope"), r.ClientAddr)
+	if err != nil {
+		return nil, err
+	}
+	return oauthAnswer(http.StatusOK, map[string]any{
+		"device_code": d.DeviceCode, "user_code": d.UserCode, "verification_uri": d.URL, "verification_uri_complete": d.URLComplete,
+		"expires_in": int64(d.Expires.Seconds()), "interval": int64(d.Interval.Seconds()),
+	})
+}

@@ -1,0 +1,174 @@
+package web
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"ebb/accounts/oauth"
+	"ebb/httpapi"
+	"ebb/mxerr"
+)
+
+// authorize checks the authorization request in the address of the page. If the answer is set, it is the answer.
+func (p *Pages) authorize(r *httpapi.Request) (req oauth.Request, answer any, err error) {
+	req, safe, err := p.opts.OAuth.Authorize(r.Context(), r.QueryValues())
+	var e *oauth.Error
+	if err != nil && safe && errors.As(err, &e) {
+		answer, err = redirect(req.Refuse(e))
+	}
+	return req, answer, err
+}
+
+// getAuthorize is the authorization endpoint. It shows the page for signing in, or that for consent.
+// Spec: client-server-api#authorisation-code-grant
+func (p *Pages) getAuthorize(r *httpapi.Request) (any, error) {
+	req, answer, err := p.authorize(r)
+	if err != nil || answer != nil {
+		return answer, err
+	}
+	s, found, err := p.session(r)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return p.showSignIn(r, p.wants(req.Client), hintedUser(req.LoginHint), here(r), nil)
+	}
+	// After the form is sent, the browser is redirected to the client, which must be among the targets of forms.
+	h := http.Header{"Content-Security-Policy": {strings.Replace(httpapi.ContentPolicy(r.Nonce), "form-action 'self'", "form-action 'self' "+source(req.RedirectURI), 1)}}
+	return p.show(r, http.StatusOK, "consent", s.cookie, view{
+		Title: english["consent.title"], User: string(s.UserID), Client: req.Client, Redirect: target(req.RedirectURI), Device: req.Scope.DeviceID, Action: here(r),
+	}, h)
+}
+
+func (p *Pages) wants(c oauth.Metadata) string {
+	lead, _ := text("signin.client", c.Title(), p.opts.Server) // the name is known
+	return lead
+}
+
+// source returns a redirect URI as a source of a content security policy: the origin of a website, or a scheme.
+func source(redirect string) string {
+	u, err := url.Parse(redirect)
+	switch {
+	case err != nil:
+		return ""
+	case u.Scheme != "https" && u.Scheme != "http" || strings.Contains(u.Host, "["): // a policy cannot name an IPv6 address
+		return u.Scheme + ":"
+	}
+	return u.Scheme + "://" + u.Host
+}
+
+// target returns where a redirect URI leads, as the user is shown it.
+func target(redirect string) string {
+	u, err := url.Parse(redirect)
+	switch {
+	case err != nil:
+		return ""
+	case u.Host == "":
+		return u.Scheme + ":"
+	}
+	return u.Host
+}
+
+// postAuthorize handles the forms for signing in and for consent.
+func (p *Pages) postAuthorize(r *httpapi.Request) (any, error) {
+	req, answer, err := p.authorize(r)
+	if err != nil || answer != nil {
+		return answer, err
+	}
+	s, found, err := p.session(r)
+	switch {
+	case err != nil:
+		return nil, err
+	case !found:
+		return p.signIn(r, p.wants(req.Client))
+	}
+	f, err := p.form(r, s.cookie)
+	if err != nil {
+		return nil, err
+	}
+	switch f.Get("step") {
+	case "allow":
+		to, err := p.opts.OAuth.Approve(r.Context(), req, s.cookie)
+		if err != nil {
+			return nil, err
+		}
+		return redirect(to)
+	case "deny":
+		return redirect(req.Refuse(oauth.Denied()))
+	case "other":
+		return p.signOut(r, s)
+	}
+	return nil, mxerr.InvalidParam("The form is not valid")
+}
+
+// getLink shows the page on which a user types the code of a device, or that for consent. It never allows anything.
+func (p *Pages) getLink(r *httpapi.Request) (any, error) {
+	s, found, err := p.session(r)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return p.showSignIn(r, p.connects(), "", here(r), nil)
+	}
+	code := r.Query("user_code")
+	if code == "" {
+		return p.showLink(r, nil)
+	}
+	d, err := p.opts.OAuth.Device(r.Context(), code, r.Network())
+	if err != nil {
+		return p.showLink(r, err)
+	}
+	return p.show(r, http.StatusOK, "consent", s.cookie, view{
+		Title: english["link.title"], User: string(s.UserID), Client: d.Client, Device: d.DeviceID, Addr: d.Addr, UserCode: d.UserCode, Action: here(r),
+	}, nil)
+}
+
+func (p *Pages) connects() string {
+	lead, _ := text("signin.device", p.opts.Server) // the name is known
+	return lead
+}
+
+// showLink returns the page on which a user types the code of a device.
+func (p *Pages) showLink(r *httpapi.Request, problem error) (any, error) {
+	status, v := http.StatusOK, view{Title: english["link.title"], Action: oauth.PathLink}
+	if problem != nil {
+		var known *mxerr.Error
+		if !errors.As(problem, &known) {
+			return nil, problem
+		}
+		status, v.Problem = known.Status, known.Msg
+	}
+	return p.show(r, status, "link", "", v, nil)
+}
+
+// postLink handles the forms for signing in and for consent.
+func (p *Pages) postLink(r *httpapi.Request) (any, error) {
+	s, found, err := p.session(r)
+	switch {
+	case err != nil:
+		return nil, err
+	case !found:
+		return p.signIn(r, p.connects())
+	}
+	f, err := p.form(r, s.cookie)
+	if err != nil {
+		return nil, err
+	}
+	allow := f.Get("step") == "allow"
+	switch {
+	case f.Get("step") == "other":
+		return p.signOut(r, s)
+	case !allow && f.Get("step") != "deny":
+		return nil, mxerr.InvalidParam("The form is not valid")
+	}
+	if err := p.opts.OAuth.DecideDevice(r.Context(), f.Get("user_code"), s.cookie, r.Network(), allow); err != nil {
+		return p.showLink(r, err)
+	}
+	v := view{Title: english["link.done"], Lead: english["link.return"]}
+	if !allow {
+		v = view{Title: english["link.denied"], Lead: english["link.closed"]}
+	}
+	return p.show(r, http.StatusOK, "message", "", v, nil)
+}
