@@ -28,6 +28,7 @@ import (
 	"ebb/push"
 	"ebb/pushrules"
 	"ebb/receipts"
+	"ebb/redactions"
 	"ebb/rooms"
 )
 
@@ -48,6 +49,7 @@ type API struct {
 	Moderation  *moderation.Service
 	Services    *appservice.Registry
 	Delayed     *delayed.Service
+	Redactions  *redactions.Service
 	Previews    *preview.Service // nil if previews are off
 	Identity    *identity.Client
 	OAuth       *oauth.Service // nil if OAuth 2.0 is off

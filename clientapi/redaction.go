@@ -33,6 +33,6 @@ func (a *API) redact(r *httpapi.Request, txn *txns.Txn) (any, error) {
 		return nil, err
 	}
 	relTypes := append(body.WithRelTypes, body.OldWithRelations...)
-	sent, err := a.Rooms.RedactWithRelated(r.Context(), r.Requester, roomID(r), eventID(r), body.Reason, txn, relTypes)
+	sent, err := a.Redactions.Redact(r.Context(), r.Requester, roomID(r), eventID(r), body.Reason, txn, relTypes)
 	return sentEvent(sent, err)
 }

@@ -92,7 +92,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 	s := &Server{cfg: cfg, opt: o, svc: svc, limiter: httpapi.NewLimiter(limits(cfg.RateLimits), o.Now), memory: httpapi.NewMemory()}
 	s.health = &health{db: svc.db, cfg: cfg, opt: &s.opt}
 	s.api = clientapi.New(clientapi.API{
-		Config: cfg, Now: o.Now, Log: o.Log, Identity: svc.identity, Accounts: svc.accounts, OAuth: svc.oauth, Rooms: svc.rooms, AccountData: svc.accountData, Receipts: svc.receipts, History: svc.history, Directory: svc.directory, Feed: svc.feed, E2EE: svc.e2ee, Push: svc.push, Pushers: svc.pushers, Media: svc.media, Moderation: svc.moderation, Services: svc.registry, Delayed: svc.delayed, Previews: svc.previews,
+		Config: cfg, Now: o.Now, Log: o.Log, Identity: svc.identity, Accounts: svc.accounts, OAuth: svc.oauth, Rooms: svc.rooms, AccountData: svc.accountData, Receipts: svc.receipts, History: svc.history, Directory: svc.directory, Feed: svc.feed, E2EE: svc.e2ee, Push: svc.push, Pushers: svc.pushers, Media: svc.media, Moderation: svc.moderation, Services: svc.registry, Delayed: svc.delayed, Redactions: svc.redactions, Previews: svc.previews,
 	})
 	s.web = web.New(web.Options{Server: cfg.ServerName, PublicURL: cfg.PublicURL, DB: svc.db, Accounts: svc.accounts, Gate: svc.gate, OAuth: svc.oauth, Now: o.Now, Log: o.Log})
 	s.fed = federation.New(federation.API{
@@ -222,7 +222,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		g.Go(func() error { return s.svc.rooms.RepairRooms(ctx) })
 		g.Go(func() error { return s.svc.rooms.DecideEvents(ctx) })
 	}
-	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.audit.Run, s.svc.guests.Run, s.svc.retention.Run, s.svc.e2ee.Run, s.svc.media.Run, s.svc.pushers.Run, s.svc.apps.Run, s.svc.delayed.Run, s.prune, s.measure} {
+	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.audit.Run, s.svc.guests.Run, s.svc.retention.Run, s.svc.e2ee.Run, s.svc.media.Run, s.svc.pushers.Run, s.svc.apps.Run, s.svc.delayed.Run, s.svc.redactions.Run, s.prune, s.measure} {
 		g.Go(func() error { return job(ctx) })
 	}
 	if s.svc.oauth != nil {

@@ -40,6 +40,7 @@ import (
 	"ebb/push"
 	"ebb/pushrules"
 	"ebb/receipts"
+	"ebb/redactions"
 	"ebb/retention"
 	"ebb/rooms"
 	"ebb/rooms/encryption"
@@ -74,6 +75,7 @@ type services struct {
 	media       *media.Service
 	retention   *retention.Job
 	delayed     *delayed.Service
+	redactions  *redactions.Service
 	signing     *fedclient.SigningKeys
 	remote      *fedclient.Client
 	keys        *fedclient.KeyRing
@@ -204,6 +206,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	s.delayed = delayed.New(delayed.Options{
 		DB: s.db, Rooms: s.rooms, MaxDelay: time.Duration(cfg.DelayedEvents.MaxDelay), MaxPerUser: cfg.DelayedEvents.MaxPerUser, Now: o.Now, Timer: o.Timer, Log: o.Log,
 	})
+	s.redactions = redactions.New(redactions.Options{DB: s.db, Rooms: s.rooms, Timer: o.Timer, Log: o.Log})
 	s.retention = retention.New(retention.Options{DB: s.db, Rooms: s.rooms, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Observe: observePurge, Now: o.Now, Elapsed: o.elapsed, Log: o.Log})
 	s.moderation = moderation.New(moderation.Options{DB: s.db, Rooms: s.rooms, History: s.history, Now: o.Now})
 	files := media.Options{

@@ -94,6 +94,7 @@ var rules = map[string]rule{
 	"guests":           {rank: 6},
 	"media":            {rank: 6},
 	"delayed":          {rank: 6},
+	"redactions":       {rank: 6},
 	"moderation":       {rank: 6},
 	"outbox":           {rank: 6},
 	"identity":         {rank: 6},

@@ -1,0 +1,198 @@
+// Package redactions redacts events with the events that relate to them (MSC3912).
+//
+// Redact redacts the first related events itself. If there are more, the write that redacts the target also stores a
+// row of the table related_redactions. Run, the only owner of these rows, redacts the rest in steps and stores after
+// each step how far it has come, so that a restart continues there. A step that is repeated finds the events of its
+// first run redacted. The row is deleted when all related events are done, or when the user may no longer redact them.
+package redactions
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"math"
+	"slices"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/ident"
+	"ebb/mxerr"
+	"ebb/rooms"
+	"ebb/rooms/txns"
+	"ebb/storage"
+)
+
+const (
+	// maxRelTypes and maxRelType bound the relation types of one request, and the length of each in bytes.
+	maxRelTypes = 100
+	maxRelType  = 255
+	// page is how many stored redactions are read at a time.
+	page = 100
+	// retryAfter is the time after which a step is repeated that failed for a temporary reason.
+	retryAfter = 30 * time.Second
+)
+
+// Options are the dependencies of a Service; DB and Rooms are required.
+type Options struct {
+	DB    *storage.DB
+	Rooms *rooms.Service
+	// Step is how many related events one step examines. The default is the largest number that rooms.Service allows.
+	Step int
+	// Timer starts a timer for Run. The channel receives a value after d unless stop is called first.
+	Timer func(d time.Duration) (c <-chan time.Time, stop func())
+	Log   *slog.Logger
+}
+
+// Service redacts events with related events. It is safe for concurrent use.
+type Service struct {
+	opts Options
+	wake chan struct{} // wakes Run for a new row
+}
+
+// New returns a Service.
+func New(o Options) *Service {
+	if o.Timer == nil {
+		o.Timer = func(d time.Duration) (<-chan time.Time, func()) {
+			t := time.NewTimer(d)
+			return t.C, func() { t.Stop() }
+		}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Service{opts: o, wake: make(chan struct{}, 1)}
+}
+
+// Redact redacts an event and, if relTypes is not empty, the events that directly relate to it with one of these types,
+// or with any if one is "*". It leaves out those that the sender may not redact. The target comes last: a request that
+// is interrupted has no response, so that the client repeats it.
+// Spec: MSC3912
+//
+// Errors: M_INVALID_PARAM, and those of rooms.Service.Redact.
+func (s *Service) Redact(
+	ctx context.Context, sender ident.Requester, room id.RoomID, eventID id.EventID, reason string, txn *txns.Txn, relTypes []string,
+) (id.EventID, error) {
+	if len(relTypes) == 0 {
+		return s.opts.Rooms.Redact(ctx, sender, room, eventID, reason, txn)
+	}
+	if len(relTypes) > maxRelTypes || slices.ContainsFunc(relTypes, func(t string) bool { return len(t) > maxRelType }) {
+		return "", mxerr.InvalidParam("with_rel_types must have at most %d entries of at most %d bytes", maxRelTypes, maxRelType)
+	}
+	d := rooms.RelatedRedaction{
+		Room: room, Sender: sender, Target: eventID, Reason: reason, RelTypes: relTypes, After: math.MinInt64, UpTo: math.MaxInt64, Limit: s.opts.Step,
+	}
+	if err := s.opts.Rooms.CheckRelated(ctx, &d); err != nil {
+		return "", err
+	}
+	more, err := s.opts.Rooms.RedactRelated(context.WithoutCancel(ctx), &d)
+	if err != nil {
+		return "", err
+	}
+	if !more {
+		return s.opts.Rooms.Redact(ctx, sender, room, eventID, reason, txn)
+	}
+	return s.redactLater(ctx, &d, txn)
+}
+
+// redactLater redacts the target, and stores in the same write that related events remain.
+func (s *Service) redactLater(ctx context.Context, d *rooms.RelatedRedaction, txn *txns.Txn) (id.EventID, error) {
+	types := slices.Compact(slices.Sorted(slices.Values(d.RelTypes)))
+	relTypes, err := json.Marshal(types)
+	if err != nil {
+		return "", err
+	}
+	room, err := s.opts.Rooms.Room(ctx, d.Room)
+	if err != nil {
+		return "", err
+	}
+	row := &storage.RelatedRedaction{
+		User: d.Sender.UserNID, Room: room.NID(), EventID: string(d.Target), RelTypes: string(relTypes), Reason: d.Reason, After: d.After,
+	}
+	event := rooms.RedactionOf(d, txn)
+	event.Also = func(tx *storage.Tx, _ id.EventID) error { return tx.AddRelatedRedaction(row) }
+	sent, err := s.opts.Rooms.Send(ctx, event)
+	if err == nil {
+		select {
+		case s.wake <- struct{}{}:
+		default: // Run has been woken already
+		}
+	}
+	return sent, err
+}
+
+// Run redacts the related events that remain, until ctx ends.
+func (s *Service) Run(ctx context.Context) error {
+	for {
+		more, err := s.Step(ctx)
+		if err != nil && ctx.Err() == nil {
+			s.opts.Log.Error("Cannot redact related events now; trying again later", "err", err)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil && more:
+			continue
+		}
+		var retry <-chan time.Time
+		stop := func() {}
+		if err != nil {
+			retry, stop = s.opts.Timer(retryAfter)
+		}
+		select {
+		case <-ctx.Done():
+		case <-s.wake:
+		case <-retry:
+		}
+		stop()
+	}
+}
+
+// Step does one step of each stored redaction, and reports whether any of them has more related events. An error does
+// not keep it from the other redactions.
+func (s *Service) Step(ctx context.Context) (more bool, err error) {
+	var errs []error
+	for after := storage.Pos(0); ; {
+		var rows []storage.RelatedRedaction
+		err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+			rows, err = tx.RelatedRedactions(after, page)
+			return err
+		})
+		if err != nil || len(rows) == 0 {
+			return more, errors.Join(append(errs, err)...)
+		}
+		for i := range rows {
+			again, err := s.advance(ctx, &rows[i])
+			more, errs = more || again, append(errs, err)
+		}
+		after = rows[len(rows)-1].Position
+	}
+}
+
+// advance does one step of a redaction, and stores how far it has come.
+func (s *Service) advance(ctx context.Context, row *storage.RelatedRedaction) (more bool, err error) {
+	d := rooms.RelatedRedaction{
+		Room: id.RoomID(row.RoomID), Target: id.EventID(row.EventID), Reason: row.Reason, After: row.After, UpTo: row.Position, Limit: s.opts.Step,
+		Sender: ident.Requester{UserID: id.UserID(row.UserID), UserNID: row.User, Suspended: row.Suspended},
+	}
+	if !row.Deactivated && !row.Locked && json.Unmarshal([]byte(row.RelTypes), &d.RelTypes) == nil {
+		more, err = s.opts.Rooms.RedactRelated(ctx, &d)
+	}
+	var final *mxerr.Error
+	switch {
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case errors.As(err, &final) && final.Status < 500 && final.Code != mxerr.CodeLimitExceeded:
+		s.opts.Log.Warn("The remaining related events are not redacted", "room", row.RoomID, "user", row.UserID, "err", err)
+		more = false
+	case err != nil:
+		return false, err
+	}
+	return more, s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		if more {
+			return tx.AdvanceRelatedRedaction(row.Position, d.After)
+		}
+		return tx.DeleteRelatedRedaction(row.Position)
+	})
+}
