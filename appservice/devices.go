@@ -35,19 +35,20 @@ func (n *deviceNews) empty() bool {
 	return len(n.toDevice)+len(n.changed)+len(n.left)+len(n.counts) == 0
 }
 
-// append appends the fields of a transaction that contain device news, both under their stable names and under the
-// unstable ones that bridges use.
+// append appends the fields of a transaction that contain device news under their unstable names, which are the only ones that bridges have in
+// common: mautrix falls back to them, and matrix-appservice-node and matrix-bot-sdk know no others. The counts of
+// one-time keys have two unstable names, as in transactions of Synapse.
 func (n *deviceNews) append(b []byte) []byte {
 	if len(n.toDevice) > 0 {
-		b = appendMember(b, n.toDevice, "to_device", "de.sorunome.msc2409.to_device")
+		b = appendMember(b, n.toDevice, "de.sorunome.msc2409.to_device")
 	}
 	if len(n.changed)+len(n.left) > 0 {
 		lists := map[string][]string{"changed": nonNil(n.changed), "left": nonNil(n.left)}
-		b = appendMember(b, lists, "device_lists", "org.matrix.msc3202.device_lists")
+		b = appendMember(b, lists, "org.matrix.msc3202.device_lists")
 	}
 	if len(n.counts) > 0 {
-		b = appendMember(b, n.counts, "device_one_time_keys_count", "org.matrix.msc3202.device_one_time_keys_count", "org.matrix.msc3202.device_one_time_key_counts")
-		b = appendMember(b, n.fallback, "device_unused_fallback_key_types", "org.matrix.msc3202.device_unused_fallback_key_types")
+		b = appendMember(b, n.counts, "org.matrix.msc3202.device_one_time_keys_count", "org.matrix.msc3202.device_one_time_key_counts")
+		b = appendMember(b, n.fallback, "org.matrix.msc3202.device_unused_fallback_key_types")
 	}
 	return b
 }

@@ -122,9 +122,10 @@ func (s *Service) Presence(user id.UserID, shared []*rooms.Room, event []byte) {
 	}
 }
 
-// body returns the body of a transaction.
+// body returns the body of a transaction. oldNames is set if the registration asks for ephemeral events under their
+// unstable name.
 // Spec: application-service-api#put_matrixappv1transactionstxnid, MSC4203, MSC3202
-func body(events []history.AppEvent, ephemeral []ephemeralEvent, news deviceNews) []byte {
+func body(events []history.AppEvent, ephemeral []ephemeralEvent, news deviceNews, oldNames bool) []byte {
 	size := 0
 	for _, e := range events {
 		size += len(e.JSON) + 1
@@ -139,7 +140,11 @@ func body(events []history.AppEvent, ephemeral []ephemeralEvent, news deviceNews
 		for i, e := range ephemeral {
 			list[i] = e.json
 		}
-		b = appendMember(b, list, "ephemeral", "de.sorunome.msc2409.ephemeral")
+		names := []string{"ephemeral"}
+		if oldNames {
+			names = append(names, "de.sorunome.msc2409.ephemeral")
+		}
+		b = appendMember(b, list, names...)
 	}
 	return append(news.append(b), '}')
 }
@@ -151,8 +156,7 @@ func appendComma(b []byte, i int) []byte {
 	return b
 }
 
-// appendMember appends a field to a JSON object, once under each of the given names: the stable one and the unstable
-// ones that bridges use.
+// appendMember appends a field to a JSON object, once under each of the given names.
 func appendMember(b []byte, value any, names ...string) []byte {
 	raw, err := json.Marshal(value)
 	if err != nil { // all values are valid JSON

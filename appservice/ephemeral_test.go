@@ -65,7 +65,7 @@ func TestTypingReceiptsAndPresenceReachBridgesThatWantThem(t *testing.T) {
 			t.Errorf("the bridge got the presence of somebody in none of its rooms: %v", e)
 		}
 	}
-	if body := b.got("/transactions/")[len(b.got("/transactions/"))-1].body; body["ephemeral"] == nil || body["de.sorunome.msc2409.ephemeral"] == nil {
+	if body := b.got("/transactions/")[len(b.got("/transactions/"))-1].body; body["ephemeral"] == nil || body["de.sorunome.msc2409.ephemeral"] != nil {
 		t.Errorf("a transaction is %v", body)
 	}
 }
@@ -108,7 +108,7 @@ func TestToDeviceMessagesReachTheBridgeOnce(t *testing.T) {
 		alice.Do("PUT", "/v3/sendToDevice/m.test/"+text, map[string]any{"messages": map[string]any{user: map[string]any{device: map[string]any{"text": text}}}})
 	}
 	texts := func() (out []string) {
-		for _, list := range b.members("to_device") {
+		for _, list := range b.members("de.sorunome.msc2409.to_device") {
 			for _, m := range list.([]any) {
 				if testserver.Get(m, "to_user_id") != ghost || testserver.Get(m, "to_device_id") != "DEV" || testserver.Get(m, "sender") != alice.User {
 					t.Errorf("a message is %v", m)
@@ -154,7 +154,7 @@ func TestDeviceListsAndKeyCountsReachTheBridge(t *testing.T) {
 	app.Do("POST", as("/v3/keys/upload", ghost, "DEV"), upload)
 	told := func(kind, user string) func() bool {
 		return func() bool {
-			return slices.ContainsFunc(b.members("device_lists"), func(v any) bool {
+			return slices.ContainsFunc(b.members("org.matrix.msc3202.device_lists"), func(v any) bool {
 				list, _ := testserver.Get(v, kind).([]any)
 				return slices.Contains(list, any(user))
 			})
@@ -169,10 +169,29 @@ func TestDeviceListsAndKeyCountsReachTheBridge(t *testing.T) {
 	eventually(t, "who left is announced", told("left", bob.User))
 	alice.Do("POST", "/v3/keys/claim", map[string]any{"one_time_keys": map[string]any{ghost: map[string]any{"DEV": "signed_curve25519"}}})
 	eventually(t, "the number of keys is told", func() bool {
-		counts := b.members("device_one_time_keys_count")
+		counts := b.members("org.matrix.msc3202.device_one_time_keys_count")
 		return len(counts) > 0 && testserver.Get(counts[len(counts)-1], ghost, "DEV", "signed_curve25519") == 1.0
 	})
-	if len(b.members("org.matrix.msc3202.device_one_time_keys_count")) == 0 || len(b.members("org.matrix.msc3202.device_lists")) == 0 || len(b.members("device_unused_fallback_key_types")) == 0 {
-		t.Error("an unstable name is missing")
+	for _, name := range []string{"org.matrix.msc3202.device_one_time_key_counts", "org.matrix.msc3202.device_unused_fallback_key_types"} {
+		if len(b.members(name)) == 0 {
+			t.Errorf("no transaction has %s", name)
+		}
 	}
+	for _, name := range []string{"to_device", "device_lists", "device_one_time_keys_count", "device_unused_fallback_key_types"} {
+		if len(b.members(name)) > 0 {
+			t.Errorf("a transaction has %s besides its unstable name", name)
+		}
+	}
+}
+
+func TestEphemeralEventsHaveTheirUnstableNameIfTheRegistrationDoes(t *testing.T) {
+	b := newBridge(t)
+	_, s := running(t, b, "de.sorunome.msc2409.push_ephemeral: true")
+	app, alice := callerOf(s), s.Register("alice")
+	room := createRoom(alice, nil)
+	app.Do("POST", as("/v3/join/"+room, app.registers("_bridge_ghost"), ""), map[string]any{})
+	alice.Do("PUT", "/v3/rooms/"+room+"/typing/"+alice.User, map[string]any{"typing": true, "timeout": 30000})
+	eventually(t, "typing arrives under both names", func() bool {
+		return len(b.members("de.sorunome.msc2409.ephemeral")) > 0 && len(b.members("de.sorunome.msc2409.ephemeral")) == len(b.members("ephemeral"))
+	})
 }

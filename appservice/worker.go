@@ -294,7 +294,7 @@ func (w *worker) next(ctx context.Context) (*transaction, error) {
 		}
 		return nil, nil
 	}
-	t.body, t.counts = body(events, ephemeral, news), news
+	t.body, t.counts = body(events, ephemeral, news, w.app.Load().OldEphemeral), news
 	return t, nil
 }
 
@@ -397,7 +397,7 @@ func (w *worker) renew(ctx context.Context, t *transaction) error {
 		return err
 	}
 	news.counts, news.fallback = t.counts.counts, t.counts.fallback
-	t.body = body(events, nil, news)
+	t.body = body(events, nil, news, false)
 	return nil
 }
 

@@ -31,6 +31,7 @@ type AppService struct {
 	Protocols       []string // third-party networks
 	RateLimited     bool     // whether requests of its users, except the sender, are rate-limited
 	Ephemeral       bool     // whether the service receives typing, receipts, presence and to-device messages
+	OldEphemeral    bool     // whether it receives ephemeral events also under their unstable name (MSC2409)
 	Encryption      bool     // whether the service receives changes of devices and counts of one-time keys (MSC3202)
 	NoLogin         bool     // whether the service manages devices instead of logging in, which it then cannot do (MSC4190)
 }
@@ -146,7 +147,7 @@ func (r *registrationReader) read() (out AppService) {
 		NoLogin: r.flag("io.element.msc4190", in.MSC4190),
 	}
 	stable, old := r.flag("receive_ephemeral", in.Ephemeral), r.flag("de.sorunome.msc2409.push_ephemeral", in.OldEphemeral)
-	out.Ephemeral = stable || old
+	out.Ephemeral, out.OldEphemeral = stable || old, old
 	r.namespaces(in.Namespaces, &out)
 	r.checkSender(out.SenderLocalpart)
 	r.unique(r.ids, out.ID, "the id %q", out.ID)
