@@ -17,7 +17,7 @@ import (
 // longer share one (gone).
 type sharing struct {
 	come map[id.UserID]ident.UserNID // user nid
-	gone map[id.UserID]ident.UserNID
+	gone map[id.UserID]bool
 	// entered: the user joined a room that other servers are in. Those servers have just been sent the user's devices;
 	// clients expect the user's own ID among the changed ones then.
 	entered bool
@@ -42,7 +42,8 @@ func (b *builder) sharingNews(ctx context.Context) error {
 	return b.deviceLists(ctx)
 }
 
-// roomSharing adds the users who have joined or left the given room to b.shared.
+// roomSharing adds the users who have joined or left the given room, or have lost their membership by state resolution,
+// to b.shared.
 func (b *builder) roomSharing(j *joinedRoom) {
 	if j.fresh {
 		b.shared.entered = b.shared.entered || len(j.room.OtherServers()) > 0
@@ -50,6 +51,12 @@ func (b *builder) roomSharing(j *joinedRoom) {
 			b.shared.note(m)
 		}
 		return
+	}
+	resolved := j.room.Resolved(b.since.Pos)
+	for _, key := range resolved {
+		if key.Type == memberType && j.room.MemberOf(id.UserID(key.Key)) == nil {
+			b.shared.lost(id.UserID(key.Key)) // state resolution deleted the user's membership
+		}
 	}
 	w := b.window(j.room, b.since.Pos)
 	if completed := j.room.Completed(); !w.whole || completed > b.since.Pos {
@@ -63,7 +70,7 @@ func (b *builder) roomSharing(j *joinedRoom) {
 		}
 		return
 	}
-	for _, key := range j.room.Resolved(b.since.Pos) {
+	for _, key := range resolved {
 		if m := j.room.MemberOf(id.UserID(key.Key)); m != nil && key.Type == memberType {
 			b.shared.note(m)
 		}
@@ -85,15 +92,16 @@ func (s *sharing) note(m *rooms.Member) {
 		}
 		s.come[m.User] = m.NID
 	case rooms.Leave, rooms.Ban:
-		s.lost(m)
+		s.lost(m.User)
 	}
 }
 
-func (s *sharing) lost(m *rooms.Member) {
+// lost adds a user who may no longer share a room with the syncing user.
+func (s *sharing) lost(user id.UserID) {
 	if s.gone == nil {
-		s.gone = map[id.UserID]ident.UserNID{}
+		s.gone = map[id.UserID]bool{}
 	}
-	s.gone[m.User] = m.NID
+	s.gone[user] = true
 }
 
 // leftSharing adds the members of the rooms that the user has left to b.shared.gone.
@@ -111,7 +119,7 @@ func (b *builder) leftSharing(ctx context.Context) error {
 			continue
 		}
 		for _, other := range room.Members(rooms.Join) {
-			b.shared.lost(other)
+			b.shared.lost(other.User)
 		}
 	}
 	return nil
@@ -122,7 +130,7 @@ func (b *builder) leftSharing(ctx context.Context) error {
 func (b *builder) dropUnchanged(ctx context.Context) error {
 	delete(b.shared.come, b.UserID)
 	delete(b.shared.gone, b.UserID)
-	maps.DeleteFunc(b.shared.gone, func(user id.UserID, _ ident.UserNID) bool { return b.sharesRoomWith(ctx, user) })
+	maps.DeleteFunc(b.shared.gone, func(user id.UserID, _ bool) bool { return b.sharesRoomWith(ctx, user) })
 	if len(b.shared.come) == 0 {
 		return nil
 	}

@@ -11,6 +11,7 @@ import (
 
 	"ebb/feed"
 	"ebb/mxerr"
+	"ebb/storage"
 )
 
 // Tests of what /sync has besides timelines: account data, receipts, typing, presence, to-device messages, device
@@ -236,6 +237,43 @@ func TestManyToDeviceMessagesComeInOrderAndEachOnce(t *testing.T) {
 		alice.syncFrom(alice.since) // an answer that is lost
 	}
 	same(t, "messages", got, want)
+}
+
+// The database is changed as state resolution changes it; package rooms has the test that it does so.
+func TestAMemberWhomStateResolutionDeletesIsInDeviceListsLeft(t *testing.T) {
+	for _, gap := range []bool{false, true} {
+		w := newWorld(t)
+		alice, bob, carol := w.user("alice"), w.user("bob"), w.user("carol")
+		room := alice.create("public_chat")
+		other := alice.create("public_chat")
+		bob.join(room)
+		carol.join(room)
+		carol.join(other)
+		alice.sync()
+		r, err := w.Room(t.Context(), room)
+		alice.must(err)
+		alice.must(w.db.Write(t.Context(), func(tx *storage.Tx) error {
+			for _, gone := range []*user{bob, carol} {
+				if err := tx.DeleteMembership(gone.UserNID, r.NID()); err != nil {
+					return err
+				}
+				if err := tx.DeleteCurrentState(r.NID(), "m.room.member", string(gone.UserID), tx.NextPos()); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+		w.restart()
+		says := 1
+		if gap {
+			says = 200 // more than there are in memory
+		}
+		for i := range says {
+			alice.say(room, fmt.Sprint("message ", i))
+		}
+		same(t, fmt.Sprint("with a gap: ", gap), alice.sync().DeviceLists.Left, []id.UserID{bob.UserID}) // carol is in the other room
+		same(t, "once", alice.sync().DeviceLists.Left, nil)
+	}
 }
 
 func TestDeviceListsFollowSharedRooms(t *testing.T) {
