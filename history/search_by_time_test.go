@@ -137,6 +137,35 @@ func (l *library) closestIs(who ident.Requester, room id.RoomID, events []timed,
 	}
 }
 
+func TestAnExpiredMessageIsNotFoundByTime(t *testing.T) { onBoth(t, anExpiredMessageIsNotFoundByTime) }
+
+func anExpiredMessageIsNotFoundByTime(t *testing.T, l *library) {
+	alice := l.user("alice")
+	room := l.room(alice, "shared", rooms.InitialState{Type: "m.room.retention", Content: json.RawMessage(`{"max_lifetime":86400000}`)})
+	at := func(ts int64, backwards bool) id.EventID {
+		found, _, err := l.svc.TimestampToEvent(t.Context(), room, alice, time.UnixMilli(ts), backwards)
+		if mxerr.Code(err) == mxerr.CodeNotFound {
+			err = nil
+		}
+		l.check(err)
+		return found
+	}
+	message := l.say(alice, room, "expires")
+	ts := l.get(alice, room, message).TS
+	before := at(ts-1, true)
+	if at(ts, false) != message || at(ts, true) != message || before == "" || before == message {
+		t.Fatalf("before it expires: %q, %q; before it is %q", at(ts, false), at(ts, true), before)
+	}
+	l.now = l.now.Add(25 * time.Hour)
+	if forwards, backwards := at(ts, false), at(ts, true); forwards != "" || backwards != before {
+		t.Errorf("the only message, once it has expired: %q, and backwards %q, want %q", forwards, backwards, before)
+	}
+	later := l.say(alice, room, "later")
+	if forwards, backwards := at(ts, false), at(ts, true); forwards != later || backwards != before {
+		t.Errorf("with a later message: %q, want %q; backwards %q, want %q", forwards, later, backwards, before)
+	}
+}
+
 func TestManyEventsThatTheReaderMayNotSeeArePassedOverByTime(t *testing.T) {
 	const many = 100_000
 	l := newLibrary(t)
