@@ -207,6 +207,46 @@ func TestStickyEventsThatArriveLateCountFromWhenTheyWereSent(t *testing.T) {
 	}
 }
 
+func TestAnExpiredStickyEventIsGoneFromEveryAnswerAndFromDisk(t *testing.T) {
+	const marker = "tidewater-4354"
+	s := testserver.New(t, nil)
+	alice, bob := s.Register("alice"), s.Register("bob")
+	room, _ := alice.Do("POST", "/v3/createRoom", obj{"preset": "public_chat"})["room_id"].(string)
+	bob.Do("POST", "/v3/join/"+url.PathEscape(room), obj{})
+	alice.Do("PUT", "/v3/rooms/"+url.PathEscape(room)+"/state/m.room.retention", obj{"max_lifetime": 60_000})
+	sticky := stick(alice, room, marker, 3_600_000) // for longer than it is kept
+	answers := func() (shown []string) {
+		for _, path := range append(reads(room, sticky, sticky), shortFilter) {
+			if _, _, raw := bob.Raw("GET", path, nil); strings.Contains(string(raw), marker) || strings.Contains(string(raw), sticky) {
+				shown = append(shown, path)
+			}
+		}
+		sliding := bob.Do("POST", "/unstable/org.matrix.simplified_msc3575/sync", obj{
+			"lists":      obj{"all": obj{"ranges": [][]int{{0, 9}}, "timeline_limit": 0, "required_state": []any{}}},
+			"extensions": obj{"org.matrix.msc4354.sticky_events": obj{"enabled": true}},
+		})
+		if strings.Contains(fmt.Sprint(sliding), marker) || strings.Contains(fmt.Sprint(sliding), sticky) {
+			shown = append(shown, "sliding sync")
+		}
+		return shown
+	}
+	if shown := answers(); len(shown) < 7 || shown[len(shown)-1] != "sliding sync" || len(stuck(bob, room)) != 1 || len(s.FilesWith(marker)) == 0 {
+		t.Fatalf("before it expires only %q show it, files %q: the search proves nothing", shown, s.FilesWith(marker))
+	}
+	s.Advance(time.Minute + time.Second)
+	if shown := answers(); len(shown) != 0 || len(stuck(bob, room)) != 0 {
+		t.Errorf("once it has expired: %q", shown)
+	}
+	alice.Do("PUT", "/v3/rooms/"+url.PathEscape(room)+"/send/m.room.message/later", obj{"msgtype": "m.text", "body": "later"})
+	control(t, s, "purge now", obj{})
+	if files := s.FilesWith(marker); len(files) != 0 {
+		t.Errorf("after the purge it is in %q", files)
+	}
+	if shown := answers(); len(shown) != 0 {
+		t.Errorf("after the purge: %q", shown)
+	}
+}
+
 func TestStickyEventsReachEveryClientOfCalls(t *testing.T) {
 	s := testserver.New(t, func(c *config.Config) { c.RateLimits.Enabled = true })
 	alice, bob := s.Register("alice"), s.Register("bob")
