@@ -35,9 +35,9 @@ func (n *deviceNews) empty() bool {
 	return len(n.toDevice)+len(n.changed)+len(n.left)+len(n.counts) == 0
 }
 
-// append appends the fields of a transaction that contain device news under their unstable names, which are the only ones that bridges have in
-// common: mautrix falls back to them, and matrix-appservice-node and matrix-bot-sdk know no others. The counts of
-// one-time keys have two unstable names, as in transactions of Synapse.
+// append appends the fields of a transaction that contain device news, under their unstable names. Those are the only
+// ones that all bridges read: mautrix reads them too, and matrix-appservice-node and matrix-bot-sdk know no others. The
+// counts of one-time keys have two unstable names, as in transactions of Synapse.
 func (n *deviceNews) append(b []byte) []byte {
 	if len(n.toDevice) > 0 {
 		b = appendMember(b, n.toDevice, "de.sorunome.msc2409.to_device")
