@@ -110,6 +110,7 @@ type emailPusher struct {
 
 // sendDigest sends one e-mail about the messages that a user has not read, if it is due.
 func (s *Service) sendDigest(ctx context.Context, nid ident.PusherNID) error {
+	now := s.now() // the interval is between the beginnings of two e-mails, however long the SMTP server takes
 	p, err := s.emailPusher(ctx, nid)
 	if err != nil || p == nil {
 		return err
@@ -133,15 +134,15 @@ func (s *Service) sendDigest(ctx context.Context, nid ident.PusherNID) error {
 	case d.messages == 0 && len(p.found) == 0:
 		return nil
 	case d.messages == 0: // all of them have been read
-	case s.now().Sub(time.UnixMilli(oldest)) < s.opts.Email.Delay:
+	case now.Sub(time.UnixMilli(oldest)) < s.opts.Email.Delay:
 		return nil
 	default:
 		if err = s.opts.Email.Mailer.Send(ctx, d.message()); err != nil {
-			progress = storage.PusherProgress{Delivered: p.Delivered, Failures: p.Failures + 1, RetryTS: s.now().Add(pusherBackoff.Delay(p.Failures)).UnixMilli()}
+			progress = storage.PusherProgress{Delivered: p.Delivered, Failures: p.Failures + 1, RetryTS: now.Add(pusherBackoff.Delay(p.Failures)).UnixMilli()}
 			break
 		}
 		emails.Inc()
-		progress.RetryTS = s.now().Add(s.opts.Email.Interval).UnixMilli()
+		progress.RetryTS = now.Add(s.opts.Email.Interval).UnixMilli()
 	}
 	return errors.Join(err, s.db.Write(context.WithoutCancel(ctx), func(tx *storage.Tx) error { return tx.SetPusherProgress(nid, progress) }))
 }
