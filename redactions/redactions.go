@@ -126,19 +126,17 @@ func (s *Service) redactLater(ctx context.Context, d *rooms.RelatedRedaction, tx
 func (s *Service) Run(ctx context.Context) error {
 	for {
 		more, err := s.Step(ctx)
-		if err != nil && ctx.Err() == nil {
-			s.opts.Log.Error("Cannot redact related events now; trying again later", "err", err)
-		}
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err == nil && more:
-			continue
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // the server is being stopped
 		}
 		var retry <-chan time.Time
 		stop := func() {}
-		if err != nil {
+		switch {
+		case err != nil:
+			s.opts.Log.Error("Cannot redact related events now; trying again later", "err", err)
 			retry, stop = s.opts.Timer(retryAfter)
+		case more:
+			continue
 		}
 		select {
 		case <-ctx.Done():

@@ -63,7 +63,7 @@ func New(o Options) *Pages {
 	p := &Pages{opts: o, key: o.DB.Secret("web forms")}
 	p.pages = template.Must(template.New("").Funcs(template.FuncMap{"t": text}).ParseFS(files, "pages/*.html"))
 	css, _ := files.ReadFile("style.css") // embedded
-	p.css = template.CSS(css)
+	p.css = template.CSS(css)             //nolint:gosec // the file is part of the program
 	if u, err := url.Parse(o.PublicURL); err == nil {
 		p.host, p.tls = u.Host, u.Scheme == "https"
 	}
@@ -130,7 +130,8 @@ func (p *Pages) handler(f func(*httpapi.Request) (any, error)) func(*httpapi.Req
 
 // failed returns the page for an error. Errors that are not for users are left to httpapi, which logs them.
 func (p *Pages) failed(r *httpapi.Request, err error) (any, error) {
-	status, message := 0, ""
+	var status int
+	var message string
 	var known *mxerr.Error
 	var e *oauth.Error
 	switch {
@@ -173,6 +174,7 @@ func (p *Pages) cookieName(name string) string {
 // cookie returns a cookie that scripts cannot read and that is not sent with forms of other websites. An empty value
 // deletes it.
 func (p *Pages) cookie(name, value string, lifetime time.Duration) *http.Cookie {
+	//nolint:gosec // Secure is set wherever the pages are served over https; plain http is for tests on this machine
 	c := &http.Cookie{Name: p.cookieName(name), Value: value, Path: "/", MaxAge: int(lifetime.Seconds()), Secure: p.tls, HttpOnly: true, SameSite: http.SameSiteLaxMode}
 	if value == "" {
 		c.MaxAge = -1

@@ -147,7 +147,8 @@ func (b *browser) signIn(page reply) reply {
 // json sends a form or a JSON object to an endpoint.
 func (l *lab) json(address string, body any) (int, http.Header, obj) {
 	l.t.Helper()
-	text, kind := "", "application/json"
+	var text string
+	kind := "application/json"
 	if f, ok := body.(url.Values); ok {
 		text, kind = f.Encode(), "application/x-www-form-urlencoded"
 	} else {

@@ -323,8 +323,8 @@ func (s *Service) reseal(tx *storage.Tx, row storage.TOTPRow) error {
 		return nil
 	}
 	secret, err := s.open(row.User, row.Secret)
-	if err != nil { // logged by open
-		return nil
+	if err != nil {
+		return nil //nolint:nilerr // open has logged it
 	}
 	sealed, err := s.seal(row.User, secret)
 	if err != nil {
