@@ -24,6 +24,7 @@ import (
 	"ebb/rooms"
 	"ebb/rooms/txns"
 	"ebb/storage"
+	"ebb/wake"
 )
 
 // These constants bound delayed events.
@@ -59,10 +60,7 @@ func New(o Options) *Service {
 		o.Now = time.Now
 	}
 	if o.Timer == nil {
-		o.Timer = func(d time.Duration) (<-chan time.Time, func()) {
-			t := time.NewTimer(d)
-			return t.C, func() { t.Stop() }
-		}
+		o.Timer = wake.Timer
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

@@ -116,7 +116,7 @@ type Service struct {
 // New returns a new Service. Run must run beside it for typing and presence to time out.
 func New(o Options) *Service {
 	if o.Timer == nil {
-		o.Timer = realTimer
+		o.Timer = wake.Timer
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -138,11 +138,6 @@ func random32() uint32 {
 	var b [4]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return binary.LittleEndian.Uint32(b[:])
-}
-
-func realTimer(d time.Duration) (<-chan time.Time, func()) {
-	t := time.NewTimer(d)
-	return t.C, func() { t.Stop() }
 }
 
 // tickInterval is how often timeouts are applied. Presence changes are sent at this pace, so that a room of people who

@@ -138,7 +138,7 @@ func (s *Service) sendDigest(ctx context.Context, nid ident.PusherNID) error {
 		return nil
 	default:
 		if err = s.opts.Email.Mailer.Send(ctx, d.message()); err != nil {
-			progress = storage.PusherProgress{Delivered: p.Delivered, Failures: p.Failures + 1, RetryTS: now.Add(pusherBackoff.Delay(p.Failures)).UnixMilli()}
+			progress = storage.PusherProgress{Delivered: p.Delivered, Failures: p.Failures + 1, RetryTS: s.now().Add(pusherBackoff.Delay(p.Failures)).UnixMilli()}
 			break
 		}
 		emails.Inc()

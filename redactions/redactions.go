@@ -22,6 +22,7 @@ import (
 	"ebb/rooms"
 	"ebb/rooms/txns"
 	"ebb/storage"
+	"ebb/wake"
 )
 
 const (
@@ -54,10 +55,7 @@ type Service struct {
 // New returns a Service.
 func New(o Options) *Service {
 	if o.Timer == nil {
-		o.Timer = func(d time.Duration) (<-chan time.Time, func()) {
-			t := time.NewTimer(d)
-			return t.C, func() { t.Stop() }
-		}
+		o.Timer = wake.Timer
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

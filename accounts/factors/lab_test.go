@@ -90,7 +90,7 @@ func (a *acts) count(kind Kind) (n int) {
 	return n
 }
 
-// lab is a database with two users, of whom alice has a session.
+// lab is a database with two users. Alice has a session.
 type lab struct {
 	*Service
 	t          *testing.T

@@ -12,21 +12,23 @@ import (
 	"ebb/storage"
 )
 
-// databaseFlag adds the flag for another database than that of the configuration, such as a backup.
-func (inv *invocation) databaseFlag() *string {
-	return inv.flags.String("database", "", "the `ADDRESS` of another database, such as sqlite:backup.db")
-}
-
-// dsn returns the database of the flag, or else that of the configuration.
-func (inv *invocation) dsn(flag string) (string, error) {
-	if flag != "" {
-		return flag, nil
+// onDatabase returns a command without arguments that reads a database: that of the configuration or, with the flag
+// --database, another one, such as a backup.
+func (inv *invocation) onDatabase(f func(ctx context.Context, dsn string) error) func(context.Context) error {
+	dsn := inv.flags.String("database", "", "the `ADDRESS` of another database, such as sqlite:backup.db")
+	return func(ctx context.Context) error {
+		if err := inv.none(); err != nil {
+			return err
+		}
+		if *dsn == "" {
+			cfg, err := inv.config()
+			if err != nil {
+				return err
+			}
+			*dsn = cfg.DSN()
+		}
+		return f(ctx, *dsn)
 	}
-	cfg, err := inv.config()
-	if err != nil {
-		return "", err
-	}
-	return cfg.DSN(), nil
 }
 
 var auditVerifyCommand = command{
@@ -34,21 +36,13 @@ var auditVerifyCommand = command{
 	setup: func(inv *invocation) func(context.Context) error {
 		file := inv.flags.String("checkpoints", "", "a `FILE` with the checkpoints that a sink has kept; without it, only the chain itself is checked")
 		key := inv.flags.String("key", "", "the `KEY` that ebb audit key printed; by default that of the database, which whoever changed it could have replaced")
-		database := inv.databaseFlag()
-		return func(ctx context.Context) error {
-			if err := inv.none(); err != nil {
-				return err
-			}
-			dsn, err := inv.dsn(*database)
-			if err != nil {
-				return err
-			}
+		return inv.onDatabase(func(ctx context.Context, dsn string) error {
 			checkpoints, err := readCheckpoints(ctx, dsn, *file, *key)
 			if err != nil {
 				return err
 			}
 			return inv.verifyAudit(ctx, dsn, checkpoints)
-		}
+		})
 	},
 }
 
@@ -110,22 +104,14 @@ func auditKey(ctx context.Context, dsn string) (string, error) {
 var auditKeyCommand = command{
 	name: "audit key", short: "print the key that verifies checkpoints of the audit log", example: "ebb audit key",
 	setup: func(inv *invocation) func(context.Context) error {
-		database := inv.databaseFlag()
-		return func(ctx context.Context) error {
-			if err := inv.none(); err != nil {
-				return err
-			}
-			dsn, err := inv.dsn(*database)
-			if err != nil {
-				return err
-			}
+		return inv.onDatabase(func(ctx context.Context, dsn string) error {
 			key, err := auditKey(ctx, dsn)
 			if err != nil {
 				return err
 			}
 			_, err = fmt.Fprintln(inv.stdout, key)
 			return err
-		}
+		})
 	},
 }
 
@@ -143,24 +129,16 @@ type auditLine struct {
 var auditExportCommand = command{
 	name: "audit export", short: "print the audit log, one JSON object a line", example: "ebb audit export > audit.jsonl",
 	setup: func(inv *invocation) func(context.Context) error {
-		database := inv.databaseFlag()
-		return func(ctx context.Context) error {
-			if err := inv.none(); err != nil {
-				return err
-			}
-			dsn, err := inv.dsn(*database)
-			if err != nil {
-				return err
-			}
+		return inv.onDatabase(func(ctx context.Context, dsn string) error {
 			w := bufio.NewWriter(inv.stdout)
 			out := json.NewEncoder(w)
-			_, err = storage.PeekAudit(ctx, dsn, func(a storage.AuditRow) error {
+			_, err := storage.PeekAudit(ctx, dsn, func(a storage.AuditRow) error {
 				return out.Encode(auditLine{a.Seq, time.UnixMilli(a.TS).UTC(), a.Kind, json.RawMessage(a.Body), a.Salt, a.BodyHash, a.Hash})
 			})
 			if err != nil {
 				return err
 			}
 			return w.Flush()
-		}
+		})
 	},
 }
