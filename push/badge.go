@@ -145,7 +145,7 @@ func (s *Service) countIn(ctx context.Context, nid ident.UserNID, room ident.Roo
 		if err != nil || e == nil {
 			return 0, err
 		}
-		class, err := s.inviteClass(ctx, nid, user, r, e)
+		class, _, err := s.inviteActions(ctx, nid, user, r, e)
 		if err != nil || class == 0 {
 			return 0, err
 		}

@@ -114,7 +114,7 @@ func (s *Service) inviteNotification(ctx context.Context, nid ident.UserNID, t *
 	if s.tooOld(e) {
 		return nil, outcomeOld, nil
 	}
-	class, err := s.inviteClass(ctx, nid, t.user, r, e)
+	class, _, err := s.inviteActions(ctx, nid, t.user, r, e)
 	if err != nil || class == 0 {
 		return nil, outcomeRead, err
 	}
@@ -129,19 +129,19 @@ func (s *Service) inviteNotification(ctx context.Context, nid ident.UserNID, t *
 	return n, outcomeSent, nil
 }
 
-// inviteClass returns the class that the push rules of an invited user give the invite: whether it notifies the user.
-// It is 0 if the user ignores the sender or does not want to see invites of that sender.
-func (s *Service) inviteClass(ctx context.Context, nid ident.UserNID, user id.UserID, r *rooms.Room, e *rooms.Event) (pushrules.Class, error) {
+// inviteActions returns what the push rules of an invited user say about the invite: whether it notifies the user, and
+// the actions. Both are zero if the user ignores the sender or does not want to see invites of that sender.
+func (s *Service) inviteActions(ctx context.Context, nid ident.UserNID, user id.UserID, r *rooms.Room, e *rooms.Event) (pushrules.Class, []json.RawMessage, error) {
 	ignored, err := s.opts.AccountData.Ignores(ctx, nil, nid)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	hidden, err := s.opts.Rooms.HidesInvite(ctx, nid, e.Sender())
 	if _, ignores := ignored[e.Sender()]; err != nil || hidden || ignores {
-		return 0, err
+		return 0, nil, err
 	}
-	class, _ := s.opts.Rules.Actions(e.Event, state{s, r, e}, nid, user)
-	return class, nil
+	class, actions := s.opts.Rules.Actions(e.Event, state{s, r, e}, nid, user)
+	return class, actions, nil
 }
 
 func (s *Service) tooOld(e *rooms.Event) bool {

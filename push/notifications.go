@@ -1,8 +1,10 @@
 package push
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"slices"
 	"strconv"
 
 	"maunium.net/go/mautrix/id"
@@ -34,9 +36,10 @@ type Page struct {
 	Next          string         `json:"next_token,omitempty"`
 }
 
-// Notifications returns a page of the events that notified a user in the joined rooms, newest first. The page begins
-// before the token from, or with the newest event if from is empty. highlights selects only highlighted events. Events
-// that the user may not see any more are left out, so a page may be shorter than limit.
+// Notifications returns a page of the events that notified a user, newest first: events in joined rooms, and invites
+// that the user has not answered yet. The page begins before the token from, or with the newest event if from is empty.
+// highlights selects only highlighted events. Events that the user may not see any more are left out, so a page may be
+// shorter than limit.
 //
 // Errors: M_INVALID_PARAM.
 func (s *Service) Notifications(ctx context.Context, to ident.Requester, from string, limit int, highlights bool) (*Page, error) {
@@ -54,27 +57,64 @@ func (s *Service) Notifications(ctx context.Context, to ident.Requester, from st
 			}
 			before = min(before, storage.Pos(token))
 		}
-		found, reached, err := tx.NotifyingBefore(to.UserNID, before, int64(class), limit+1)
+		found, reached, err := candidates(tx, to.UserNID, before, class, limit)
 		if err != nil {
 			return err
-		}
-		if len(found) > limit {
-			found, reached = found[:limit], found[limit-1].Position
 		}
 		if reached > 0 {
 			page.Next = strconv.FormatInt(int64(reached), 10)
 		}
-		page.Notifications, err = s.notifications(ctx, tx, to, found)
+		page.Notifications, err = s.notifications(ctx, tx, to, found, class)
 		return err
 	})
 	return page, err
 }
 
-// notifications returns the client form of events that notified a user, in the given order.
-func (s *Service) notifications(ctx context.Context, tx *storage.Tx, to ident.Requester, found []storage.Notifying) ([]Notification, error) {
-	positions := make([]storage.Pos, len(found))
-	for i, n := range found {
-		positions[i] = n.Position
+// candidate is an event that may belong to a page of notifications. No class is stored for an invite.
+type candidate struct {
+	storage.Notifying
+	invite bool
+}
+
+// candidates returns at most limit events before a position that may have notified a user, newest first, and the
+// position down to which it has searched; 0 means that it has searched everything.
+func candidates(tx *storage.Tx, user ident.UserNID, before storage.Pos, class pushrules.Class, limit int) (found []candidate, reached storage.Pos, err error) {
+	events, reached, err := tx.NotifyingBefore(user, before, int64(class), limit+1)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, e := range events {
+		found = append(found, candidate{Notifying: e})
+	}
+	invites, err := tx.InvitesBefore(user, reached, before, limit+1)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, m := range invites {
+		found = append(found, candidate{storage.Notifying{Position: m.Position, Room: m.Room}, true})
+	}
+	slices.SortFunc(found, func(a, b candidate) int { return cmp.Compare(b.Position, a.Position) })
+	if len(found) > limit {
+		found, reached = found[:limit], found[limit-1].Position
+	}
+	return found, reached, nil
+}
+
+// notifications returns the client form of events that notified a user, in the given order. It leaves out invites whose
+// class does not include the given one.
+func (s *Service) notifications(ctx context.Context, tx *storage.Tx, to ident.Requester, found []candidate, class pushrules.Class) ([]Notification, error) {
+	var positions []storage.Pos
+	classes := map[storage.Pos]pushrules.Class{}
+	made := map[storage.Pos]Notification{}
+	for _, n := range found {
+		if n.invite {
+			if err := s.invitation(ctx, tx, to, n, class, made); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		positions = append(positions, n.Position)
+		classes[n.Position] = pushrules.Class(n.Push)
 	}
 	rows, err := tx.EventsAt(positions)
 	if err != nil {
@@ -84,11 +124,6 @@ func (s *Service) notifications(ctx context.Context, tx *storage.Tx, to ident.Re
 	for i := range rows {
 		byRoom[rows[i].Room] = append(byRoom[rows[i].Room], &rows[i])
 	}
-	classes := map[storage.Pos]pushrules.Class{}
-	for _, n := range found {
-		classes[n.Position] = pushrules.Class(n.Push)
-	}
-	made := map[storage.Pos]Notification{}
 	for room, rows := range byRoom {
 		if err := s.notificationsIn(ctx, tx, to, room, rows, classes, made); err != nil {
 			return nil, err
@@ -101,6 +136,30 @@ func (s *Service) notifications(ctx context.Context, tx *storage.Tx, to ident.Re
 		}
 	}
 	return out, nil
+}
+
+// invitation adds the notification of a pending invite to made, by position, if the push rules that apply now give the
+// invite the given class.
+func (s *Service) invitation(ctx context.Context, tx *storage.Tx, to ident.Requester, n candidate, class pushrules.Class, made map[storage.Pos]Notification) error {
+	r, err := s.opts.Rooms.RoomByNID(ctx, n.Room)
+	if err != nil {
+		return err
+	}
+	events, err := r.EventsAt(tx, []storage.Pos{n.Position})
+	e := events[n.Position]
+	if err != nil || e == nil {
+		return err
+	}
+	given, actions, err := s.inviteActions(ctx, to.UserNID, to.UserID, r, e)
+	if err != nil || given&class == 0 {
+		return err
+	}
+	form, err := s.opts.History.View(r, to).Append(ctx, tx, nil, []*rooms.Event{e}, history.FormOptions{})
+	if err != nil {
+		return err
+	}
+	made[n.Position] = Notification{Actions: actions, Event: form, Room: r.ID(), TS: e.ReceivedTS}
+	return nil
 }
 
 // notificationsIn adds the notifications of one room to made, by position. It leaves out events that the user may not

@@ -92,6 +92,50 @@ func TestNotificationsOmitEventsThatAreNoLongerVisible(t *testing.T) {
 	}
 }
 
+func TestNotificationsListInvitesUntilTheyAreAnswered(t *testing.T) {
+	s := testserver.New(t, nil)
+	alice, bob, carol := s.Register("alice"), s.Register("bob"), s.Register("carol")
+	joined := room(bob, nil, alice)
+	invited := func(by *testserver.Client) (id string, invite func() string) {
+		id = room(by, object{"invite": []string{alice.User}})
+		return id, func() string {
+			for _, n := range alice.Do("GET", "/v3/notifications", nil)["notifications"].([]any) {
+				if testserver.Get(n, "room_id") == id {
+					return testserver.Get(n, "event", "event_id").(string)
+				}
+			}
+			return ""
+		}
+	}
+	alice.Do("PUT", "/v3/user/"+alice.User+"/account_data/org.matrix.msc4155.invite_permission_config", object{"ignored_users": []string{carol.User}})
+	first := say(bob, joined, "first", nil)
+	accepted, idOfAccepted := invited(bob)
+	second := say(bob, joined, "second", nil)
+	rejected, idOfRejected := invited(bob)
+	_, idOfUnwanted := invited(carol)
+	one, two := idOfAccepted(), idOfRejected()
+	if one == "" || two == "" || idOfUnwanted() != "" {
+		t.Fatalf("the invites are %q and %q, and %q of an ignored user", one, two, idOfUnwanted())
+	}
+	newest := testserver.Get(alice.Do("GET", "/v3/notifications?limit=2", nil), "notifications", 0).(object)
+	if newest["room_id"] != rejected || newest["read"] != false || testserver.Get(newest, "event", "content", "membership") != "invite" || testserver.Get(newest, "event", "state_key") != alice.User {
+		t.Errorf("the newest notification is %v", newest)
+	}
+	for _, query := range []string{"", "limit=1", "limit=2", "limit=3"} {
+		if got, want := notified(alice, query), []string{two, second, one, first}; !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", query, got, want)
+		}
+	}
+	if got := notified(alice, "only=highlight"); len(got) != 0 {
+		t.Errorf("highlights: %v", got)
+	}
+	alice.Do("POST", "/v3/join/"+url.PathEscape(accepted), nil)
+	alice.Do("POST", "/v3/rooms/"+url.PathEscape(rejected)+"/leave", nil)
+	if got, want := notified(alice, ""), []string{second, first}; !slices.Equal(got, want) {
+		t.Errorf("after the answers: %v, want %v", got, want)
+	}
+}
+
 // Events that did not notify the user are skipped, however many there are between two notifications.
 func TestNotificationsAreFoundBehindManyEvents(t *testing.T) {
 	s := testserver.New(t, nil)

@@ -162,6 +162,15 @@ func (tx *Tx) InvitesOf(user ident.UserNID, after, upTo Pos, limit int) ([]Membe
 	return collect(tx, scanInvite, invitesOfQuery, int64(user), int64(after), int64(upTo), limit)
 }
 
+const invitesBeforeQuery = `SELECT user_nid, room_nid, position FROM memberships
+WHERE user_nid = $1 AND membership = 'invite' AND position >= $2 AND position < $3 ORDER BY position DESC LIMIT $4`
+
+// InvitesBefore lists at most limit pending invites of a user before a position, newest first, down to and including
+// the position from. It uses the primary key.
+func (tx *Tx) InvitesBefore(user ident.UserNID, from, before Pos, limit int) ([]MemberRow, error) {
+	return collect(tx, scanInvite, invitesBeforeQuery, int64(user), int64(from), int64(before), limit)
+}
+
 const unreadRoomsQuery = `SELECT m.room_nid FROM memberships m JOIN rooms r ON r.nid = m.room_nid WHERE m.user_nid = $1 AND m.membership = 'join'
 AND r.last_order > coalesce((SELECT max(c.ord) FROM receipts c WHERE c.room_nid = m.room_nid AND c.user_nid = $1
 AND c.type IN ('m.read', 'm.read.private') AND c.thread = ''), 0) ORDER BY r.last_order DESC LIMIT $2`
