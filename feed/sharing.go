@@ -3,6 +3,7 @@ package feed
 import (
 	"context"
 	"maps"
+	"math"
 	"slices"
 
 	"maunium.net/go/mautrix/id"
@@ -231,8 +232,8 @@ func (s *Service) DeviceChanges(ctx context.Context, who ident.Requester, from, 
 	if s.opts.E2EE != nil {
 		err := b.read(ctx, func(tx *storage.Tx) (err error) {
 			// Only the newest change of each user is stored: a change after the second token hides those between the
-			// two tokens.
-			b.own.deviceChanges, err = s.opts.E2EE.DeviceListChanges(tx, who.UserNID, since.Pos, b.upTo)
+			// two tokens. It may even be newer than b.upTo.
+			b.own.deviceChanges, err = s.opts.E2EE.DeviceListChanges(tx, who.UserNID, since.Pos, math.MaxInt64)
 			return err
 		})
 		if err != nil {

@@ -2,6 +2,7 @@ package feed_test
 
 import (
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/feed"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -310,6 +312,35 @@ func TestDeviceListsFollowSharedRooms(t *testing.T) {
 	alice.must(err)
 	same(t, "keys/changes: changed", changed, nil)
 	same(t, "keys/changes: left", left, []id.UserID{bob.UserID})
+}
+
+// changingDevices calls change before it lists device changes: after the position up to which an answer goes was set.
+type changingDevices struct {
+	feed.E2EE
+	change func()
+}
+
+func (c changingDevices) DeviceListChanges(tx *storage.Tx, user ident.UserNID, since, upTo storage.Pos) ([]ident.UserNID, error) {
+	c.change()
+	return c.E2EE.DeviceListChanges(tx, user, since, upTo)
+}
+
+func TestDeviceChangesListUsersWhoseDevicesChangeMeanwhile(t *testing.T) {
+	w := newWorld(t)
+	alice, bob := w.user("alice"), w.user("bob")
+	bob.join(alice.create("public_chat"))
+	alice.sync()
+	bob.sync()
+	before := alice.since
+	w.devicesChanged(bob)
+	same(t, "sync", alice.sync().DeviceLists.Changed, []id.UserID{bob.UserID})
+	w.feed = feed.New(feed.Options{
+		DB: w.db, Rooms: w.Service, AccountData: w.data, History: w.history, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler),
+		E2EE: changingDevices{w.e2ee, func() { w.devicesChanged(bob) }},
+	})
+	changed, _, err := w.feed.DeviceChanges(t.Context(), alice.Requester, before, alice.since)
+	alice.must(err)
+	same(t, "keys/changes", changed, []id.UserID{bob.UserID})
 }
 
 func TestTypingEndsWithTheMembership(t *testing.T) {
