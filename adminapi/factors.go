@@ -23,7 +23,7 @@ type EnrolLink struct {
 	Expires time.Time `json:"expires"`
 }
 
-// link returns the printed form of a link. Only a new one has its token.
+// link returns a link as the commands print it. Its URL is set only for a new link, for which the token is known.
 func (a *API) link(l factors.Link, token string) EnrolLink {
 	out := EnrolLink{User: l.User, By: l.By, Created: l.Created, Expires: l.Expires}
 	if token != "" {
@@ -32,7 +32,7 @@ func (a *API) link(l factors.Link, token string) EnrolLink {
 	return out
 }
 
-// userEnrolLink makes a link for a user.
+// userEnrolLink makes a link with which the given user can set up a second factor.
 func (a *API) userEnrolLink(ctx context.Context, u UserArgs) (any, error) {
 	user, err := a.userID(u.User)
 	if err != nil {
@@ -42,7 +42,7 @@ func (a *API) userEnrolLink(ctx context.Context, u UserArgs) (any, error) {
 	return a.link(l, token), err
 }
 
-// adminRecover makes a link for an administrator.
+// adminRecover makes a link with which an administrator who cannot sign in any more can set up a new second factor.
 func (a *API) adminRecover(ctx context.Context, u UserArgs) (any, error) {
 	user, err := a.userID(u.User)
 	if err != nil {

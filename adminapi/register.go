@@ -95,7 +95,8 @@ func (a *API) sharedSecretNonce(*httpapi.Request) (any, error) {
 }
 
 // sharedSecretRegister creates an account for a client that knows the shared secret, regardless of the registration
-// mode. Only wrong MACs count against the rate limit of the network, so a script may create any number of accounts.
+// mode. Only requests with a wrong MAC count towards the rate limit of the client's network, so a script may create any
+// number of accounts.
 func (a *API) sharedSecretRegister(r *httpapi.Request) (any, error) {
 	secret := *a.secret.Load()
 	if secret == "" {

@@ -1,10 +1,11 @@
 // Package audit keeps the audit log: sign-ins and failures, sessions that ended, changed passwords and factors, and the
-// acts of administrators. Records are added in the write of what they record and are never changed; only their bodies
-// are removed after a while (audit.keep), with all that is personal in them.
+// acts of administrators. A record is added in the same write as the act that it records, and is never changed. Only
+// its body, which has all personal data, is removed after a while (audit.keep).
 //
-// Each record has the hash of the one before. Whoever holds the database could still compute the whole chain again, so
-// signed checkpoints go to sinks outside the host, and Verify compares the chain with them. The key that signs them is
-// encrypted in the database under a key outside it (package secrets).
+// The records form a chain: the hash of each one covers that of the record before. Whoever controls the database could
+// still compute the whole chain again. So signed checkpoints are sent to sinks outside the host, and a Verifier
+// compares the chain with them. The key that signs checkpoints is stored in the database, encrypted with a key that is
+// not (package secrets).
 package audit
 
 import (
@@ -27,14 +28,14 @@ type Options struct {
 	DB       *storage.DB
 	Server   string        // this server's name
 	Secrets  *secrets.Ring // encrypts the key that signs checkpoints
-	Keep     time.Duration // how long bodies are kept; 0: for ever
+	Keep     time.Duration // how long the bodies of records are kept; 0: for ever
 	Sinks    []Sink
 	Interval time.Duration // between checkpoints
 	Now      func() time.Time
 	Log      *slog.Logger
 }
 
-// Log implements the package. It is safe for concurrent use. A nil Log records nothing.
+// Log writes the audit log. It is safe for concurrent use. A nil Log records nothing.
 type Log struct {
 	opts Options
 
@@ -57,15 +58,15 @@ func New(o Options) *Log {
 // maxBody bounds the body of a record, in bytes; beyond it, the record has only its kind.
 const maxBody = 16 << 10
 
-// actorKey is the key of a context's actor.
+// actorKey is the context key of the actor.
 type actorKey struct{}
 
-// WithActor returns a context whose records name who acts, such as "command line".
+// WithActor returns a context that makes Add and Record name the given actor in the record, such as "command line".
 func WithActor(ctx context.Context, actor string) context.Context {
 	return context.WithValue(ctx, actorKey{}, actor)
 }
 
-// Add appends a record within a write. The attributes are names and values, as for a log message.
+// Add appends a record in the caller's write. The attributes are alternating names and values, as for a log message.
 func (l *Log) Add(ctx context.Context, tx *storage.Tx, kind string, attrs ...any) error {
 	if l == nil {
 		return nil
@@ -105,13 +106,13 @@ func bodyHash(a storage.AuditRow) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// chainHash returns the hash of a row that follows one with the hash previous.
+// chainHash returns the hash of row a. previous is the hash of the row before.
 func chainHash(previous string, a storage.AuditRow) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "ebb audit 1\n%s\n%d\n%d\n%s\n%s", previous, a.Seq, a.TS, a.Kind, a.BodyHash))
 	return hex.EncodeToString(sum[:])
 }
 
-// Record appends a record in a write of its own, for an act that makes none.
+// Record appends a record in a write of its own, for an act that changes nothing else in the database.
 func (l *Log) Record(ctx context.Context, kind string, attrs ...any) error {
 	if l == nil {
 		return nil
@@ -119,14 +120,16 @@ func (l *Log) Record(ctx context.Context, kind string, attrs ...any) error {
 	return l.opts.DB.Write(ctx, func(tx *storage.Tx) error { return l.Add(ctx, tx, kind, attrs...) })
 }
 
-// failure is a kind of failed sign-in.
+// failure identifies failed sign-ins that are counted together.
 type failure struct{ user, reason string }
 
-// maxFailures bounds the kinds of failed sign-ins that a record counts one by one; all others are counted together.
+// maxFailures bounds the number of counts in one record of failed sign-ins; the failures beyond it share one more
+// count.
 const maxFailures = 20
 
-// Failed counts a failed sign-in. Strangers cause these, so that they are written together, once in a while (Flush).
-// user is "" unless there is such an account: what is typed for a name can be a password.
+// Failed counts a failed sign-in. Anybody can cause these, so they do not get a record each: Flush writes the counts
+// from time to time. user must be "" unless the account exists, because users sometimes type their password as the user
+// name.
 func (l *Log) Failed(user, reason string) {
 	if l == nil {
 		return
@@ -140,7 +143,7 @@ func (l *Log) Failed(user, reason string) {
 	l.failures[f]++
 }
 
-// Flush writes the failed sign-ins that were counted since it was last called, as one record.
+// Flush writes one record with the counts of the sign-ins that have failed since the last call.
 func (l *Log) Flush(ctx context.Context) error {
 	l.mu.Lock()
 	counted := l.failures
@@ -159,10 +162,11 @@ func (l *Log) Flush(ctx context.Context) error {
 // pruneBatch is the number of bodies that one write removes.
 const pruneBatch = 500
 
-// KindPruned is the kind of the records that say up to which record bodies were removed.
+// KindPruned is the kind of a record that tells up to which record the bodies were removed.
 const KindPruned = "bodies removed"
 
-// Prune removes the bodies that are older than Options.Keep, and records up to where.
+// Prune removes the bodies of records that are older than Options.Keep. It adds a record that tells up to which record
+// the bodies were removed.
 func (l *Log) Prune(ctx context.Context) error {
 	if l.opts.Keep == 0 {
 		return nil

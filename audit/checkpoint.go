@@ -23,7 +23,7 @@ import (
 
 // Sink is a place outside the host that keeps checkpoints.
 type Sink struct {
-	Name string // in the table audit_sinks
+	Name string // identifies the sink in the table audit_sinks
 	Send func(ctx context.Context, line []byte) error
 }
 
@@ -79,7 +79,7 @@ func WebhookSink(address string) Sink {
 	}}
 }
 
-// checkpointLine is a line in a sink.
+// checkpointLine is the line of JSON that a sink gets for a checkpoint.
 type checkpointLine struct {
 	Note string `json:"ebb_audit_checkpoint"`
 }
@@ -87,8 +87,8 @@ type checkpointLine struct {
 // checkpointTitle is the first line of a checkpoint's text.
 const checkpointTitle = "ebb audit log"
 
-// Checkpoint signs the head of the chain and sends it to every sink that has not got it. A sink that fails gets a newer
-// one later, which covers more.
+// Checkpoint signs a checkpoint of the newest record and sends it to every sink that has not received it yet. It does
+// not repeat a checkpoint that a sink has missed: a later one covers the same records and more.
 func (l *Log) Checkpoint(ctx context.Context) error {
 	if l == nil || len(l.opts.Sinks) == 0 {
 		return nil
@@ -131,7 +131,7 @@ func (l *Log) deliver(ctx context.Context, s Sink, line []byte, seq int64) error
 	return l.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.SetAuditDelivered(s.Name, seq) })
 }
 
-// sign returns the line for sinks about a row.
+// sign returns a signed checkpoint of the given row, as a line for sinks.
 func (l *Log) sign(ctx context.Context, head storage.AuditRow) ([]byte, error) {
 	signer, err := l.signer(ctx)
 	if err != nil {
@@ -145,7 +145,7 @@ func (l *Log) sign(ctx context.Context, head storage.AuditRow) ([]byte, error) {
 	return json.Marshal(checkpointLine{string(signed)})
 }
 
-// keyRow is the identity of the encrypted key among the secrets.
+// keyRow is the row name under which the key is encrypted (see secrets.Ring.Seal).
 const keyRow = "audit:checkpoints"
 
 // signer returns the key that signs checkpoints. The first call creates it.
@@ -181,7 +181,8 @@ func (l *Log) signer(ctx context.Context) (note.Signer, error) {
 	return note.NewSigner(string(key))
 }
 
-// storeKey encrypts and stores the key. With verifier "", it is the key from before.
+// storeKey encrypts and stores the key that signs checkpoints. verifier is the public part of a new key, or "" if the
+// stored key is only encrypted again.
 func (l *Log) storeKey(ctx context.Context, key []byte, verifier string) error {
 	sealed, err := l.opts.Secrets.Seal(keyRow, key)
 	if err != nil {
@@ -205,17 +206,18 @@ func (l *Log) storeKey(ctx context.Context, key []byte, verifier string) error {
 	})
 }
 
-// Checkpoint is a verified checkpoint.
+// Checkpoint is a checkpoint whose signature was verified: the number and the hash of a record.
 type Checkpoint struct {
 	Seq  int64
 	Hash string
 }
 
-// maxCheckpointLine bounds a line of a sink's file, in bytes.
+// maxCheckpointLine bounds the lines of which ReadCheckpoints takes note, in bytes.
 const maxCheckpointLine = 64 << 10
 
-// ReadCheckpoints returns the checkpoints in what a sink has kept: lines that have one anywhere in them, as a syslog
-// server writes them. A line whose signature does not verify is an error.
+// ReadCheckpoints returns the checkpoints in the text that a sink has stored. A line may have other text before the
+// checkpoint, as in the file of a syslog server; lines without a checkpoint are skipped. A checkpoint that is not
+// signed with one of the given keys is an error.
 func ReadCheckpoints(sink []byte, verifiers ...string) (list []Checkpoint, err error) {
 	var keys []note.Verifier
 	for _, text := range verifiers {

@@ -8,17 +8,17 @@ import (
 	"ebb/storage"
 )
 
-// Verifier checks a chain, row by row.
+// Verifier checks the chain of an audit log, row by row.
 type Verifier struct {
 	last     storage.AuditRow
-	known    map[int64]string // hashes of checkpoints
-	newest   int64            // of the checkpoints
+	known    map[int64]string // the hashes in the checkpoints, by row
+	newest   int64            // the last row with a checkpoint
 	bare     []span           // rows without a body
-	prunedTo int64            // up to which row bodies were removed
+	prunedTo int64            // the last row whose body was removed, according to the log itself
 	Checked  int              // checkpoints that were compared
 }
 
-// span is a range of rows.
+// span is a range of rows, both ends included.
 type span struct{ from, to int64 }
 
 // NewVerifier returns a Verifier that compares the chain with checkpoints.
@@ -34,7 +34,7 @@ func NewVerifier(checkpoints []Checkpoint) (*Verifier, error) {
 	return v, nil
 }
 
-// Row checks the next row. The error names the first row that is wrong.
+// Row checks the next row of the log. Its error names the row that is wrong or missing.
 func (v *Verifier) Row(a storage.AuditRow) error {
 	if a.Seq != v.last.Seq+1 {
 		return fmt.Errorf("row %d is missing", v.last.Seq+1)
@@ -76,7 +76,8 @@ func (v *Verifier) notePruned(body string) {
 	}
 }
 
-// End checks what only the end of the chain shows. It returns the number of rows.
+// End is called after the last row. It makes the checks for which the whole chain must be known, and returns the number
+// of rows.
 func (v *Verifier) End() (rows int64, err error) {
 	for _, s := range v.bare {
 		if s.to > v.prunedTo {

@@ -1,10 +1,11 @@
-// Package secrets encrypts what the database must keep but must not reveal to whoever has a copy of it, such as the
-// seeds of one-time codes. The keys are in a file outside the database, one a line, the current one first: a backup of
-// the database alone does not decrypt anything, and a lost file makes what was encrypted unreadable for good.
+// Package secrets encrypts texts that are stored in the database but must stay secret from somebody who has a copy of
+// it, such as the seeds of one-time codes. The keys are in a file outside the database, one per line, the current one
+// first. So a backup of the database alone reveals none of these texts, and if the file is lost, they are unreadable
+// for good.
 //
-// A sealed text names its key, so that a new key can be added (Rotate) while texts under the old ones are still read,
-// and replaced one after the other by whoever owns them (Stale). It is bound to the row that it belongs to: it does not
-// open for another one.
+// An encrypted text is called sealed. It names its key. So texts that were sealed with an earlier key can still be
+// opened after a new key was added (Rotate), and the packages that store them seal them again one by one (Stale). A
+// sealed text is bound to the row of the database in which it is stored, and cannot be opened for another row.
 package secrets
 
 import (
@@ -25,13 +26,14 @@ import (
 // File is the name of the key file within the data directory.
 const File = "secrets.key"
 
-// The lengths of a key's ID and of its bytes.
+// The lengths of a key and of its ID.
 const (
 	idLength  = 4 // bytes, written in hexadecimal
 	keyLength = chacha20poly1305.KeySize
 )
 
-// maxKeys bounds the keys of a file: after so many rotations, the texts under the oldest key have been sealed anew.
+// maxKeys bounds the number of keys in a file. After so many rotations, all texts that were sealed with the oldest key
+// have been sealed again.
 const maxKeys = 100
 
 // Errors of Open.
@@ -40,7 +42,7 @@ var (
 	ErrDamaged    = errors.New("secrets: the text is damaged, or belongs to another row")
 )
 
-// Ring holds the keys. It is safe for concurrent use.
+// Ring holds the keys of a key file and encrypts texts with them. It is safe for concurrent use.
 type Ring struct {
 	path string
 	// mu guards keys; a leaf lock, except that Rotate writes the file under it.
@@ -118,14 +120,14 @@ func text(keys []key) string {
 	return b.String()
 }
 
-// Current returns the ID of the key under which texts are sealed.
+// Current returns the ID of the key with which new texts are sealed.
 func (r *Ring) Current() string {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.keys[0].id
 }
 
-// Has reports whether the file has a key.
+// Has reports whether the key file has a key with the given ID.
 func (r *Ring) Has(id string) bool { _, ok := r.find(id); return ok }
 
 func (r *Ring) find(id string) (key, bool) {
@@ -139,7 +141,8 @@ func (r *Ring) find(id string) (key, bool) {
 	return key{}, false
 }
 
-// Seal encrypts a text for a row, whose identity is a name such as "totp:17".
+// Seal encrypts a text with the current key. row names the row in which the text is stored, for example "totp:17"; Open
+// needs the same name.
 func (r *Ring) Seal(row string, plain []byte) (string, error) {
 	k, _ := r.find(r.Current())
 	aead, err := chacha20poly1305.NewX(k.key[:])
@@ -151,7 +154,7 @@ func (r *Ring) Seal(row string, plain []byte) (string, error) {
 	return k.id + "." + base64.RawURLEncoding.EncodeToString(aead.Seal(nonce, nonce, plain, []byte(row))), nil
 }
 
-// Open decrypts a text that was sealed for a row.
+// Open decrypts a text that was sealed for the given row; see Seal.
 //
 // Errors: ErrUnknownKey, ErrDamaged.
 func (r *Ring) Open(row, sealed string) ([]byte, error) {
@@ -175,13 +178,14 @@ func (r *Ring) Open(row, sealed string) ([]byte, error) {
 	return plain, nil
 }
 
-// Stale reports whether a text was sealed under a former key, so that its owner should seal it again.
+// Stale reports whether a text was sealed with a former key, so that the package that stores the text should seal it
+// again.
 func (r *Ring) Stale(sealed string) bool {
 	id, _, _ := strings.Cut(sealed, ".")
 	return id != r.Current()
 }
 
-// Rotate adds a new key, under which texts are sealed from now on. The former ones stay in the file.
+// Rotate adds a new key, with which texts are sealed from now on. The former keys stay in the file.
 func (r *Ring) Rotate() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -200,7 +204,7 @@ func (r *Ring) Rotate() error {
 	return nil
 }
 
-// writeFile writes a file that survives a power failure, readable only by its owner.
+// writeFile writes a file that only its owner can read, and syncs it, so that it survives a power failure.
 func writeFile(path, content string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {

@@ -7,11 +7,11 @@ import (
 
 // AuditRow is a record of the audit log.
 type AuditRow struct {
-	Seq      int64
-	TS       int64 // ms
+	Seq      int64 // the number of the record, from 1
+	TS       int64 // ms; when the record was added
 	Kind     string
-	Salt     string // "" without a body
-	Body     string // "": removed
+	Salt     string // hashed together with the body; "" if the body was removed
+	Body     string // JSON; "" if it was removed
 	BodyHash string
 	Hash     string
 }
@@ -40,8 +40,8 @@ const (
 	pruneAuditBodiesQuery = `UPDATE audit SET body = '', salt = '' WHERE seq <= $1 AND body <> '' AND ts < $2`
 )
 
-// PruneAudit removes the bodies of at most limit records from before a time (ms). It returns the last of them, 0 if
-// there is none.
+// PruneAudit removes the bodies of the oldest records from before a time (ms), at most limit at once. It returns the
+// number of the last of these records, or 0 if there are none.
 func (tx *Tx) PruneAudit(beforeTS int64, limit int) (last int64, err error) {
 	old, err := collect(tx, scanNumber[int64], oldAuditBodiesQuery, beforeTS, limit)
 	if err != nil || len(old) == 0 {
@@ -54,25 +54,26 @@ func (tx *Tx) PruneAudit(beforeTS int64, limit int) (last int64, err error) {
 	return last, err
 }
 
-// AuditDelivered returns up to which record a sink has got a checkpoint.
+// AuditDelivered returns the number of the record that the newest checkpoint sent to a sink covers, or 0 if none was
+// sent.
 func (tx *Tx) AuditDelivered(sink string) (int64, error) {
 	seq, _, err := one(tx, scanNumber[int64], `SELECT seq FROM audit_sinks WHERE sink = $1`, sink)
 	return seq, err
 }
 
-// SetAuditDelivered records up to which record a sink has got a checkpoint.
+// SetAuditDelivered records that a checkpoint of the record with the number seq was sent to a sink.
 func (tx *Tx) SetAuditDelivered(sink string, seq int64) error {
 	_, err := tx.exec(`INSERT INTO audit_sinks (sink, seq) VALUES ($1, $2) ON CONFLICT (sink) DO UPDATE SET seq = excluded.seq`, sink, seq)
 	return err
 }
 
-// Names of the rows of meta with the key that signs checkpoints: encrypted, and its public part.
+// Names of the rows of meta with the key that signs checkpoints, encrypted, and with its public part.
 const (
 	metaAuditKey      = "audit_key"
 	metaAuditVerifier = "audit_verifier"
 )
 
-// AuditKey returns the encrypted key that signs checkpoints, and its public part; "" if there is none.
+// AuditKey returns the key that signs checkpoints, encrypted, and its public part. Both are "" if there is none.
 func (tx *Tx) AuditKey() (sealed, verifier string, err error) {
 	if sealed, _, err = one(tx, scanString, identityQuery, metaAuditKey); err != nil {
 		return "", "", err
@@ -96,8 +97,8 @@ var ErrNoAudit = errors.New("the database has no audit log")
 // auditFile is the migration that creates the table audit.
 const auditFile = "0056_audit.sql"
 
-// PeekAudit reads the audit log of a database, which may be in use or a backup, and changes nothing. It calls f for
-// every record, in order, and returns the public part of the key that signs checkpoints.
+// PeekAudit reads the audit log of a database without changing the database, which may be in use or a backup. It calls
+// f for every record, in order, and returns the public part of the key that signs checkpoints.
 func PeekAudit(ctx context.Context, dsn string, f func(AuditRow) error) (verifier string, err error) {
 	d, err := parseDSN(dsn)
 	if err != nil {

@@ -20,7 +20,8 @@ const (
 	newestEventQuery   = `SELECT received_ts FROM events ORDER BY position DESC LIMIT 1`
 )
 
-// Clock returns the recorded state of the clock.
+// Clock returns what the database records about the server's clock. If it records no time yet, Seen is the arrival of
+// the newest event.
 func (tx *Tx) Clock() (c Clock, err error) {
 	to := map[string]*int64{metaSeen: &c.Seen, metaJumpedFrom: &c.JumpedFrom, metaJumpedTo: &c.JumpedTo}
 	err = tx.each(func(r Row) error {
@@ -38,7 +39,7 @@ func (tx *Tx) Clock() (c Clock, err error) {
 	return c, err
 }
 
-// SetClock records the state of the clock.
+// SetClock replaces what the database records about the server's clock.
 func (tx *Tx) SetClock(c Clock) error {
 	for name, value := range map[string]int64{metaSeen: c.Seen, metaJumpedFrom: c.JumpedFrom, metaJumpedTo: c.JumpedTo} {
 		if _, err := tx.exec(setMetaNumberQuery, name, value); err != nil {

@@ -45,7 +45,7 @@ func (tx *Tx) UseTOTP(user ident.UserNID, secret string, step int64) (bool, erro
 	return n == 1, err
 }
 
-// TOTPs returns a page of the secrets, by user: at most limit of those after the given user.
+// TOTPs returns a page of the secrets, ordered by user: at most limit of those after the given user.
 func (tx *Tx) TOTPs(after ident.UserNID, limit int) ([]TOTPRow, error) {
 	return collect(tx, scanTOTP, totpSecretsQuery, int64(after), limit)
 }
@@ -171,13 +171,13 @@ func (tx *Tx) PasskeyHandle(user ident.UserNID) (string, bool, error) {
 	return one(tx, scanString, passkeyHandleQuery, int64(user))
 }
 
-// AddPasskeyHandle stores the handle of a user, who has none yet.
+// AddPasskeyHandle stores the handle of a user. It does nothing if the user has one already.
 func (tx *Tx) AddPasskeyHandle(user ident.UserNID, handle string) error {
 	_, err := tx.exec(addPasskeyHandleQuery, int64(user), handle)
 	return err
 }
 
-// FactorChallenge is an enrolment or a check that has begun.
+// FactorChallenge is an enrolment or a check of a second factor that has begun and is not complete yet.
 type FactorChallenge struct {
 	Hash      string
 	Kind      string
@@ -201,9 +201,9 @@ const (
 // trimmed is the maximum number of challenges deleted when one is added, which keeps the write short.
 const trimmed = 100
 
-// AddFactorChallenge stores a challenge and deletes expired ones. It also deletes the oldest challenges of the owner
-// beyond each, which is the maximum for one owner. If the user of the challenge is not known yet, it also deletes the
-// oldest challenges of such users beyond strangers.
+// AddFactorChallenge stores a challenge and deletes expired ones. It deletes the oldest challenges of the same owner so
+// that at most each remain. If the user of the challenge is not known yet, it also deletes the oldest challenges
+// without a known user so that at most strangers of these remain.
 func (tx *Tx) AddFactorChallenge(c FactorChallenge, each, strangers int) error {
 	now := tx.now.UnixMilli()
 	if _, err := tx.exec(`DELETE FROM factor_challenges WHERE expires_ts <= $1`, now); err != nil {
@@ -285,7 +285,8 @@ const (
 	takeEnrolLinkQuery = `DELETE FROM enrol_links WHERE user_nid = $1 AND hash = $2 AND expires_ts > $3`
 )
 
-// PutEnrolLink stores the hash of a link's token, in place of the user's former link. It deletes expired ones.
+// PutEnrolLink stores a link, of which the database has only the hash of the token. It replaces the user's former link.
+// It also deletes expired links.
 func (tx *Tx) PutEnrolLink(user ident.UserNID, hash, madeBy string, expiresTS int64) error {
 	if _, err := tx.exec(`DELETE FROM enrol_links WHERE expires_ts <= $1`, tx.now.UnixMilli()); err != nil {
 		return err
@@ -297,7 +298,7 @@ func (tx *Tx) PutEnrolLink(user ident.UserNID, hash, madeBy string, expiresTS in
 	return err
 }
 
-// EnrolLink finds a link that has not expired by the hash of its token.
+// EnrolLink finds a link by the hash of its token, unless the link has expired.
 func (tx *Tx) EnrolLink(hash string) (EnrolLinkRow, bool, error) {
 	return one(tx, scanEnrolLink, enrolLinkQuery, hash, tx.now.UnixMilli())
 }
@@ -319,8 +320,8 @@ func (tx *Tx) DeleteEnrolLink(user ident.UserNID) (bool, error) {
 	return n == 1, err
 }
 
-// DeleteFactors deletes the second factors and recovery codes of a user. It keeps the user's handle, so that an
-// authenticator replaces its old passkey by a new one.
+// DeleteFactors deletes the second factors and recovery codes of a user. It keeps the user's passkey handle, so that an
+// authenticator that gets a new passkey replaces the old one.
 func (tx *Tx) DeleteFactors(user ident.UserNID) error {
 	if _, err := tx.exec(`DELETE FROM totp WHERE user_nid = $1`, int64(user)); err != nil {
 		return err
@@ -332,7 +333,7 @@ func (tx *Tx) DeleteFactors(user ident.UserNID) error {
 	return err
 }
 
-// ForgetFactors deletes everything about the second factors of a user, whose account is closed.
+// ForgetFactors deletes everything about the second factors of a user whose account is being closed.
 func (tx *Tx) ForgetFactors(user ident.UserNID) error {
 	if err := tx.DeleteFactors(user); err != nil {
 		return err

@@ -16,12 +16,12 @@ func scanOAuthClient(r Row) (c OAuthClient, err error) {
 	return c, err
 }
 
-// OAuthClient finds a client.
+// OAuthClient finds a client by its ID.
 func (tx *Tx) OAuthClient(clientID string) (OAuthClient, bool, error) {
 	return one(tx, scanOAuthClient, oauthClientColumns+`WHERE client_id = $1`, clientID)
 }
 
-// OAuthClientByHash finds the client that has registered metadata with a hash.
+// OAuthClientByHash finds the client whose registered metadata has the given hash.
 func (tx *Tx) OAuthClientByHash(hash string) (OAuthClient, bool, error) {
 	return one(tx, scanOAuthClient, oauthClientColumns+`WHERE hash = $1`, hash)
 }
@@ -54,15 +54,16 @@ func (tx *Tx) DropOAuthClients(before int64, limit int) (int64, error) {
 	return tx.exec(dropOAuthClientsQuery, before, limit)
 }
 
-// OAuthSession is a session that began by OAuth 2.0.
+// OAuthSession is a session of a device that signed in with OAuth 2.0. All refresh tokens of a session have the same
+// family, a random name. The generation increases each time they are replaced.
 type OAuthSession struct {
 	Device     ident.DeviceNID
 	Client     string
 	Scope      string
-	Family     string // hash
+	Family     string // hash of the family's name
 	Generation int64
 	CreatedTS  int64 // ms
-	UsedTS     int64 // ms
+	UsedTS     int64 // ms; when the session was last refreshed
 	User       ident.UserNID
 	DeviceID   string
 }
@@ -75,19 +76,19 @@ func scanOAuthSession(r Row) (s OAuthSession, err error) {
 	return s, err
 }
 
-// OAuthSession finds the session of a device.
+// OAuthSession finds the OAuth 2.0 session of a device.
 func (tx *Tx) OAuthSession(device ident.DeviceNID) (OAuthSession, bool, error) {
 	return one(tx, scanOAuthSession, oauthSessionColumns+`WHERE s.device_nid = $1`, int64(device))
 }
 
-// OAuthSessionOf finds a session by the hash of its family.
+// OAuthSessionOf finds the session whose refresh tokens belong to a family, given as a hash.
 func (tx *Tx) OAuthSessionOf(family string) (OAuthSession, bool, error) {
 	return one(tx, scanOAuthSession, oauthSessionColumns+`WHERE s.family = $1`, family)
 }
 
 const addOAuthSessionQuery = `INSERT INTO oauth_sessions (device_nid, client_id, scope, family, generation, created_ts, used_ts) VALUES ($1, $2, $3, $4, $5, $6, $6)`
 
-// AddOAuthSession stores a session, whose device has none.
+// AddOAuthSession stores a new session. Its device must not have one yet.
 func (tx *Tx) AddOAuthSession(s OAuthSession) error {
 	_, err := tx.exec(addOAuthSessionQuery, int64(s.Device), s.Client, s.Scope, s.Family, s.Generation, tx.now.UnixMilli())
 	return err
@@ -104,12 +105,12 @@ const (
 	oldOAuthSessionsQuery  = oauthSessionColumns + `WHERE s.created_ts <= $1 ORDER BY s.created_ts LIMIT $2`
 )
 
-// IdleOAuthSessions returns at most limit sessions that were not refreshed after a time (ms).
+// IdleOAuthSessions returns at most limit sessions that were last refreshed at or before a time (ms).
 func (tx *Tx) IdleOAuthSessions(since int64, limit int) ([]OAuthSession, error) {
 	return collect(tx, scanOAuthSession, idleOAuthSessionsQuery, since, limit)
 }
 
-// OldOAuthSessions returns at most limit sessions that did not begin after a time (ms).
+// OldOAuthSessions returns at most limit sessions that began at or before a time (ms).
 func (tx *Tx) OldOAuthSessions(since int64, limit int) ([]OAuthSession, error) {
 	return collect(tx, scanOAuthSession, oldOAuthSessionsQuery, since, limit)
 }
@@ -120,13 +121,13 @@ type OAuthCode struct {
 	User                                            ident.UserNID
 	Evidence                                        int64
 	ExpiresTS                                       int64  // ms
-	Family                                          string // hash of the family of the session that it gave; "": not used
+	Family                                          string // of the session for which the code was used; "": it was not used
 }
 
 const addOAuthCodeQuery = `INSERT INTO oauth_codes (hash, client_id, redirect_uri, challenge, scope, device_id, user_nid, evidence, expires_ts)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
 
-// AddOAuthCode stores an authorization code by its hash.
+// AddOAuthCode stores an authorization code, of which the database has only the hash.
 func (tx *Tx) AddOAuthCode(hash string, c OAuthCode) error {
 	_, err := tx.exec(addOAuthCodeQuery, hash, c.Client, c.RedirectURI, c.Challenge, c.Scope, c.DeviceID, int64(c.User), c.Evidence, c.ExpiresTS)
 	return err
@@ -134,7 +135,7 @@ func (tx *Tx) AddOAuthCode(hash string, c OAuthCode) error {
 
 const oauthCodeQuery = `SELECT client_id, redirect_uri, challenge, scope, device_id, user_nid, evidence, expires_ts, family FROM oauth_codes WHERE hash = $1`
 
-// OAuthCode finds an authorization code, which may have been used or have expired.
+// OAuthCode finds an authorization code by its hash, even if the code was used or has expired.
 func (tx *Tx) OAuthCode(hash string) (OAuthCode, bool, error) {
 	return one(tx, func(r Row) (c OAuthCode, err error) {
 		err = r.Scan(&c.Client, &c.RedirectURI, &c.Challenge, &c.Scope, &c.DeviceID, &c.User, &c.Evidence, &c.ExpiresTS, &c.Family)
@@ -142,7 +143,8 @@ func (tx *Tx) OAuthCode(hash string) (OAuthCode, bool, error) {
 	}, oauthCodeQuery, hash)
 }
 
-// UseOAuthCode marks a code as used for a session. It returns false if the code was used before or does not exist.
+// UseOAuthCode marks a code as used for the session with the given family. It returns false if the code was used before
+// or does not exist.
 func (tx *Tx) UseOAuthCode(hash, family string) (bool, error) {
 	n, err := tx.exec(`UPDATE oauth_codes SET family = $2 WHERE hash = $1 AND family = ''`, hash, family)
 	return n == 1, err
@@ -150,7 +152,7 @@ func (tx *Tx) UseOAuthCode(hash, family string) (bool, error) {
 
 const dropOAuthCodesQuery = `DELETE FROM oauth_codes WHERE hash IN (SELECT hash FROM oauth_codes WHERE expires_ts <= $1 ORDER BY expires_ts LIMIT $2)`
 
-// DropOAuthCodes deletes at most limit codes that had expired at a time (ms).
+// DropOAuthCodes deletes at most limit codes that expired at or before a time (ms).
 func (tx *Tx) DropOAuthCodes(by int64, limit int) error {
 	_, err := tx.exec(dropOAuthCodesQuery, by, limit)
 	return err
@@ -163,12 +165,13 @@ const (
 	DeviceCodeDenied   = 2
 )
 
-// OAuthDeviceCode is a request for authorization by a device without a browser.
+// OAuthDeviceCode is a request for authorization by a device without a browser (RFC 8628): the device polls with a
+// device code, while the user enters a user code on another device.
 type OAuthDeviceCode struct {
 	Client, Scope, DeviceID, Addr string
 	ExpiresTS                     int64 // ms
-	Pause                         int64 // ms between two polls
-	PolledTS                      int64 // ms
+	Pause                         int64 // the shortest time between two polls, in ms
+	PolledTS                      int64 // ms; when the device polled last
 	State                         int64
 	User                          ident.UserNID // who approved
 	Evidence                      int64
@@ -177,8 +180,8 @@ type OAuthDeviceCode struct {
 const addOAuthDeviceCodeQuery = `INSERT INTO oauth_device_codes (hash, user_code, client_id, scope, device_id, addr, expires_ts, pause)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (user_code) DO NOTHING`
 
-// AddOAuthDeviceCode stores a device code by its hash and that of its user code. It returns false if the user code is
-// in use.
+// AddOAuthDeviceCode stores a request. The database has only the hashes of its device code and of its user code.
+// AddOAuthDeviceCode returns false if the user code is in use.
 func (tx *Tx) AddOAuthDeviceCode(hash, userCode string, c OAuthDeviceCode) (bool, error) {
 	n, err := tx.exec(addOAuthDeviceCodeQuery, hash, userCode, c.Client, c.Scope, c.DeviceID, c.Addr, c.ExpiresTS, c.Pause)
 	return n == 1, err
@@ -191,17 +194,17 @@ func scanOAuthDeviceCode(r Row) (c OAuthDeviceCode, err error) {
 	return c, err
 }
 
-// OAuthDeviceCode finds a device code by its hash.
+// OAuthDeviceCode finds a request by the hash of its device code.
 func (tx *Tx) OAuthDeviceCode(hash string) (OAuthDeviceCode, bool, error) {
 	return one(tx, scanOAuthDeviceCode, oauthDeviceCodeColumns+`WHERE hash = $1`, hash)
 }
 
-// OAuthDeviceCodeOf finds a device code by the hash of its user code.
+// OAuthDeviceCodeOf finds a request by the hash of its user code.
 func (tx *Tx) OAuthDeviceCodeOf(userCode string) (OAuthDeviceCode, bool, error) {
 	return one(tx, scanOAuthDeviceCode, oauthDeviceCodeColumns+`WHERE user_code = $1`, userCode)
 }
 
-// PollOAuthDeviceCode records a poll now, and the pause (ms) before the next one.
+// PollOAuthDeviceCode records that a device has polled now, and how long (ms) it must wait before it polls again.
 func (tx *Tx) PollOAuthDeviceCode(hash string, pause int64) error {
 	_, err := tx.exec(`UPDATE oauth_device_codes SET polled_ts = $2, pause = $3 WHERE hash = $1`, hash, tx.now.UnixMilli(), pause)
 	return err
@@ -209,20 +212,20 @@ func (tx *Tx) PollOAuthDeviceCode(hash string, pause int64) error {
 
 const decideOAuthDeviceCodeQuery = `UPDATE oauth_device_codes SET state = $2, user_nid = $3, evidence = $4 WHERE user_code = $1 AND state = 0 AND expires_ts > $5`
 
-// DecideOAuthDeviceCode approves or denies a pending device code, by its user code. It returns false if the code is not
-// pending.
+// DecideOAuthDeviceCode approves or denies the pending request with the given user code. It returns false if the
+// request is not pending.
 func (tx *Tx) DecideOAuthDeviceCode(userCode string, state int64, user ident.UserNID, evidence int64) (bool, error) {
 	n, err := tx.exec(decideOAuthDeviceCodeQuery, userCode, state, int64(user), evidence, tx.now.UnixMilli())
 	return n == 1, err
 }
 
-// DropOAuthDeviceCode deletes a device code. It returns false if there is none.
+// DropOAuthDeviceCode deletes a request by the hash of its device code. It returns false if there is none.
 func (tx *Tx) DropOAuthDeviceCode(hash string) (bool, error) {
 	n, err := tx.exec(`DELETE FROM oauth_device_codes WHERE hash = $1`, hash)
 	return n == 1, err
 }
 
-// CountOAuthDeviceCodes returns the number of device codes.
+// CountOAuthDeviceCodes returns the number of stored requests.
 func (tx *Tx) CountOAuthDeviceCodes() (int64, error) {
 	n, _, err := one(tx, scanNumber[int64], `SELECT count(*) FROM oauth_device_codes`)
 	return n, err
@@ -230,13 +233,13 @@ func (tx *Tx) CountOAuthDeviceCodes() (int64, error) {
 
 const dropOAuthDeviceCodesQuery = `DELETE FROM oauth_device_codes WHERE hash IN (SELECT hash FROM oauth_device_codes WHERE expires_ts <= $1 ORDER BY expires_ts LIMIT $2)`
 
-// DropOAuthDeviceCodes deletes at most limit device codes that had expired at a time (ms).
+// DropOAuthDeviceCodes deletes at most limit device codes that expired at or before a time (ms).
 func (tx *Tx) DropOAuthDeviceCodes(by int64, limit int) error {
 	_, err := tx.exec(dropOAuthDeviceCodesQuery, by, limit)
 	return err
 }
 
-// WebSession is a browser in which a user has signed in to the web pages.
+// WebSession is the session of a browser in which a user has signed in to the web pages.
 type WebSession struct {
 	User      ident.UserNID
 	Localpart string
@@ -258,7 +261,7 @@ func (tx *Tx) AddWebSession(hash string, s WebSession) error {
 const webSessionQuery = `SELECT w.user_nid, a.localpart, w.evidence, w.expires_ts FROM web_sessions w JOIN accounts a ON a.nid = w.user_nid
 WHERE w.hash = $1 AND w.expires_ts > $2 AND a.deactivated_ts = 0 AND a.locked = 0`
 
-// WebSession finds the session of a browser whose user may use it.
+// WebSession finds a browser's session that has not expired and whose account is active and not locked.
 func (tx *Tx) WebSession(hash string) (WebSession, bool, error) {
 	return one(tx, func(r Row) (s WebSession, err error) {
 		err = r.Scan(&s.User, &s.Localpart, &s.Evidence, &s.ExpiresTS)

@@ -53,16 +53,14 @@ var errFenced = errors.New("storage: another process writes to this database")
 
 const setPositionQuery = `UPDATE meta SET value = $1 WHERE name = 'position' AND value = $2`
 
-// storePosition stores the last position allotted, in the transaction that allotted it. The maximum over the tables
-// would not do: it decreases when the newest rows are deleted, and clients' tokens would then be ahead of the stream.
+// storePosition stores the last allotted position in the transaction that allotted it. The highest position in the
+// tables would not do in its place: it decreases when the newest rows are deleted, and then the tokens of clients would
+// be ahead of the stream.
 //
-// With several nodes on PostgreSQL this row orders them: a batch locks the rows of its rooms (Write.Rooms, sorted),
-// then this row with UPDATE … RETURNING, and allots positions from the answer, so that everything committed is settled.
-// A single node remembers what it stored and needs no answer; the comparison detects a second process.
-//
-// With several nodes on PostgreSQL this row orders them: a batch locks the rows of its rooms (Write.Rooms, sorted),
-// then this row with UPDATE … RETURNING, and allots positions from the answer, so that everything committed is settled.
-// A single node remembers what it stored and needs no answer; the comparison detects a second process.
+// A single node remembers what it stored; the comparison with the stored value detects a second process. If there were
+// several nodes on PostgreSQL, this row would order them: a batch would lock the rows of its rooms (Write.Rooms,
+// sorted), then this row with UPDATE … RETURNING, and allot positions from the answer, so that everything committed is
+// settled.
 func (c *committer) storePosition() error {
 	if c.pos == c.stored {
 		return nil

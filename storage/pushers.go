@@ -24,7 +24,7 @@ type PusherRow struct {
 	PusherProgress
 }
 
-// PusherProgress says up to which event a pusher has been served.
+// PusherProgress records up to which event a pusher has been served, and its failures.
 type PusherProgress struct {
 	Delivered    Pos
 	Pending      bool // events after Delivered wait for the pusher; otherwise it has been served up to Tx.Pushed if that is later
@@ -101,7 +101,7 @@ func (tx *Tx) SetPusherProgress(nid ident.PusherNID, p PusherProgress) error {
 	return err
 }
 
-// Pushed returns the position up to which all pushers have been served that have nothing pending.
+// Pushed returns the position up to which every pusher has been served that has nothing pending.
 func (tx *Tx) Pushed() (Pos, error) {
 	p, _, err := one(tx, scanNumber[int64], `SELECT value FROM meta WHERE name = 'pushed'`)
 	return Pos(p), err

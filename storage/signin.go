@@ -2,7 +2,7 @@ package storage
 
 import "ebb/ident"
 
-// SetSession records how the session of a device began, and which factors its user has presented.
+// SetSession records in which way the session of a device began (path), and which factors its user has presented.
 func (tx *Tx) SetSession(device ident.DeviceNID, path string, evidence int64) error {
 	_, err := tx.exec(`UPDATE devices SET path = $2, evidence = $3 WHERE nid = $1`, int64(device), path, evidence)
 	return err
@@ -20,7 +20,8 @@ func (tx *Tx) Evidence(device ident.DeviceNID) (int64, error) {
 	return e, err
 }
 
-// SetAccountMFA sets an account's own policy on second factors, and the time (ms) since which it requires one.
+// SetAccountMFA sets the policy of one account on second factors, and the time (ms) since which this policy requires
+// one.
 func (tx *Tx) SetAccountMFA(user ident.UserNID, mode string, sinceTS int64) error {
 	_, err := tx.exec(`UPDATE accounts SET mfa = $2, mfa_since_ts = $3 WHERE nid = $1`, int64(user), mode, sinceTS)
 	return err
@@ -34,8 +35,8 @@ const (
 
 const metaNumberQuery = `SELECT value FROM meta WHERE name = $1`
 
-// SecondFactorRequiredSince returns the times (ms) since which all users and administrators must have a second factor;
-// 0 if none is recorded.
+// SecondFactorRequiredSince returns the times (ms) since which every user must have a second factor, and since which
+// every administrator must have one. A time is 0 if none is recorded.
 func (tx *Tx) SecondFactorRequiredSince() (all, administrators int64, err error) {
 	if all, _, err = one(tx, scanNumber[int64], metaNumberQuery, metaMFASince); err != nil {
 		return 0, 0, err
@@ -53,7 +54,7 @@ func (tx *Tx) SetSecondFactorRequiredSince(all, administrators int64) error {
 	return err
 }
 
-// AnyAccountRequiresMFA reports whether a second factor is required of some account by a policy of its own. It uses the
+// AnyAccountRequiresMFA reports whether any account has a policy of its own that requires a second factor. It uses the
 // index accounts_mfa.
 func (tx *Tx) AnyAccountRequiresMFA() (bool, error) {
 	_, found, err := one(tx, scanNumber[int64], `SELECT nid FROM accounts WHERE mfa = 'required' ORDER BY nid LIMIT 1`)
@@ -71,7 +72,7 @@ const sessionsQuery = `SELECT d.nid, d.evidence, a.nid, a.localpart, a.admin, a.
 AND EXISTS (SELECT 1 FROM access_tokens t WHERE t.device_nid = d.nid AND (t.expires_ts = 0 OR t.expires_ts > $2)) ORDER BY d.nid LIMIT $3`
 
 // Sessions returns a page of the sessions with an access token that has not expired, by device: at most limit of those
-// after a device. Of the accounts it reads what the policy on second factors depends on.
+// after a device. Of the accounts it reads only the fields on which the policy on second factors depends.
 func (tx *Tx) Sessions(after ident.DeviceNID, limit int) ([]SessionRow, error) {
 	return collect(tx, func(r Row) (s SessionRow, err error) {
 		a := &s.Account

@@ -88,7 +88,7 @@ const repeatDeviceChangesQuery = `UPDATE device_list_changes SET position = $4 W
 AND user_nid IN (SELECT m.user_nid FROM memberships m WHERE m.room_nid = $1 AND m.changed = $2)`
 
 // RepeatDeviceChanges gives all device changes after the position since a new position, so that clients get them again.
-// It does so for the users whose membership of the room became current at the position known.
+// It does so for the users whose current membership of the room dates from the position known.
 func (tx *Tx) RepeatDeviceChanges(room ident.RoomNID, known, since Pos) error {
 	_, err := tx.exec(repeatDeviceChangesQuery, int64(room), int64(known), int64(since), int64(tx.NextPos()))
 	return err

@@ -65,8 +65,8 @@ func (tx *Tx) RefreshToken(hash string) (RefreshTokenRow, bool, error) {
 	}, refreshTokenQuery, hash)
 }
 
-// RetireTokens is called when a device uses tokens that a refresh issued. It deletes the older tokens of the device, so
-// that these are its only ones. In an OAuth 2.0 session, the next generation of refresh tokens begins.
+// RetireTokens is called when a device first uses the tokens that it got by a refresh. It deletes the older tokens of
+// the device. In an OAuth 2.0 session, it also begins the next generation of refresh tokens.
 func (tx *Tx) RetireTokens(device ident.DeviceNID) error {
 	for _, q := range []string{
 		`DELETE FROM access_tokens WHERE device_nid = $1 AND unused = 0`,
@@ -107,8 +107,8 @@ func (tx *Tx) DeleteDeviceTokens(device ident.DeviceNID) error {
 
 const addLoginTokenQuery = `INSERT INTO login_tokens (hash, user_nid, evidence, expires_ts) VALUES ($1, $2, $3, $4)`
 
-// AddLoginToken stores the hash of a single-use login token and the factors that its user has presented. It also
-// deletes expired ones.
+// AddLoginToken stores the hash of a single-use login token, and which factors the user who requested it has presented.
+// It also deletes expired login tokens.
 func (tx *Tx) AddLoginToken(hash string, user ident.UserNID, evidence, expiresTS int64) error {
 	if _, err := tx.exec(`DELETE FROM login_tokens WHERE expires_ts <= $1`, tx.now.UnixMilli()); err != nil {
 		return err

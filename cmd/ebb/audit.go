@@ -71,7 +71,8 @@ func (inv *invocation) verifyAudit(ctx context.Context, dsn string, checkpoints 
 	return err
 }
 
-// readCheckpoints reads the file of a sink, "" for none.
+// readCheckpoints reads the checkpoints in the file of a sink. It returns none if file is "". If key is "", it verifies
+// them with the key that the database names.
 func readCheckpoints(ctx context.Context, dsn, file, key string) ([]audit.Checkpoint, error) {
 	if file == "" {
 		return nil, nil
@@ -92,7 +93,7 @@ func readCheckpoints(ctx context.Context, dsn, file, key string) ([]audit.Checkp
 	return list, nil
 }
 
-// auditKey returns the key with which checkpoints are verified, as the database has it.
+// auditKey returns the public key that the database names for verifying checkpoints.
 func auditKey(ctx context.Context, dsn string) (string, error) {
 	key, err := storage.PeekAudit(ctx, dsn, func(storage.AuditRow) error { return nil })
 	if err == nil && key == "" {
@@ -115,7 +116,7 @@ var auditKeyCommand = command{
 	},
 }
 
-// auditLine is a record as printed by audit export. It has all that verifying the chain takes.
+// auditLine is a record as printed by audit export. It contains everything that is needed to verify the chain.
 type auditLine struct {
 	Seq      int64           `json:"seq"`
 	Time     time.Time       `json:"time"`
