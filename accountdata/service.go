@@ -32,7 +32,7 @@ type Options struct {
 	Cache   keyed.Budget   // memory budget of the lists of ignored users
 }
 
-// Service implements the package. It is safe for concurrent use.
+// Service stores and returns account data and subscriptions to threads. It is safe for concurrent use.
 type Service struct {
 	db      *storage.DB
 	rooms   *rooms.Service

@@ -58,5 +58,5 @@ func checkText(what, text string, longest int) error {
 	return nil
 }
 
-// foldName converts a localpart to lower case, as in new localparts.
+// foldName converts a localpart to lower case. New localparts are always stored in lower case.
 func foldName(localpart string) string { return strings.ToLower(localpart) }

@@ -118,7 +118,8 @@ func (s *Service) readAliases(ctx context.Context, a *app) (map[ident.RoomNID]bo
 const scanBatch = 500
 
 // scan examines the next scanBatch events in (after, upTo] and returns those that concern an application service, and
-// the position up to which it looked. An event concerns it because of a user only if the user was joined at the time.
+// the position up to which it looked. A user of the application service makes an event concern it only if the user was
+// joined when the event arrived.
 func (s *Service) scan(ctx context.Context, a *app, known *interest, after, upTo storage.Pos) (found []history.Placed, done storage.Pos, err error) {
 	var rows []storage.Arrival
 	var stays []storage.LocalMemberSince

@@ -77,7 +77,7 @@ func (w *worker) signal() {
 	}
 }
 
-// committed adds those events of a commit to the queue that concern the application service. It runs in the committer.
+// committed adds the events of a commit that concern the application service to the queue. It runs in the committer.
 func (w *worker) committed(c *rooms.Commit) {
 	a, known := w.app.Load(), w.known.Load()
 	a.observe(known, c)
@@ -298,8 +298,9 @@ func (w *worker) next(ctx context.Context) (*transaction, error) {
 	return t, nil
 }
 
-// fitting returns the first events, as many as fit into one transaction, and how many of the candidates are then
-// settled: those events, and the candidates before them that are no longer sent.
+// fitting returns as many of the first events as fit into one transaction. events are those of the candidates that are
+// still to be sent. fitting also returns how many of the candidates can be removed from the queue: the returned events,
+// and the candidates between them that are not sent.
 func fitting(candidates []history.Placed, events []history.AppEvent) ([]history.AppEvent, int) {
 	size := 0
 	for i, e := range events {
@@ -310,8 +311,8 @@ func fitting(candidates []history.Placed, events []history.AppEvent) ([]history.
 	return events, len(candidates)
 }
 
-// take removes n events from the queue, which are to be delivered now. It returns the position up to which everything
-// has been delivered after that.
+// take removes the first n events, which are going to be delivered now, from the queue. It returns the position up to
+// which everything will have been delivered then.
 func (w *worker) take(n int) storage.Pos {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -194,9 +194,8 @@ func updateEDU(tx *storage.Tx, u storage.DeviceListUpdate) (json.RawMessage, err
 	return edu(eduDeviceListUpdate, content)
 }
 
-// committed is a rooms.Listener. It schedules device list updates to other servers. There are updates for local users
-// who joined a room (the write of the join has added a storage.DeviceAnnouncement), and for servers discovered in a
-// room.
+// committed is a rooms.Listener. It schedules device list updates to other servers in two cases: a local user has
+// joined a room (the write of the join has added a storage.DeviceAnnouncement), or servers were discovered in a room.
 func (s *Service) committed(c *rooms.Commit) {
 	if slices.ContainsFunc(c.Members, func(m rooms.CommittedMember) bool { return m.Local && m.Joined() }) && c.Room.Shared() {
 		s.kick(s.joined)

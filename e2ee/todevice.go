@@ -253,9 +253,9 @@ func (o *delivery) count(size int) error {
 	return bounded("bytes of the messages of one request", o.bytes, maxToDeviceBytes)
 }
 
-// candidates returns devices of a user that include all existing ones among the named devices. It returns false if
-// there is no such user. Most requests name only one device, for which one query is enough; otherwise it returns all
-// devices.
+// candidates returns the devices of a user that may be among the named ones. It returns false if there is no such user.
+// If only one device is named, as in most requests, it looks up that device; otherwise it returns all devices of the
+// user.
 func candidates[T any](names *deviceNames, tx *storage.Tx, user id.UserID, named map[id.DeviceID]T) (nid ident.UserNID, devices []storage.DeviceRef, found bool, err error) {
 	if _, all := named[allDevices]; len(named) == 1 && !all {
 		for name := range named {

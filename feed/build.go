@@ -145,7 +145,7 @@ const (
 // one for each.
 func (b *builder) large() bool { return b.initial || b.FullState }
 
-// read runs f in the answer's transaction if there is one, else in a new one.
+// read runs f in b.tx, the transaction for the whole answer, if there is one, and otherwise in a new transaction.
 func (b *builder) read(ctx context.Context, f func(tx *storage.Tx) error) error {
 	if b.tx != nil {
 		return f(b.tx)

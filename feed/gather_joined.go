@@ -44,7 +44,7 @@ type roomNews struct {
 	typing        []typist
 	typingChanged bool
 	data          []storage.AccountDatum
-	sticky        []*rooms.Event // that are not in the timeline
+	sticky        []*rooms.Event // new sticky events that are not in the timeline
 	unread        history.Unread
 	stripped      []json.RawMessage // the stripped state of an invite or a knock, as whole events
 }

@@ -175,9 +175,9 @@ func (b *builder) eachOwnMember(ctx context.Context, room *rooms.Room, pos stora
 	})
 }
 
-// knownMembers is called for a room that counts as new to the client, which gets all its state. The client may still
-// know its members: if the user was joined at the position of the token, and has left and rejoined since, it returns
-// that position. Otherwise it returns 0.
+// knownMembers returns the position up to which the client knows the members of a room that otherwise counts as new to
+// it, or 0 if it knows none. The client knows them if the user was joined at the position of the token, and has left
+// and rejoined since: then the result is that position.
 func (b *builder) knownMembers(ctx context.Context, q *roomQuery) (since storage.Pos, err error) {
 	m := q.room.MemberOf(b.UserID)
 	if q.initial || m == nil {

@@ -201,8 +201,8 @@ func (s *Service) introduceTo(room *rooms.Room, server string, served map[string
 	}
 }
 
-// once reports whether the presence of the user nid has not been sent to the given server in this tick. It then records
-// in served that it has been sent.
+// once returns true for the first call with this server and user in a tick, when the presence of the user is to be
+// sent. It records in served that this is done, and returns false for further calls.
 func once(served map[string]map[ident.UserNID]bool, server string, nid ident.UserNID) bool {
 	if served[server] == nil {
 		served[server] = map[ident.UserNID]bool{}

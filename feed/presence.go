@@ -17,16 +17,16 @@ import (
 const (
 	// presenceTimeout is how long after its last sync a device still counts as connected.
 	presenceTimeout = 30 * time.Second
-	// idleTimeout: without any activity of the user for so long, online becomes unavailable.
+	// idleTimeout is how long a user must show no activity before the state online becomes unavailable.
 	idleTimeout = 5 * time.Minute
 	// activeFor is how long after an activity currently_active stays true.
 	activeFor = time.Minute
-	// presenceRoomLimit: rooms with more members do not spread presence. Every change of each member would wake every
-	// other one, which is what makes peers switch presence off altogether.
+	// presenceRoomLimit is the number of members above which presence is not spread in a room. Otherwise every change
+	// of a member would wake all the others; this load makes many administrators switch presence off altogether.
 	presenceRoomLimit = 500
 	// maxPresenceDevices bounds the devices of one user that are watched at once.
 	maxPresenceDevices = 64
-	// presenceMemory is how long the record of a user is kept who is offline and has no status message.
+	// presenceMemory is how long the record of a user is kept while the user is offline without a status message.
 	presenceMemory = 24 * time.Hour
 )
 
@@ -43,8 +43,8 @@ type presence struct {
 	remote int              // users of other servers
 }
 
-// presenceChange is an entry of presence.recent. It is obsolete if the user has changed again, and so has a newer
-// serial.
+// presenceChange is an entry of presence.recent. It is obsolete if the presence of the user has changed again since, so
+// that the serial of the user is newer than that of the entry.
 type presenceChange struct {
 	serial int64
 	user   *presenceUser
@@ -75,7 +75,7 @@ func (d presenceDevice) gone(now time.Time) bool {
 	return d.polls == 0 && now.Sub(d.seen) > presenceTimeout
 }
 
-// presenceRecord is one user's presence at a moment, safe to keep.
+// presenceRecord is a copy of one user's presence, which later changes do not affect.
 type presenceRecord struct {
 	nid        ident.UserNID
 	id         id.UserID
@@ -293,9 +293,9 @@ func (p *presence) newest() int64 {
 	return p.serial
 }
 
-// since returns the users whose presence changed after the given serial, oldest change first, and the newest serial. It
-// returns numbers rather than records: a client that comes back after a thousand users have come online may see only a
-// few of them.
+// since returns the newest serial, and the users whose presence changed after the given serial, oldest change first. It
+// returns only the users' numbers and not their records, because there may be a thousand of them although the client
+// may see only a few.
 func (p *presence) since(serial int64) (int64, []ident.UserNID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -314,7 +314,7 @@ func (u *presenceUser) record() presenceRecord {
 	return presenceRecord{u.nid, u.id, u.state, u.status, u.active, u.lastActive, u.serial, !u.heard.IsZero()}
 }
 
-// of returns the record of the given user. It returns false, and the record of a user who is offline, if there is none.
+// of returns the record of the given user. If there is none, it returns false and a record that says offline.
 func (p *presence) of(nid ident.UserNID) (presenceRecord, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -48,8 +48,9 @@ func (w *profileWatch) watch(user ident.UserNID) (done func()) {
 	}
 }
 
-// changed records that profile fields have changed, and wakes all users who wait for such changes. Users who share no
-// room with the changed ones then find nothing; finding out here who shares a room would cost more.
+// changed records that profile fields have changed, and wakes all users who wait for such changes. Some of them share
+// no room with the users whose profiles changed, and find nothing new; it would cost more to find out who shares a
+// room.
 func (w *profileWatch) changed(list []rooms.CommittedProfile, hub *wake.Hub) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -154,8 +154,8 @@ func (s *session) seen(upTo storage.Pos, news uint64, keyCounts []byte, delivere
 	s.delivered = max(s.delivered, delivered)
 }
 
-// acknowledge is called when the client confirms the to-device messages up to upTo. It reports whether there may be
-// any, which are then to be deleted.
+// acknowledge reports whether the database may still have to-device messages up to the position upTo, which the client
+// has confirmed. If so, the caller deletes them.
 func (s *session) acknowledge(upTo storage.Pos) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -26,10 +26,10 @@ type slidingRun struct {
 	session *session
 	conn    *slidingConn
 	turn    int64
-	online  event.Presence // that the request sets
+	online  event.Presence // the presence that the request sets
 	since   slidingPos     // the request's pos; zero in a first request
 	base    []byte         // the encoded slidingState that belongs to since
-	rooms   int            // how many rooms the user has
+	rooms   int            // the number of the user's rooms
 }
 
 // initial reports whether the request begins a connection.
@@ -122,12 +122,12 @@ type slidingBuilder struct {
 	run           *slidingRun
 	change        slidingChange
 	user          *slidingUser
-	rooms         []slidingRoom // that the client may get
+	rooms         []slidingRoom // the rooms that the client may get
 	counts        []int         // the number of rooms in each list
 	known         []knownSet
 	nothingWanted combinedWant
 	scratch       *slidingScratch
-	look          slidingLook // from the last time
+	look          slidingLook // what the server found when it last looked for news
 	departs       bool        // the answer has rooms that are in no list any more
 	next          slidingPos  // pos of the answer
 
@@ -138,7 +138,7 @@ type slidingBuilder struct {
 	threads   ThreadSubscriptions
 
 	stickyShown []storage.Pos // sticky events in the timelines
-	stickySent  bool          // the answer has sticky events besides those
+	stickySent  bool          // the answer has sticky events in the extension
 }
 
 // buildSliding makes an answer. If there is nothing new, it returns nil, so that the request waits; if final is set, it

@@ -15,7 +15,7 @@ var bumpTypes = []string{
 	"m.beacon_info", "org.matrix.msc3672.beacon_info",
 }
 
-// maxBumps bounds the rooms of which it is remembered when they were last bumped before what memory has of them.
+// maxBumps bounds the cached results of Tx.Bump.
 const maxBumps = 20_000
 
 // bumpKey is the key under which a result of Tx.Bump is cached. upTo is the position up to which the room's timeline is

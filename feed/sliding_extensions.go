@@ -79,8 +79,8 @@ func (x *roomsExtension) covers(r *slidingRoom) bool {
 	return anyOf(r.want.lists, *x.Lists)
 }
 
-// maxSlidingToDevice bounds the to-device messages of one answer, and is the number that a client gets which asks for
-// none.
+// maxSlidingToDevice bounds the to-device messages of one answer. It is also the number that applies if the request has
+// no limit.
 const maxSlidingToDevice = 100
 
 // parse checks the settings.

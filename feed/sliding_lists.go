@@ -67,8 +67,8 @@ type slidingRoom struct {
 	listed   bool // it is in a list, but perhaps in none of its ranges
 }
 
-// roomWork is a slidingRoom that the answer may have something of. Most rooms have no roomWork, so a slidingRoom stays
-// small.
+// roomWork holds the additional data of a slidingRoom that may be part of the answer. Most rooms have no roomWork, so
+// that a slidingRoom is small.
 type roomWork struct {
 	*slidingRoom
 	fresh      bool     // the client gets the room as a new one
@@ -83,11 +83,10 @@ type combinedWant struct {
 	limit    int
 	required []*requiredState
 	lists    []string
-	more     []wantStep // the results of the method and
+	more     []wantStep // earlier calls of and, with their results
 }
 
-// wantStep remembers a result of combinedWant.and: with config of the list, or of a subscription if list is "", the
-// combinedWant becomes to.
+// wantStep is a remembered call of combinedWant.and: to is the result for the arguments config and list.
 type wantStep struct {
 	config *roomConfig
 	list   string
@@ -138,7 +137,7 @@ func (w *combinedWant) allMembers() bool {
 	return slices.ContainsFunc(w.required, func(p *requiredState) bool { return selectsAll(p, memberType) })
 }
 
-// selectsAll reports whether a selection may have all state events of a type.
+// selectsAll reports whether a selection may include all state events of a type.
 func selectsAll(p *requiredState, typ string) bool {
 	return !(p.byName && typ == memberType) && slices.ContainsFunc(p.include, func(e stateElement) bool {
 		return e.Key == nil && !e.Me && (e.Type == nil || *e.Type == typ)

@@ -35,7 +35,8 @@ type sentShape struct {
 	data     bool // the client has the user's account data up to the position of its token
 }
 
-// stage is the kind of room as which the client last got a room.
+// stage says in which form the client last got a room: as a joined room, as stripped state, or as a room that the user
+// has left.
 type stage uint8
 
 const (
@@ -235,8 +236,8 @@ func (c *slidingChange) result() *slidingState {
 	return &c.slidingState
 }
 
-// setOf returns the index of the set of the given selections, whose texts are as in requiredState. It adds the set if
-// it is new.
+// setOf returns the index of the set that consists of the given selections, each in the form of requiredState.text. It
+// adds the set if it is new.
 func (c *slidingChange) setOf(texts []string) int {
 	set := make([]int, 0, len(texts))
 	for _, text := range texts {

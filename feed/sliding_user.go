@@ -16,8 +16,9 @@ import (
 const (
 	// maxSlidingUsers bounds the users whose account data and rooms are remembered for sliding sync.
 	maxSlidingUsers = 5000
-	// maxRemovals bounds the rooms left of which it is looked up how the user left, the newest first, and
-	// maxRemovalSteps the member events looked at for one.
+	// For at most maxRemovals rooms that the user is not in any more, it is looked up whether the user left or was
+	// removed. Those that the user left last come first. maxRemovalSteps bounds the member events that are read for one
+	// room.
 	maxRemovals     = 1000
 	maxRemovalSteps = 8
 )

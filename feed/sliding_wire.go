@@ -43,7 +43,8 @@ type SlidingRequest struct {
 	SetPresence string
 }
 
-// SlidingBody is the body of a request. What is below its first level is decoded when its form is known.
+// SlidingBody is the body of a request. The lists, subscriptions and extensions are decoded later, when it is known
+// which form the request has.
 type SlidingBody struct {
 	ConnID        string          `json:"conn_id"`
 	TxnID         string          `json:"txn_id"`

@@ -139,7 +139,7 @@ type stickyExtension struct {
 	Since *string `json:"since"`
 	Limit *int64  `json:"limit"`
 
-	since, after storage.Pos // of Since: the position of the answer, and up to where the client has all sticky events
+	since, after storage.Pos // the positions in Since; see stickyToken
 }
 
 func (x *stickyExtension) limit() int {

@@ -15,11 +15,11 @@ import (
 )
 
 const (
-	// maxTimeout bounds a long poll; proxies between cut longer ones off anyway.
+	// maxTimeout bounds a long poll. Proxies would break off longer ones anyway.
 	maxTimeout = 5 * time.Minute
-	// If at least crowd requests wait, a request that is woken within hasty of its beginning waits for coalesce before
-	// it looks: when events come so fast that everybody is woken as soon as they wait, those that come in that time
-	// share one answer. Otherwise an answer is built at once.
+	// If at least crowd requests wait, and one of them is woken less than hasty after it began, it sleeps for coalesce
+	// before it builds its answer. When events arrive so fast that requests are woken as soon as they wait, one answer
+	// then has the events of that time together. In all other cases the answer is built at once.
 	crowd    = 32
 	hasty    = 20 * time.Millisecond
 	coalesce = 5 * time.Millisecond
@@ -41,7 +41,7 @@ type SyncRequest struct {
 type request struct {
 	SyncRequest
 	filter  *cachedFilter
-	online  event.Presence // that the request sets
+	online  event.Presence // the presence that the request sets
 	since   Token
 	initial bool
 	session *session

@@ -16,7 +16,7 @@ import (
 // ServerPeriod is a period during which a server was in a room.
 type ServerPeriod struct {
 	Server   string
-	From, To storage.Pos // To is 0 if it still is
+	From, To storage.Pos // To is 0 if the server is still in the room
 }
 
 // ServersSince returns the other servers that are in a room, or were in it at some time after the given position. A
@@ -140,8 +140,8 @@ func (s *Service) outgoing(ctx context.Context, row *storage.EventRow) (Outgoing
 	return out, nil
 }
 
-// maxStickyPage is how many sticky events a server gets at a time that has missed them. It has to ask for the state
-// before each of them; another Ebb does so ten times for one transaction.
+// maxStickyPage bounds the sticky events that are sent at a time to a server that has missed them. That server must
+// request the state before each of these events, and an Ebb server makes at most ten such requests for one transaction.
 const maxStickyPage = 10
 
 // NewestEvents returns the positions of events that are to be sent to a server that has come into a room or has missed

@@ -39,8 +39,8 @@ const (
 	maxCounted = 200
 	// maxExaminedBytes bounds the JSON of these events.
 	maxExaminedBytes = 4 << 20
-	// examineBatch is how many events at most are examined at a time, and leastExamined how many at least. Most hits
-	// match, so more than the page has are examined only if there were not enough.
+	// Since most hits match, as many events are examined at a time as the page still needs, but at least leastExamined
+	// and at most examineBatch.
 	examineBatch  = 32
 	leastExamined = 8
 	// maxSearches bounds the searches of one user that run at a time, and maxWaitingSearches those that run or wait.
@@ -186,7 +186,7 @@ func (s *Service) searchedRooms(ctx context.Context, to ident.Requester, req *Se
 	return out, nil
 }
 
-// roomNIDs returns the numbers of two lists of rooms.
+// roomNIDs looks up the rooms in two lists of IDs, and returns the numbers of those that are known.
 func (s *Service) roomNIDs(ctx context.Context, one, two []string) (a, b map[ident.RoomNID]bool, err error) {
 	a, b = map[ident.RoomNID]bool{}, map[ident.RoomNID]bool{}
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {

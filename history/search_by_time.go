@@ -95,9 +95,9 @@ func (v *viewer) gapNear(tx *storage.Tx, closest *rooms.Event, ts int64, backwar
 	return g.found, err
 }
 
-// closestElsewhere asks other servers for the closest event. If one of them has a closer event than here, it fetches
-// the missing events up to that one, and searches again. If too many are missing, it fetches only some before it does
-// so.
+// closestElsewhere asks other servers for the closest event. If one of them has an event that is closer than here, the
+// closest event of this server, it fetches the missing events up to that event and searches again. If too many events
+// are missing, it fetches only some of them before the new search.
 func (s *Service) closestElsewhere(ctx context.Context, roomID id.RoomID, to ident.Requester, at time.Time, backwards bool, here closestEvent) (closestEvent, error) {
 	eventID, ts, ok := s.rooms.AskTimestampToEvent(ctx, here.room, at.UnixMilli(), backwards)
 	if !ok || here.event != nil && !nearer(ts, here.event.OriginServerTS(), backwards) {
@@ -117,13 +117,13 @@ func (s *Service) closestElsewhere(ctx context.Context, roomID id.RoomID, to ide
 	return s.closestHere(ctx, roomID, to, at, backwards)
 }
 
-// nearer reports whether the time ts is closer to the requested time than the time than. Both are on the same side of
-// it.
-func nearer(ts, than int64, backwards bool) bool {
+// nearer reports whether the time ts is closer to the requested time than other is. Both are on the same side of the
+// requested time: before it if backwards is set, and otherwise after it.
+func nearer(ts, other int64, backwards bool) bool {
 	if backwards {
-		return ts > than
+		return ts > other
 	}
-	return ts < than
+	return ts < other
 }
 
 // closest returns the closest event that the viewer may see, nil if there is none.
@@ -151,7 +151,7 @@ type timeWalk struct {
 	last      storage.TimePoint // the next batch begins after it
 	batch     int               // size of the next batch
 	scanned   int               // events read without their JSON
-	rows      cursor            // counts the events read with it
+	rows      cursor            // counts the events read with their JSON
 	done      bool
 }
 

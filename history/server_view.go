@@ -56,7 +56,7 @@ func (s *Service) forServer(ctx context.Context, origin string, room id.RoomID, 
 // serverState is the part of a room state that determines whether the server may see events sent in it.
 type serverState struct {
 	history         visibility.History
-	joined, invited bool // whether one of its users was
+	joined, invited bool // whether a user of the server was joined or invited
 }
 
 func (st serverState) visible() bool {

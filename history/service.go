@@ -40,7 +40,7 @@ type Options struct {
 	Log         *slog.Logger     // nil: nothing is logged
 }
 
-// Service implements the package. It is safe for concurrent use.
+// Service answers requests that read rooms. It is safe for concurrent use.
 type Service struct {
 	db          *storage.DB
 	rooms       *rooms.Service

@@ -17,8 +17,9 @@ const maxToken = 200
 // start of every room.
 func TimelineToken(order ident.Order) string { return "t" + strconv.FormatInt(int64(order), 10) }
 
-// ParseToken returns the order after which a token of a timeline or of /sync (next_batch) points. /sync tokens begin
-// with s1_ and the stream position, from which the order of a live event is derived.
+// ParseToken parses a token of a timeline or of /sync (next_batch). The token stands for a point between two events of
+// a timeline: ParseToken returns the highest order that an event before this point can have. /sync tokens begin with
+// s1_ and a stream position, from which the order of a live event is derived.
 func ParseToken(text string) (order ident.Order, err error) {
 	number, isTimeline := strings.CutPrefix(text, "t")
 	limit := int64(1<<63 - 1)

@@ -221,7 +221,8 @@ func (s *Service) ignoredNIDs(ctx context.Context, tx *storage.Tx, user ident.Us
 }
 
 // readInner calls f with tx. If tx is nil, it calls f with a transaction on one of the connections for short lookups
-// (DB.ReadInner). A request that waits for a list holds none of these connections, so this cannot wait for itself.
+// (DB.ReadInner). A request that waits for the lock of an unreadList holds none of these connections, so that there is
+// no deadlock.
 func (s *Service) readInner(ctx context.Context, tx *storage.Tx, f func(*storage.Tx) error) error {
 	if tx != nil {
 		return f(tx)

@@ -144,7 +144,7 @@ func (a *account) force(o owner, n int64) {
 	a.add(o, n)
 }
 
-// giveBack subtracts n bytes.
+// giveBack subtracts n bytes from the counts of o, and lets waiting reservations try again.
 func (a *account) giveBack(o owner, n int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -68,7 +68,8 @@ type Route struct {
 // 64 KiB event with many escape sequences.
 const DefaultMaxBody = 1 << 20
 
-// Raw is an answer that is not a JSON value with status 200.
+// Raw is an answer for which a handler chooses the status, the headers or the content type. Any other answer is JSON
+// with status 200.
 type Raw struct {
 	Status      int    // 0 means 200
 	ContentType string // "" means application/json

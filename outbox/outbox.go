@@ -138,10 +138,10 @@ func (s *Service) committed(c *rooms.Commit) {
 	s.noteArrivals(c)
 }
 
-// noteArrivals makes servers that have come into a room get the sticky events of local users. Since these are old
-// events, each such server is treated as one that has missed too much of the room: it gets the sticky and the newest
-// events. The write of the commit has already stored that.
-// Spec: MSC4354
+// noteArrivals makes sure that servers which have come into a room get the sticky events of local users. Since these
+// are old events, each such server is treated like one that has missed too many events of the room: it gets the sticky
+// events and the newest ones. This change is only made in memory, because the write of the commit has stored it. Spec:
+// MSC4354
 func (s *Service) noteArrivals(c *rooms.Commit) {
 	if len(c.Arrived) == 0 || !s.opts.History.HasLocalSticky(c.Room.NID()) {
 		return

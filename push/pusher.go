@@ -216,7 +216,8 @@ type changes struct {
 	removed []ident.PusherNID
 }
 
-// change runs do in a write and applies the changes that it collects to the index after the commit.
+// change calls do in a write. do records what it changes in a changes, and change applies that to the index after the
+// commit.
 func (s *Service) change(ctx context.Context, do func(*storage.Tx, *changes) error) error {
 	c := &changes{}
 	return s.db.Enqueue(storage.Write{

@@ -17,7 +17,7 @@ import (
 	"ebb/storage"
 )
 
-// Service implements the package. It is safe for concurrent use.
+// Service checks receipts and fully-read markers and has them stored. It is safe for concurrent use.
 type Service struct {
 	rooms *rooms.Service
 	now   func() time.Time

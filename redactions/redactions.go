@@ -64,9 +64,8 @@ func New(o Options) *Service {
 }
 
 // Redact redacts an event and, if relTypes is not empty, the events that directly relate to it with one of these types,
-// or with any if one is "*". It leaves out those that the sender may not redact. The target comes last: a request that
-// is interrupted has no response, so that the client repeats it.
-// Spec: MSC3912
+// or with any if one is "*". It leaves out those that the sender may not redact. The target is redacted last: if the
+// request is interrupted before that, the client gets no response and repeats it. Spec: MSC3912
 //
 // Errors: M_INVALID_PARAM, and those of rooms.Service.Redact.
 func (s *Service) Redact(
@@ -94,7 +93,8 @@ func (s *Service) Redact(
 	return s.redactLater(ctx, &d, txn)
 }
 
-// redactLater redacts the target, and stores in the same write that related events remain.
+// redactLater redacts the target at once. The same write stores that related events are still to be redacted, which Run
+// does later.
 func (s *Service) redactLater(ctx context.Context, d *rooms.RelatedRedaction, txn *txns.Txn) (id.EventID, error) {
 	types := slices.Compact(slices.Sorted(slices.Values(d.RelTypes)))
 	relTypes, err := json.Marshal(types)
@@ -120,7 +120,7 @@ func (s *Service) redactLater(ctx context.Context, d *rooms.RelatedRedaction, tx
 	return sent, err
 }
 
-// Run redacts the related events that remain, until ctx ends.
+// Run redacts the related events that are still to be redacted, until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
 	for {
 		more, err := s.Step(ctx)

@@ -106,8 +106,8 @@ func (s *Service) storedOf(ctx context.Context, r *Room, a adoption) (map[id.Eve
 	return s.stored(ctx, r, ids)
 }
 
-// check verifies that the state allows the join. Only those events count that their own auth events authorise; known
-// has the result for each.
+// check verifies that the state allows the join. An event of the state counts only if its own auth events authorise it;
+// known has the results.
 func (a *adoption) check(known map[id.EventID]*Event) error {
 	state := eventauth.StateMap{}
 	for _, given := range a.state {

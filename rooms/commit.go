@@ -126,7 +126,7 @@ type CommittedSubscription struct {
 // CommittedProfile is a change of a field of a local user's profile.
 type CommittedProfile struct {
 	User ident.UserNID
-	Pos  storage.Pos // not before the change, and part of its commit
+	Pos  storage.Pos // a position in the same commit, at or after the change
 }
 
 // CommittedErasure is a user's request for erasure.

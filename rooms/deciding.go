@@ -67,8 +67,8 @@ func (p *placing) decide(ctx context.Context, ready decidable) error {
 	return p.lookUpAgain(ctx)
 }
 
-// authoriseAgain authorises those undecided events of a room of which copies has a complete copy, and then everything
-// that follows them.
+// authoriseAgain authorises the undecided events of a room for which there is a complete copy in copies, and then
+// everything that follows them.
 func (s *Service) authoriseAgain(ctx context.Context, room id.RoomID, copies map[id.EventID]*incoming) (verdicts map[id.EventID]error, err error) {
 	for {
 		verdicts, err = s.authoriseAgainOnce(ctx, room, copies)

@@ -58,8 +58,9 @@ func (f *fetcher) stateIDs(ctx context.Context, eventID id.EventID) (entries, ch
 	return f.remote.StateIDs(ctx, f.server, f.room.id, eventID)
 }
 
-// fetchState returns the state that consists of entries, at the event at. It fetches missing events, also those of the
-// auth chain. The state lacks rejected events and events that the server does not return.
+// fetchState returns a state, given the IDs of its events (entries) and of the events in its auth chain (chain). at is
+// the event before or after which the room had this state. fetchState fetches missing events of both lists. The state
+// lacks rejected events and events that the server does not return.
 func (f *fetcher) fetchState(ctx context.Context, at id.EventID, entries, chain []id.EventID) (graph.State, error) {
 	if len(entries) > maxForeignState || len(chain) > maxForeignState {
 		return nil, errors.New("the state is too large")

@@ -64,8 +64,8 @@ func (r *Room) partialState() *partial {
 	return r.head.partial
 }
 
-// Completed returns the position at which the full list of members became known, or 0 if it was always known. For
-// members who became known then, Changed is this position.
+// Completed returns the position at which the full list of members became known, or 0 if it was always known. Members
+// who became known then have this position as Member.Changed.
 func (r *Room) Completed() storage.Pos {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

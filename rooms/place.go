@@ -217,8 +217,9 @@ func (p *placing) record(eventID id.EventID, verdict error) {
 	p.finish(eventID, verdict)
 }
 
-// lookUp reads what is needed to place the first n events in one write, and returns n. An event that relates to one of
-// the events before it must be placed in a later write, and so must the second of an event and its redaction.
+// lookUp finds out how many of the first events can be placed in one write, and returns their number n. It also reads
+// what is needed to place them. An event must be placed in a later write if it relates to one of the events before it,
+// redacts one of them, or is redacted by one of them.
 func (p *placing) lookUp(ctx context.Context, events []*incoming) (n int, err error) {
 	listed, redacted := map[id.EventID]bool{}, map[id.EventID]bool{}
 	for _, e := range events {
@@ -236,7 +237,7 @@ func (p *placing) lookUp(ctx context.Context, events []*incoming) (n int, err er
 	return n, p.room.lookUp(ctx, events[:n]...)
 }
 
-// lookedUp makes an incoming event of e, and looks up what is needed to place it.
+// lookedUp returns e as an incoming event, after it has looked up what is needed to place it.
 func (r *Room) lookedUp(ctx context.Context, e *pdu.Event) (*incoming, error) {
 	in := &incoming{Event: e, lookup: lookup{relation: pdu.RelationOf(e.Content())}}
 	return in, r.lookUp(ctx, in)
@@ -293,8 +294,8 @@ func (r *Room) lookUpTargets(ctx context.Context, e *incoming) (err error) {
 	return err
 }
 
-// lookUpEarlier finds what arrived before an event although it came after: events that follow the event, and redactions
-// of it.
+// lookUpEarlier finds the events that arrived before an event although they come after it in the graph: those that
+// follow the event, and redactions of it.
 func (r *Room) lookUpEarlier(tx *storage.Tx, e *incoming) (err error) {
 	if e.lateOrder, e.late, err = tx.MissingBefore(r.nid, string(e.ID())); err != nil {
 		return err

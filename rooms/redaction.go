@@ -152,8 +152,8 @@ func (b *batch) again(r earlierRedaction) *pendingEvent {
 	}
 }
 
-// revealInPlace is like reveal, but for a target that clients do not get as a new event. The target is stored in its
-// redacted form, and the redactions become visible at the positions that they have.
+// revealInPlace is like reveal, but for a target that is not a new event for clients, such as one of the history. The
+// redactions keep their positions and become visible there. The target is stored in its redacted form.
 func revealInPlace(in *incoming, target *pendingEvent) {
 	if target.Flags&storage.RejectedEvent != 0 || len(in.earlier) == 0 {
 		return

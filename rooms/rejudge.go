@@ -297,7 +297,7 @@ func (c *completion) refuse(e *Event, before *graph.Snapshot) error {
 }
 
 // stateBefore returns the state before an event, as far as it is known now. It returns nil if the state was never
-// known, as for rejected events of the history.
+// known, which is the case for an event that was backfilled and rejected.
 func (c *completion) stateBefore(e *Event) (*graph.Snapshot, error) {
 	if s, err := c.p.Bridge(e.PrevEvents()); s != nil || err != nil {
 		return s, err
@@ -447,8 +447,8 @@ func (c *completion) conclude(ctx context.Context) error {
 	return nil
 }
 
-// dropFollowed drops forward extremities that only look like it: events followed them, but these have expired and were
-// purged.
+// dropFollowed drops events that only seem to be forward extremities, because the events that followed them have
+// expired and were purged.
 func (c *completion) dropFollowed() {
 	ends := map[id.EventID]bool{}
 	for _, x := range c.saved.extremities {
@@ -616,8 +616,8 @@ func (c *completion) rejudgedRing(old []*Event) []*Event {
 	return ring
 }
 
-// discovered returns the servers that were in the room at some time since the join although this server did not count
-// them.
+// discovered returns the servers that were in the room at some time since the join, as is now known, but that the
+// answer to the join did not list.
 func (c *completion) discovered() []string {
 	delete(c.servers, c.svc.opts.Server)
 	for _, server := range c.initialServers {

@@ -68,7 +68,7 @@ func (s *Service) repairRoom(ctx context.Context, nid ident.RoomNID) error {
 }
 
 // forgetDamage deletes the events of a room that an earlier version may have rejected wrongly, unless this was done
-// before. It returns the newest of the deleted events.
+// before. It returns the newest deleted events; see forgetRejected.
 func (s *Service) forgetDamage(ctx context.Context, r *Room) (tips []*Event, err error) {
 	r, release, err := s.hold(ctx, r.id, receiving)
 	if err != nil {
@@ -133,8 +133,8 @@ func (s *Service) findEntry(ctx context.Context, r *Room) (join *Event, err erro
 	return join, err
 }
 
-// forgetRejected deletes the events that were rejected since the join. It returns the newest of those deleted events
-// that no other deleted event follows.
+// forgetRejected deletes the events that were rejected since the join. From the deleted events that no other deleted
+// event follows, it returns the newest ones, at most maxRepairTips.
 func (s *Service) forgetRejected(ctx context.Context, r *Room, since storage.Pos) (tips []*Event, err error) {
 	followed := map[id.EventID]bool{}
 	for {
@@ -173,7 +173,7 @@ func (s *Service) forgetRejected(ctx context.Context, r *Room, since storage.Pos
 	}
 }
 
-// lastTips returns the newest of those events that are not in followed.
+// lastTips returns the last of the given events that are not in followed, at most maxRepairTips.
 func lastTips(events []*Event, followed map[id.EventID]bool) []*Event {
 	events = slices.DeleteFunc(events, func(e *Event) bool { return followed[e.ID()] })
 	return events[max(0, len(events)-maxRepairTips):]

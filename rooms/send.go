@@ -113,7 +113,7 @@ func (s *Service) send(ctx context.Context, n NewEvent, c *txns.Claim) (eventID 
 	return eventID, unknownIsForbidden(err)
 }
 
-// also calls n.Also in a write of its own.
+// also calls n.Also, if there is one, in a write of its own.
 func (s *Service) also(ctx context.Context, n NewEvent, sent id.EventID) error {
 	if n.Also == nil {
 		return nil

@@ -80,7 +80,7 @@ type decidable struct {
 
 func (d decidable) none() bool { return len(d.arrived)+len(d.historical) == 0 }
 
-// answerCopies sets the result of those copies of undecided events that still cannot be authorised.
+// answerCopies sets the results for the copies in a.copies whose events still cannot be authorised.
 func (a *arrivals) answerCopies(ready decidable) {
 	for eventID := range a.copies {
 		if ready.arrived[eventID] == nil {
@@ -106,8 +106,8 @@ func (g *gathering) gatherDecidable(ctx context.Context) (ready decidable, err e
 // tried: when the room gets its full state, all of them are authorised again.
 func (r *Room) maybeDecidable() bool { return r.hasUndecided() && !r.Partial() }
 
-// provable returns the undecided events of a room whose signature is known to be valid now, or of which copies has a
-// verified copy. They are in the order of arrival.
+// provable returns the undecided events of a room that are known to come from their sender's server: their signature
+// can be verified now, or there is a verified copy of them in copies. They are in the order of arrival.
 func (s *Service) provable(ctx context.Context, r *Room, copies map[id.EventID]*incoming) ([]*Event, error) {
 	stored, err := s.undecided(ctx, r)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"ebb/wake"
 )
 
-// Service implements the package. It is safe for concurrent use.
+// Service finds the users and servers with which a user shares a room. It is safe for concurrent use.
 type Service struct {
 	rooms *rooms.Service
 	hub   *wake.Hub

@@ -36,7 +36,7 @@ type Journal interface {
 	Failed(user, reason string)
 }
 
-// Kind is a kind of Act.
+// Kind says what happened in an Act.
 type Kind string
 
 // The kinds of acts.

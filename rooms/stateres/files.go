@@ -16,9 +16,9 @@ import (
 //
 // Each of pdus is a JSON array of PDUs. They are read leniently: event_id is used as given, and hashes and signatures
 // are not checked. Each of states is a state set, as a JSON array of the IDs of such events. If there are no states,
-// ResolveFiles computes them from the graph that the PDUs form by prev_events, of which unknown ones are ignored: the
-// state after each event follows from the states after its prev_events, and the states after the forward extremities
-// are resolved.
+// ResolveFiles resolves the states after the forward extremities of the graph that the PDUs form by prev_events. It
+// computes the state after each event from the states after its prev_events, of which it ignores those that are not
+// among the PDUs.
 //
 // If version is empty, the create event determines it.
 func ResolveFiles(version id.RoomVersion, pdus [][]byte, states [][]byte) ([]byte, error) {
