@@ -27,7 +27,7 @@ func TestServerACLThatExcludesItsOwnServerIsRefused(t *testing.T) {
 		}
 		_, err := h.trySet(alice, room, typeServerACL, "", `{"allow":["*"],"allow_ip_literals":false}`)
 		if want := map[bool]string{true: "", false: mxerr.CodeInvalidParam}[name == "here"]; mxerr.Code(err) != want {
-			t.Errorf("%s without IP literals: %v", name, err)
+			t.Errorf("%s, without IP literals: got error %v, want code %q", name, err, want)
 		}
 		h.set(alice, room, typeServerACL, "other", `{}`) // with a state key, this is not the access control list of the room
 		first := h.set(alice, room, typeServerACL, "", `{"allow":["*"],"deny":["evil"]}`)

@@ -122,11 +122,11 @@ func TestMissingHistoryIsNotRequestedForEveryPage(t *testing.T) {
 	first := h.late.pages(h.bob, h.room, 10)
 	h.n.split()
 	if got := h.late.pages(h.bob, h.room, 10); len(got) != len(first) {
-		t.Errorf("asked again at once: %d events", len(got))
+		t.Errorf("right after a request for history: %d events instead of %d: the server asked again", len(got), len(first))
 	}
 	h.late.now = h.late.now.Add(askAgain)
 	if got := h.late.pages(h.bob, h.room, 10); len(got) <= len(first)+10 {
-		t.Errorf("not asked again after a while: %d events", len(got))
+		t.Errorf("after a while: %d events instead of more than %d: the server did not ask again", len(got), len(first)+10)
 	}
 }
 
@@ -149,11 +149,11 @@ func TestExpiredHistoryIsNotFetched(t *testing.T) {
 	late.joinVia(bob, room, "old")
 	got := late.pages(bob, room, 20)
 	if !slices.Contains(got, fresh) {
-		t.Error("what was said today is missing")
+		t.Error("the unexpired message is missing")
 	}
 	for _, e := range late.timeline(room) {
 		if e.Type() == "m.room.message" && e.ID() != fresh && string(e.Content()) != `{}` {
-			t.Fatalf("stored: %s", e.JSON())
+			t.Fatalf("an expired message is stored with its content: %s", e.JSON())
 		}
 	}
 	edges := 0
@@ -163,7 +163,7 @@ func TestExpiredHistoryIsNotFetched(t *testing.T) {
 		return err
 	}))
 	if edges != 0 {
-		t.Errorf("%d missing events are still to be asked for", edges)
+		t.Errorf("%d missing events are recorded, want 0: they have expired", edges)
 	}
 }
 
@@ -178,7 +178,7 @@ func TestFetchedHistoryIsVerified(t *testing.T) {
 	s.evil.missing = func([]id.EventID) ([]json.RawMessage, error) { return []json.RawMessage{tip.JSON()}, nil }
 	s.evil.sendGood(s.room, child)
 	if s.stored(s.room, tip.ID()) == nil || s.stored(s.room, missing.ID()) != nil {
-		t.Fatal("there is no gap")
+		t.Fatal("the missing event is stored, or the one that follows it is not: the test proves nothing")
 	}
 	unrelated := s.evil.say(s.room, s.mallory, "unrelated")
 	byAlice := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.alice.UserID, Content: json.RawMessage(`{"body":"I owe you"}`)})
@@ -190,18 +190,18 @@ func TestFetchedHistoryIsVerified(t *testing.T) {
 	s.pages(s.alice, s.room, 10)
 	for _, e := range []*pdu.Event{missing, unrelated, byAlice} {
 		if s.stored(s.room, e.ID()) != nil {
-			t.Errorf("stored: %s", e.JSON())
+			t.Errorf("an invalid event of the response is stored: %s", e.JSON())
 		}
 	}
 	if asked != 1 {
-		t.Errorf("asked %d times", asked)
+		t.Errorf("another server was asked %d times, want 1", asked)
 	}
 	s.now = s.now.Add(askAgain)
 	s.evil.backfill = func([]id.EventID) ([]json.RawMessage, error) { return []json.RawMessage{missing.JSON()}, nil }
 	got := s.pages(s.alice, s.room, 10)
 	at := slices.Index(got, tip.ID())
 	if at < 0 || at+1 == len(got) || got[at+1] != missing.ID() {
-		t.Errorf("the missing event does not come before the one that names it: %v", got)
+		t.Errorf("the timeline does not have the missing event right before the event that names it: %v", got)
 	}
 	s.whole()
 }
@@ -232,7 +232,7 @@ func TestEndlessHistoryIsFetchedInParts(t *testing.T) {
 	chunk, end, err := s.reads().Messages(t.Context(), s.room, s.alice, "", 100)
 	s.ok(err)
 	if end == "" || asked > 5 {
-		t.Errorf("asked %d times, end %q, %d events", asked, end, len(chunk))
+		t.Errorf("got %d events after %d requests, with the token %q; want at most 5 requests and a token", len(chunk), asked, end)
 	}
 	s.whole()
 }
@@ -243,7 +243,7 @@ func TestContextIncludesFetchedHistory(t *testing.T) {
 	before, err := h.late.reads().Before(t.Context(), h.room, join.ID(), h.bob, 10)
 	h.late.ok(err)
 	if len(before) != 5 || clientID(h.late, before[0]) != h.said[19] {
-		t.Errorf("%d events before the join", len(before))
+		t.Errorf("%d events before the join, want the newest 5", len(before))
 	}
 }
 

@@ -196,12 +196,12 @@ func TestFailedWritesMakeNoCommits(t *testing.T) {
 	room := h.public(alice)
 	h.wantCommits("a failed write", func() {
 		if err := h.sendFailing(t.Context(), alice, room); err == nil {
-			t.Error("the write did not fail")
+			t.Error("the write succeeds although a failure was injected")
 		}
 	})
 	h.wantCommits("a refused event", func() {
 		if _, err := h.trySend(h.user("eve"), room, "m.room.message", `{"body":"x"}`); err == nil {
-			t.Error("a stranger may send")
+			t.Error("a user who is not in the room can send an event")
 		}
 	})
 	h.wantCommits("what is sent after it", func() { h.say(alice, room, "hello") }, "event m.room.message")
@@ -217,12 +217,12 @@ func TestCommitsOfARoomArriveInOrder(t *testing.T) {
 	h.listen(func(c *Commit) { // listeners are called in the committer, one commit after the other
 		for _, e := range c.Events {
 			if e.Pos <= last {
-				t.Errorf("%d is delivered after %d", e.Pos, last)
+				t.Errorf("the event at position %d is delivered after the one at %d", e.Pos, last)
 			}
 			last = e.Pos
 			heard[c.Room.ID()] = append(heard[c.Room.ID()], e.Pos)
 			if c.Room.recentEvent(e.ID()) == nil || c.Room.Last() < e.Pos {
-				t.Errorf("%d is delivered before the room has it", e.Pos)
+				t.Errorf("the event at position %d is delivered before the room has it in memory", e.Pos)
 			}
 		}
 	})
@@ -245,7 +245,7 @@ func TestCommitsOfARoomArriveInOrder(t *testing.T) {
 			want = append(want, e.Pos)
 		}
 		if !slices.Equal(heard[room], want) {
-			t.Errorf("heard %v, the timeline has %v", heard[room], want)
+			t.Errorf("the commits have the events %v, the timeline has %v", heard[room], want)
 		}
 	}
 }
@@ -265,13 +265,13 @@ func TestClientsAreWokenAfterAllListeners(t *testing.T) {
 			t.Errorf("bob is woken before the last listener is called: %s", c.text())
 		}
 		if list, ok := h.svc.own.lists.Peek(bob.UserNID); !ok || len(list) != 1 || list[0].Membership != Join {
-			t.Errorf("bob's rooms are %v when the services hear of the join", list)
+			t.Errorf("when the services get the commit, bob's list of rooms is %v, want one with bob joined", list)
 		}
 	})
 	h.ok(h.svc.Join(t.Context(), bob, room, ""))
 	h.db.Announced()
 	if own, _ := sub.News(); own == 0 || heard != 1 {
-		t.Errorf("bob was woken %d times; %d commits", own, heard)
+		t.Errorf("bob has %d wake-ups, want at least 1; the listener got %d commits, want 1", own, heard)
 	}
 }
 
@@ -288,7 +288,7 @@ func TestAListenerThatPanicsStopsNoOtherListener(t *testing.T) {
 	h.ok(h.svc.Join(t.Context(), bob, room, ""))
 	h.db.Announced()
 	if own, _ := sub.News(); own == 0 || heard != 1 {
-		t.Errorf("bob was woken %d times, and the listener after the fault was called %d times", own, heard)
+		t.Errorf("bob has %d wake-ups, want at least 1; the listener after the one that panics got %d commits, want 1", own, heard)
 	}
 	if r := h.room(room); r.Membership(bob.UserID) != Join {
 		t.Error("the join is not in the room's state")
@@ -301,7 +301,7 @@ func TestNobodySubscribesAfterTheFirstCommit(t *testing.T) {
 	h.public(h.user("alice"))
 	defer func() {
 		if recover() == nil {
-			t.Error("a listener subscribed that has missed commits")
+			t.Error("a listener can subscribe after the first commit")
 		}
 	}()
 	commits.Subscribe(func(*Commit) {})

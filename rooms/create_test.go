@@ -68,10 +68,10 @@ func TestPresetsSetTheStateOfNewRooms(t *testing.T) {
 			guests = e.ContentString("guest_access")
 		}
 		if r.JoinRule() != c.join || r.HistoryVisibility() != c.hv || guests != c.guests {
-			t.Errorf("%+v: %s %s", c.req, r.JoinRule(), r.HistoryVisibility())
+			t.Errorf("%+v: join rule %s, history visibility %s, guest access %s; want %s, %s, %s", c.req, r.JoinRule(), r.HistoryVisibility(), guests, c.join, c.hv, c.guests)
 		}
 		if r.Published() != (c.req.Visibility == "public") {
-			t.Errorf("%+v: published %v", c.req, r.Published())
+			t.Errorf("%+v: the room is listed in the directory: %v", c.req, r.Published())
 		}
 		h.matchesDisk(room)
 	}
@@ -79,17 +79,17 @@ func TestPresetsSetTheStateOfNewRooms(t *testing.T) {
 	old := trusted
 	old.RoomVersion = id.RoomV11
 	if got := h.room(h.create(alice, old)).Levels().UserLevel(bob.UserID); got != 100 {
-		t.Errorf("the invitee of a trusted private chat has power %d", got)
+		t.Errorf("a user who was invited to a trusted private chat has power level %d, want 100", got)
 	}
 	room := h.create(alice, trusted)
 	if got := h.content(room, typeCreate, ""); got != `{"additional_creators":["@bob:here"],"room_version":"12"}` {
 		t.Errorf("m.room.create is %s", got)
 	}
 	if got := h.content(room, typeMember, "@bob:here"); got != `{"is_direct":true,"membership":"invite"}` {
-		t.Errorf("the invite is %s", got)
+		t.Errorf("bob's member event is %s, want a direct invite", got)
 	}
 	if got := h.content(room, typePowerLevels, ""); !strings.Contains(got, `"users":{}`) || !strings.Contains(got, `"m.room.tombstone":150`) {
-		t.Errorf("power levels are %s", got)
+		t.Errorf("the power levels are %s; want no users, and 150 for tombstones", got)
 	}
 }
 
@@ -163,7 +163,7 @@ func TestCreateRefusesInvalidOptions(t *testing.T) {
 	}
 	list, err := h.svc.Memberships(h.Context(), alice.UserNID)
 	if err != nil || len(list) != 0 {
-		t.Errorf("refused rooms left %v behind", list)
+		t.Errorf("after refused requests there are the rooms %v, %v; want none", list, err)
 	}
 }
 
@@ -217,41 +217,41 @@ func testUpgrade(t *testing.T, from, to id.RoomVersion) {
 	h.ok(err)
 
 	if got := h.content(old, typeTombstone, ""); !strings.Contains(got, string(next)) {
-		t.Errorf("the tombstone is %s", got)
+		t.Errorf("the tombstone is %s, want one that names %s", got, next)
 	}
 	create := h.content(next, typeCreate, "")
 	if !strings.Contains(create, string(old)) || !strings.Contains(create, `"type":"x"`) || strings.Contains(create, "additional_creators") != (to == "12") ||
 		strings.Contains(create, `"event_id"`) != (to != "12") {
-		t.Errorf("the new room begins with %s", create)
+		t.Errorf("the create event of the new room is %s", create)
 	}
 	for _, typ := range []string{typeName, typeJoinRules, typeHistoryVisibility, typeRetention, typeCanonicalAlias} {
 		if h.content(next, typ, "") == "" {
-			t.Errorf("%s did not go along", typ)
+			t.Errorf("the new room lacks the state event %s", typ)
 		}
 	}
 	if r := h.aliased("#tea:here"); r != next {
-		t.Errorf("the alias points to %s", r)
+		t.Errorf("the alias points to %s, want the new room %s", r, next)
 	}
 	if h.room(old).Published() || !h.room(next).Published() {
-		t.Error("the directory lists the old room")
+		t.Error("the directory lists the old room, or does not list the new one")
 	}
 	h.membership(next, bob, Join)
 	h.membership(next, eve, Ban)
 	_, err = h.trySend(carol, old, "m.room.message", `{}`)
 	if l := h.room(old).Levels(); l.EventsDefault != 50 || l.Invite != 50 || err != nil {
-		t.Errorf("the old room's levels are %s, %v", h.content(old, typePowerLevels, ""), err)
+		t.Errorf("the power levels of the old room are %s; want 50 for events and invites (%v)", h.content(old, typePowerLevels, ""), err)
 	}
 	levelsAre(h, next, map[id.UserID]int64{bob.UserID: powerOf(to == "12", 70), carol.UserID: powerOf(to == "12", 50)})
 	switch got := h.room(next).Levels().UserLevel(alice.UserID); {
 	case from == "12" && to != "12" && got < 100, from != "12" && got != 100:
-		t.Errorf("who created the old room has power %d", got)
+		t.Errorf("in the new room the creator of the old room has power level %d", got)
 	}
 	tags, err := h.reads().Tags(h.Context(), next, bob.UserNID)
 	if err != nil || string(tags["u.tea"]) != `{"order":0.5}` {
-		t.Errorf("tags are %v, %v", tags, err)
+		t.Errorf("the tags of the new room are %v (%v), want those of the old room", tags, err)
 	}
 	if direct, err := h.reads().AccountData(h.Context(), "", bob.UserNID, settings.TypeDirect); err != nil || !strings.Contains(string(direct), string(next)) {
-		t.Errorf("m.direct is %s", direct)
+		t.Errorf("m.direct is %s, want one that lists the new room", direct)
 	}
 	h.ok(h.svc.Join(h.Context(), alice, next, ""))
 	if moved != 2 {
@@ -334,7 +334,7 @@ func TestAnUpgradeMakesPowerLevelsIntegers(t *testing.T) {
 	h.ok(err)
 	levelsAre(h, next, map[id.UserID]int64{alice.UserID: 100, bob.UserID: 50})
 	if got := h.content(next, typePowerLevels, ""); got != `{"ban":60,"events":{"m.room.name":75},"users":{"@alice:here":100,"@bob:here":50},"x":"kept"}` {
-		t.Errorf("the levels are %s", got)
+		t.Errorf("the power levels of the new room are %s", got)
 	}
 }
 
@@ -386,7 +386,7 @@ func TestDirectoryChangesAreTheSameInMemoryAndOnDisk(t *testing.T) {
 	h.ok(h.svc.SetPublished(h.Context(), room, true))
 	h.ok(h.svc.RemoveCanonicalAlias(h.Context(), alice, room, "#tea:here"))
 	if got := h.content(room, typeCanonicalAlias, ""); got != `{}` {
-		t.Errorf("without its alias m.room.canonical_alias is %s", got)
+		t.Errorf("m.room.canonical_alias is %s, want it without the alias", got)
 	}
 	h.matchesDisk(room)
 }
@@ -428,7 +428,7 @@ func TestFullSnapshotsAreRare(t *testing.T) {
 		}))
 	}
 	if full < 2 || full > 4 {
-		t.Errorf("%d full snapshots of 200 changes", full)
+		t.Errorf("%d full snapshots for 200 changes, want 2 to 4", full)
 	}
 }
 
@@ -444,11 +444,11 @@ func TestAnUpgradeByATombstoneCopiesSettings(t *testing.T) {
 		return tags["u.tea"] != nil
 	}
 	if tagged() {
-		t.Fatal("a room took the tag of one that does not name it")
+		t.Fatal("a room got the tags of another one that does not name it as its replacement")
 	}
 	h.set(alice, old, typeTombstone, "", `{"body":"moved","replacement_room":"`+string(next)+`"}`)
 	if !tagged() {
-		t.Fatal("the tag did not come along")
+		t.Fatal("the new room did not get the tag of the old one")
 	}
 	h.set(alice, old, typeTombstone, "", `{"body":"moved","replacement_room":"!unknown:here"}`)
 	h.set(alice, old, typeTombstone, "", `{"replacement_room":5}`)

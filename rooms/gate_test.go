@@ -117,11 +117,11 @@ func TestServerOutsideTheRoomCausesNoRequests(t *testing.T) {
 			a.ok(err)
 			for _, asked := range meter.asked() {
 				if asked != "keys evil" { // fetched to verify the transaction, so it does not count
-					t.Errorf("version %s, %s: asks for %s", version, name, asked)
+					t.Errorf("version %s, %s: this server requested %q, want only the keys of evil", version, name, asked)
 				}
 			}
 			if e := a.stored(room, e.ID()); e != nil && !e.Hidden() {
-				t.Errorf("version %s, %s: accepted", version, name)
+				t.Errorf("version %s, %s: the event is accepted", version, name)
 			}
 		}
 		// The cited membership does not exist: the event must be requested once from a server in the room and once from
@@ -130,7 +130,7 @@ func TestServerOutsideTheRoomCausesNoRequests(t *testing.T) {
 		a.ok(err)
 		asked := slices.DeleteFunc(meter.asked(), func(what string) bool { return what == "keys evil" })
 		if !slices.Equal(asked, []string{"event b", "event evil"}) {
-			t.Errorf("version %s: for a membership that nobody has it asks %v", version, asked)
+			t.Errorf("version %s: for a membership that no server has, this server requested %v, want the event from b and then from evil", version, asked)
 		}
 		a.say(a.user("alice"), room, "still here")
 		a.matchesDisk(room)
@@ -153,10 +153,10 @@ func TestEventsOfAServerAreAcceptedBeforeItsJoinArrives(t *testing.T) {
 		said := c.say(carol, room, "hello")
 		n.deliver()
 		if e := a.stored(room, said); e == nil || e.Hidden() {
-			t.Fatalf("version %s: what was said is not accepted", version)
+			t.Fatalf("version %s: the message is not accepted", version)
 		}
 		if !a.room(room).HasServer("c") {
-			t.Errorf("version %s: c is not in the room", version)
+			t.Errorf("version %s: server c does not count as in the room", version)
 		}
 	}
 }
@@ -175,10 +175,10 @@ func TestEventsAreParkedUntilTheirServerIsKnownToBeInTheRoom(t *testing.T) {
 	results, err := a.svc.Receive(t.Context(), "c", room, []json.RawMessage{said.JSON()})
 	a.ok(err)
 	if result, told := results[said.ID()]; !told || result != nil || a.stored(room, said.ID()) != nil {
-		t.Fatalf("the answer is %v", results)
+		t.Fatalf("the results are %v; want nil for the message, which must not be stored yet", results)
 	}
 	if ready := a.svc.Unparked(); len(ready) != 0 {
-		t.Errorf("%v is ready too early", ready)
+		t.Errorf("%v can be received before the server is known to be in the room", ready)
 	}
 	n.split()
 	n.mu.Lock()
@@ -187,15 +187,15 @@ func TestEventsAreParkedUntilTheirServerIsKnownToBeInTheRoom(t *testing.T) {
 	n.deliver()
 	ready := a.svc.Unparked()
 	if len(ready) != 1 || ready[0].Origin != "c" {
-		t.Fatalf("ready are %v", ready)
+		t.Fatalf("Unparked returns %v, want the events of server c", ready)
 	}
 	_, err = a.svc.Receive(t.Context(), ready[0].Origin, ready[0].Room, ready[0].PDUs)
 	a.ok(err)
 	if e := a.stored(room, said.ID()); e == nil || e.Hidden() {
-		t.Error("what was parked is not accepted")
+		t.Error("the parked message is not accepted")
 	}
 	if n := a.svc.parking.Bytes(); n != 0 {
-		t.Errorf("%d bytes are still parked", n)
+		t.Errorf("%d bytes are still parked, want 0", n)
 	}
 }
 
@@ -216,10 +216,10 @@ func TestParkedEventsAreProcessedWithTheNextOnesOfTheirServer(t *testing.T) {
 	second := evil.say(room, mallory, "second")
 	results := evil.send(room, second)
 	if _, told := results[first.ID()]; !told || results[second.ID()] != nil {
-		t.Errorf("the answer is %v", results)
+		t.Errorf("the results are %v; want one for the first message, and nil for the second", results)
 	}
 	if n := a.svc.parking.Bytes(); n != 0 {
-		t.Errorf("%d bytes are still parked", n)
+		t.Errorf("%d bytes are still parked, want 0", n)
 	}
 }
 
@@ -242,11 +242,11 @@ func TestForbiddenJoinDoesNotLetItsServerIn(t *testing.T) {
 	a.ok(err)
 	for _, asked := range meter.asked() {
 		if asked != "event b" && asked != "event evil" && asked != "keys evil" {
-			t.Errorf("asks for %s", asked)
+			t.Errorf("this server requested %q, want only the event and keys", asked)
 		}
 	}
 	if a.stored(room, e.ID()) != nil || a.room(room).HasServer("evil") {
-		t.Error("the made-up membership counts")
+		t.Error("the forged membership is stored, or its server counts as in the room")
 	}
 }
 
@@ -264,16 +264,16 @@ func TestEventsThatArriveDuringAJoinWaitForIt(t *testing.T) {
 	select {
 	case <-b.svc.MayUnpark():
 	default:
-		t.Error("nobody is told that the join is over")
+		t.Error("MayUnpark does not signal the end of the join")
 	}
 	ready := b.svc.Unparked()
 	if len(ready) != 1 {
-		t.Fatalf("ready are %v", ready)
+		t.Fatalf("Unparked returns %v, want the events of one server", ready)
 	}
 	_, err := b.svc.Receive(t.Context(), ready[0].Origin, ready[0].Room, ready[0].PDUs)
 	b.ok(err)
 	if e := b.stored(room, said); e == nil || e.Hidden() {
-		t.Error("what was said during the join is lost")
+		t.Error("the message that arrived during the join is lost")
 	}
 }
 
@@ -290,14 +290,14 @@ func TestInviteWithdrawnDuringAFailingJoinIsRemoved(t *testing.T) {
 		t.Event = json.RawMessage(`{}`)
 	}
 	if err := b.svc.Join(t.Context(), bob, room, ""); err == nil {
-		t.Fatal("joined")
+		t.Fatal("the join succeeds, although the invite was withdrawn")
 	}
 	for _, p := range b.svc.Unparked() {
 		_, err := b.svc.Receive(t.Context(), p.Origin, p.Room, p.PDUs)
 		b.ok(err)
 	}
 	if m := b.room(room).Membership(bob.UserID); m != Leave {
-		t.Errorf("bob's membership is %q", m)
+		t.Errorf("bob's membership is %q, want leave: the invite was withdrawn", m)
 	}
 }
 
@@ -318,12 +318,12 @@ func TestOnlyWithdrawnInvitesAreVerifiedOutsideARoom(t *testing.T) {
 		}
 	}
 	if asked := meter.asked(); len(asked) != 0 {
-		t.Errorf("asks for %v", asked)
+		t.Errorf("this server requested %v, want nothing", asked)
 	}
 	a.ok(a.svc.Kick(t.Context(), alice, room, bob.UserID, ""))
 	n.deliver()
 	if m := b.room(room).Membership(bob.UserID); m != Leave {
-		t.Errorf("bob's membership is %q", m)
+		t.Errorf("bob's membership is %q, want leave: the invite was withdrawn", m)
 	}
 }
 
@@ -357,7 +357,7 @@ func TestMembershipEventsOfOutsideServersCauseNoRequests(t *testing.T) {
 			a.refused(err, "M_FORBIDDEN")
 			for _, asked := range meter.asked() {
 				if asked != "keys evil" {
-					t.Errorf("%s with unknown %s: asks for %s", m, name, asked)
+					t.Errorf("%s with an unknown %s: this server requested %q, want only the keys of evil", m, name, asked)
 				}
 			}
 		}

@@ -116,11 +116,11 @@ func TestTemplateOfAnythingElseIsNotSigned(t *testing.T) {
 				l.template = func(t *fedclient.Template) { t.Event = bend(t.Event) }
 				err := b.svc.JoinWith(b.Context(), b.user("bob"), room, []string{"a"}, nil)
 				if err == nil || len(l.sent) > 0 {
-					t.Fatalf("%v; signed %s", err, l.sent)
+					t.Fatalf("the join with this template returned %v, and this server signed %s; want an error and no signature", err, l.sent)
 				}
 				var told *mxerr.Error
 				if !errors.As(err, &told) || told.Status != http.StatusBadGateway {
-					t.Errorf("the client gets %v", err)
+					t.Errorf("the client gets %v, want status 502", err)
 				}
 			})
 		}
@@ -140,7 +140,7 @@ func TestOnlyTheGraphFieldsOfATemplateAreUsed(t *testing.T) {
 	b.ok(b.svc.JoinWith(b.Context(), bob, room, []string{"a"}, map[string]json.RawMessage{"reason": json.RawMessage(`"hungry"`)}))
 	e := b.room(room).State(typeMember, string(bob.UserID))
 	if got := string(e.Content()); got != `{"membership":"join","reason":"hungry"}` || e.OriginServerTS() != b.now.UnixMilli() || bytes.Contains(e.JSON(), []byte("evil")) {
-		t.Errorf("signed %s", e.JSON())
+		t.Errorf("the signed join is %s; want only the reason of the client and the time of this server", e.JSON())
 	}
 }
 
@@ -199,15 +199,15 @@ func TestInvalidJoinResponsesAreRefused(t *testing.T) {
 				b.lie().joined = func(answer *fedclient.JoinAnswer) { bend(a, room, other, answer) }
 				bob := b.user("bob")
 				if err := b.svc.JoinWith(b.Context(), bob, room, []string{"a"}, nil); err == nil {
-					t.Fatal("joined")
+					t.Fatal("the join succeeds with an invalid response")
 				}
 				if r, err := b.svc.Room(b.Context(), room); err == nil && (r.Resident() || r.Membership(bob.UserID) != "") {
-					t.Error("something of the room was believed")
+					t.Error("the refused response has left a membership, or the server counts as in the room")
 				}
 				b.svc.opts.Remote.(*liar).joined = nil // with an unmodified response the room can be joined
 				b.joinVia(bob, room, "a")
 				if b.room(room).Membership(bob.UserID) != Join {
-					t.Error("not joined after all")
+					t.Error("after a valid response bob is not joined")
 				}
 			})
 		}
@@ -259,18 +259,18 @@ func TestInvalidEventsOfAJoinResponseAreIgnored(t *testing.T) {
 			r := b.room(room)
 			for _, typ := range []string{typeTopic, "x.rejected", "x.unknown", "x.elsewhere", "m.room.message"} {
 				if e := r.State(typ, ""); e != nil {
-					t.Errorf("believed: %s", e.JSON())
+					t.Errorf("an invalid event of the response is part of the state: %s", e.JSON())
 				}
 			}
 			if got := b.content(room, typeName, ""); got != `{}` {
-				t.Errorf("the name with another content is %s", got)
+				t.Errorf("the name, whose event has a wrong content hash, has the content %s, want {}", got)
 			}
 			b.say(bob, room, "here I am")
 			n.deliver()
 			a.say(alice, room, "welcome")
 			n.deliver()
 			if a.content(room, typeTopic, "") != `{"topic":"food"}` {
-				t.Error("the resident server lost its topic")
+				t.Error("the topic of the resident server has changed")
 			}
 		})
 	}
@@ -309,19 +309,19 @@ func TestForgedMembershipRequestsAreRefused(t *testing.T) {
 				_, err := a.svc.AcceptJoin(t.Context(), h)
 				var told *mxerr.Error
 				if !errors.As(err, &told) || told.Status < 400 || told.Status >= 500 {
-					t.Errorf("%s: %v", name, err)
+					t.Errorf("%s: got %v, want an error with a 4xx status", name, err)
 				}
 				for _, as := range []func() error{
 					func() error { return a.svc.AcceptLeave(t.Context(), h) },
 					func() error { _, err := a.svc.AcceptKnock(t.Context(), h); return err },
 				} {
 					if err := as(); err == nil {
-						t.Errorf("%s is taken as a leave or knock", name)
+						t.Errorf("%s is accepted as a leave or a knock", name)
 					}
 				}
 			}
 			if m := a.room(room).Membership(eve); m != "" {
-				t.Errorf("eve's membership is %q", m)
+				t.Errorf("eve's membership is %q, want none", m)
 			}
 			_, err := a.svc.AcceptJoin(t.Context(), Handshake{Origin: "s", Room: room, Event: good.ID(), PDU: good.JSON()})
 			a.ok(err)
@@ -414,11 +414,11 @@ func TestForgedInvitesAreRefused(t *testing.T) {
 				signed, err := b.svc.ReceiveInvite(t.Context(), in)
 				var told *mxerr.Error
 				if signed != nil || !errors.As(err, &told) || told.Status < 400 || told.Status >= 500 {
-					t.Errorf("%s: %s %v", name, signed, err)
+					t.Errorf("%s: got %s and %v, want no signature and an error with a 4xx status", name, signed, err)
 				}
 			}
 			if list, err := b.svc.Memberships(t.Context(), bob.UserNID); err != nil || len(list) > 0 {
-				t.Errorf("bob has %v, %v", list, err)
+				t.Errorf("bob has the memberships %v (%v), want none", list, err)
 			}
 			_, err := b.svc.ReceiveInvite(t.Context(), ReceivedInvite{Origin: "a", Version: version, Room: room, Event: idOf(r.version, good), PDU: good, Stripped: shown})
 			b.ok(err)
@@ -495,7 +495,7 @@ func TestOnlyTheSignatureOfACountersignedInviteIsUsed(t *testing.T) {
 				err := a.svc.Invite(t.Context(), alice, room, bob.UserID, "")
 				var told *mxerr.Error
 				if !errors.As(err, &told) || told.Status != http.StatusBadGateway || a.room(room).Membership(bob.UserID) != "" {
-					t.Errorf("%s: %v", name, err)
+					t.Errorf("%s: got %v, want status 502 and no invite", name, err)
 				}
 			}
 			l.invited = func(raw json.RawMessage) json.RawMessage {
@@ -503,10 +503,10 @@ func TestOnlyTheSignatureOfACountersignedInviteIsUsed(t *testing.T) {
 			}
 			a.ok(a.svc.Invite(t.Context(), alice, room, bob.UserID, "dinner"))
 			if got := a.content(room, typeMember, string(bob.UserID)); got != `{"membership":"invite","reason":"dinner"}` {
-				t.Errorf("the invite is %s", got)
+				t.Errorf("the invite is %s, want it as this server sent it", got)
 			}
 			if e := a.room(room).State(typeMember, string(bob.UserID)); !e.CheckContentHash() {
-				t.Error("the invite is not as it was signed")
+				t.Error("the content of the invite does not match its hash")
 			}
 		})
 	}
@@ -521,7 +521,7 @@ func TestServersThatFailAJoinAreSkipped(t *testing.T) {
 	bob := b.user("bob")
 	b.ok(b.svc.JoinWith(t.Context(), bob, room, []string{"dead", "b", "not a name", "empty", "dead", "a"}, nil))
 	if want := []string{"dead", "empty", "a"}; !slices.Equal(l.asked, want) {
-		t.Errorf("asked %v, want %v", l.asked, want)
+		t.Errorf("this server asked %v, want %v", l.asked, want)
 	}
 	l.asked = nil
 	var many []string
@@ -532,7 +532,7 @@ func TestServersThatFailAJoinAreSkipped(t *testing.T) {
 	err := b.svc.JoinWith(t.Context(), bob, closed, append([]string{"dead", "a"}, many...), nil)
 	b.refused(err, mxerr.CodeForbidden) // the error is that of a, not the failure to reach the other servers
 	if len(l.asked) > maxCandidates {
-		t.Errorf("asked %d servers", len(l.asked))
+		t.Errorf("this server asked %d servers, want at most %d", len(l.asked), maxCandidates)
 	}
 }
 
@@ -560,7 +560,7 @@ func TestConcurrentJoinsShareOneJoinOfTheServer(t *testing.T) {
 	}
 	n.deliver()
 	if got := a.room(room).Count(Join); got != 9 {
-		t.Errorf("to a the room has %d members", got)
+		t.Errorf("server a counts %d members, want 9", got)
 	}
 }
 
@@ -598,12 +598,12 @@ func TestRestrictedRoomIsJoinedThroughAServerThatCanAuthoriseIt(t *testing.T) {
 			c.ok(c.svc.JoinWith(t.Context(), carol, room, []string{"b", "a"}, nil))
 			n.deliver()
 			if want := []string{"b", "a"}; !slices.Equal(l.asked, want) {
-				t.Errorf("asked %v", l.asked)
+				t.Errorf("this server asked %v, want %v", l.asked, want)
 			}
 			for _, p := range []*peer{a, b, c} {
 				e := p.room(room).State(typeMember, string(carol.UserID))
 				if e == nil || e.ContentString("join_authorised_via_users_server") != string(alice.UserID) {
-					t.Errorf("%s knows %v", p.name, e)
+					t.Errorf("server %s has bob's member event as %v, want one authorised by alice", p.name, e)
 				}
 			}
 		})
@@ -670,7 +670,7 @@ func TestNothingIsSentToARoomWithoutLocalMembers(t *testing.T) {
 			b.svc.Invite(ctx, bob, room, carol.UserID, ""), b.svc.Invite(ctx, bob, room, alice.UserID, ""), b.svc.Leave(ctx, carol, room, ""),
 		} {
 			if mxerr.Code(err) != mxerr.CodeForbidden {
-				t.Errorf("%d in %s: %v", i, room, err)
+				t.Errorf("request %d in %s: got %v, want M_FORBIDDEN", i, room, err)
 			}
 		}
 	}
@@ -679,12 +679,12 @@ func TestNothingIsSentToARoomWithoutLocalMembers(t *testing.T) {
 	b.svc = b.open() // also after a restart
 	b.svc.setRemote(wire{n, "b"}, keysFor{n, b})
 	if b.room(left).Resident() || b.room(invitedTo).Resident() {
-		t.Error("the server takes itself for a resident")
+		t.Error("the server counts as a participant of a room without local members")
 	}
 	b.joinVia(bob, left, "a")
 	n.deliver()
 	if a.room(left).Membership(bob.UserID) != Join {
-		t.Error("bob is not back")
+		t.Error("bob has not joined the room again")
 	}
 }
 
@@ -694,19 +694,19 @@ func TestInviteIsRejectedAlthoughItsServerIsUnreachable(t *testing.T) {
 	alice, bob := a.user("alice"), b.user("bob")
 	room := a.create(alice, CreateRoom{Invite: []id.UserID{bob.UserID}})
 	if b.room(room).Membership(bob.UserID) != Invite {
-		t.Fatal("not invited")
+		t.Fatal("bob is not invited: the test proves nothing")
 	}
 	n.split([]string{"a"}, []string{"b"})
 	b.ok(b.svc.Leave(t.Context(), bob, room, ""))
 	if m := b.room(room).Membership(bob.UserID); m != Leave {
-		t.Errorf("bob's membership is %q", m)
+		t.Errorf("bob's membership is %q, want leave", m)
 	}
 	b.ok(b.svc.Forget(t.Context(), bob, room))
 	n.split()
 	a.ok(a.svc.Kick(t.Context(), alice, room, bob.UserID, ""))
 	a.ok(a.svc.Invite(t.Context(), alice, room, bob.UserID, "")) // and he can be invited again
 	if m := b.room(room).Membership(bob.UserID); m != Invite {
-		t.Errorf("bob's membership is %q", m)
+		t.Errorf("bob's membership is %q after another invite, want invite", m)
 	}
 }
 
@@ -718,7 +718,7 @@ func TestBlockedInvitesDoNotArrive(t *testing.T) {
 	room := a.create(alice, CreateRoom{})
 	err := a.svc.Invite(t.Context(), alice, room, bob.UserID, "")
 	if mxerr.Code(err) == "" || a.room(room).Membership(bob.UserID) != "" {
-		t.Errorf("invited from elsewhere: %v", err)
+		t.Errorf("got %v, want an error: bob blocks the inviter", err)
 	}
 	at := b.create(carol, CreateRoom{})
 	b.refused(b.svc.Invite(t.Context(), carol, at, bob.UserID, ""), mxerr.CodeInviteBlocked)
@@ -766,7 +766,7 @@ func TestRoomOf100000MembersIsJoined(t *testing.T) {
 	n.deliver()
 	for _, p := range []*peer{b, c} {
 		if got := p.room(room).Count(Join); got != members+3 {
-			t.Errorf("to %s the room has %d members", p.name, got)
+			t.Errorf("server %s counts %d members, want %d", p.name, got, members+3)
 		}
 	}
 }
@@ -794,13 +794,13 @@ func TestRoomOfManyMembersIsJoinedQuickly(t *testing.T) {
 	whole := time.Since(began)
 	t.Logf("joined after %v; without the members after %v, with them after %v", took, first, whole)
 	if took > 3*within || first > 300*time.Millisecond || whole > 3*within { // allows for a busy machine
-		t.Error("that is too long")
+		t.Errorf("the join took %v with full state; with partial state it took %v, and %v until the room was complete: too long", took, first, whole)
 	}
 	n.deliver()
 	if got := b.room(room).Count(Join); got != members+3 {
-		t.Errorf("the room has %d members", got)
+		t.Errorf("after the join with full state the room has %d members, want %d", got, members+3)
 	}
 	if got := c.room(room).Count(Join); got != members+3 {
-		t.Errorf("the room that was not whole has %d members", got)
+		t.Errorf("after the join with partial state the room has %d members, want %d", got, members+3)
 	}
 }

@@ -127,15 +127,15 @@ func TestRestrictedJoin(t *testing.T) {
 		h.ok(h.svc.Join(ctx, bob, club, ""))
 		h.ok(h.svc.Join(ctx, bob, room, ""))
 		if got := h.content(room, typeMember, string(bob.UserID)); got != `{"join_authorised_via_users_server":"@alice:here","membership":"join"}` {
-			t.Errorf("the join is %s", got)
+			t.Errorf("the join is %s, want one that names the authorising user", got)
 		}
 		h.ok(h.svc.ProfileChanged(ctx, bob, Profile{DisplayName: "Bobby"}))
 		if got := h.content(room, typeMember, string(bob.UserID)); got != `{"displayname":"Bobby","membership":"join"}` {
-			t.Errorf("with a new name it is %s", got)
+			t.Errorf("after a new display name the member event is %s, want one without the authorising user", got)
 		}
 		h.set(bob, room, typeMember, string(bob.UserID), `{"membership":"join","displayname":"Bob","join_authorised_via_users_server":"unused"}`)
 		if got := h.content(room, typeMember, string(bob.UserID)); got != `{"displayname":"Bob","membership":"join"}` {
-			t.Errorf("set as state it is %s", got)
+			t.Errorf("set as a state event, the member event is %s", got)
 		}
 		h.ok(h.svc.Leave(ctx, bob, room, ""))
 		h.ok(h.svc.Leave(ctx, bob, club, ""))
@@ -164,7 +164,7 @@ func TestMembershipAsState(t *testing.T) {
 	h.ok(set(bob, "@bob:here", `{"membership":"join","displayname":"C"}`))
 	list := must(h.svc.Memberships(t.Context(), bob.UserNID))
 	if list[0].JoinedPos == list[0].Position || list[0].JoinedPos == 0 {
-		t.Errorf("a new name is no new join: %+v", list[0])
+		t.Errorf("after a new display name JoinedPos is that of the name, or 0: %+v", list[0])
 	}
 	h.ok(set(alice, "@bob:here", `{"membership":"ban"}`))
 	h.membership(room, bob, Ban)
@@ -191,16 +191,16 @@ func TestProfileReachesEveryRoom(t *testing.T) {
 	left := h.public(alice, bob)
 	h.ok(h.svc.Leave(t.Context(), bob, left, ""))
 	if got := h.content(rooms[0], typeMember, string(bob.UserID)); got != `{"avatar_url":"mxc://here/b","displayname":"Bob","membership":"join"}` {
-		t.Errorf("the join is %s", got)
+		t.Errorf("the join is %s, want one with the profile", got)
 	}
 	h.ok(h.svc.ProfileChanged(t.Context(), bob, Profile{DisplayName: "Robert"}))
 	for _, room := range rooms {
 		if got := h.content(room, typeMember, string(bob.UserID)); got != `{"displayname":"Robert","membership":"join"}` {
-			t.Errorf("after the change it is %s", got)
+			t.Errorf("after the change of the display name the member event is %s", got)
 		}
 	}
 	if got := h.content(left, typeMember, string(bob.UserID)); got != `{"membership":"leave"}` {
-		t.Errorf("in a room left it is %s", got)
+		t.Errorf("in a room that bob has left, the member event is %s, want it unchanged", got)
 	}
 	h.ok(h.svc.LeaveAll(t.Context(), bob))
 	for _, room := range rooms {
@@ -277,11 +277,11 @@ func TestRelations(t *testing.T) {
 	reaction := must(h.trySend(alice, room, "m.reaction", `{"m.relates_to":{"rel_type":"m.annotation","event_id":"`+string(first)+`","key":"+"}}`))
 	for _, e := range []id.EventID{first, second, reaction} {
 		if find(e).ThreadRoot != find(root).Pos {
-			t.Errorf("%s is in thread %d", e, find(e).ThreadRoot)
+			t.Errorf("%s has ThreadRoot %d, want %d", e, find(e).ThreadRoot, find(root).Pos)
 		}
 	}
 	if e := must(relate("m.reference", root, "")); find(e).ThreadRoot != 0 {
-		t.Error("what refers to a root is in the thread")
+		t.Error("an event that refers to a thread root counts as part of the thread")
 	}
 	_, err := relate(relThread, first, "")
 	h.refused(err, "M_UNKNOWN")
@@ -297,7 +297,7 @@ func TestRelations(t *testing.T) {
 	}{{second, find(first).Order}, {reaction, find(first).Order}, {first, 0}} {
 		must(h.svc.Redact(t.Context(), alice, room, c.redact, "", nil))
 		if thread() != c.want {
-			t.Errorf("after %s is redacted the thread's latest is %d, want %d", c.redact, thread(), c.want)
+			t.Errorf("after the redaction of %s the latest reply has order %d, want %d", c.redact, thread(), c.want)
 		}
 	}
 	for _, odd := range []string{`7`, `{}`, `{"rel_type":7,"event_id":"$x"}`, `{"rel_type":"m.thread"}`, `{"rel_type":"m.thread","event_id":"$unknown"}`, `{"rel_type":"m.thread","event_id":"` + strings.Repeat("x", 300) + `"}`} {
@@ -338,11 +338,11 @@ func TestPushOutcomeIsStored(t *testing.T) {
 		return n
 	}
 	if found.Push != pushrules.Notify || class() != int64(pushrules.Notify|pushrules.Highlight) {
-		t.Errorf("stored as %d, for bob %d", found.Push, class())
+		t.Errorf("the class of the event is %d, and %d for bob; want notify, and notify and highlight for bob", found.Push, class())
 	}
 	must(h.svc.Redact(t.Context(), alice, room, e, "", nil))
 	if class() != 0 || must(h.room(room).FindEvent(t.Context(), e)).Push != 0 {
-		t.Error("a redacted event still notifies")
+		t.Error("a redacted event still has a push class")
 	}
 }
 
@@ -362,23 +362,23 @@ func TestChangesWakeTheUsersConcerned(t *testing.T) {
 		}
 	}
 	if !woken(alice, func() { h.say(alice, room, "x") }) || woken(eve, func() { h.say(alice, room, "x") }) {
-		t.Error("a message wakes its room's members only")
+		t.Error("a message did not wake a member, or it woke a user outside the room")
 	}
 	if !woken(bob, func() { h.ok(h.svc.Invite(t.Context(), alice, room, bob.UserID, "")) }) {
-		t.Error("an invite wakes nobody")
+		t.Error("an invite does not wake the invited user")
 	}
 	h.ok(h.svc.Join(t.Context(), bob, room, ""))
 	if !woken(bob, func() { h.ok(h.svc.Kick(t.Context(), alice, room, bob.UserID, "")) }) {
-		t.Error("a kick wakes nobody")
+		t.Error("a kick does not wake the kicked user")
 	}
 	if woken(bob, func() { h.say(alice, room, "x") }) {
-		t.Error("who was kicked is still woken")
+		t.Error("a message wakes a user who was kicked before")
 	}
 	if woken(bob, func() {
 		if err := h.sendFailing(t.Context(), alice, room); !errors.Is(err, errInjected) {
 			t.Error(err)
 		}
 	}) {
-		t.Error("what failed wakes")
+		t.Error("a failed request wakes a user")
 	}
 }

@@ -74,10 +74,10 @@ func TestMessagesOfImpossibleTimesAreAccepted(t *testing.T) {
 			peer.sendGood(room, said)
 			stored := a.stored(room, said.ID())
 			if stored == nil || stored.Hidden() || string(stored.Content()) != `{"body":"hello"}` {
-				t.Errorf("version %s, time %d: %+v", version, ts, stored)
+				t.Errorf("version %s, time %d: the message is stored as %+v, want it accepted with its content", version, ts, stored)
 			}
 			if next := peer.say(room, bob, "next"); len(peer.send(room, next)) == 0 || a.stored(room, next.ID()) == nil {
-				t.Errorf("version %s: nothing is accepted after time %d", version, ts)
+				t.Errorf("version %s: after an event with the time %d, no further event is accepted", version, ts)
 			}
 		}
 	}
@@ -93,7 +93,7 @@ func TestRedactionsOfOddTargetsLeaveTheRoomUsable(t *testing.T) {
 		second := s.redact(first.ID())
 		s.evil.sendGood(s.room, second)
 		if got := s.stored(s.room, said.ID()); got.RedactedBy == 0 {
-			t.Errorf("version %s: the redaction of its redaction brings a message back", version)
+			t.Errorf("version %s: after the redaction of its redaction, a message is not redacted any more", version)
 		}
 		if !s.shows(second.ID()) {
 			t.Errorf("version %s: the author's redaction of a redaction is withheld", version)
@@ -105,7 +105,7 @@ func TestRedactionsOfOddTargetsLeaveTheRoomUsable(t *testing.T) {
 		s.evil.sendGood(s.room, early)
 		s.evil.send(s.room, refused)
 		if got := s.stored(s.room, refused.ID()); got != nil && !got.Hidden() {
-			t.Errorf("version %s: a name by somebody without power is accepted", version)
+			t.Errorf("version %s: a name is accepted from a user without the power level", version)
 		}
 		s.shows(early.ID()) // all ways of reading agree
 		own := s.redact(early.ID())
@@ -135,7 +135,7 @@ func TestEventsParkedBeforeARestartArriveWithTheNextOne(t *testing.T) {
 	delete(s.evil.made, join.ID()) // no server returns the membership yet
 	s.evil.send(room, parked)
 	if s.stored(room, parked.ID()) != nil || s.svc.parking.Bytes() == 0 {
-		t.Fatal("the message is not parked")
+		t.Fatal("the message is not parked: the test proves nothing")
 	}
 	s.reopen()
 	s.evil.made[join.ID()] = join

@@ -94,26 +94,26 @@ func TestRoomIsJoinedBeforeItsMembersAreKnown(t *testing.T) {
 	e.join()
 	r := e.d.room(e.room)
 	if r.MemberOf(e.bob.UserID) != nil || !r.HasServer("b") || !r.HasServer("evil") || !r.HasServer("a") || r.Count(Join) != 1 {
-		t.Fatalf("d knows bob as %v, %d members, and the servers %q", r.MemberOf(e.bob.UserID), r.Count(Join), r.OtherServers())
+		t.Fatalf("before the room is complete, d has bob's member event %v, %d joined members and the servers %q; want none, 1 and a, b and evil", r.MemberOf(e.bob.UserID), r.Count(Join), r.OtherServers())
 	}
 	said := e.d.say(e.dora, e.room, "hello, whoever you are")
 	e.deliver()
 	for _, p := range []*peer{e.a, e.b} {
 		if got := p.stored(e.room, said); got == nil || got.Hidden() {
-			t.Errorf("%s did not get the message: %v", p.name, got)
+			t.Errorf("%s did not accept the message: %v", p.name, got)
 		}
 	}
 	answered := e.b.say(e.bob, e.room, "hello, I am bob")
 	e.deliver()
 	if got := e.d.stored(e.room, answered); got == nil || got.Hidden() {
-		t.Errorf("d did not take in what bob said: %v", got)
+		t.Errorf("d did not accept bob's message: %v", got)
 	}
 	if r.Membership(e.bob.UserID) != Join {
-		t.Errorf("bob has spoken and is %q", r.Membership(e.bob.UserID))
+		t.Errorf("after bob's message bob's membership is %q, want join", r.Membership(e.bob.UserID))
 	}
 	e.d.complete(e.room)
 	if r := e.d.room(e.room); r.Completed() == 0 || r.Membership(e.mallory) != Join || r.Membership(e.trudy) != Leave || r.Count(Join) != 4 || r.HasServer("x") {
-		t.Errorf("mallory is %q, trudy %q, %d are joined", r.Membership(e.mallory), r.Membership(e.trudy), r.Count(Join))
+		t.Errorf("in the complete room mallory is %q, trudy %q, and %d users are joined; want join, leave and 4", r.Membership(e.mallory), r.Membership(e.trudy), r.Count(Join))
 	}
 	e.same()
 }
@@ -155,10 +155,10 @@ func TestOperationsThatNeedAllMembersWaitForThem(t *testing.T) {
 		},
 	} {
 		if err := ask(e.soon(), e.dora); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("%s does not wait: %v", what, err)
+			t.Errorf("%s: got %v; want it to wait until the members are known", what, err)
 		}
 		if err := ask(e.Context(), other); mxerr.Code(err) != mxerr.CodeForbidden {
-			t.Errorf("%s, by who is not in the room: %v", what, err)
+			t.Errorf("%s, by a user outside the room: got %v, want M_FORBIDDEN", what, err)
 		}
 	}
 	for what, ask := range map[string]func() error{
@@ -172,7 +172,7 @@ func TestOperationsThatNeedAllMembersWaitForThem(t *testing.T) {
 		},
 	} {
 		if err := ask(); err != nil {
-			t.Errorf("%s waits: %v", what, err)
+			t.Errorf("%s: got %v; want it not to wait for the members", what, err)
 		}
 	}
 	waiting := make(chan error)
@@ -184,7 +184,7 @@ func TestOperationsThatNeedAllMembersWaitForThem(t *testing.T) {
 	}()
 	e.d.complete(e.room)
 	if err := <-waiting; err != nil || len(members) != 5 {
-		t.Errorf("%d members, %v", len(members), err)
+		t.Errorf("got %d members (%v), want 5", len(members), err)
 	}
 }
 
@@ -224,7 +224,7 @@ func TestEventsAreJudgedAgainWhenTheMembersAreKnown(t *testing.T) {
 	kick := e.membership(e.trudy, e.mallory, Leave, append(cited(typeCreate, typePowerLevels), malloryJoin.ID())...)
 	e.evil.sendGood(e.room, kick)
 	if d.Membership(e.mallory) != Leave {
-		t.Fatalf("mallory is %q: the test proves nothing", d.Membership(e.mallory))
+		t.Fatalf("mallory's membership is %q, want leave: the test proves nothing", d.Membership(e.mallory))
 	}
 	gossip := say(e.trudy, "I am still here", cited(typeCreate, typePowerLevels)...)
 	e.evil.sendGood(e.room, gossip)
@@ -232,7 +232,7 @@ func TestEventsAreJudgedAgainWhenTheMembersAreKnown(t *testing.T) {
 	protest := say(e.mallory, "so am I", append(authOf(d, typeCreate, typePowerLevels), malloryJoin.ID())...)
 	for _, err := range e.evil.send(e.room, protest) {
 		if !IsVerdict(err) {
-			t.Fatalf("mallory was heard (%v): the test proves nothing", err)
+			t.Fatalf("mallory's event got %v, want a rejection: the test proves nothing", err)
 		}
 	}
 	title := "x"
@@ -243,32 +243,32 @@ func TestEventsAreJudgedAgainWhenTheMembersAreKnown(t *testing.T) {
 
 	flags := func(ev *pdu.Event) storage.EventFlags { return e.d.stored(e.room, ev.ID()).Flags & storage.HiddenEvent }
 	if flags(kick) != storage.RejectedEvent || flags(gossip) != storage.RejectedEvent || flags(protest) != 0 || flags(topic) != 0 {
-		t.Errorf("the kick is %d, the gossip %d, the protest %d, the topic %d", flags(kick), flags(gossip), flags(protest), flags(topic))
+		t.Errorf("the flags are %d (kick), %d (gossip), %d (protest) and %d (topic); want the first two rejected and the others accepted", flags(kick), flags(gossip), flags(protest), flags(topic))
 	}
 	d = e.d.room(e.room)
 	if d.Membership(e.mallory) != Join || d.State("m.room.topic", "x") == nil {
-		t.Errorf("mallory is %q, the topic %v", d.Membership(e.mallory), d.State("m.room.topic", "x"))
+		t.Errorf("mallory's membership is %q and the topic %v; want join and a topic", d.Membership(e.mallory), d.State("m.room.topic", "x"))
 	}
 	var shown []id.EventID
 	for _, ev := range e.d.timeline(e.room) {
 		shown = append(shown, ev.ID())
 	}
 	if slices.Contains(shown, kick.ID()) || slices.Contains(shown, gossip.ID()) || !slices.Contains(shown, protest.ID()) || !slices.Contains(shown, topic.ID()) {
-		t.Errorf("the timeline is %q", shown)
+		t.Errorf("the timeline is %q; want the protest and the topic, but not the kick and the gossip", shown)
 	}
 	if strings.Contains(string(e.d.stored(e.room, gossip.ID()).JSON()), "still here") || strings.Contains(string(e.d.stored(e.room, kick.ID()).JSON()), "because") {
-		t.Error("what trudy said is kept")
+		t.Error("the content of trudy's rejected events is kept")
 	}
 	if !strings.Contains(string(e.d.stored(e.room, protest.ID()).JSON()), "so am I") {
-		t.Error("what mallory said is lost")
+		t.Error("the content of mallory's accepted event is lost")
 	}
 	news, whole := d.Recent(before)
 	if !whole || len(news) != 2 {
-		t.Errorf("news for who waits: %d events (%v)", len(news), whole)
+		t.Errorf("a client that waits gets %d events (complete: %v), want 2", len(news), whole)
 	}
 	for _, h := range d.extremityIDs() {
 		if h == kick.ID() || h == gossip.ID() {
-			t.Error("a refused event is one of the newest")
+			t.Error("a rejected event is a forward extremity")
 		}
 	}
 	e.d.matchesDisk(e.room)
@@ -282,7 +282,7 @@ func TestPartialRoomIsCompletedAfterARestart(t *testing.T) {
 	e.d.say(e.dora, e.room, "before")
 	e.d.svc = e.d.open()
 	if r := e.d.room(e.room); !r.Partial() || !r.HasServer("evil") {
-		t.Fatal("the room is whole, or its servers are forgotten")
+		t.Fatal("after the restart the room does not have partial state, or lacks the servers of the join response")
 	}
 	e.d.say(e.dora, e.room, "after")
 	e.deliver()
@@ -328,11 +328,11 @@ func TestAnotherServerCannotSupplyTheRulesOfARoom(t *testing.T) {
 	}
 	e.split([]string{"a", "b"}, []string{"d", "evil"})
 	if c := (completer{server: "evil", slots: make(chan struct{}, 1)}); !errors.Is(e.d.svc.completeThrough(t.Context(), e.d.room(e.room), c), errNotAll) {
-		t.Error("a state of which parts are not given is taken for the whole")
+		t.Error("a state of which parts are missing is accepted as the full state")
 	}
 	err := e.d.svc.completeOnce(t.Context(), e.d.room(e.room).nid, make(chan struct{}, 1))
 	if !e.d.room(e.room).Partial() {
-		t.Fatalf("the room is whole by what evil says (%v)", err)
+		t.Fatalf("the room got full state from evil, which must not determine the rules (%v)", err)
 	}
 	less = func(events []*Event) []*Event { return events }
 	for _, ev := range e.a.timeline(e.room) { // makes the server able to return the events that its response names
@@ -369,17 +369,17 @@ func TestLeavingEndsTheWaitingForMembers(t *testing.T) {
 	within(t, time.Second, "the end of the question", func(context.Context) { <-hang.over })
 	e.deliver()
 	if e.a.room(e.room).Membership(e.dora.UserID) != Leave {
-		t.Error("a did not hear that dora left")
+		t.Error("a did not receive dora's leave")
 	}
 	if err := <-waiting; mxerr.Code(err) != mxerr.CodeForbidden {
-		t.Errorf("who waited for the members of a room that they left: %v", err)
+		t.Errorf("a request that waited for the members of a room got %v after its user left, want M_FORBIDDEN", err)
 	}
 	// A user who comes back at once continues to use the same room.
 	e.d.svc.opts.Remote = hang.Remote
 	e.d.joinVia(e.dora, e.room, "a")
 	e.deliver()
 	if err := e.d.svc.AwaitFullState(t.Context(), e.room); err != nil || e.d.room(e.room).Completed() == 0 {
-		t.Fatalf("after coming back: %v", err)
+		t.Fatalf("after the user has joined again: %v", err)
 	}
 	stop()
 	<-ended
@@ -414,7 +414,7 @@ func TestPartialRoomIsJoinedAgainAfterLaterEvents(t *testing.T) {
 	e.deliver()
 	e.d.joinVia(e.dora, e.room, "a")
 	if e.d.content(e.room, "m.room.topic", "") != `{"topic":"gone on"}` {
-		t.Error("the topic is not known")
+		t.Error("the topic that was set in the meantime is missing")
 	}
 	e.d.complete(e.room)
 	e.same()
@@ -431,7 +431,7 @@ func TestSecondUserJoinsAPartialRoomThroughAnotherServer(t *testing.T) {
 	e.d.joinVia(welcome, e.room, "a")
 	e.deliver()
 	if !e.d.room(e.room).Partial() || e.d.room(e.room).Membership(welcome.UserID) != Join {
-		t.Errorf("welcome is %q", e.d.room(e.room).Membership(welcome.UserID))
+		t.Errorf("the membership of the second user is %q, want join in a room with partial state", e.d.room(e.room).Membership(welcome.UserID))
 	}
 	e.d.complete(e.room)
 	e.same()
@@ -455,11 +455,11 @@ func TestServersMissingFromAJoinResponseAreDiscovered(t *testing.T) {
 	liar.joined = func(a *fedclient.JoinAnswer) { a.ServersInRoom = []string{"a", "not a server", "d"} }
 	e.join()
 	if got := e.d.room(e.room).OtherServers(); !slices.Equal(got, []string{"a"}) {
-		t.Fatalf("the servers are %q", got)
+		t.Fatalf("the servers in the room are %q, want only a", got)
 	}
 	e.d.complete(e.room)
 	if !slices.Equal(discovered, []string{"b", "evil"}) {
-		t.Errorf("the servers that are discovered are %q", discovered)
+		t.Errorf("the discovered servers are %q, want b and evil", discovered)
 	}
 }
 
@@ -479,15 +479,15 @@ func TestMessagesExpireInAPartialRoom(t *testing.T) {
 	fresh := e.d.say(e.dora, e.room, "after it")
 	e.deliver()
 	if n := e.d.purge(e.room); n == 0 || e.d.position(e.room, old[0]) != 0 {
-		t.Fatalf("%d events were purged: the test proves nothing", n)
+		t.Fatalf("%d events were purged, or the old message is left: the test proves nothing", n)
 	}
 	e.d.complete(e.room)
 	if got := e.d.room(e.room).extremityIDs(); !slices.Equal(got, e.a.room(e.room).extremityIDs()) || !slices.Contains(got, fresh) {
-		t.Errorf("the newest events are %q, those of a %q", got, e.a.room(e.room).extremityIDs())
+		t.Errorf("the forward extremities are %q; want those of a, %q", got, e.a.room(e.room).extremityIDs())
 	}
 	e.same()
 	if got := e.d.stored(e.room, old[0]); got != nil {
-		t.Errorf("an expired message is back: %s", got.JSON())
+		t.Errorf("an expired message is stored again: %s", got.JSON())
 	}
 }
 
@@ -508,6 +508,6 @@ func TestJoinsAreRecordedUntilDeviceListsAreSent(t *testing.T) {
 		return err
 	}))
 	if want := (storage.DeviceAnnouncement{User: e.dora.UserNID, Room: e.d.room(e.room).NID(), Partial: true}); len(got) != 1 || got[0] != want || kicked != 1 {
-		t.Errorf("%d times told, on record is %+v; want %+v", kicked, got, want)
+		t.Errorf("the listener was called %d times, and the stored announcements are %+v; want once and %+v", kicked, got, want)
 	}
 }

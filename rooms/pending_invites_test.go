@@ -61,16 +61,16 @@ func TestInviteFloodIsBoundedAndBlocksNoOtherInvites(t *testing.T) {
 	}))
 	const largest = pdu.MaxSize + 80<<10
 	if size > (4<<20)+largest || taken < (4<<20)/largest || taken == 100 {
-		t.Errorf("%d invites of %d bytes were taken", taken, size)
+		t.Errorf("%d invites with %d bytes of stripped state were accepted", taken, size)
 	}
 	told, err := b.svc.StrippedState(t.Context(), bob.UserNID, b.room("!0:evil"))
 	b.ok(err)
 	if handshake.TypeOf(told[0]) != typeName || len(told) > 2 {
-		t.Errorf("%d events are shown, first %s", len(told), handshake.TypeOf(told[0]))
+		t.Errorf("the stripped state has %d events, the first of type %s; want at most 2, the name first", len(told), handshake.TypeOf(told[0]))
 	}
 	room := a.create(alice, CreateRoom{Invite: []id.UserID{bob.UserID}})
 	if m := b.room(room).Membership(bob.UserID); m != Invite {
-		t.Errorf("after the flood alice's invite makes bob %q", m)
+		t.Errorf("after the flood and alice's invite bob's membership is %q, want invite", m)
 	}
 	b.ok(b.svc.Invite(t.Context(), carol, b.create(carol, CreateRoom{}), bob.UserID, ""))
 	for i := range taken { // declined invites do not count
@@ -95,7 +95,7 @@ func TestInvitesFromOneUserToAnotherAreBounded(t *testing.T) {
 		h.ok(err)
 	}
 	if !refused {
-		t.Error("every invite was taken")
+		t.Error("no invite was refused")
 	}
 	h.ok(h.svc.Invite(t.Context(), carol, h.create(carol, CreateRoom{}), bob.UserID, ""))
 }

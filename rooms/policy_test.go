@@ -76,7 +76,7 @@ func guarded(t *testing.T) (s *siege, p *police, before, auth []id.EventID) {
 	before, auth = s.ends(), s.authBefore("")
 	s.set(s.alice, s.room, typePolicy, "", p.content())
 	if p.asked != 0 {
-		t.Fatalf("asked %d times about what needs no signature", p.asked)
+		t.Fatalf("the policy server was asked %d times about events that need no signature", p.asked)
 	}
 	return s, p, before, auth
 }
@@ -93,14 +93,14 @@ func TestEventsWithoutTheSignatureOfThePolicyServerAreSoftFailed(t *testing.T) {
 	}
 	good := message("a good word")
 	if soft(good) || p.asked != 1 {
-		t.Errorf("what the policy server signs is hidden; it was asked %d times", p.asked)
+		t.Errorf("an event that the policy server signed is soft-failed, or the policy server was asked %d times instead of once", p.asked)
 	}
 	if e := s.stored(s.room, good.ID()); e.VerifySignature("police", "ed25519:policy_server", p.signer.Key.Public().(ed25519.PublicKey)) != nil {
 		t.Errorf("the signature is not kept: %s", e.JSON())
 	}
 	counted := receivedCount(t, "soft_failed")
 	if !soft(message("spam")) {
-		t.Error("what the policy server refuses is shown")
+		t.Error("an event that the policy server refuses is accepted")
 	}
 	if n := receivedCount(t, "soft_failed") - counted; n != 1 {
 		t.Errorf("the metric counts %d more soft-failed events, want 1", n)
@@ -109,22 +109,22 @@ func TestEventsWithoutTheSignatureOfThePolicyServerAreSoftFailed(t *testing.T) {
 	signed, err := message("signed before it came").Sign(p.signer)
 	s.ok(err)
 	if soft(signed) || p.asked != asked {
-		t.Error("an event that came with the signature is asked for, or hidden")
+		t.Error("an event that arrived with the signature is soft-failed, or the policy server was asked")
 	}
 	forger := p.signer
 	forger.Key = ed25519.NewKeyFromSeed([]byte(strings.Repeat("x", ed25519.SeedSize)))
 	forged, err := message("signed by somebody else").Sign(forger)
 	s.ok(err)
 	if !soft(forged) || p.asked != asked {
-		t.Error("an event with a forged signature is shown, or asked for")
+		t.Error("an event with a forged signature is accepted, or the policy server was asked")
 	}
 	p.down = true
 	if !soft(message("nobody has looked")) {
-		t.Error("what the policy server has not seen is shown")
+		t.Error("an event that the policy server has not signed is accepted")
 	}
 	old := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.mallory, Content: json.RawMessage(`{"body":"from before"}`), PrevEvents: before, AuthEvents: auth})
 	if soft(old) {
-		t.Error("what was said before there was a policy server is hidden")
+		t.Error("an event from before the room had a policy server is soft-failed")
 	}
 	p.down = false
 	s.whole()
@@ -155,7 +155,7 @@ func TestInvalidPolicyServersAreIgnored(t *testing.T) {
 		s, p, _, _ := guarded(t)
 		s.set(s.alice, s.room, typePolicy, "", content)
 		if s.say(s.alice, s.room, "free"); p.asked != 0 {
-			t.Errorf("%s: asked %d times", name, p.asked)
+			t.Errorf("%s: the policy server was asked %d times, want 0", name, p.asked)
 		}
 	}
 }

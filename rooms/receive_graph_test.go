@@ -39,7 +39,7 @@ func TestWildGraphIsJudgedLikeTheReference(t *testing.T) {
 			}
 			t.Logf("%d events, %d refused", events, refused)
 			if refused*20 < events || refused*10 > events*9 {
-				t.Errorf("%d of %d events were refused: the graph is not wild enough, or too wild", refused, events)
+				t.Errorf("%d of %d events were rejected, want between a twentieth and nine tenths", refused, events)
 			}
 		})
 	}
@@ -208,7 +208,7 @@ func TestOldBranchIsFetchedBesideAKnownLongOne(t *testing.T) {
 	n.deliver()
 	for _, eventID := range []id.EventID{old, merged} {
 		if c.stored(room, eventID) == nil {
-			t.Errorf("%s is not there", eventID)
+			t.Errorf("%s was not fetched", eventID)
 		}
 	}
 }

@@ -121,24 +121,24 @@ func TestBadEventHarmsNoOther(t *testing.T) {
 	raws = append(raws, good.JSON())
 	results := s.receive(raws...)
 	if err, told := results[good.ID()]; !told || err != nil {
-		t.Fatalf("the good one among the bad: %v, told: %v", err, told)
+		t.Fatalf("the result of the valid event is %v (reported: %v), want nil", err, told)
 	}
 	delete(results, good.ID())
 	for eventID, err := range results {
 		if err == nil || s.stored(s.room, eventID) != nil {
-			t.Errorf("%s was taken (%v): %s", eventID, err, s.stored(s.room, eventID).JSON())
+			t.Errorf("%s was accepted (%v): %s", eventID, err, s.stored(s.room, eventID).JSON())
 		}
 	}
 	// Each event is in a transaction of its own.
 	for name, bad := range cases {
 		for eventID, err := range s.receive(bad(s.evil.say(s.room, s.mallory, name))) {
 			if err == nil {
-				t.Errorf("%s: %s was taken", name, eventID)
+				t.Errorf("%s: %s was accepted", name, eventID)
 			}
 		}
 	}
 	if got := s.timeline(s.room); got[len(got)-1].ID() != good.ID() {
-		t.Errorf("the newest event is %s", got[len(got)-1].JSON())
+		t.Errorf("the newest event is %s, want the valid one", got[len(got)-1].JSON())
 	}
 	s.whole()
 }
@@ -150,7 +150,7 @@ func TestEventWithModifiedContentIsStoredRedacted(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := s.stored(s.room, e.ID()); string(got.Content()) != `{}` {
-		t.Fatalf("the content is %s", got.Content())
+		t.Fatalf("the content is %s, want {}", got.Content())
 	}
 	s.whole()
 }
@@ -168,7 +168,7 @@ func TestMaximumDepthDoesNotMakeTheRoomUnusable(t *testing.T) {
 	events := s.timeline(s.room)
 	for i := 1; i < len(events); i++ {
 		if events[i].Order <= events[i-1].Order {
-			t.Fatal("the timeline does not follow arrival")
+			t.Fatal("the events are not in the timeline in the order in which they arrived")
 		}
 	}
 }
@@ -201,11 +201,11 @@ func TestRejectedEventStaysRejected(t *testing.T) {
 	bad := s.setBy(s.mallory, typePowerLevels, "", `{"users":{"@mallory:evil":100}}`)
 	for range 3 {
 		if err := s.send1(bad); err == nil {
-			t.Fatal("somebody without power gave themselves some")
+			t.Fatal("an event by which a user without power grants themselves power is accepted")
 		}
 	}
 	if n := s.rows(bad.ID()); n != 1 {
-		t.Errorf("it is stored %d times", n)
+		t.Errorf("the event is stored %d times, want 1", n)
 	}
 	// Events that follow or cite it must not make it accepted.
 	onTop := s.setBy(s.mallory, typeName, "", `{"name":"mine"}`, bad.ID())
@@ -215,17 +215,17 @@ func TestRejectedEventStaysRejected(t *testing.T) {
 		AuthEvents: append(slices.DeleteFunc(onTop.AuthEvents(), func(a id.EventID) bool { return a == s.house.room(s.room).State(typePowerLevels, "").ID() }), bad.ID()),
 	})
 	if err := s.send1(cites); err == nil {
-		t.Error("a rejected event gave the right")
+		t.Error("an event is accepted that only a rejected event would allow")
 	}
 	if got := s.content(s.room, typeName, ""); got != "" {
-		t.Errorf("the name is %s", got)
+		t.Errorf("the name is %s, want none", got)
 	}
 	if r := s.house.room(s.room); r.Levels().UserLevel(s.mallory) != 0 {
 		t.Error("the power levels are those of the rejected event")
 	}
 	for _, e := range []*pdu.Event{bad, cites} {
 		if _, err := s.reads().GetEvent(t.Context(), s.room, e.ID(), s.alice); mxerr.Code(err) != mxerr.CodeNotFound {
-			t.Errorf("a client gets %s: %v", e.Type(), err)
+			t.Errorf("a client that requests the rejected %s gets %v, want M_NOT_FOUND", e.Type(), err)
 		}
 	}
 	s.whole()
@@ -248,7 +248,7 @@ func TestRejectedStateEventKeepsNoContent(t *testing.T) {
 			rows, err := tx.EventsByID(s.house.room(s.room).nid, []string{string(e.ID())})
 			for _, row := range rows {
 				if n++; strings.Contains(string(row.JSON), "marker") || row.Flags&storage.RejectedEvent == 0 {
-					t.Errorf("flags %d: %s", row.Flags, row.JSON)
+					t.Errorf("a rejected event is stored with the flags %d as %s; want it rejected, without its content", row.Flags, row.JSON)
 				}
 			}
 			return err
@@ -277,10 +277,10 @@ func TestRejectedEventThatWasKnownBeforeIsStoredOnce(t *testing.T) {
 		s.send1(bad)
 	}
 	if n := s.rows(bad.ID()); n > 2 {
-		t.Errorf("it is stored %d times", n)
+		t.Errorf("the event is stored %d times, want at most 2", n)
 	}
 	if err := s.send1(bad); err == nil {
-		t.Error("it is not rejected any more")
+		t.Error("the rejected event is accepted when it arrives again")
 	}
 	s.whole()
 }
@@ -307,7 +307,7 @@ func TestMissingEventsAreVerified(t *testing.T) {
 	s.send1(tip)
 	for _, e := range []*pdu.Event{forged, byAlice, tip} {
 		if s.stored(s.room, e.ID()) != nil {
-			t.Errorf("stored: %s", e.JSON())
+			t.Errorf("an invalid event of the response is stored: %s", e.JSON())
 		}
 	}
 	s.whole()
@@ -327,7 +327,7 @@ func TestEndlessMissingEventsAreNotFetched(t *testing.T) {
 		s.send1(s.evil.say(s.room, s.mallory, "tip", unknownID(-1)))
 	})
 	if asked > maxMissingRounds {
-		t.Errorf("it was asked %d times", asked)
+		t.Errorf("the server was asked %d times for missing events, want at most %d", asked, maxMissingRounds)
 	}
 	s.whole()
 }
@@ -344,7 +344,7 @@ func TestKnownEventsDoNotCountAsProgress(t *testing.T) {
 	s.evil.missing = func([]id.EventID) ([]json.RawMessage, error) { s.evil.asked["missing"]++; return known, nil }
 	s.receive(s.evil.say(s.room, s.mallory, "after nothing", unknownID(1)).JSON())
 	if n := s.evil.asked["missing"]; n != 1 {
-		t.Errorf("asked %d times", n)
+		t.Errorf("the server was asked %d times for missing events, want 1", n)
 	}
 }
 
@@ -439,7 +439,7 @@ func TestCircleOfFreelyChosenIDsIsRefused(t *testing.T) {
 		s.ok(err)
 		for _, e := range []*pdu.Event{a, b, self} {
 			if err, told := results[e.ID()]; err == nil {
-				t.Errorf("%s: %v, told: %v", e.ID(), err, told)
+				t.Errorf("the result of %s is %v (reported: %v), want a rejection", e.ID(), err, told)
 			}
 		}
 	})
@@ -460,11 +460,11 @@ func TestThousandEndsOfTheGraphAreMerged(t *testing.T) {
 		}
 	})
 	if n := len(s.ends()); n > maxExtremities {
-		t.Errorf("%d forward extremities", n)
+		t.Errorf("the room has %d forward extremities, want at most %d", n, maxExtremities)
 	}
 	s.whole()
 	if n := len(s.ends()); n != 1 {
-		t.Errorf("%d forward extremities after an event of this server", n)
+		t.Errorf("after an event of this server the room has %d forward extremities, want 1", n)
 	}
 }
 
@@ -474,7 +474,7 @@ func TestServerThatHasLeftARoomIgnoresItsEvents(t *testing.T) {
 	s.ok(s.svc.Leave(t.Context(), s.alice, s.room, ""))
 	s.receive(e.JSON())
 	if s.stored(s.room, e.ID()) != nil {
-		t.Error("it is stored")
+		t.Error("an event of a room that this server has left is stored")
 	}
 }
 
@@ -492,7 +492,7 @@ func TestHostileAccessControlListCostsLittle(t *testing.T) {
 	within(t, 5*time.Second, "a list of patterns", func(context.Context) {
 		for range 250 {
 			if !r.AllowsServer(strings.Repeat("a", 200)) {
-				t.Error("kept out")
+				t.Error("a server that the list does not deny is denied")
 			}
 		}
 	})
@@ -509,7 +509,7 @@ func TestAccessControlListBlocksServers(t *testing.T) {
 		"[::1]": false, "[::1]:8448": false,
 	} {
 		if got := r.AllowsServer(server); got != want {
-			t.Errorf("%s is let in: %v", server, got)
+			t.Errorf("%s: allowed is %v, want %v", server, got, want)
 		}
 	}
 }
@@ -546,7 +546,7 @@ func TestPagesContinueBeyondRejectedEvents(t *testing.T) {
 			s.ok(json.Unmarshal(raw, &e))
 			seen[e.ID] = true
 			if e.Sender == s.mallory && e.Type == "m.room.message" {
-				t.Fatalf("shown: %s", raw)
+				t.Fatalf("a page has a rejected event: %s", raw)
 			}
 		}
 		if token = end; token == "" {
@@ -554,10 +554,10 @@ func TestPagesContinueBeyondRejectedEvents(t *testing.T) {
 		}
 	}
 	if !seen[first] || !seen[last] || token != "" {
-		t.Errorf("first seen: %v, last: %v, end: %q", seen[first], seen[last], token)
+		t.Errorf("the first event is on a page: %v; the last: %v; the token at the end is %q, want none", seen[first], seen[last], token)
 	}
 	if got := s.ends(); len(got) != 1 || got[0] != last {
-		t.Errorf("the graph ends in %v", got)
+		t.Errorf("the forward extremities are %v, want only %s", got, last)
 	}
 	s.whole()
 }
@@ -590,7 +590,7 @@ func TestAuthEventOfAnotherRoomIsNotAccepted(t *testing.T) {
 			}
 			e := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.mallory, AuthEvents: auth})
 			if err := s.send1(e); err == nil && s.stored(s.room, e.ID()) != nil {
-				t.Error("taken")
+				t.Error("an event is accepted that cites an auth event of another room")
 			}
 			s.whole()
 		})
@@ -618,10 +618,10 @@ func TestUnauthorisedStateResponseHasNoEffect(t *testing.T) {
 	s.evil.stateIDs = func(id.EventID) (all, chain []id.EventID, err error) { return state, nil, nil }
 	s.evil.send(s.room, name)
 	if got := s.content(s.room, typeName, ""); got != "" {
-		t.Errorf("the name is %s", got)
+		t.Errorf("the name is %s, want none", got)
 	}
 	if s.house.room(s.room).Levels().UserLevel(bobs) != 0 {
-		t.Error("bob has power")
+		t.Error("bob has power by a state that its auth events do not authorise")
 	}
 	s.whole()
 	huge := make([]id.EventID, maxForeignState+1)
@@ -632,10 +632,10 @@ func TestUnauthorisedStateResponseHasNoEffect(t *testing.T) {
 	s.evil.stateIDs = func(id.EventID) (all, chain []id.EventID, err error) { asked = true; return huge, nil, nil }
 	after := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: carol, PrevEvents: []id.EventID{unknownID(3)}, Depth: 1})
 	if s.send1(after); s.stored(s.room, after.ID()) != nil {
-		t.Error("a huge state was believed")
+		t.Error("an event is accepted on a state that is too large")
 	}
 	if !asked {
-		t.Error("the bad server was not asked")
+		t.Error("the hostile server was not asked for a state: the test proves nothing")
 	}
 	s.whole()
 }
@@ -648,10 +648,10 @@ func TestEventOfBannedUserBesideTheBanIsHidden(t *testing.T) {
 	s.ok(s.svc.Ban(t.Context(), s.alice, s.room, s.mallory, ""))
 	e := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.mallory, PrevEvents: head, AuthEvents: auth})
 	if err := s.send1(e); err != nil {
-		t.Errorf("the sender is told of a soft failure: %v", err)
+		t.Errorf("the sender gets the error %v for a soft failure, want none", err)
 	}
 	if got := s.stored(s.room, e.ID()); got == nil || got.Flags&storage.SoftFailedEvent == 0 {
-		t.Fatalf("stored as %+v", got)
+		t.Fatalf("the event is stored as %+v, want it soft-failed", got)
 	}
 	_, err := s.reads().GetEvent(t.Context(), s.room, e.ID(), s.alice)
 	s.refused(err, mxerr.CodeNotFound)
@@ -664,7 +664,7 @@ func TestEventThatArrivesTwiceIsStoredOnce(t *testing.T) {
 	s.evil.sendGood(s.room, e, e)
 	s.evil.sendGood(s.room, e)
 	if n := s.rows(e.ID()); n != 1 {
-		t.Errorf("stored %d times", n)
+		t.Errorf("the event is stored %d times, want 1", n)
 	}
 	s.whole()
 }
@@ -681,11 +681,11 @@ func TestLateEventIsNotAForwardExtremity(t *testing.T) {
 	s.evil.sendGood(s.room, tip)
 	head := s.ends()
 	if !slices.Contains(head, tip.ID()) {
-		t.Fatalf("the graph ends in %v", head)
+		t.Fatalf("the forward extremities are %v, want them to include the newest event: the test proves nothing", head)
 	}
 	s.evil.sendGood(s.room, late)
 	if got := s.ends(); slices.Contains(got, late.ID()) {
-		t.Errorf("the graph ends in %v, with the one whose child is known", got)
+		t.Errorf("the forward extremities are %v; they include the late event, although another event follows it", got)
 	}
 	s.whole()
 }
@@ -699,7 +699,7 @@ func TestRedactionArrivesBeforeItsTarget(t *testing.T) {
 	s.evil.sendGood(s.room, target)
 	got := s.stored(s.room, target.ID())
 	if strings.Contains(string(got.JSON()), "secret") || got.RedactedBy == 0 {
-		t.Errorf("the target is %s", got.JSON())
+		t.Errorf("the target is stored as %s, want it redacted", got.JSON())
 	}
 	s.whole()
 }
@@ -709,7 +709,7 @@ func TestRedactionNeedsThePowerOrTheSameServer(t *testing.T) {
 	mine := s.say(s.alice, s.room, "by alice")
 	s.evil.sendGood(s.room, s.evil.make(s.room, pdu.Proto{Type: typeRedaction, Sender: s.mallory, Redacts: mine}))
 	if got := s.stored(s.room, mine); got.RedactedBy != 0 || !strings.Contains(string(got.JSON()), "by alice") {
-		t.Errorf("mallory redacted %s", got.JSON())
+		t.Errorf("a redaction by mallory took effect on %s", got.JSON())
 	}
 	s.whole()
 }
@@ -727,10 +727,10 @@ func TestEventThatCannotBeJudgedHarmsNoOther(t *testing.T) {
 	s.ok(s.db.Write(t.Context(), func(tx *storage.Tx) error { return tx.PurgeEvent(pos, string(lost)) }))
 	results := s.evil.send(s.room, fork, good)
 	if err, told := results[good.ID()]; err != nil || !told {
-		t.Errorf("the good event: %v, told: %v", err, told)
+		t.Errorf("the result of the valid event is %v (reported: %v), want nil", err, told)
 	}
 	if results[fork.ID()] == nil {
-		t.Error("the fork was taken")
+		t.Error("the event that cannot be authorised is accepted")
 	}
 	s.whole()
 }
@@ -742,7 +742,7 @@ func TestMessageInAnAuthChainIsNotKept(t *testing.T) {
 	cites := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.mallory, AuthEvents: append(s.authBefore(""), secret.ID())})
 	s.send1(cites)
 	if got := s.stored(s.room, secret.ID()); got != nil {
-		t.Errorf("stored: %s", got.JSON())
+		t.Errorf("a message in an auth chain is stored: %s", got.JSON())
 	}
 	s.whole()
 }
@@ -793,7 +793,7 @@ func TestLongAuthChainCostsLittle(t *testing.T) {
 		s.ok(err)
 	})
 	if s.stored(s.room, e.ID()) == nil {
-		t.Error("the event at its end is not judged")
+		t.Error("the event at the end of the auth chain is not stored")
 	}
 	s.whole()
 }
@@ -816,7 +816,7 @@ func TestPurgedMessageDoesNotComeBack(t *testing.T) {
 	_, _, _, err := s.svc.Purge(t.Context(), s.house.room(s.room), s.svc.opts.Now(), 0)
 	s.ok(err)
 	if s.stored(s.room, secret.ID()) != nil {
-		t.Fatal("it is not purged")
+		t.Fatal("the message is not purged: the test proves nothing")
 	}
 	// The event arrives in a transaction, and as a missing event.
 	fork := s.evil.say(s.room, s.mallory, "fork", secret.ID())
@@ -824,11 +824,11 @@ func TestPurgedMessageDoesNotComeBack(t *testing.T) {
 	s.evil.send(s.room, fork)
 	s.evil.send(s.room, secret)
 	if got := s.stored(s.room, secret.ID()); got != nil && (!got.Hidden() || strings.Contains(string(got.JSON()), "secret")) {
-		t.Errorf("it is back: %s", got.JSON())
+		t.Errorf("the purged message is stored again: %s", got.JSON())
 	}
 	for _, eventID := range s.pages(s.alice, s.room, 10) {
 		if eventID == secret.ID() {
-			t.Error("it is shown")
+			t.Error("the purged message is in the timeline")
 		}
 	}
 	s.whole()
@@ -853,10 +853,10 @@ func TestEntryThatStateResolutionDeletesIsAChange(t *testing.T) {
 		t.Helper()
 		r := s.house.room(s.room)
 		if got := slices.Contains(r.Resolved(before), note); got != want || r.State(note.Type, note.Key) != nil == want {
-			t.Errorf("%s: reported as changed: %t, in the state: %t", when, got, r.State(note.Type, note.Key) != nil)
+			t.Errorf("%s: the entry is among the resolved ones: %t, want %t; it is in the state: %t", when, got, want, r.State(note.Type, note.Key) != nil)
 		}
 		if slices.Contains(r.Resolved(r.Last()), note) {
-			t.Errorf("%s: it has changed after the newest event", when)
+			t.Errorf("%s: the entry counts as changed after the newest event", when)
 		}
 	}
 	deleted("at once", true)
@@ -864,7 +864,7 @@ func TestEntryThatStateResolutionDeletesIsAChange(t *testing.T) {
 	again, err := s.open().Room(t.Context(), s.room)
 	s.ok(err)
 	if !slices.Contains(again.Resolved(before), note) {
-		t.Error("a restart has forgotten it")
+		t.Error("after a restart the entry does not count as changed any more")
 	}
 	s.set(s.alice, s.room, "x.note", "key", `{"body":"by alice"}`)
 	deleted("once it is set again", false)

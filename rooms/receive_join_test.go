@@ -255,11 +255,11 @@ func TestHistoryThatArrivesInTransactionsIsAccepted(t *testing.T) {
 		next := h.old.say(h.alice, h.room, "next")
 		h.n.deliver()
 		if shown := h.late.shown(h.room); !slices.Contains(shown, next) || !slices.Contains(shown, h.between) {
-			t.Error("what followed is not shown")
+			t.Error("the events after the history are not in the timeline")
 		}
 		for _, e := range all {
 			if s := h.late.stored(h.room, e); s != nil && s.Flags&storage.RejectedEvent != 0 {
-				t.Errorf("rejected: %s", s.JSON())
+				t.Errorf("an event of the history is rejected: %s", s.JSON())
 			}
 		}
 		h.readsAll()
@@ -295,14 +295,14 @@ func TestStateEventThatFailsOnAClaimedStateKeepsItsEffect(t *testing.T) {
 		_, err := h.late.svc.Receive(t.Context(), "liar", h.room, []json.RawMessage{levels.JSON()})
 		h.late.ok(err)
 		if e := h.late.stored(h.room, levels.ID()); e.Flags&storage.RejectedEvent == 0 {
-			t.Fatalf("the power levels were not judged by the state that the liar told: flags %d", e.Flags)
+			t.Fatalf("the power levels have the flags %d, want them rejected on the false state: the test proves nothing", e.Flags)
 		}
 		next := h.old.say(h.alice, h.room, "next")
 		name := h.old.set(h.alice, h.room, typeName, "", `{"name":"still ours"}`)
 		h.n.deliver()
 		h.lives(h.between, next, name)
 		if got := h.late.house.room(h.room).Levels().UserLevel(h.alice.UserID); got < 100 {
-			t.Errorf("alice has power %d", got)
+			t.Errorf("alice has power level %d, want at least 100", got)
 		}
 		h.late.svc = h.late.open()
 		last := h.old.say(h.alice, h.room, "last")
@@ -375,7 +375,7 @@ func TestRoomsDamagedByTheirHistoryAreRepaired(t *testing.T) {
 				h.n.deliver()
 				h.lives(lost...)
 				if h.late.house.room(h.room).toRecheck() {
-					t.Error("the repair is not on record")
+					t.Error("after the repair the room still has to be checked")
 				}
 			})
 		})

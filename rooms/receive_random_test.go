@@ -41,13 +41,13 @@ func TestDisconnectedServersAgreeAfterReconnecting(t *testing.T) {
 			t.Logf("%d rooms: power events in conflict in %d, last write wins differs in %d; %d events, %d refused, %d soft-failed, %d times completed",
 				w.rooms, w.powerful, w.otherwise, w.events, w.rejected, w.softFailed, w.completed)
 			if w.powerful*10 < w.rooms*7 {
-				t.Errorf("power events were in conflict in %d of %d rooms only", w.powerful, w.rooms)
+				t.Errorf("power events were in conflict in only %d of %d rooms: the test proves too little", w.powerful, w.rooms)
 			}
 			if w.completed == 0 {
-				t.Error("no server was in a partial room")
+				t.Error("no server had partial state: the test proves too little")
 			}
 			if w.otherwise == 0 {
-				t.Error("where the last write wins everybody would agree too: the test proves nothing")
+				t.Error("a rule by which the last write wins would lead to the same states: the test proves nothing")
 			}
 		})
 	}
@@ -145,18 +145,18 @@ func (w *war) lookBack(seed uint64) {
 	place := map[id.EventID]int{}
 	for i, eventID := range got {
 		if _, twice := place[eventID]; twice {
-			w.t.Fatalf("seed %d: %s is shown twice", seed, eventID)
+			w.t.Fatalf("seed %d: %s is in the pages twice", seed, eventID)
 		}
 		place[eventID] = i
 	}
 	for _, eventID := range a.pages(founder, w.room, 1000) {
 		at, found := place[eventID]
 		if !found {
-			w.t.Fatalf("seed %d: of %d events %s is not shown: %s", seed, len(got), eventID, a.stored(w.room, eventID).JSON())
+			w.t.Fatalf("seed %d: the pages have %d events, but not %s: %s", seed, len(got), eventID, a.stored(w.room, eventID).JSON())
 		}
 		for _, prev := range a.stored(w.room, eventID).PrevEvents() {
 			if before, shown := place[prev]; shown && before < at {
-				w.t.Fatalf("seed %d: reading back, %s comes after %s, which it follows", seed, eventID, prev)
+				w.t.Fatalf("seed %d: in pages from new to old, %s comes after %s, although it follows that event", seed, eventID, prev)
 			}
 		}
 	}
@@ -185,7 +185,7 @@ func (w *war) completeAll(seed uint64) {
 				continue
 			}
 			if (mine.Flags^theirs.Flags)&storage.RejectedEvent != 0 {
-				w.t.Fatalf("seed %d: a has flags %d and %s has %d of %s", seed, mine.Flags, s.name, theirs.Flags, mine.JSON())
+				w.t.Fatalf("seed %d: server a has the flags %d, and %s the flags %d for %s", seed, mine.Flags, s.name, theirs.Flags, mine.JSON())
 			}
 		}
 	}
@@ -319,7 +319,7 @@ func (w *war) judge(seed uint64) {
 			continue
 		}
 		if got := stateIDs(s.house, w.room); !maps.Equal(got, want) {
-			w.t.Fatalf("seed %d: %s does not agree with a:\n%s", seed, s.name, g.differences(got, want))
+			w.t.Fatalf("seed %d: the state of %s differs from that of a:\n%s", seed, s.name, g.differences(got, want))
 		}
 	}
 	if g.powerful {
@@ -417,7 +417,7 @@ func (g *wholeGraph) run(t *testing.T) stateres.StateSet {
 			g.rejected[e.ID()] = true
 		}
 		if g.compares && bad != g.refused[e.ID()] {
-			t.Fatalf("the server refused: %v, the reference: %v: %s", g.refused[e.ID()], bad, e.JSON())
+			t.Fatalf("rejected by the server: %v, by the reference: %v: %s", g.refused[e.ID()], bad, e.JSON())
 		}
 		if key, isState := e.StateKey(); isState && !bad {
 			before = maps.Clone(before)

@@ -59,21 +59,21 @@ func TestRedactionWithoutPowerReachesNoClient(t *testing.T) {
 			redaction := s.redact(target)
 			s.evil.send(s.room, redaction)
 			if s.shows(redaction.ID()) {
-				t.Errorf("version %s: a redaction of %q is shown", v, target)
+				t.Errorf("version %s: an invalid redaction of %q is shown to clients", v, target)
 			}
 		}
 		if got := s.stored(s.room, mine); got.RedactedBy != 0 || !strings.Contains(string(got.JSON()), "by alice") {
-			t.Errorf("version %s: mallory redacted %s", v, got.JSON())
+			t.Errorf("version %s: a redaction by mallory took effect on %s", v, got.JSON())
 		}
 		if notify, highlight, err := s.reads().Unread(t.Context(), s.house.room(s.room).NID(), s.alice); err == nil && notify+highlight != 0 {
-			t.Errorf("version %s: %d of them count as unread, %d highlight", v, notify, highlight)
+			t.Errorf("version %s: invalid redactions count as %d notifications and %d highlights", v, notify, highlight)
 		}
 		ends := s.ends()
 		s.whole()
 		s.reopen()
 		for _, end := range ends {
 			if e := s.stored(s.room, end); e.Type() == typeRedaction && s.shows(end) {
-				t.Errorf("version %s: a restart shows %s", v, end)
+				t.Errorf("version %s: after a restart the invalid redaction %s is shown to clients", v, end)
 			}
 		}
 	}
@@ -95,7 +95,7 @@ func TestRedactionIsWithheldUntilItsTargetArrives(t *testing.T) {
 				s.evil.sendGood(s.room, first)
 				s.evil.sendGood(s.room, second)
 				if s.shows(first.ID()) || s.shows(second.ID()) {
-					t.Errorf("version %s: a redaction of an unknown event is shown", v)
+					t.Errorf("version %s: a redaction of an event that is not stored is shown to clients", v)
 				}
 				s.say(s.alice, s.room, "meanwhile")
 				s.reopen()
@@ -103,11 +103,11 @@ func TestRedactionIsWithheldUntilItsTargetArrives(t *testing.T) {
 			}
 			got := s.stored(s.room, target.ID())
 			if strings.Contains(string(got.JSON()), "secret") || got.RedactedBy != s.stored(s.room, first.ID()).Pos {
-				t.Errorf("version %s: the target is %s, redacted by %d", v, got.JSON(), got.RedactedBy)
+				t.Errorf("version %s: the target is stored as %s, redacted by the event at %d; want it redacted by the first redaction", v, got.JSON(), got.RedactedBy)
 			}
 			for _, redaction := range []*pdu.Event{first, second} {
 				if !s.shows(redaction.ID()) || s.stored(s.room, redaction.ID()).Pos <= got.Pos {
-					t.Errorf("version %s: the redaction is not news behind its target", v)
+					t.Errorf("version %s: the redaction does not arrive as a new event after its target", v)
 				}
 			}
 			s.whole()
@@ -126,7 +126,7 @@ func TestRedactionThatIsShownLateStaysAForwardExtremity(t *testing.T) {
 	s.evil.sendGood(s.room, redaction)
 	s.evil.sendGood(s.room, target)
 	if ends := s.ends(); !slices.Contains(ends, redaction.ID()) || !slices.Contains(ends, target.ID()) || len(ends) != 2 {
-		t.Errorf("the graph ends in %v", ends)
+		t.Errorf("the forward extremities are %v, want the redaction and its target", ends)
 	}
 	s.matchesDisk(s.room)
 	s.reopen()
@@ -162,7 +162,7 @@ func TestInvalidRedactionsDoNotBlockAValidOne(t *testing.T) {
 	s.evil.sendGood(s.room, s.redact(target.ID()))
 	s.evil.sendGood(s.room, target)
 	if s.stored(s.room, target.ID()).RedactedBy == 0 {
-		t.Error("the author's redaction is lost among those of others")
+		t.Error("the redaction by the author did not take effect among the invalid ones")
 	}
 	s.whole()
 }
@@ -177,11 +177,11 @@ func TestRedactionStaysValidWhenItsSenderLosesPower(t *testing.T) {
 	tooLate := s.redact(mine)
 	s.evil.sendGood(s.room, tooLate)
 	if s.stored(s.room, mine).RedactedBy != 0 || s.shows(tooLate.ID()) {
-		t.Error("a redaction by who has lost the power counts")
+		t.Error("a redaction takes effect although its sender had lost the power before")
 	}
 	s.evil.sendGood(s.room, redaction)
 	if s.stored(s.room, mine).RedactedBy == 0 || !s.shows(redaction.ID()) {
-		t.Error("a redaction from before they lost the power does not count")
+		t.Error("a redaction does not take effect although its sender had the power")
 	}
 	s.whole()
 }
@@ -198,7 +198,7 @@ func TestRedactionOfAPurgedEventIsJudgedByItsSender(t *testing.T) {
 	s.now = s.now.Add(2 * time.Hour)
 	s.say(s.alice, s.room, "newer")
 	if s.purge(s.room); s.stored(s.room, theirs.ID()) != nil || s.stored(s.room, mine) != nil {
-		t.Fatal("nothing was purged")
+		t.Fatal("the events are not purged: the test proves nothing")
 	}
 	elsewhere := s.create(s.alice, CreateRoom{Preset: "public_chat", RoomVersion: id.RoomV11})
 	other.join(elsewhere, eve)
@@ -208,21 +208,21 @@ func TestRedactionOfAPurgedEventIsJudgedByItsSender(t *testing.T) {
 		return e.ID()
 	}
 	if !s.shows(redact(s.evil, s.mallory, theirs.ID())) {
-		t.Error("the author's redaction is withheld")
+		t.Error("the redaction of a purged event by its author is withheld")
 	}
 	if s.shows(redact(other, eve, theirs.ID())) || s.shows(redact(s.evil, s.mallory, mine)) {
-		t.Error("a redaction of somebody else's event is shown")
+		t.Error("a redaction of a purged event by another user is shown")
 	}
 	for _, target := range []id.EventID{theirs.ID(), mine} { // alice has the power to redact both
 		e, err := s.svc.Redact(t.Context(), s.alice, s.room, target, "", nil)
 		s.ok(err)
 		if !s.shows(e) {
-			t.Errorf("the redaction of %s by a moderator is withheld", target)
+			t.Errorf("the redaction of the purged %s by a moderator is withheld", target)
 		}
 	}
 	if _, err := s.svc.Redact(t.Context(), s.alice, elsewhere, mine, "", nil); err == nil {
 		if e := s.timeline(elsewhere); e[len(e)-1].Type() == typeRedaction && !e[len(e)-1].Hidden() {
-			t.Error("an event that was purged in another room is redacted")
+			t.Error("an event of this room redacts one that was purged in another room")
 		}
 	}
 	bob := s.user("bob")
@@ -232,7 +232,7 @@ func TestRedactionOfAPurgedEventIsJudgedByItsSender(t *testing.T) {
 	s.now = time.Now().Add(rememberPurged + time.Hour) // the timestamps of rows come from the clock of the database
 	s.ok(s.svc.ForgetPurged(t.Context()))
 	if s.shows(redact(s.evil, s.mallory, theirs.ID())) {
-		t.Error("who sent it is remembered for ever")
+		t.Error("the sender of a purged event is still stored after the time for which it should be")
 	}
 	s.whole()
 }
@@ -246,7 +246,7 @@ func TestRedactionOfASkeletonIsJudgedByItsSender(t *testing.T) {
 	s.keep(s.room, time.Hour)
 	s.now = s.now.Add(2 * time.Hour)
 	if s.purge(s.room); s.stored(s.room, mine).Flags&storage.SkeletonEvent == 0 {
-		t.Fatal("no skeleton is left")
+		t.Fatal("the purged event is not a skeleton: the test proves nothing")
 	}
 	theirs := s.redact(mine)
 	s.evil.sendGood(s.room, theirs)
@@ -255,7 +255,7 @@ func TestRedactionOfASkeletonIsJudgedByItsSender(t *testing.T) {
 	own, err := s.svc.Redact(t.Context(), s.alice, s.room, mine, "", nil)
 	s.ok(err)
 	if s.shows(theirs.ID()) || !s.shows(own) {
-		t.Error("not its author's redaction is shown, but that of another")
+		t.Error("the redaction of a skeleton by its author is withheld, or one by another user is shown")
 	}
 	s.whole()
 }
@@ -285,11 +285,11 @@ func TestRedactionIsShownInOrderWhenItsTargetIsBackfilled(t *testing.T) {
 	}
 	all := strings.Join(found, "\n")
 	if strings.Contains(all, "secret") || !strings.Contains(all, `"redacted_because"`) {
-		t.Errorf("bob finds %s", all)
+		t.Errorf("bob gets %s, want the redacted event with redacted_because", all)
 	}
 	for _, eventID := range []id.EventID{target, redaction} {
 		if e := b.stored(room, eventID); e == nil || e.Hidden() {
-			t.Errorf("%s is not shown: %v", eventID, e)
+			t.Errorf("%s is not in bob's timeline: %v", eventID, e)
 		}
 	}
 	b.matchesDisk(room)
@@ -314,7 +314,7 @@ func TestStateEventRedactsNothing(t *testing.T) {
 		form, err := s.reads().GetEvent(t.Context(), s.room, e.ID(), s.alice)
 		s.ok(err)
 		if strings.Contains(string(form), string(mine)) {
-			t.Errorf("version %s: clients get %s", v, form)
+			t.Errorf("version %s: clients get %s; a state event must not seem to redact anything", v, form)
 		}
 	}
 }
@@ -326,7 +326,7 @@ func TestMessagesWithTimesBeforeTheEpochKeepTheirContent(t *testing.T) {
 			e := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.mallory, Content: json.RawMessage(`{"body":"at an odd time"}`), OriginServerTS: ts})
 			s.evil.sendGood(s.room, e)
 			if got := s.stored(s.room, e.ID()); !strings.Contains(string(got.JSON()), "at an odd time") || !s.shows(e.ID()) {
-				t.Errorf("version %s, sent at %d: %s", v, ts, got.JSON())
+				t.Errorf("version %s, time %d: the event is stored as %s, want it with its content", v, ts, got.JSON())
 			}
 		}
 		s.whole()
@@ -347,7 +347,7 @@ func TestWithheldRedactionExpires(t *testing.T) {
 	s.ok(s.db.Read(t.Context(), func(tx *storage.Tx) error {
 		rows, err := tx.EventsByID(s.house.room(s.room).NID(), []string{string(redaction.ID())})
 		if len(rows) != 0 {
-			t.Errorf("there are %d rows of the redaction", len(rows))
+			t.Errorf("the database still has %d rows of the expired redaction", len(rows))
 		}
 		return err
 	}))

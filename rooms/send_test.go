@@ -75,7 +75,7 @@ func TestLockIsNotHeldOverCommit(t *testing.T) {
 	}
 	h.until("queueing five messages behind one commit", func() bool { return r.queuedDepth() == depth+5 })
 	if r.LastOrder() != h.timeline(room)[len(h.timeline(room))-1].Order {
-		t.Error("readers see what is not committed")
+		t.Error("readers see an event that is not committed")
 	}
 	release()
 	wg.Wait()
@@ -226,13 +226,13 @@ func TestTransactionsAreForgottenAfterTwoDays(t *testing.T) {
 	h.ok(h.svc.PruneTxns(h.Context()))
 	h.svc = h.open()
 	if again, err := h.svc.Send(h.Context(), n); err != nil || again != first {
-		t.Fatalf("forgotten too early: %v", err)
+		t.Fatalf("repeated too early to be forgotten, the request has a new answer: %v", err)
 	}
 	h.now = h.now.Add(1000 * 1000 * 3600 * 1e9) // the timestamps of rows come from the clock of the database
 	h.ok(h.svc.PruneTxns(h.Context()))
 	h.svc = h.open()
 	if again, err := h.svc.Send(h.Context(), n); err != nil || again == first {
-		t.Fatalf("remembered too long: %v", err)
+		t.Fatalf("repeated after the lifetime of its transaction ID, the request has the old answer: %v", err)
 	}
 }
 
@@ -319,7 +319,7 @@ func TestRoomsNotInUseLeaveMemory(t *testing.T) {
 	}
 	n, bytes := h.svc.cache.Size()
 	if n >= 20 || bytes > 200<<10 {
-		t.Errorf("%d rooms of %d bytes are in memory", n, bytes)
+		t.Errorf("%d rooms with %d bytes are in memory, want fewer than 20 and at most 200 KiB", n, bytes)
 	}
 	for _, room := range rooms {
 		h.say(alice, room, "back")
@@ -334,10 +334,10 @@ func TestSettingTheSameStateCreatesNoEvent(t *testing.T) {
 	room := h.public(alice)
 	first := h.set(alice, room, "m.room.name", "", `{"name":"a"}`)
 	if again := h.set(alice, room, "m.room.name", "", `{ "name": "a" }`); again != first {
-		t.Error("the same name is a new event")
+		t.Error("setting the same name again creates an event")
 	}
 	if other := h.set(alice, room, "m.room.name", "", `{"name":"b"}`); other == first {
-		t.Error("another name is no new event")
+		t.Error("setting another name creates no event")
 	}
 	h.ok(h.svc.Join(h.Context(), alice, room, ""))
 	h.ok(h.svc.Join(h.Context(), alice, room, ""))
@@ -360,7 +360,7 @@ func TestUnchangedStateWaitsForQueuedWrites(t *testing.T) {
 			return b.setMember(bob, bob.UserID, bob.UserNID, memberContent{Membership: Join})
 		})
 		if !errors.Is(err, errInjected) {
-			t.Errorf("the failing join got %v", err)
+			t.Errorf("the failing join returned %v, want the injected error", err)
 		}
 	})
 	h.until("queueing a join that will fail", func() bool { return r.queuedDepth() == depth+1 })

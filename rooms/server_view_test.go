@@ -54,7 +54,7 @@ func TestServersThatAreNotInARoomReadNothingOfIt(t *testing.T) {
 		t.Helper()
 		for name, read := range here.waysIn(origin, room, message) {
 			if got, err := read(t.Context()); mxerr.Code(err) != mxerr.CodeForbidden {
-				t.Errorf("%s by %s: %v, %v", name, origin, got, err)
+				t.Errorf("%s by %s: got %v, %v; want M_FORBIDDEN", name, origin, got, err)
 			}
 		}
 	}
@@ -73,7 +73,7 @@ func TestServersThatAreNotInARoomReadNothingOfIt(t *testing.T) {
 	refused("there")
 	for name, read := range here.waysIn("spy", "!unknown:here", "$unknown") {
 		if got, err := read(t.Context()); mxerr.Code(err) != mxerr.CodeNotFound {
-			t.Errorf("%s of an unknown room: %v, %v", name, got, err)
+			t.Errorf("%s of an unknown room: got %v, %v; want M_NOT_FOUND", name, got, err)
 		}
 	}
 }
@@ -110,7 +110,7 @@ func TestAuthChainsGoBackToTheCreateEvent(t *testing.T) {
 				}
 				inChain := slices.ContainsFunc(a.AuthChain, func(raw json.RawMessage) bool { return idOf(version, raw) == create })
 				if inChain == omit || !given[create] { // if members are omitted, events of the state are not repeated in the chain
-					t.Errorf("version %s, omit %t: the create event is in the auth chain of send_join: %t", v, omit, inChain)
+					t.Errorf("version %s, omit_members %t: the auth chain in the response to send_join has the create event: %t; or the response lacks it", v, omit, inChain)
 				}
 			}
 			there.joinVia(bob, room, "here")
@@ -129,7 +129,7 @@ func TestAuthChainsGoBackToTheCreateEvent(t *testing.T) {
 				}
 			}
 			if chain, err = here.reads().AuthChainForServer(t.Context(), "there", room, create); err != nil || len(chain) != 0 {
-				t.Errorf("version %s: the auth chain of the create event has %d events, %v", v, len(chain), err)
+				t.Errorf("version %s: the auth chain of the create event has %d events (%v), want none", v, len(chain), err)
 			}
 		}
 	}
@@ -148,11 +148,11 @@ func TestServersCanReadWhatTheirUsersCouldSee(t *testing.T) {
 		told := here.told("there", room, late)
 		for text, want := range map[string]bool{"before anybody came": before, "an early topic": before, "for bob too": true, `"membership":"join"`: true, history: true} {
 			if strings.Contains(told, text) != want {
-				t.Errorf("%s: %q is told: %t", history, text, !want)
+				t.Errorf("history visibility %s: the server gets %q: %t, want %t", history, text, !want, want)
 			}
 		}
 		if raw, err := here.reads().EventForServer(t.Context(), "there", early); err != nil || strings.Contains(string(raw), "before anybody came") != before {
-			t.Errorf("%s: the event is %s, %v", history, raw, err)
+			t.Errorf("history visibility %s: the event is sent as %s (%v); want its content: %t", history, raw, err, before)
 		}
 	}
 }
@@ -167,10 +167,10 @@ func TestServersDoNotGetExpiredMessages(t *testing.T) {
 	here.set(alice, room, typeRetention, "", `{"max_lifetime":3600000}`)
 	here.now = here.now.Add(2 * time.Hour)
 	if told := here.told("there", room, here.say(alice, room, "new")); strings.Contains(told, "gone after") || !strings.Contains(told, `"new"`) {
-		t.Errorf("the server is told %s", told)
+		t.Errorf("the server gets %s, want the new message and not the expired one", told)
 	}
 	if raw, err := here.reads().EventForServer(t.Context(), "there", old); mxerr.Code(err) != mxerr.CodeNotFound {
-		t.Errorf("the event is %s, %v", raw, err)
+		t.Errorf("a server that requests an expired event gets %s (%v), want M_NOT_FOUND", raw, err)
 	}
 }
 
@@ -187,9 +187,9 @@ func TestMessagesOfErasedUsersAreReadableForServersOfTheTime(t *testing.T) {
 	second.joinVia(second.user("carol"), room, "here")
 	last := here.say(alice, room, "later")
 	if told := here.told("first", room, last); !strings.Contains(told, "what eve said") {
-		t.Error("a server that was there is not told")
+		t.Error("a server that was in the room before the erasure does not get the content")
 	}
 	if told := here.told("second", room, last); strings.Contains(told, "what eve said") || !strings.Contains(told, "later") {
-		t.Errorf("a server that came later is told %s", told)
+		t.Errorf("a server that came after the erasure gets %s, want it without the erased user's content", told)
 	}
 }

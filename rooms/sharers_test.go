@@ -47,14 +47,14 @@ func TestUsersWhoShareARoomAreWokenByDeviceChanges(t *testing.T) {
 		h.devicesChange(alice)
 		for u, s := range subs {
 			if woken := own(s) > 0; woken != (u != stranger) {
-				t.Errorf("rooms out of memory: %t: %s is woken: %t", cold, u.UserID, woken)
+				t.Errorf("with the rooms out of memory (%t): %s is woken: %t, want %t", cold, u.UserID, woken, u != stranger)
 			}
 		}
 	}
 	h.ok(h.svc.Leave(t.Context(), carol, second, ""))
 	sub := h.svc.opts.Hub.Watch(carol.UserNID, carol.DeviceNID)
 	if h.devicesChange(alice); own(sub) > 0 {
-		t.Error("who has left is woken")
+		t.Error("a user who has left the room is woken")
 	}
 }
 
@@ -84,7 +84,7 @@ func TestUserWhoJoinsJustBeforeAChangeOfDevicesIsWoken(t *testing.T) {
 				Committed: func() {
 					before = own(sub)
 					if committed(); in != (own(sub) > before) {
-						t.Errorf("%s is joined in the write of the change: %t; is woken by it: %t", name, in, !in)
+						t.Errorf("%s: the user joined before the change: %t; the change woke the user: %t", name, in, !in)
 					}
 				},
 			}).Wait(t.Context()))

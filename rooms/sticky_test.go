@@ -70,7 +70,7 @@ func TestSoftFailedStickyEventsArriveWhenTheStateAllowsThem(t *testing.T) {
 	s.evil.send(s.room, long, short, plain, state)
 	s.evil.send(s.room, reply) // apart, since events of one transaction that do not depend on each other have no order
 	if got := s.stuck(s.room); got != "" {
-		t.Errorf("soft-failed events are sticky: %s", got)
+		t.Errorf("soft-failed events are sticky: %q", got)
 	}
 	for _, e := range []*pdu.Event{long, reply} {
 		_, err := s.reads().GetEvent(t.Context(), s.room, e.ID(), s.alice)
@@ -78,7 +78,7 @@ func TestSoftFailedStickyEventsArriveWhenTheStateAllowsThem(t *testing.T) {
 	}
 	s.set(s.alice, s.room, typeName, "", `{"name":"x"}`)
 	if s.readmitted(); s.stuck(s.room) != "" {
-		t.Error("a banned user's events arrive")
+		t.Error("events of a banned user have arrived")
 	}
 	s.now = s.now.Add(2 * time.Minute)
 	s.ok(s.svc.Unban(t.Context(), s.alice, s.room, s.mallory, ""))
@@ -93,34 +93,34 @@ func TestSoftFailedStickyEventsArriveWhenTheStateAllowsThem(t *testing.T) {
 	})
 	ends := s.ends()
 	if n := s.readmitted(); n == 0 {
-		t.Fatal("a change of the membership causes no check")
+		t.Fatal("a change of a membership causes no new check of soft-failed events")
 	}
 	if got := s.stuck(s.room); got != "long reply" {
-		t.Errorf("sticky are %q", got)
+		t.Errorf("the sticky events are %q, want those that the state allows now", got)
 	}
 	if !slices.Equal(arrived, []id.EventID{long.ID(), reply.ID()}) || !slices.Equal(s.ends(), ends) {
-		t.Errorf("arrived are %v, and the ends of the graph %v became %v", arrived, ends, s.ends())
+		t.Errorf("the events that arrived are %v; the forward extremities were %v and are %v", arrived, ends, s.ends())
 	}
 	for _, e := range []*pdu.Event{long, reply} {
 		if _, err := s.reads().GetEvent(t.Context(), s.room, e.ID(), s.alice); err != nil {
-			t.Errorf("the event that arrived: %v", err)
+			t.Errorf("GetEvent of the event that arrived: %v", err)
 		}
 	}
 	if raw, err := s.reads().GetEvent(t.Context(), s.room, target, s.alice); err != nil || !strings.Contains(string(raw), `"count":1`) {
-		t.Errorf("the root of the reply's thread is %s, %v", raw, err)
+		t.Errorf("the root of the reply's thread is %s (%v), want it with one reply", raw, err)
 	}
 	for _, e := range []*pdu.Event{short, plain, state} {
 		if s.stored(s.room, e.ID()).Flags&storage.SoftFailedEvent == 0 {
-			t.Errorf("an event that must not arrive did: %s", e.JSON())
+			t.Errorf("an event has arrived that is a state event, or not sticky at this time: %s", e.JSON())
 		}
 	}
 	if s.readmitted(); len(arrived) != 2 {
-		t.Errorf("arrived twice: %v", arrived)
+		t.Errorf("after another check the events that arrived are %v, want no further ones", arrived)
 	}
 	s.whole()
 	s.svc = s.open()
 	if got := s.stuck(s.room); got != "long reply" {
-		t.Errorf("after a restart sticky are %q", got)
+		t.Errorf("after a restart the sticky events are %q, want the same as before", got)
 	}
 	s.whole()
 }
@@ -136,7 +136,7 @@ func TestSoftFailedStickyEventsAreCheckedAtTheStart(t *testing.T) {
 	s.svc = s.open()
 	s.ok(s.svc.readmitAll(t.Context()))
 	if got := s.stuck(s.room); got != "sticky" {
-		t.Errorf("sticky are %q", got)
+		t.Errorf("the sticky events are %q, want %q", got, "sticky")
 	}
 }
 
@@ -150,13 +150,13 @@ func TestASoftFailedStickyRedactionTakesEffectWhenItArrives(t *testing.T) {
 	redaction := s.evil.make(s.room, pdu.Proto{Type: typeRedaction, Sender: s.mallory, Redacts: own.ID(), StickyMS: &ms, PrevEvents: head, AuthEvents: auth})
 	s.evil.send(s.room, redaction)
 	if got := s.stuck(s.room); got != "own" || s.stored(s.room, own.ID()).RedactedBy != 0 {
-		t.Fatalf("sticky are %q", got)
+		t.Fatalf("the sticky events are %q, want only the target, which is not redacted yet", got)
 	}
 	s.ok(s.svc.Unban(t.Context(), s.alice, s.room, s.mallory, ""))
 	s.evil.join(s.room, s.mallory)
 	s.readmitted()
 	if e := s.stored(s.room, own.ID()); e.RedactedBy == 0 || s.stuck(s.room) != "" || e.StickyUntil() != 0 {
-		t.Errorf("the target is %s, and sticky are %q", e.JSON(), s.stuck(s.room))
+		t.Errorf("the target is %s and the sticky events are %q; want the target redacted and none", e.JSON(), s.stuck(s.room))
 	}
 	s.whole()
 }
@@ -175,7 +175,7 @@ func TestEventsThatThePolicyServerRefusesAreNeverSticky(t *testing.T) {
 	s.ok(s.svc.readmitAll(t.Context()))
 	s.readmitted()
 	if got := s.stuck(s.room); got != "" {
-		t.Errorf("sticky are %q", got)
+		t.Errorf("the sticky events are %q, want none", got)
 	}
 	s.whole()
 }
@@ -213,16 +213,16 @@ func TestStickyEventsFromBeforeTheJoinArrive(t *testing.T) {
 		}
 	}
 	if got := late.stuck(room); got != "second first third" {
-		t.Errorf("sticky are %q", got)
+		t.Errorf("the sticky events are %q, want second, first and third", got)
 	}
 	if e := late.stored(room, second); e == nil || e.Hidden() || e.StickyUntil() != old.now.Add(time.Hour).UnixMilli() {
-		t.Errorf("the event is stored as %+v", e)
+		t.Errorf("the event is stored as %+v, want it shown, and sticky for an hour", e)
 	}
 	if late.stored(room, plain) != nil {
-		t.Error("an event that is not sticky arrives as new, though it precedes the join")
+		t.Error("an event from before the join arrives as a new one although it is not sticky")
 	}
 	if got := late.ends2(room); !slices.Equal(got, ends) || late.content(room, typeName, "") != `{"name":"second"}` {
-		t.Errorf("the ends of the graph were %v and are %v; the name is %s", ends, got, late.content(room, typeName, ""))
+		t.Errorf("the forward extremities were %v and are %v, and the name is %s; want no change", ends, got, late.content(room, typeName, ""))
 	}
 	late.matchesDisk(room)
 	want := old.pages(alice, room, 1000)
@@ -230,7 +230,7 @@ func TestStickyEventsFromBeforeTheJoinArrive(t *testing.T) {
 	slices.Sort(want)
 	slices.Sort(got)
 	if !slices.Equal(got, want) {
-		t.Errorf("read back, there are %d events, want %d", len(got), len(want))
+		t.Errorf("the pages back to the beginning have %d events, want %d", len(got), len(want))
 	}
 	late.svc = late.open()
 	late.matchesDisk(room)
@@ -250,11 +250,11 @@ func TestStickyEventsOfTheHistoryAreSticky(t *testing.T) {
 	carol := late.user("carol")
 	late.joinVia(carol, h.room, "old")
 	if got := late.stuck(h.room); got != "" {
-		t.Fatalf("sticky are %q", got)
+		t.Fatalf("before the history is fetched, the sticky events are %q, want none", got)
 	}
 	late.pages(carol, h.room, 100)
 	if got := late.stuck(h.room); got != "sticky" {
-		t.Errorf("sticky are %q", got)
+		t.Errorf("the sticky events are %q, want %q", got, "sticky")
 	}
 }
 
@@ -274,11 +274,11 @@ func TestServersSeeStickyEventsWhateverTheHistoryVisibility(t *testing.T) {
 		return string(raw)
 	}
 	if !strings.Contains(see(), `"body":"sticky"`) {
-		t.Errorf("a server in the room gets %s", see())
+		t.Errorf("a server in the room gets %s, want the content of the sticky event", see())
 	}
 	old.now = old.now.Add(time.Hour)
 	if strings.Contains(see(), "body") {
-		t.Errorf("an event that is not sticky any more: %s", see())
+		t.Errorf("a server in the room still gets the content of an event that is not sticky any more: %s", see())
 	}
 }
 
@@ -297,6 +297,6 @@ func TestStickinessBeginsAtTheEarlierTime(t *testing.T) {
 		}
 	}
 	if got := s.stuck(s.room); got != "x x" {
-		t.Errorf("sticky are %q", got)
+		t.Errorf("the sticky events are %q, want %q", got, "x x")
 	}
 }

@@ -112,14 +112,14 @@ func TestUndecidedEventDoesNotWaitForTheNetwork(t *testing.T) {
 	l.n.deliver()
 	r := l.house.room(l.room)
 	if !r.hasUndecided() {
-		t.Fatal("nothing is undecided")
+		t.Fatal("no event is undecided: the test proves nothing")
 	}
 	r.fetching <- struct{}{}
 	defer func() { <-r.fetching }()
 	after := l.good.say(l.alice, l.room, "quick")
 	within(t, 10*time.Second, "an event of another server", func(context.Context) { l.n.deliver() })
 	if !l.sees(l.room, after) {
-		t.Error("it is not shown")
+		t.Error("the event after the undecided one is not shown")
 	}
 	within(t, 10*time.Second, "an attempt to decide", func(context.Context) { l.attempts() })
 }
@@ -136,12 +136,12 @@ func TestDecisionsUseOnlyAShareOfTheTime(t *testing.T) {
 	r.restDeciding(l.now.Add(time.Minute)) // as after a decision that took three seconds
 	l.ok(l.svc.decideAll(t.Context()))
 	if l.sees(l.room, lost) || !r.hasUndecided() {
-		t.Error("it was decided too early")
+		t.Error("the undecided event was authorised too early")
 	}
 	l.now = l.now.Add(time.Minute)
 	l.ok(l.svc.decideAll(t.Context()))
 	if !l.sees(l.room, lost) || r.hasUndecided() {
-		t.Error("it is not decided")
+		t.Error("the undecided event is not authorised, although the key is known and the pause is over")
 	}
 	l.agree()
 }
@@ -160,7 +160,7 @@ func TestUnverifiableMessageDoesNotBlockARoom(t *testing.T) {
 			l.n.deliver()
 			for _, e := range after {
 				if !l.sees(l.room, e) {
-					t.Errorf("not shown: %s", l.good.stored(l.room, e).JSON())
+					t.Errorf("an event that follows the undecided one is not shown: %s", l.good.stored(l.room, e).JSON())
 				}
 			}
 			l.hidden(lost)
@@ -172,13 +172,13 @@ func TestUnverifiableMessageDoesNotBlockARoom(t *testing.T) {
 			l.n.deliver()
 			l.attempts()
 			if !l.sees(l.room, lost) {
-				t.Error("once the key is there the message is not shown")
+				t.Error("the undecided message is not shown although its key is known now")
 			}
 			if got := l.stored(l.room, lost); got == nil || len(got.Content()) < 10 {
-				t.Errorf("its content is lost: %s", got.JSON())
+				t.Errorf("the message is shown without its content: %s", got.JSON())
 			}
 			if l.house.room(l.room).hasUndecided() {
-				t.Error("it is still undecided")
+				t.Error("the room still has undecided events")
 			}
 			l.agree()
 		})
@@ -198,20 +198,20 @@ func TestUnverifiableStateEventTakesEffectWhenItsKeyIsAvailable(t *testing.T) {
 				l.n.deliver()
 			}
 			if l.content(l.room, typeTopic, "") != "" {
-				t.Error("it has an effect")
+				t.Error("the undecided topic has an effect")
 			}
 			l.hidden(lost)
 			l.svc = l.open() // a restart loses nothing
 			delete(l.n.blind, "here dead")
 			l.ok(l.svc.decideAll(t.Context()))
 			if got := l.content(l.room, typeTopic, ""); got != `{"topic":"lost"}` {
-				t.Errorf("the topic is %s", got)
+				t.Errorf("the topic is %s, want that of the event whose key is known now", got)
 			}
 			after = append(after, l.good.say(l.alice, l.room, "done"), lost)
 			l.n.deliver()
 			for _, e := range after {
 				if !l.sees(l.room, e) {
-					t.Errorf("not shown: %s", l.good.stored(l.room, e).JSON())
+					t.Errorf("not shown although the key is known now: %s", l.good.stored(l.room, e).JSON())
 				}
 			}
 			l.agree()
@@ -239,17 +239,17 @@ func TestEventsThatCiteUnverifiablePowerLevelsAreDelayed(t *testing.T) {
 				l.hidden(e)
 			}
 			if !l.sees(l.room, mine) || l.house.room(l.room).Levels().EventLevel(typeName, true) != before {
-				t.Error("they have an effect")
+				t.Error("the undecided power levels have an effect, or block an event that does not cite them")
 			}
 			delete(l.n.blind, "here dead")
 			citing = append(citing, l.good.say(l.alice, l.room, "afterwards"), lost)
 			l.n.deliver()
 			for _, e := range citing {
 				if !l.sees(l.room, e) {
-					t.Errorf("not shown: %s", l.good.stored(l.room, e).JSON())
+					t.Errorf("not shown although the power levels are authorised now: %s", l.good.stored(l.room, e).JSON())
 				}
 				if got := l.stored(l.room, e); got == nil || len(got.Content()) < 10 {
-					t.Error("its content is lost")
+					t.Error("an event that cited the power levels is shown without its content")
 				}
 			}
 			l.agree()
@@ -282,12 +282,12 @@ func TestEventFromTheFarFutureDoesNotBlockARoom(t *testing.T) {
 			if v, _ := pdu.VersionOf(version); v.EnforceKeyValidity {
 				l.hidden(lost)
 			} else if !l.sees(l.room, lost) {
-				t.Error("versions before 5 do not look at the time")
+				t.Error("an event from the future is not shown, although keys have no time in this version")
 			}
 			l.now = l.now.Add(30 * 24 * time.Hour)
 			l.ok(l.svc.decideAll(t.Context()))
 			if !l.sees(l.room, lost) {
-				t.Error("it is not shown when its time has come")
+				t.Error("the event is not shown although its time has come")
 			}
 			l.agree()
 		})
@@ -317,7 +317,7 @@ func TestGenuineEventAfterABrokenCopyIsAccepted(t *testing.T) {
 				}
 				s.evil.sendGood(s.room, e)
 				if !s.sees(s.room, e.ID()) {
-					t.Error("the genuine one is not taken")
+					t.Error("the genuine event is not accepted after a broken copy")
 				}
 				s.whole()
 			})
@@ -339,17 +339,17 @@ func TestGenuineEventReplacesItsBrokenCopy(t *testing.T) {
 			}
 			helper.sendGood(s.room, next)
 			if !s.sees(s.room, next.ID()) || s.sees(s.room, e.ID()) {
-				t.Fatalf("next: %v, broken: %v", s.sees(s.room, next.ID()), s.sees(s.room, e.ID()))
+				t.Fatalf("shown: the event that follows %v, want true; the broken copy %v, want false", s.sees(s.room, next.ID()), s.sees(s.room, e.ID()))
 			}
 			s.evil.sendGood(s.room, e)
 			if !s.sees(s.room, e.ID()) || s.content(s.room, typeMember, string(s.mallory)) != `{"displayname":"M","membership":"join"}` && s.content(s.room, typeMember, string(s.mallory)) != `{"membership":"join","displayname":"M"}` {
-				t.Errorf("shown: %v, member: %s", s.sees(s.room, e.ID()), s.content(s.room, typeMember, string(s.mallory)))
+				t.Errorf("the genuine event is shown: %v; mallory's member event is %s", s.sees(s.room, e.ID()), s.content(s.room, typeMember, string(s.mallory)))
 			}
 			if n := s.rows(e.ID()); n != 1 {
-				t.Errorf("stored %d times", n)
+				t.Errorf("the event is stored %d times, want 1", n)
 			}
 			if got := s.ends(); len(got) != 1 || got[0] != next.ID() {
-				t.Errorf("the graph ends in %v", got)
+				t.Errorf("the forward extremities are %v, want only the newest event", got)
 			}
 			s.whole()
 		})
@@ -386,10 +386,10 @@ func TestEventThatCitesAnotherRoomDoesNotBlockARoom(t *testing.T) {
 				good.sendGood(s.room, good.say(s.room, good.user("gina"), "after that", next.ID()))
 				stored := s.stored(s.room, e.ID())
 				if stored == nil || stored.Flags&storage.RejectedEvent == 0 || stored.Undecided() != (given == "withheld") {
-					t.Errorf("stored as %+v", stored)
+					t.Errorf("the event is stored as %+v, want it rejected, and undecided only if the cited event was withheld", stored)
 				}
 				if !s.sees(s.room, next.ID()) || s.sees(s.room, e.ID()) {
-					t.Errorf("next is shown: %v, the one that cites: %v", s.sees(s.room, next.ID()), s.sees(s.room, e.ID()))
+					t.Errorf("shown: the event that follows %v, want true; the one that cites another room %v, want false", s.sees(s.room, next.ID()), s.sees(s.room, e.ID()))
 				}
 				s.whole()
 			})
@@ -427,18 +427,18 @@ func TestUndecidedEventsAreBounded(t *testing.T) {
 		return err
 	}))
 	if kept == 0 || kept > maxUndecided || size > maxUndecidedBytes {
-		t.Errorf("%d events of %d bytes are kept", kept, size)
+		t.Errorf("%d undecided events with %d bytes are kept, want some and at most %d with %d bytes", kept, size, maxUndecided, maxUndecidedBytes)
 	}
 	for _, tip := range tips {
 		if !s.sees(s.room, tip) {
-			t.Errorf("%s is not shown", tip)
+			t.Errorf("the valid event %s, which follows undecided ones, is not shown", tip)
 		}
 	}
 	// Those that were dropped are accepted when a valid copy arrives.
 	delete(s.n.blind, "here dead")
 	s.whole()
 	if e := s.evil.made[tips[0]]; !s.sees(s.room, e.ID()) {
-		t.Error("the oldest tip is lost")
+		t.Error("the oldest of the valid events is not shown any more")
 	}
 }
 
@@ -454,7 +454,7 @@ func TestUnverifiableEventInATransactionIsNotKept(t *testing.T) {
 	dead.send(s.room, e, onTop)
 	for _, e := range []*pdu.Event{e, onTop} {
 		if s.stored(s.room, e.ID()) != nil {
-			t.Errorf("stored: %s", e.JSON())
+			t.Errorf("an event that cannot be verified and that nothing follows is stored: %s", e.JSON())
 		}
 	}
 	s.whole()
@@ -513,10 +513,10 @@ func TestBackPaginationContinuesBeyondUnverifiableEvents(t *testing.T) {
 				h.readsAllBut(10)
 				want := h.old.pages(h.alice, h.room, 1000)
 				if got := h.late.pages(h.bob, h.room, 1000); !slices.Equal(got, want) {
-					t.Error("they stand elsewhere")
+					t.Error("after the history was fetched again, its events are in another order")
 				}
 				if shown := h.late.shown(h.room); slices.Contains(shown, dead[3]) {
-					t.Error("an event of the past arrives as new")
+					t.Error("an event of the history arrives as a new one")
 				}
 			})
 		}
@@ -583,7 +583,7 @@ func TestBackPaginationContinuesBeyondRejectedEvents(t *testing.T) {
 				got := s.pages(s.alice, s.room, 7)
 				for i, e := range good {
 					if !slices.Contains(got, e) {
-						t.Fatalf("with %d at a time, %d of 48 is not read", length, i)
+						t.Fatalf("with %d events per page, number %d of 48 is on no page", length, i)
 					}
 				}
 			}
