@@ -29,19 +29,19 @@ func TestAccountDataOfAUserIsBoundedInSum(t *testing.T) {
 		}
 	}
 	if kept < 60 || kept > 64 {
-		t.Errorf("%d contents of 255 KiB are kept", kept)
+		t.Errorf("%d contents of 255 KiB are kept, want 60 to 64", kept)
 	}
 	alice.Refused("PUT", global+"org.example.other", large, 413, "M_TOO_LARGE")
 	if got := put(global+"org.example.other", obj{"small": true}); got != 200 {
-		t.Errorf("a small content gets %d", got)
+		t.Errorf("a small content beyond the bound gets status %d, want 200", got)
 	}
 	if got := put(inRoom+"org.example.a", large); got != 200 {
-		t.Errorf("the same content again gets %d", got)
+		t.Errorf("the same content again gets status %d, want 200", got)
 	}
 	if got := put(inRoom+"org.example.a", obj{"x": strings.Repeat("x", 1000)}); got != 200 {
-		t.Errorf("a smaller one gets %d", got)
+		t.Errorf("a smaller content in place of a large one gets status %d, want 200", got)
 	}
 	if got := put(global+"org.example.other", obj{"x": strings.Repeat("x", 200<<10)}); got != 200 {
-		t.Errorf("another one gets %d when there is room again", got)
+		t.Errorf("once there is room again, another content gets status %d, want 200", got)
 	}
 }

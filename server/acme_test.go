@@ -157,7 +157,7 @@ func TestCertificatesAreFetchedByACMEAndKept(t *testing.T) {
 		serveACME(t, cfg, a)
 	}
 	if a.orders != 1 {
-		t.Errorf("%d certificates were ordered", a.orders)
+		t.Errorf("%d certificates were ordered, want 1", a.orders)
 	}
 	if kept, err := filepath.Glob(filepath.Join(cfg.DataDir, "acme", "matrix.example.org")); err != nil || len(kept) != 1 {
 		t.Errorf("kept: %v %v", kept, err)

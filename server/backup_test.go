@@ -32,12 +32,12 @@ func TestLargeKeyBackupsAreReadCompletely(t *testing.T) {
 		room := fmt.Sprintf("!r%d:test", r)
 		all, _ := get(got, "rooms", room, "sessions").(obj)
 		if len(all) != 400 || get(all, "session77", "first_message_index") != float64(77) || get(all, "session77", "forwarded_count") != float64(r) {
-			t.Errorf("%s has %d sessions", room, len(all))
+			t.Errorf("the backup of %s has %d sessions (session77: %v), want 400", room, len(all), all["session77"])
 		}
 	}
 	one := alice.Do("GET", path("/!r1:test"), nil)
 	if all := one["sessions"].(obj); len(all) != 400 || get(all, "session5", "forwarded_count") != float64(1) {
-		t.Errorf("one room has %d sessions", len(all))
+		t.Errorf("the backup of one room has %d sessions (session5: %v), want 400", len(all), all["session5"])
 	}
 	alice.Refused("GET", "/v3/room_keys/keys?version=99", nil, 404, "M_NOT_FOUND")
 	alice.Refused("GET", "/v3/room_keys/keys", nil, 400, "M_MISSING_PARAM")

@@ -24,7 +24,7 @@ func TestSendToDeviceAndSignaturesAcceptRequestsUpToTheirLimits(t *testing.T) {
 	to[bob.DeviceID] = obj{"ciphertext": big}
 	alice.Do("PUT", "/v3/sendToDevice/m.room.encrypted/1", obj{"messages": obj{bob.User: to}})
 	if got := list(bob.again(), "to_device", "events"); len(got) != 1 {
-		t.Errorf("%d messages of 10,000 that one device gets", len(got))
+		t.Errorf("the device gets %d messages, want 1", len(got))
 	}
 	to["ONE-MORE"] = obj{}
 	alice.Refused("PUT", "/v3/sendToDevice/m.room.encrypted/2", obj{"messages": obj{bob.User: to}}, 413, "M_TOO_LARGE")
@@ -34,7 +34,7 @@ func TestSendToDeviceAndSignaturesAcceptRequestsUpToTheirLimits(t *testing.T) {
 	}
 	answer := alice.Do("POST", "/v3/keys/signatures/upload", obj{bob.User: signed})
 	if failures, _ := get(answer, "failures", bob.User).(obj); len(failures) != 2000 {
-		t.Errorf("%d of 2,000 objects without a signature fail", len(failures))
+		t.Errorf("%d of 2,000 objects without a signature have a failure, want all", len(failures))
 	}
 }
 
@@ -108,7 +108,7 @@ func TestJoinedMembersLeaveOutAvatarsThatAreNotSet(t *testing.T) {
 	bob.Do("PUT", base+"/state/m.room.member/"+url.PathEscape(bob.User), obj{"membership": "join", "displayname": "Bob", "avatar_url": ""})
 	want := obj{alice.User: obj{"display_name": "", "avatar_url": "mxc://hs/a"}, bob.User: obj{"display_name": "Bob"}}
 	if got := get(alice.Do("GET", base+"/joined_members", nil), "joined"); !reflect.DeepEqual(got, any(want)) {
-		t.Errorf("%v, want %v", got, want)
+		t.Errorf("joined_members returns %v, want %v", got, want)
 	}
 }
 

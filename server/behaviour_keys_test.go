@@ -48,7 +48,7 @@ func TestOneTimeKeysAreClaimedOnceOldestFirstAndNeverChange(t *testing.T) {
 		alice.Do("POST", "/v3/keys/upload", upload(id, fmt.Sprint(i)))
 	}
 	if again := alice.Do("POST", "/v3/keys/upload", upload("z", "0")); get(again, "one_time_key_counts", "signed_curve25519") != 3.0 {
-		t.Errorf("after the same upload: %v", again)
+		t.Errorf("the answer to the same upload again is %v, want three keys", again)
 	}
 	alice.Refused("POST", "/v3/keys/upload", upload("z", "other"), 400, "M_INVALID_PARAM")
 	alice.Do("POST", "/v3/keys/upload", obj{"fallback_keys": obj{"signed_curve25519:f": obj{"key": "last", "fallback": true}}})
@@ -56,16 +56,16 @@ func TestOneTimeKeysAreClaimedOnceOldestFirstAndNeverChange(t *testing.T) {
 	for i, id := range []string{"z", "m", "a", "f", "f"} {
 		given, _ := get(bob.Do("POST", "/v3/keys/claim", claim), "one_time_keys", alice.User, alice.DeviceID).(obj)
 		if len(given) != 1 || given["signed_curve25519:"+id] == nil {
-			t.Errorf("claim %d gives %v, want %s", i, given, id)
+			t.Errorf("claim %d returns %v, want %s", i, given, id)
 		}
 		if i == 2 {
 			if left := alice.sync(); get(left, "device_unused_fallback_key_types", 0) != "signed_curve25519" {
-				t.Errorf("before the fallback key is used: %v", left["device_unused_fallback_key_types"])
+				t.Errorf("before the fallback key is used, device_unused_fallback_key_types is %v", left["device_unused_fallback_key_types"])
 			}
 		}
 	}
 	if left := alice.sync(); get(left, "device_one_time_keys_count", "signed_curve25519") != 0.0 || len(list(left, "device_unused_fallback_key_types")) != 0 {
-		t.Errorf("at the end: %v and %v", left["device_one_time_keys_count"], left["device_unused_fallback_key_types"])
+		t.Errorf("after all claims the count is %v and the unused fallback keys are %v; want 0 and none", left["device_one_time_keys_count"], left["device_unused_fallback_key_types"])
 	}
 }
 
@@ -80,7 +80,7 @@ func TestDeviceKeysKeepUnknownMembers(t *testing.T) {
 	for _, d := range []*device{alice, bob} {
 		status, _, raw := d.Raw("POST", "/v3/keys/query", obj{"device_keys": obj{alice.User: []string{}}})
 		if status != 200 || !strings.Contains(string(raw), future) {
-			t.Errorf("%s reads %s", d.User, raw)
+			t.Errorf("to %s the device keys are %s, want the unknown key in them", d.User, raw)
 		}
 	}
 }
@@ -94,10 +94,10 @@ func TestUserSigningKeyIsSentOnlyToItsOwner(t *testing.T) {
 	for d, own := range map[*device]bool{alice: true, bob: false} {
 		answer := d.Do("POST", "/v3/keys/query", obj{"device_keys": obj{alice.User: []string{}}})
 		if get(answer, "master_keys", alice.User) == nil || get(answer, "self_signing_keys", alice.User) == nil {
-			t.Errorf("%s does not see the public keys: %v", d.User, answer)
+			t.Errorf("%s does not get the master key and the self-signing key: %v", d.User, answer)
 		}
 		if (get(answer, "user_signing_keys", alice.User) != nil) != own {
-			t.Errorf("%s sees user-signing keys %v", d.User, answer["user_signing_keys"])
+			t.Errorf("%s gets the user-signing keys %v, want them only for their owner", d.User, answer["user_signing_keys"])
 		}
 	}
 }

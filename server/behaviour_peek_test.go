@@ -47,11 +47,11 @@ func TestRoomInitialSyncShowsRoomsThatAllowPeeking(t *testing.T) {
 			t.Errorf("%s: %v", c.who.User, a)
 		}
 		if len(members(list(a, "state"))) != 2 || get(a, "state", 0, "type") != "m.room.create" || get(a, "state", 0, "room_id") != room {
-			t.Errorf("%s: state %v", c.who.User, a["state"])
+			t.Errorf("%s gets the state %v, want the create event first and two members", c.who.User, a["state"])
 		}
 		older := c.who.Do("GET", base+"/messages?dir=b&limit=1&from="+get(a, "messages", "start").(string), nil)
 		if c.who != eve && texts(list(older, "chunk")) != "1" {
-			t.Errorf("%s: before that %v", c.who.User, older)
+			t.Errorf("%s gets %v before the first page, want message 1", c.who.User, older)
 		}
 	}
 	bob.Do("POST", base+"/leave", obj{})
@@ -61,11 +61,11 @@ func TestRoomInitialSyncShowsRoomsThatAllowPeeking(t *testing.T) {
 	a := bob.Do("GET", base+"/initialSync", nil)
 	for _, e := range list(a, "state") {
 		if get(e, "type") == "m.room.name" && get(e, "content", "name") != "Ebb" {
-			t.Errorf("a former member sees the state of later: %v", e)
+			t.Errorf("a former member gets state from after the leave: %v", e)
 		}
 	}
 	if got := texts(list(a, "messages", "chunk")); a["membership"] != "leave" || got != "012345" {
-		t.Errorf("a former member has %v and sees %q", a["membership"], got)
+		t.Errorf("a former member has the membership %v and gets the messages %q", a["membership"], got)
 	}
 	eve.Refused("GET", base+"/initialSync", nil, 403, "M_FORBIDDEN")
 }
@@ -77,7 +77,7 @@ func TestEventsOfOneRoomAreStreamedToUsersWhoMayReadIt(t *testing.T) {
 	events := "/v3/events?timeout=0&room_id=" + url.QueryEscape(room)
 	eve.Refused("GET", events, nil, 403, "M_FORBIDDEN")
 	if all := eve.Do("GET", "/v3/events?timeout=0", nil)["chunk"].([]any); len(all) != 0 {
-		t.Errorf("without a room, eve gets %v", all)
+		t.Errorf("a stream without a room has %v for eve, want nothing", all)
 	}
 	alice.Do("PUT", base+"/state/m.room.history_visibility", obj{"history_visibility": "world_readable"})
 	eve.Refused("GET", events+"&from=x", nil, 400, "M_INVALID_PARAM")
@@ -87,7 +87,7 @@ func TestEventsOfOneRoomAreStreamedToUsersWhoMayReadIt(t *testing.T) {
 	alice.say(base, "2")
 	second := eve.Do("GET", events+"&from="+first["end"].(string), nil)
 	if first["start"] != from || texts(list(first, "chunk")) != "1" || texts(list(second, "chunk")) != "2" || get(second, "chunk", 0, "room_id") != room {
-		t.Errorf("first %v, then %v", first, second)
+		t.Errorf("the first request returned %v and the second %v, want one message each", first, second)
 	}
 }
 
@@ -115,7 +115,7 @@ func TestWaitingForEventsOfARoomEndsWithTheAccountAndTheDevice(t *testing.T) {
 		select {
 		case got := <-code:
 			if got != c.code {
-				t.Errorf("%s: %v", name, got)
+				t.Errorf("%s: the request ends with %v, want %s", name, got, c.code)
 			}
 		case <-time.After(20 * time.Second):
 			t.Fatalf("%s: the request still waits", name)

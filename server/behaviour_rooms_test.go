@@ -89,13 +89,13 @@ func TestTransactionIDIsSentOnlyToTheSendingDevice(t *testing.T) {
 	path := base + "/send/m.room.message/mine"
 	id := alice.Do("PUT", path, sent)["event_id"]
 	if again := alice.Do("PUT", path, sent)["event_id"]; again != id {
-		t.Errorf("a retry made %v beside %v", again, id)
+		t.Errorf("a retry created the event %v, want %v", again, id)
 	}
 	if other := alice.Do("PUT", base+"/send/m.other/mine", obj{})["event_id"]; other == id {
-		t.Error("another event type is another request")
+		t.Error("a request for another event type counts as a retry")
 	}
 	if other := phone.Do("PUT", path, sent)["event_id"]; other == id {
-		t.Error("another device is another sender")
+		t.Error("a request by another device counts as a retry")
 	}
 	reads := map[string]func(*device) any{
 		"sync":      func(d *device) any { return get(d.again(), "rooms", "join", room, "timeline", "events") },
@@ -112,7 +112,7 @@ func TestTransactionIDIsSentOnlyToTheSendingDevice(t *testing.T) {
 				t.Fatalf("%s: the event is not in %v", name, events)
 			}
 			if got := get(events[i], "unsigned", "transaction_id"); got != want {
-				t.Errorf("%s tells device %s transaction %v, want %v", name, d.DeviceID, got, want)
+				t.Errorf("%s has for device %s the transaction ID %v, want %v", name, d.DeviceID, got, want)
 			}
 		}
 	}
@@ -155,10 +155,10 @@ func TestEveryTokenPagesInBothDirections(t *testing.T) {
 	expect("start of the context", context["start"].(string), 1)
 	expect("end of the context", context["end"].(string), 4)
 	if got := page("dir=f"); !slices.Equal(got, ids) {
-		t.Errorf("from nowhere forward: %v", got)
+		t.Errorf("pages forward from the beginning have %v, want %v", got, ids)
 	}
 	if got := page("dir=b"); !slices.Equal(got, reversed) {
-		t.Errorf("from nowhere back: %v", got)
+		t.Errorf("pages backward from the end have %v, want %v", got, reversed)
 	}
 	for token, pages := "", 0; ; pages++ {
 		answer := alice.Do("GET", base+"/messages?dir=b&limit=4&from="+token, nil)
@@ -187,20 +187,20 @@ func TestStatePrecedesTheTimelineAndIsCompleteForNewRooms(t *testing.T) {
 	}
 	short := []string{"filter", `{"room":{"timeline":{"limit":1}}}`}
 	if joined := bob.sync(short...); name(joined, "state") != "first" || get(joined, "rooms", "join", room, "timeline", "limited") != true {
-		t.Errorf("a room joined since: %v", joined)
+		t.Errorf("a room that was joined after the token is %v, want its state, and its timeline limited", joined)
 	}
 	alice.Do("PUT", base+"/state/m.room.name", obj{"name": "second"})
 	alice.say(base, "hi")
 	alice.Do("PUT", base+"/state/m.room.name", obj{"name": "third"})
 	if gap := bob.sync(short...); name(gap, "state") != "second" || name(gap, "timeline") != "third" {
-		t.Errorf("after a gap: state %v, timeline %v", name(gap, "state"), name(gap, "timeline"))
+		t.Errorf("after a gap the name in the state is %v and in the timeline %v, want second and third", name(gap, "state"), name(gap, "timeline"))
 	}
 	bob.Do("POST", base+"/leave", nil)
 	bob.sync()
 	bob.Do("POST", base+"/join", nil)
 	back := bob.sync(short...)
 	if name(back, "state") != "third" || !slices.Contains(members(list(back, "rooms", "join", room, "state", "events")), alice.User) {
-		t.Errorf("a room joined again: %v", back)
+		t.Errorf("a room that was joined again is %v, want its current state with alice", back)
 	}
 }
 
@@ -219,10 +219,10 @@ func TestOldTokenReturnsRoomsJoinedSinceWithTheUsersMembership(t *testing.T) {
 	bob.since = saved
 	joined := get(bob.sync(lazy...), "rooms", "join", room)
 	if got := members(list(joined, "state", "events")); !slices.Contains(got, bob.User) || !slices.Contains(got, alice.User) {
-		t.Errorf("members %v", got)
+		t.Errorf("the state has the members %v, want alice and bob", got)
 	}
 	if kinds := each(list(joined, "state", "events"), "type"); !slices.Contains(kinds, any("m.room.create")) {
-		t.Errorf("the state is not whole: %v", kinds)
+		t.Errorf("the state lacks the create event: %v", kinds)
 	}
 }
 
@@ -237,10 +237,10 @@ func TestHeroesComeWithTheirMemberEvents(t *testing.T) {
 	summary := get(joined, "summary").(obj)
 	heroes := fmt.Sprint(get(summary, "m.heroes"))
 	if !strings.Contains(heroes, bob.User) || !strings.Contains(heroes, carol.User) || summary["m.joined_member_count"] != 2.0 || summary["m.invited_member_count"] != 1.0 {
-		t.Errorf("summary %v", summary)
+		t.Errorf("the summary is %v, want bob and carol as heroes, 2 joined and 1 invited", summary)
 	}
 	if got := members(list(joined, "state", "events")); !slices.Equal(got, []string{alice.User, bob.User, carol.User}) {
-		t.Errorf("members %v", got)
+		t.Errorf("the state has the members %v, want alice, bob and carol", got)
 	}
 }
 
@@ -254,15 +254,15 @@ func TestInvitesShowTheRoomAndBothUsers(t *testing.T) {
 	kinds := each(events, "type")
 	for _, kind := range []string{"m.room.create", "m.room.join_rules", "m.room.name", "m.room.encryption"} {
 		if !slices.Contains(kinds, any(kind)) {
-			t.Errorf("no %s among %v", kind, kinds)
+			t.Errorf("the stripped state lacks %s: %v", kind, kinds)
 		}
 	}
 	if got := members(events); !slices.Equal(got, []string{alice.User, bob.User}) {
-		t.Errorf("members %v", got)
+		t.Errorf("the stripped state has the members %v, want alice and bob", got)
 	}
 	for _, e := range events {
 		if get(e, "state_key") == bob.User && (get(e, "content", "displayname") != "Bobby" || get(e, "content", "is_direct") != true) {
-			t.Errorf("the invitation is %v", e)
+			t.Errorf("the invite is %v, want it direct and with the display name Bobby", e)
 		}
 	}
 }
@@ -276,16 +276,16 @@ func TestThreadsAreOrderedByLatestReplyAndFilteredByParticipation(t *testing.T) 
 	last := bob.reply(base, one, "b")
 	threads := "/v1/rooms/" + room + "/threads"
 	if got := each(list(bob.Do("GET", threads, nil), "chunk"), "event_id"); !slices.Equal(got, []any{one, two}) {
-		t.Errorf("threads %v", got)
+		t.Errorf("the threads are %v, want the one with the latest reply first", got)
 	}
 	if got := each(list(bob.Do("GET", threads+"?include=participated", nil), "chunk"), "event_id"); !slices.Equal(got, []any{one}) {
-		t.Errorf("threads of bob %v", got)
+		t.Errorf("the threads in which bob participated are %v, want only the first", got)
 	}
 	bundle := func(name string, root any) {
 		t.Helper()
 		thread := get(root, "unsigned", "m.relations", "m.thread")
 		if get(thread, "latest_event", "event_id") != last || get(thread, "count") != 1.0 || get(thread, "current_user_participated") != true {
-			t.Errorf("%s: the thread's summary is %v", name, thread)
+			t.Errorf("%s: the summary of the thread is %v", name, thread)
 		}
 	}
 	find := func(events []any) any {
@@ -311,11 +311,11 @@ func TestRelationsAreReturnedRecursively(t *testing.T) {
 	reaction := alice.send(base, "m.reaction", obj{"m.relates_to": obj{"rel_type": "m.annotation", "event_id": reply, "key": "+"}})
 	path := "/v1/rooms/" + room + "/relations/" + root
 	if got := each(list(alice.Do("GET", path, nil), "chunk"), "event_id"); !slices.Equal(got, []any{reply}) {
-		t.Errorf("one step: %v", got)
+		t.Errorf("without recursion the relations are %v, want only the reply", got)
 	}
 	deep := alice.Do("GET", path+"?recurse=true", nil)
 	if got := each(list(deep, "chunk"), "event_id"); !slices.Equal(got, []any{reaction, reply}) || deep["recursion_depth"] == nil {
-		t.Errorf("several steps: %v", deep)
+		t.Errorf("with recursion the relations are %v, want the reaction and the reply", deep)
 	}
 }
 
@@ -353,7 +353,7 @@ func TestUnreadCountsFollowReceiptsOfTheRoomAndOfItsThreads(t *testing.T) {
 		t.Helper()
 		joined := get(alice.again("filter", `{"room":{"timeline":{"unread_thread_notifications":true}}}`), "rooms", "join", room)
 		if got := get(joined, "unread_notifications"); get(got, "notification_count") != main || get(got, "highlight_count") != mentions {
-			t.Errorf("%s: %v, want %v and %v", when, got, main, mentions)
+			t.Errorf("%s: the unread counts are %v, want %v and %v", when, got, main, mentions)
 		}
 		counts := map[string]float64{}
 		byThread, _ := get(joined, "unread_thread_notifications").(obj)
@@ -361,7 +361,7 @@ func TestUnreadCountsFollowReceiptsOfTheRoomAndOfItsThreads(t *testing.T) {
 			counts[root] = get(count, "notification_count").(float64)
 		}
 		if fmt.Sprint(counts) != fmt.Sprint(threads) {
-			t.Errorf("%s: threads %v, want %v", when, counts, threads)
+			t.Errorf("%s: the counts of the threads are %v, want %v", when, counts, threads)
 		}
 	}
 	read := func(kind, event string, body obj) {
@@ -387,6 +387,6 @@ func TestUnreadCountsFollowReceiptsOfTheRoomAndOfItsThreads(t *testing.T) {
 	read("m.read", last, obj{})
 	expect("everything read", 0, 0, nil)
 	if told := fmt.Sprint(bob.again()); strings.Contains(told, "m.read.private") || !strings.Contains(told, "m.read:") {
-		t.Errorf("bob is told %s", told)
+		t.Errorf("bob gets %s, want public receipts only", told)
 	}
 }

@@ -115,7 +115,7 @@ func TestEveryFeatureThatVersionsClaimHasItsOperations(t *testing.T) {
 	room := alice.Do("POST", "/v3/createRoom", nil)["room_id"].(string)
 	versions := alice.Do("GET", "/versions", nil)
 	if !slices.Contains(list(versions, "versions"), any("v1.4")) || !slices.Contains(list(versions, "versions"), any("v1.16")) {
-		t.Errorf("versions %v", versions)
+		t.Errorf("the versions are %v, want v1.4 and v1.16 among them", versions)
 	}
 	me := alice.User
 	event := alice.Do("PUT", "/v3/rooms/"+room+"/send/m.room.message/1", obj{"body": "x", "msgtype": "m.text"})["event_id"].(string)
@@ -168,7 +168,7 @@ func TestScriptsOfOtherOriginsReadEveryAnswer(t *testing.T) {
 		t.Helper()
 		status, header, raw := c.Raw(method, path, nil)
 		if status != want || header.Get("Access-Control-Allow-Origin") != "*" {
-			t.Errorf("%s %s: %d, origin %q: %s", method, path, status, header.Get("Access-Control-Allow-Origin"), raw)
+			t.Errorf("%s %s: status %d, Access-Control-Allow-Origin %q: %s", method, path, status, header.Get("Access-Control-Allow-Origin"), raw)
 		}
 		if want != 204 && want != 200 && !strings.Contains(string(raw), `"errcode"`) {
 			t.Errorf("%s %s: no error code: %s", method, path, raw)
@@ -189,11 +189,11 @@ func TestScriptsOfOtherOriginsReadEveryAnswer(t *testing.T) {
 		}
 	}
 	if !limited {
-		t.Error("no answer to too many requests that a script can read")
+		t.Error("no request was refused for being one too many, so its headers were not tested")
 	}
 	status, header, _ := nobody.Raw("OPTIONS", "/v3/rooms/!x:test/send/m.a/1", nil)
 	if status >= 300 || !strings.Contains(header.Get("Access-Control-Allow-Methods"), "PUT") || !strings.Contains(header.Get("Access-Control-Allow-Headers"), "Authorization") {
-		t.Errorf("preflight: %d %v", status, header)
+		t.Errorf("the preflight gets %d %v, want the methods and headers of the specification", status, header)
 	}
 }
 
@@ -203,7 +203,7 @@ func TestSlashesInPathParametersAreKept(t *testing.T) {
 	base := "/v3/rooms/" + url.PathEscape(room)
 	alice.Do("PUT", base+"/state/org.example%2Ftype/a%2Fb%20c", obj{"k": 1})
 	if got := alice.Do("GET", base+"/state/org.example%2Ftype/a%2Fb%20c", nil); got["k"] != 1.0 {
-		t.Errorf("state %v", got)
+		t.Errorf("the content of the state event is %v, want 1", got)
 	}
 	alice.Do("PUT", base+"/send/m.x/txn%2F1", obj{})
 	alice.Do("POST", base+"/leave", nil) // without a body
@@ -216,7 +216,7 @@ func TestAuthenticationStepsOfARequest(t *testing.T) {
 	path := "/v3/devices/" + other.DeviceID
 	challenge := refusal(t, alice, path, nil)
 	if challenge["session"] == nil || challenge["flows"] == nil || challenge["errcode"] != nil {
-		t.Fatalf("the challenge is %v", challenge)
+		t.Fatalf("the challenge is %v, want a session, flows and no error code", challenge)
 	}
 	auth := func(password string) obj {
 		return obj{"auth": obj{"type": "m.login.password", "session": challenge["session"], "password": password,
@@ -224,12 +224,12 @@ func TestAuthenticationStepsOfARequest(t *testing.T) {
 	}
 	wrong := refusal(t, alice, path, auth("guess"))
 	if wrong["errcode"] != "M_FORBIDDEN" || wrong["session"] != challenge["session"] || wrong["flows"] == nil {
-		t.Errorf("after a wrong password: %v", wrong)
+		t.Errorf("after a wrong password: %v, want M_FORBIDDEN with the same session and the flows", wrong)
 	}
 	alice.Do("DELETE", path, auth(testserver.Password()))
 	status, _, raw := other.Raw("GET", "/v3/sync", nil)
 	if status != 401 || !strings.Contains(string(raw), "M_UNKNOWN_TOKEN") || strings.Contains(string(raw), "soft_logout") {
-		t.Errorf("the deleted device is told %d %s", status, raw)
+		t.Errorf("a request of the deleted device gets %d %s, want M_UNKNOWN_TOKEN without soft_logout", status, raw)
 	}
 }
 
@@ -241,7 +241,7 @@ func refusal(t *testing.T, d *device, path string, body any) obj {
 	}
 	status, _, raw := d.Raw("DELETE", path, body)
 	if status != http.StatusUnauthorized {
-		t.Fatalf("%d %s", status, raw)
+		t.Fatalf("got %d %s, want status 401", status, raw)
 	}
 	return decode(t, raw)
 }
@@ -266,10 +266,10 @@ func TestFirstSyncReturnsTheCountOfOneTimeKeys(t *testing.T) {
 	bare, alice := signUp(t, s, "bare"), signUp(t, s, "alice")
 	answer := bare.sync()
 	if fallback, isList := answer["device_unused_fallback_key_types"].([]any); !isList || len(fallback) != 0 {
-		t.Errorf("fallback keys of a device without any: %v", answer["device_unused_fallback_key_types"])
+		t.Errorf("the unused fallback keys of a device without keys are %v, want an empty list", answer["device_unused_fallback_key_types"])
 	}
 	if _, isObject := answer["device_one_time_keys_count"].(obj); !isObject {
-		t.Errorf("one-time keys of a device without any: %v", answer["device_one_time_keys_count"])
+		t.Errorf("the counts of one-time keys of a device without keys are %v, want an object", answer["device_one_time_keys_count"])
 	}
 	alice.Do("POST", "/v3/keys/upload", obj{
 		"one_time_keys": obj{"signed_curve25519:1": obj{"key": "a"}, "signed_curve25519:2": obj{"key": "b"}},
@@ -277,7 +277,7 @@ func TestFirstSyncReturnsTheCountOfOneTimeKeys(t *testing.T) {
 	})
 	for _, answer := range []obj{alice.sync(), alice.sync(), alice.again()} {
 		if get(answer, "device_one_time_keys_count", "signed_curve25519") != 2.0 || get(answer, "device_unused_fallback_key_types", 0) != "signed_curve25519" {
-			t.Errorf("%v and %v", answer["device_one_time_keys_count"], answer["device_unused_fallback_key_types"])
+			t.Errorf("the counts are %v and the unused fallback keys %v, want 2 and signed_curve25519", answer["device_one_time_keys_count"], answer["device_unused_fallback_key_types"])
 		}
 	}
 }
@@ -292,7 +292,7 @@ func TestDeviceListsChangeWithDevicesKeysAndRooms(t *testing.T) {
 	changed := func(what string, d *device, users ...string) {
 		t.Helper()
 		if got := fmt.Sprint(each(list(d.sync(), "device_lists", "changed"))); got != fmt.Sprint(users) {
-			t.Errorf("%s: %s is told %s, want %v", what, d.User, got, users)
+			t.Errorf("%s: device_lists.changed for %s is %s, want %v", what, d.User, got, users)
 		}
 	}
 	keys := func(d *testserver.Client) {
@@ -332,11 +332,11 @@ func TestToDeviceMessagesAreRepeatedInOrderUntilAcknowledged(t *testing.T) {
 	for _, d := range []*device{bob, phone} {
 		for _, answer := range []obj{d.again(), d.sync()} { // the first response gets lost
 			if got := fmt.Sprint(each(list(answer, "to_device", "events"), "content", "n")); got != "[0 1 2]" {
-				t.Errorf("a first sync brings %s", got)
+				t.Errorf("a first sync has the messages %s, want [0 1 2]", got)
 			}
 		}
 		if got := list(d.sync(), "to_device", "events"); len(got) != 0 {
-			t.Errorf("confirmed messages come again: %v", got)
+			t.Errorf("messages that the client has confirmed come again: %v", got)
 		}
 	}
 	alice.Do("PUT", "/v3/sendToDevice/m.test/4", obj{"messages": obj{bob.User: obj{bob.DeviceID: obj{"n": 4}}}})
@@ -344,10 +344,10 @@ func TestToDeviceMessagesAreRepeatedInOrderUntilAcknowledged(t *testing.T) {
 	for range 2 {
 		bob.since = before
 		if got := fmt.Sprint(each(list(bob.sync(), "to_device", "events"), "content", "n")); got != "[4]" {
-			t.Errorf("the same token brings %s", got)
+			t.Errorf("a sync with the same token again has the messages %s, want [4]", got)
 		}
 	}
 	if got := list(phone.sync(), "to_device", "events"); len(got) != 0 {
-		t.Errorf("the other device gets %v", got)
+		t.Errorf("the other device gets the messages %v, want none", got)
 	}
 }

@@ -61,10 +61,10 @@ func TestEveryKindOfChangeWakesAWaitingDevice(t *testing.T) {
 		select {
 		case got := <-answer:
 			if get(got, c.told...) == nil || strings.Contains(fmt.Sprint(got), "errcode") {
-				t.Errorf("%s: %s is told %v", c.what, phone.User, got)
+				t.Errorf("%s: the waiting /sync of %s returned %v, want the change in it", c.what, phone.User, got)
 			}
 		case <-time.After(10 * time.Second):
-			t.Fatalf("%s: the wait goes on", c.what)
+			t.Fatalf("%s: the waiting /sync is not woken", c.what)
 		}
 		phone.sync()
 	}
@@ -88,5 +88,5 @@ func waitForPoll(t *testing.T, s *testserver.Server) {
 			return
 		}
 	}
-	t.Fatal("no request waits for news")
+	t.Fatal("no /sync is waiting")
 }

@@ -238,7 +238,7 @@ func compareCold(t *testing.T, small, large *crowd, more int, most func(name str
 			}
 		}
 		if tooMany {
-			t.Errorf("%s: %d and %d statements%s", name, len(before), len(after), difference(before, after))
+			t.Errorf("%s: %d statements on the small server and %d on the large one, more than allowed%s", name, len(before), len(after), difference(before, after))
 		} else {
 			t.Logf("%s: %d and %d", name, len(before), len(after))
 		}

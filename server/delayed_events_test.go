@@ -66,30 +66,30 @@ func TestDelayedEventsAreSentWhenTheyAreDue(t *testing.T) {
 	h.later(h.alice, "delay_ms", "first", 1_000)
 	if list := h.scheduled(h.alice); len(list) != 5 || testserver.Get(list[0], "content", "body") != "first" || testserver.Get(list[0], "delay_ms") != 1000.0 ||
 		testserver.Get(list[0], "room_id") != h.room || testserver.Get(list[0], "type") != "m.room.message" || testserver.Get(list[0], "scheduled_at") == nil {
-		t.Fatalf("scheduled: %v", list)
+		t.Fatalf("the scheduled events of alice are %v", list)
 	}
 	if list := h.scheduled(h.bob); len(list) != 0 {
-		t.Fatalf("bob sees %v", list)
+		t.Fatalf("bob gets alice's scheduled events: %v", list)
 	}
 	h.due(999 * time.Millisecond)
 	if got := h.bodies(h.bob); len(got) != 0 {
-		t.Fatalf("too early: %v", got)
+		t.Fatalf("before they are due, bob gets %v", got)
 	}
 	h.due(time.Millisecond)
 	h.due(4 * time.Second)
 	if got := strings.Join(h.bodies(h.bob), ", "); got != "first, late query, late delay_ms, late delay, late state" {
-		t.Errorf("sent: %s", got)
+		t.Errorf("bob gets %q, want the events in the order in which they are due", got)
 	}
 	if list := h.scheduled(h.alice); len(list) != 0 {
-		t.Errorf("still scheduled: %v", list)
+		t.Errorf("events that were sent are still scheduled: %v", list)
 	}
 	done := h.alice.Do("GET", delayedPath+"/delayed_events?status=finalised", nil)["finalised"].([]any)
 	if len(done) != 5 || testserver.Get(done[0], "outcome") != "send" || testserver.Get(done[0], "reason") != "delay" || testserver.Get(done[0], "event_id") == nil {
-		t.Errorf("finalised: %v", done)
+		t.Errorf("the finalised events are %v, want five that were sent", done)
 	}
 	h.due(time.Hour)
 	if got := h.bodies(h.bob); len(got) != 5 {
-		t.Errorf("sent again: %v", got)
+		t.Errorf("bob has %v, want each of the five events once", got)
 	}
 }
 
@@ -103,11 +103,11 @@ func TestASentDelayedEventNamesItsDelayIDToItsSender(t *testing.T) {
 		return testserver.Get(chunk[0], "unsigned", "org.matrix.msc4140.delay_id")
 	}
 	if find(h.alice) != delayID || find(h.Login("alice")) != delayID || find(h.bob) != nil {
-		t.Errorf("alice sees %v, bob %v", find(h.alice), find(h.bob))
+		t.Errorf("alice gets the delay ID %v and bob %v, want it only for alice", find(h.alice), find(h.bob))
 	}
 	item := h.alice.Do("GET", delayedPath+"/delayed_events/"+delayID, nil)
 	if item["event_id"] == nil || item["finalised_ts"] == nil || len(item["content"].(map[string]any)) != 0 {
-		t.Errorf("the item is %v", item)
+		t.Errorf("the finalised event is %v, want its event ID and no content", item)
 	}
 	h.bob.Refused("GET", delayedPath+"/delayed_events/"+delayID, nil, 404, "M_NOT_FOUND")
 }
@@ -123,7 +123,7 @@ func TestARepeatedTransactionSchedulesOnce(t *testing.T) {
 		t.Error("another transaction got the same delay ID")
 	}
 	if n := len(h.scheduled(h.alice)); n != 2 {
-		t.Errorf("%d are scheduled", n)
+		t.Errorf("%d events are scheduled, want 2", n)
 	}
 }
 
@@ -153,15 +153,15 @@ func TestDelayedEventsAreRestartedCancelledAndSent(t *testing.T) {
 			act(anybody, off, "cancel")
 			act(h.alice, now, "send")
 			if got := h.bodies(h.bob); len(got) != 1 || got[0] != "now" {
-				t.Fatalf("after the actions: %v", got)
+				t.Fatalf("after the actions bob gets %v, want only the event that was sent at once", got)
 			}
 			h.due(4 * time.Second)
 			if got := h.bodies(h.bob); len(got) != 1 {
-				t.Fatalf("a restarted event is sent early: %v", got)
+				t.Fatalf("bob gets %v: the restarted event is sent too early", got)
 			}
 			h.due(time.Second)
 			if got := strings.Join(h.bodies(h.bob), ", "); got != "now, put off" {
-				t.Errorf("sent: %s", got)
+				t.Errorf("bob gets %q, want %q", got, "now, put off")
 			}
 			act(anybody, off, "cancel") // a repeated cancel
 			act(anybody, now, "send")
@@ -172,7 +172,7 @@ func TestDelayedEventsAreRestartedCancelledAndSent(t *testing.T) {
 				refused("nosuch", action, 404, "M_NOT_FOUND")
 			}
 			if got := len(h.bodies(h.bob)); got != 2 {
-				t.Errorf("%d messages", got)
+				t.Errorf("bob has %d messages, want 2: the cancelled event must not be sent", got)
 			}
 		})
 	}
@@ -196,7 +196,7 @@ func TestDelayedEventsOfUsersWhoMayNotSendAreNotSent(t *testing.T) {
 	carol.Do("POST", "/v3/account/deactivate", obj{"auth": obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": carol.User}, "password": testserver.Password()}})
 	h.due(6 * time.Second)
 	if got := h.bodies(h.alice); len(got) != 0 {
-		t.Errorf("sent: %v", got)
+		t.Errorf("alice gets %v, want nothing: the senders may not send", got)
 	}
 	for _, tc := range []struct {
 		c  *testserver.Client
@@ -204,7 +204,7 @@ func TestDelayedEventsOfUsersWhoMayNotSendAreNotSent(t *testing.T) {
 	}{{h.bob, left}, {dave, silenced}} {
 		item := tc.c.Do("GET", delayedPath+"/delayed_events/"+tc.id, nil)
 		if testserver.Get(item, "error", "errcode") != "M_FORBIDDEN" || item["event_id"] != nil {
-			t.Errorf("%s: %v", tc.c.User, item)
+			t.Errorf("%s: the finalised event is %v, want the error M_FORBIDDEN", tc.c.User, item)
 		}
 	}
 	h.bob.Refused("PUT", "/v3/rooms/"+url.PathEscape(h.room)+"/send/m.room.message/x?org.matrix.msc4140.delay=5", obj{}, 403, "M_FORBIDDEN")
@@ -227,7 +227,7 @@ func TestStateOfOthersOverridesADelayedStateEvent(t *testing.T) {
 	set(h.alice, "others", "alice's")
 	h.due(5 * time.Second)
 	if state("own") != "own" || state("others") != "alice's" {
-		t.Errorf("the state is %v and %v", state("own"), state("others"))
+		t.Errorf("the states are %v and %v, want the user's own and that of alice", state("own"), state("others"))
 	}
 }
 
@@ -242,11 +242,11 @@ func TestDelayedEventsAreBounded(t *testing.T) {
 	alice.Do("PUT", send+"2?org.matrix.msc4140.delay=60000", obj{})
 	status, header, raw := alice.Raw("PUT", send+"3?org.matrix.msc4140.delay=1000", obj{})
 	if status != 429 || header.Get("Retry-After") != "60" || !strings.Contains(string(raw), "M_MAX_DELAYED_EVENTS_EXCEEDED") || !strings.Contains(string(raw), "M_LIMIT_EXCEEDED") {
-		t.Errorf("the third one gets %d, %v, %s", status, header, raw)
+		t.Errorf("a third scheduled event gets %d, %v, %s; want 429 with Retry-After", status, header, raw)
 	}
 	status, _, raw = alice.Raw("PUT", send+"4?org.matrix.msc4140.delay=3600001", obj{})
 	if text := string(raw); status != 400 || !strings.Contains(text, `"errcode":"M_UNKNOWN"`) || !strings.Contains(text, `"org.matrix.msc4140.errcode":"M_MAX_DELAY_EXCEEDED"`) || !strings.Contains(text, `"org.matrix.msc4140.max_delay":3600000`) {
-		t.Errorf("a long delay gets %d %s", status, raw)
+		t.Errorf("a delay beyond the maximum gets %d %s", status, raw)
 	}
 	later := delayedPath + "/rooms/" + url.PathEscape(room) + "/delayed_event/m.room.message/"
 	alice.Refused("PUT", later+"1", obj{"delay_ms": int64(1) << 62, "content": obj{}}, 403, "M_FORBIDDEN")
@@ -266,7 +266,7 @@ func TestDelayedEventsAreBounded(t *testing.T) {
 	}
 	limits := testserver.Get(alice.Do("GET", "/v3/capabilities", nil), "capabilities", "org.matrix.msc4140.delayed_events")
 	if testserver.Get(limits, "max_delay_ms") != 3600000.0 || testserver.Get(limits, "max_scheduled") != 2.0 {
-		t.Errorf("the capability is %v", limits)
+		t.Errorf("the capability is %v, want a delay of an hour and two events", limits)
 	}
 }
 
@@ -277,7 +277,7 @@ func TestDelayedEventsCanBeSwitchedOff(t *testing.T) {
 	alice.Refused("PUT", "/v3/rooms/"+url.PathEscape(room)+"/send/m.room.message/1?org.matrix.msc4140.delay=5", obj{}, 403, "M_FORBIDDEN")
 	if testserver.Get(alice.Do("GET", "/versions", nil), "unstable_features", "org.matrix.msc4140") != false ||
 		testserver.Get(alice.Do("GET", "/v3/capabilities", nil), "capabilities", "org.matrix.msc4140.delayed_events") != nil {
-		t.Error("delayed events are announced")
+		t.Error("the server claims to support delayed events")
 	}
 }
 

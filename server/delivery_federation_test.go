@@ -139,7 +139,7 @@ func TestMessagesSentDuringAPartitionArriveAfterwards(t *testing.T) {
 		for prefix, n := range map[string]int{"a": 70, "b": 7} {
 			got := slices.DeleteFunc(l.bodies(), func(s string) bool { return !strings.HasPrefix(s, prefix) })
 			if !slices.Equal(got, numbers(prefix, n)) {
-				t.Errorf("%s hears %v", l.c.User, got)
+				t.Errorf("%s gets %v; want all %d messages with the prefix %q, in order", l.c.User, got, n, prefix)
 			}
 		}
 	}
@@ -160,10 +160,10 @@ func TestQueuedEventsThatAreRedactedOrExpireAreNotSent(t *testing.T) {
 	net.Start(1)
 	atBob.until("bob hears the newest", func() bool { return slices.Contains(atBob.bodies(), "said-now") })
 	if s.contains("said-in-anger") || s.contains("said-long-ago") {
-		t.Error("what nobody may read any more was sent")
+		t.Error("a redacted or expired message was sent")
 	}
 	if got := atBob.bodies(); !slices.Equal(got, []string{"said-now"}) {
-		t.Errorf("bob hears %v", got)
+		t.Errorf("bob gets %v, want only the message that is left", got)
 	}
 }
 
@@ -183,7 +183,7 @@ func TestAServerReceivesTheKickOfItsLastUserAfterAnOutage(t *testing.T) {
 		})
 	})
 	if slices.Contains(atBob.bodies(), "behind his back") {
-		t.Error("bob hears what was said after he was kicked")
+		t.Error("bob gets a message from after the kick")
 	}
 }
 
@@ -196,12 +196,12 @@ func TestATransactionWithoutAResponseIsRetriedAndAppliedOnce(t *testing.T) {
 	tell(alice, room, "then")
 	atBob.until("bob hears both", func() bool { return slices.Contains(atBob.bodies(), "then") })
 	if got := atBob.bodies(); !slices.Equal(got, []string{"once", "then"}) {
-		t.Errorf("bob hears %v", got)
+		t.Errorf("bob gets %v, want each message once", got)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.paths) < 3 || s.paths[0] != s.paths[1] || s.paths[1] != s.paths[2] {
-		t.Errorf("the transactions are %v", s.paths)
+		t.Errorf("the paths of the transactions are %v, want the first one three times", s.paths)
 	}
 }
 
@@ -220,10 +220,10 @@ func TestRoomsWithoutOtherServersSendNothing(t *testing.T) {
 	raw, err := net.Servers[0].Control(context.Background(), "federation status", json.RawMessage(`{"server":"hs2.test"}`))
 	status, _ := raw.([]outbox.Status)
 	if mxerr.Code(err) != mxerr.CodeNotFound && (len(status) != 1 || status[0].Events != 0) {
-		t.Errorf("what waits for the other server is %+v (%v)", raw, err)
+		t.Errorf("the status of the other server is %+v (%v), want nothing that waits for it", raw, err)
 	}
 	if s.contains(local) || s.contains("not-yet-for-bob") {
-		t.Errorf("sent: %s", s.all.String())
+		t.Errorf("an event was sent to a server that is not in the room: %s", s.all.String())
 	}
 }
 
@@ -274,7 +274,7 @@ func TestAnEventWhosePredecessorsCannotBeFetchedIsRetried(t *testing.T) {
 	tell(carol, room, "third")
 	atBob.until("the third is heard", func() bool { return slices.Contains(atBob.bodies(), "third") })
 	if asked.Load() < 3 {
-		t.Errorf("asked %d times", asked.Load())
+		t.Errorf("the missing event was requested %d times, want at least 3", asked.Load())
 	}
 }
 
@@ -319,11 +319,11 @@ func TestRedactionWithoutPowerReachesNobody(t *testing.T) {
 		"bob":   append(atBob.events, messages),
 	} {
 		if text := fmt.Sprint(seen); strings.Contains(text, "m.room.redaction") || strings.Contains(text, "spite") {
-			t.Errorf("%s sees %s", who, text)
+			t.Errorf("%s gets a redaction by a user without the power: %s", who, text)
 		}
 	}
 	if e := alice.Do("GET", "/v3/rooms/"+room+"/event/"+target, nil); testserver.Get(e, "content", "body") != "from-before-bob" {
-		t.Errorf("the target is %v", e)
+		t.Errorf("the target is %v, want it with its content", e)
 	}
 	alice.Do("PUT", "/v3/rooms/"+room+"/redact/"+target+"/2", map[string]any{"reason": "regret"})
 	atBob.until("bob hears of alice's redaction", func() bool {

@@ -56,7 +56,7 @@ func (d *device) until(what string, good func(answer obj) bool, params ...string
 			return a
 		}
 	}
-	d.t.Fatalf("%s was not told to %s", what, d.User)
+	d.t.Fatalf("%s: the news did not reach %s in time", what, d.User)
 	return nil
 }
 
@@ -87,7 +87,7 @@ func (d *device) sees(user, what string, good func(keys obj) bool) {
 	keys := d.keysOf(user)
 	for end := time.Now().Add(20 * time.Second); !good(keys); keys = d.keysOf(user) {
 		if time.Now().After(end) {
-			d.t.Fatalf("%s of %s are not seen: %v", what, user, keys)
+			d.t.Fatalf("%s of %s did not arrive in time: %v", what, user, keys)
 		}
 		d.sync("timeout", "500")
 	}
@@ -108,10 +108,10 @@ func TestKeysAcrossServers(t *testing.T) {
 	s.bob.Do("POST", "/v3/keys/upload", obj{"one_time_keys": obj{"signed_curve25519:A": obj{"key": "k", "signatures": obj{}}}})
 	claim := obj{"one_time_keys": obj{s.bob.User: obj{s.bob.DeviceID: "signed_curve25519"}}}
 	if got := s.alice.Do("POST", "/v3/keys/claim", claim); get(got, "one_time_keys", s.bob.User, s.bob.DeviceID, "signed_curve25519:A", "key") != "k" {
-		t.Errorf("claimed %v", got)
+		t.Errorf("the claimed key is %v", got)
 	}
 	if got := s.alice.Do("POST", "/v3/keys/claim", claim); get(got, "one_time_keys", s.bob.User) != nil {
-		t.Errorf("claimed twice: %v", got)
+		t.Errorf("the same one-time key was claimed twice: %v", got)
 	}
 	s.bob.until("the count of keys", func(a obj) bool { return get(a, "device_one_time_keys_count", "signed_curve25519") == 0.0 })
 
@@ -123,10 +123,10 @@ func TestKeysAcrossServers(t *testing.T) {
 	s.Cut(s.Name(0), s.Name(1))
 	keys := s.alice.keysOf(s.bob.User)
 	if get(keys, "device_keys", s.bob.User, s.bob.DeviceID) == nil || len(keys["failures"].(obj)) != 0 {
-		t.Errorf("the cache does not help while the other server is away: %v", keys)
+		t.Errorf("while the other server is unreachable, the cached keys are not returned: %v", keys)
 	}
 	if keys = s.alice.keysOf("@carol:" + s.Name(1)); get(keys, "failures", s.Name(1)) == nil {
-		t.Errorf("a server that is away is no failure: %v", keys)
+		t.Errorf("a server that is unreachable is not among the failures: %v", keys)
 	}
 }
 
@@ -195,14 +195,14 @@ func TestDeviceMessagesAcrossServersArriveInOrderAlsoAfterAnOutage(t *testing.T)
 	s.bob.until("messages", func(a obj) bool {
 		for _, m := range list(a, "to_device", "events") {
 			if get(m, "type") != "m.test" || get(m, "sender") != s.alice.User {
-				t.Errorf("got %v", m)
+				t.Errorf("the to-device message is %v", m)
 			}
 		}
 		got = append(got, each(list(a, "to_device", "events"), "content", "n")...)
 		return len(got) >= 4
 	})
 	if !slices.Equal(got, []any{1.0, 2.0, 3.0, 4.0}) {
-		t.Errorf("messages are %v", got)
+		t.Errorf("the messages are %v, want 1 to 4 in order", got)
 	}
 }
 
@@ -242,7 +242,7 @@ func TestPrivateReceiptsAreNotSentToOtherServers(t *testing.T) {
 	s.alice.until("a receipt", func(a obj) bool {
 		content := s.ephemeral(a, "m.receipt")
 		if strings.Contains(toJSON(t, content), "m.read.private") || content[second] != nil {
-			t.Errorf("a private receipt is told: %v", content)
+			t.Errorf("a private receipt was sent to another server: %v", content)
 		}
 		return get(content, first, "m.read", s.bob.User, "thread_id") == "main"
 	})
@@ -290,10 +290,10 @@ func TestPresenceAcrossServers(t *testing.T) {
 	s.bob.Do("PUT", path, obj{"presence": "online", "status_msg": "hello"})
 	told("online", "hello")
 	if got := s.alice.Do("GET", path, nil); got["presence"] != "online" || got["status_msg"] != "hello" {
-		t.Errorf("presence is %v", got)
+		t.Errorf("alice gets bob's presence as %v, want online with his status", got)
 	}
 	if first := s.alice.again(); !strings.Contains(toJSON(t, first["presence"]), s.bob.User) {
-		t.Errorf("a first sync has the presence of %v", first["presence"])
+		t.Errorf("a first sync has the presence %v, want bob's", first["presence"])
 	}
 	s.bob.Do("PUT", path, obj{"presence": "unavailable"})
 	told("unavailable", "")
@@ -346,12 +346,12 @@ func TestPresenceIsNotSentToOtherServersIfSwitchedOff(t *testing.T) {
 	s.Servers[1].Advance(time.Second)
 	s.alice.until("the message", func(a obj) bool {
 		if strings.Contains(toJSON(t, a["presence"]), "at home") {
-			t.Errorf("told %v", a["presence"])
+			t.Errorf("alice gets the presence %v, although bob's server sends none", a["presence"])
 		}
 		return slices.Contains(each(list(a, "rooms", "join", s.room, "timeline", "events"), "event_id"), any(event))
 	})
 	if got := s.bob.Do("GET", "/v3/presence/"+s.alice.User+"/status", nil); got["presence"] != "offline" {
-		t.Errorf("the presence of another server is taken: %v", got)
+		t.Errorf("bob gets the presence %v, want offline: his server ignores that of others", got)
 	}
 }
 
@@ -401,19 +401,19 @@ func TestForgedEphemeralDataIsIgnored(t *testing.T) {
 	}
 	a := s.alice.sync()
 	if found := toJSON(t, a["presence"]) + toJSON(t, get(a, "rooms", "join", s.room)); strings.Contains(found, "forged") || strings.Contains(found, "m.typing") || strings.Contains(found, "m.receipt") {
-		t.Errorf("told of forged data: %s", found)
+		t.Errorf("alice gets forged data: %s", found)
 	}
 	s.alice.Do("PUT", "/v3/rooms/"+s.room+"/state/m.room.server_acl/", obj{"allow": []string{"*"}, "deny": []string{s.Name(1)}})
 	typing(1, s.bob.User)
 	receipt(1, s.bob.User, event, obj{"ts": 1})
 	if a := s.alice.sync(); s.ephemeral(a, "m.typing") != nil || s.ephemeral(a, "m.receipt") != nil {
-		t.Errorf("a server that the room does not let in is heard: %v", a)
+		t.Errorf("data of a server that the room's ACL denies is accepted: %v", a)
 	}
 	s.alice.Do("PUT", "/v3/rooms/"+s.room+"/state/m.room.server_acl/", obj{"allow": []string{"*"}})
 	typing(1, s.bob.User)
 	receipt(1, s.bob.User, event, obj{"ts": 1})
 	if a := s.alice.sync(); s.ephemeral(a, "m.typing") == nil || s.ephemeral(a, "m.receipt") == nil {
-		t.Errorf("the tests above prove nothing: %v", a)
+		t.Errorf("valid data does not arrive either, so the test proves nothing: %v", a)
 	}
 }
 
@@ -433,7 +433,7 @@ func TestClaimsOfOneTimeKeysByOneServerAreLimited(t *testing.T) {
 	}
 	var refused *fedclient.RemoteError
 	if err := claim(); !errors.As(err, &refused) || refused.Code != "M_LIMIT_EXCEEDED" {
-		t.Errorf("a claim too many: %v", err)
+		t.Errorf("a claim beyond the limit gets %v, want M_LIMIT_EXCEEDED", err)
 	}
 }
 
@@ -449,18 +449,18 @@ func TestInvitesAreLimitedSeparatelyForEachUserAndServer(t *testing.T) {
 	}
 	for range 3 {
 		if status := invite(mallory, alice.User); status != 200 {
-			t.Fatalf("an invite: %d", status)
+			t.Fatalf("an invite gets status %d, want 200", status)
 		}
 	}
 	if status := invite(mallory, alice.User); status != 429 {
-		t.Errorf("an invite too many: %d", status)
+		t.Errorf("an invite beyond the limit gets status %d, want 429", status)
 	}
 	if status := invite(carol, alice.User); status != 200 {
-		t.Errorf("an invite from another server: %d", status)
+		t.Errorf("an invite from another server gets status %d, want 200", status)
 	}
 	friend := signUp(t, s.Servers[1], "friend")
 	if status := invite(friend, signUp(t, s.Servers[0], "bob").User); status != 200 {
-		t.Errorf("an invite of somebody else by somebody else: %d", status)
+		t.Errorf("an invite of another user by another user gets status %d, want 200", status)
 	}
 }
 
@@ -498,6 +498,6 @@ func TestNumbersInEphemeralDataAreValidForClients(t *testing.T) {
 		}
 	}
 	if got := list(s.alice.sync(), "to_device", "events"); len(got) == 0 {
-		t.Error("the message beside the numbers did not arrive")
+		t.Error("the message that was sent with the numbers did not arrive")
 	}
 }

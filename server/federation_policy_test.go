@@ -23,14 +23,14 @@ func TestDeniedServersAreNeitherContactedNorAnswered(t *testing.T) {
 			closed, out, in := w.Servers[0], w.Servers[1], w.Servers[2]
 			closed.Register("alice")
 			if _, _, err := closed.Remote().Version(t.Context(), out.Name()); !errors.Is(err, fedclient.ErrKeptOut) {
-				t.Errorf("a server that is kept out is asked: %v", err)
+				t.Errorf("a request to a denied server returns %v, want ErrKeptOut", err)
 			}
 			var remote *fedclient.RemoteError
 			if _, err := out.Remote().UserDevices(t.Context(), closed.Name(), "@alice:hs1.test"); !errors.As(err, &remote) || remote.Status != 403 || remote.Code != "M_FORBIDDEN" {
-				t.Errorf("a server that is kept out is told %v", err)
+				t.Errorf("a denied server gets %v, want 403 M_FORBIDDEN", err)
 			}
 			if _, err := in.Remote().UserDevices(t.Context(), closed.Name(), "@alice:hs1.test"); err != nil {
-				t.Errorf("another one is told %v", err)
+				t.Errorf("a server that is not denied gets %v", err)
 			}
 		})
 	}

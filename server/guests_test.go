@@ -17,7 +17,7 @@ func guest(t *testing.T, s *testserver.Server) *device {
 	d.DeviceID, _ = answer["device_id"].(string)
 	d.Token, _ = answer["access_token"].(string)
 	if d.Token == "" || d.DeviceID == "IGNORED" || d.User == "@ignored:test" {
-		t.Fatalf("the guest is %v", answer)
+		t.Fatalf("the registration of a guest returns %v", answer)
 	}
 	return d
 }
@@ -28,7 +28,7 @@ func TestGuestsJoinOnlyRoomsThatAllowThem(t *testing.T) {
 	s := testserver.New(t, withGuests)
 	alice, g := signUp(t, s, "alice"), guest(t, s)
 	if who := g.Do("GET", "/v3/account/whoami", nil); who["is_guest"] != true || who["device_id"] != g.DeviceID {
-		t.Errorf("whoami of a guest: %v", who)
+		t.Errorf("whoami returns %v, want a guest on the same device", who)
 	}
 	state := func(access string) []obj {
 		return []obj{{"type": "m.room.guest_access", "content": obj{"guest_access": access}}}
@@ -74,12 +74,12 @@ func TestGuestsCallOnlyTheOperationsForGuests(t *testing.T) {
 	body := obj{"room_subscriptions": obj{room: obj{"timeline_limit": 10, "required_state": []any{}}}}
 	a := g.Do("POST", "/unstable/org.matrix.simplified_msc3575/sync", body)
 	if timeline, _ := get(a, "rooms", room, "timeline").([]any); len(timeline) == 0 {
-		t.Errorf("sliding sync of a guest: %v", a)
+		t.Errorf("sliding sync of a guest returns no timeline: %v", a)
 	}
 	body["room_subscriptions"] = obj{room: obj{"timeline_limit": 10}}
 	a = g.Do("POST", "/v4/sync", body)
 	if timeline, _ := get(a, "rooms", room, "timeline").([]any); len(timeline) == 0 {
-		t.Errorf("sliding sync of a guest in its merged form: %v", a)
+		t.Errorf("sliding sync of a guest, in its merged form, returns no timeline: %v", a)
 	}
 	g.Do("PUT", "/v3/devices/"+g.DeviceID, obj{"display_name": "x"})
 	g.Do("PUT", "/v3/profile/"+g.User+"/displayname", obj{"displayname": "Visitor"})
@@ -129,7 +129,7 @@ func TestGuestsBecomeUsersWithTheirToken(t *testing.T) {
 	anyone.Refused("POST", "/v3/register", body(obj{"guest_access_token": ""}), 400, "M_USER_IN_USE")
 	anyone.Refused("POST", "/v3/register", obj{"guest_access_token": g.Token, "password": "x"}, 400, "M_MISSING_PARAM")
 	if got := anyone.Do("POST", "/v3/register", body(nil)); got["user_id"] != g.User || got["access_token"] == g.Token {
-		t.Errorf("the upgrade is answered with %v", got)
+		t.Errorf("the upgrade returns %v, want the same user and a new token", got)
 	}
 	if who := g.Do("GET", "/v3/account/whoami", nil); who["is_guest"] != false {
 		t.Errorf("the old session is still that of a guest: %v", who)
@@ -155,7 +155,7 @@ func TestGuestAccountsAreLimitedPerNetwork(t *testing.T) {
 		got = append(got, status)
 	}
 	if fmt.Sprint(got) != "[200 200 200 429]" {
-		t.Errorf("four guests of one network: %v", got)
+		t.Errorf("the statuses of four registrations of guests from one network are %v, want the last to be 429", got)
 	}
 }
 

@@ -39,7 +39,7 @@ func operations(t *testing.T) (ops []operation) {
 		ops = append(ops, operation{f[0], f[1], f[2]})
 	}
 	if err := lines.Err(); err != nil || len(ops) < 100 {
-		t.Fatalf("%d operations, %v", len(ops), err)
+		t.Fatalf("%d operations were found (%v), want at least 100", len(ops), err)
 	}
 	return ops
 }
@@ -300,7 +300,7 @@ func TestNoInputIsAnsweredWithAServerError(t *testing.T) {
 	}
 	t.Logf("%d requests", h.n)
 	if sync := h.Do("GET", "/v3/sync", nil); sync["next_batch"] == nil {
-		t.Errorf("/sync after all of it: %v", sync)
+		t.Errorf("after all requests /sync returns %v", sync)
 	}
 }
 

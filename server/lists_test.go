@@ -28,7 +28,7 @@ func TestRoomListTakesThreeStatementsForAPageAndLoadsNoRoom(t *testing.T) {
 			pages++
 			for _, r := range page.Items {
 				if missing[string(r.Room)] != r.Name || r.Joined != 1 {
-					t.Errorf("%+v", r)
+					t.Errorf("the list has the room %+v, want its name and one member", r)
 				}
 				delete(missing, string(r.Room))
 			}
@@ -38,7 +38,7 @@ func TestRoomListTakesThreeStatementsForAPageAndLoadsNoRoom(t *testing.T) {
 		}
 	})
 	if pages != 2 || len(missing) != 0 {
-		t.Errorf("%d pages; missing are %v", pages, missing)
+		t.Errorf("%d pages, want 2; the rooms %v are on none of them", pages, missing)
 	}
 	reads := 0
 	for _, q := range statements {
@@ -50,7 +50,7 @@ func TestRoomListTakesThreeStatementsForAPageAndLoadsNoRoom(t *testing.T) {
 		}
 	}
 	if reads != 3*pages {
-		t.Errorf("%d statements for %d pages", reads, pages)
+		t.Errorf("%d statements for %d pages, want three for each", reads, pages)
 	}
 }
 

@@ -89,13 +89,13 @@ func TestRoomOfAnotherServerIsJoinedAndUsed(t *testing.T) {
 			w.join(bob, room)
 			joined := section(bob, "join", room)
 			if n := testserver.Get(joined, "summary", "m.joined_member_count"); n != 2.0 {
-				t.Errorf("bob sees %v members", n)
+				t.Errorf("to bob the room has %v joined members, want 2", n)
 			}
 			if e := stateIn(testserver.Get(joined, "state", "events"), "m.room.name", ""); testserver.Get(e, "content", "name") != "Kitchen" {
-				t.Errorf("bob sees the name in %v", e)
+				t.Errorf("bob gets the name as %v, want Kitchen", e)
 			}
 			if m := w.membership(alice, room, bob.User); m != "join" {
-				t.Errorf("to alice bob's membership is %q", m)
+				t.Errorf("on alice's server bob's membership is %q, want join", m)
 			}
 			bob.Do("PUT", "/v3/rooms/"+url.PathEscape(room)+"/send/m.room.message/1", map[string]any{"msgtype": "m.text", "body": "from bob " + version})
 			alice.Do("PUT", "/v3/rooms/"+url.PathEscape(room)+"/send/m.room.message/1"+version, map[string]any{"msgtype": "m.text", "body": "from alice " + version})
@@ -112,7 +112,7 @@ func TestRoomOfAnotherServerIsJoinedAndUsed(t *testing.T) {
 			w.join(bob, room) // bob joins again
 			w.eventually("bob's return", func() bool { return w.membership(alice, room, bob.User) == "join" })
 			if m := w.membership(bob, room, bob.User); m != "join" {
-				t.Errorf("bob's membership at home is %q", m)
+				t.Errorf("on bob's server his membership is %q, want join", m)
 			}
 		})
 	}
@@ -131,21 +131,21 @@ func TestInviteOfAnotherServerIsShownAcceptedRejectedAndRevoked(t *testing.T) {
 			for _, want := range [][2]string{{"m.room.create", ""}, {"m.room.name", ""}, {"m.room.join_rules", ""}, {"m.room.member", alice.User}, {"m.room.member", bob.User}} {
 				e := stateIn(shown, want[0], want[1])
 				if e == nil || e["event_id"] != nil || e["signatures"] != nil {
-					t.Errorf("the invite shows %v for %v", e, want)
+					t.Errorf("the stripped state of the invite has %v for %v, want a stripped event", e, want)
 				}
 			}
 			if direct := testserver.Get(stateIn(shown, "m.room.member", bob.User), "content", "is_direct"); direct != true {
-				t.Error("the invite is not direct")
+				t.Errorf("is_direct of the invite is %v, want true", direct)
 			}
 			bob.Do("POST", path+"/leave", map[string]any{})
 			if invited() != nil {
-				t.Error("the rejected invite is still shown")
+				t.Error("the rejected invite is still in /sync")
 			}
 			w.eventually("bob's rejection", func() bool { return w.membership(alice, room, bob.User) == "leave" })
 
 			alice.Do("POST", path+"/invite", map[string]any{"user_id": bob.User, "reason": "come"})
 			if e := stateIn(testserver.Get(invited(), "invite_state", "events"), "m.room.member", bob.User); testserver.Get(e, "content", "reason") != "come" {
-				t.Errorf("the second invite shows %v", e)
+				t.Errorf("the member event of the second invite is %v", e)
 			}
 			alice.Do("POST", path+"/kick", map[string]any{"user_id": bob.User})
 			w.eventually("the withdrawal", func() bool { return invited() == nil })
@@ -153,11 +153,11 @@ func TestInviteOfAnotherServerIsShownAcceptedRejectedAndRevoked(t *testing.T) {
 			alice.Do("POST", path+"/invite", map[string]any{"user_id": bob.User})
 			bob.Do("POST", path+"/join", map[string]any{})
 			if m := w.membership(alice, room, bob.User); m != "join" {
-				t.Errorf("to alice bob's membership is %q", m)
+				t.Errorf("on alice's server bob's membership is %q, want join", m)
 			}
 			joined := section(bob, "join", room)
 			if e := stateIn(testserver.Get(joined, "timeline", "events"), "m.room.member", bob.User); testserver.Get(e, "unsigned", "prev_content", "membership") != "invite" {
-				t.Errorf("bob's join is shown as %v", e)
+				t.Errorf("bob's join is %v, want the previous membership invite", e)
 			}
 		})
 	}
@@ -177,7 +177,7 @@ func TestKnockOnARoomOfAnotherServer(t *testing.T) {
 				t.Helper()
 				bob.Do("POST", "/v3/knock/"+url.PathEscape(room)+"?via=hs1.test", map[string]any{"reason": "it is me"})
 				if m := w.membership(alice, room, bob.User); m != "knock" {
-					t.Fatalf("to alice bob's membership is %q", m)
+					t.Fatalf("on alice's server bob's membership is %q, want knock", m)
 				}
 			}
 			knocked := func() map[string]any { return section(bob, "knock", room) }
@@ -185,13 +185,13 @@ func TestKnockOnARoomOfAnotherServer(t *testing.T) {
 			shown := testserver.Get(knocked(), "knock_state", "events")
 			for _, want := range [][2]string{{"m.room.create", ""}, {"m.room.name", ""}, {"m.room.member", bob.User}} {
 				if e := stateIn(shown, want[0], want[1]); e == nil || e["event_id"] != nil || e["signatures"] != nil {
-					t.Errorf("the knock shows %v for %v", e, want)
+					t.Errorf("the stripped state of the knock has %v for %v, want a stripped event", e, want)
 				}
 			}
 			bob.Do("POST", path+"/leave", map[string]any{})
 			w.eventually("the knock's end", func() bool { return w.membership(alice, room, bob.User) == "leave" })
 			if knocked() != nil {
-				t.Error("the knock that was taken back is still shown")
+				t.Error("the retracted knock is still in /sync")
 			}
 			knock()
 			alice.Do("POST", path+"/kick", map[string]any{"user_id": bob.User})
@@ -199,11 +199,11 @@ func TestKnockOnARoomOfAnotherServer(t *testing.T) {
 			knock()
 			alice.Do("POST", path+"/invite", map[string]any{"user_id": bob.User})
 			if knocked() != nil || section(bob, "invite", room) == nil {
-				t.Error("the invite has not taken the knock's place")
+				t.Error("/sync has the knock, or lacks the invite that followed it")
 			}
 			bob.Do("POST", path+"/join", map[string]any{})
 			if m := w.membership(alice, room, bob.User); m != "join" {
-				t.Errorf("to alice bob's membership is %q", m)
+				t.Errorf("on alice's server bob's membership is %q, want join", m)
 			}
 		})
 	}

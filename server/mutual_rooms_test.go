@@ -48,19 +48,19 @@ func TestMutualRoomsAreThoseThatBothUsersAreJoinedTo(t *testing.T) {
 		slices.Sort(got)
 		want := slices.Sorted(slices.Values(rooms))
 		if !slices.Equal(got, want) || len(list(first, "joined")) != 100 || first["count"] != 101.0 || second["count"] != 101.0 || second[form.next] != nil {
-			t.Errorf("%s: %d rooms on two pages, counts %v and %v", form.path, len(got), first["count"], second["count"])
+			t.Errorf("%s: %d rooms on two pages, with the counts %v and %v; want 101 and the first page with 100", form.path, len(got), first["count"], second["count"])
 		}
 	}
 	for _, query := range []string{"", "?user_id=bob", "?user_id=" + url.QueryEscape(alice.User), "?user_id=" + url.QueryEscape(bob.User) + "&from=x", "?user_id=" + url.QueryEscape(bob.User) + "&from=-1"} {
 		alice.Refused("GET", "/v1/mutual_rooms"+query, nil, 400, "M_INVALID_PARAM")
 	}
 	if got := alice.Do("GET", "/v1/mutual_rooms?user_id=%40nobody%3Aelsewhere", nil); len(list(got, "joined")) != 0 {
-		t.Errorf("an unknown user shares %v", got)
+		t.Errorf("with an unknown user alice shares %v, want nothing", got)
 	}
 	versions := alice.Do("GET", "/versions", nil)
 	for _, flag := range []string{"uk.half-shot.msc2666.query_mutual_rooms", "uk.half-shot.msc2666.query_mutual_rooms.stable"} {
 		if get(versions, "unstable_features", flag) != true {
-			t.Errorf("%s is not claimed", flag)
+			t.Errorf("/versions does not claim %s", flag)
 		}
 	}
 }

@@ -29,7 +29,7 @@ func TestTheOldEventStreamHasTheEventsOfAllRooms(t *testing.T) {
 		}
 	}
 	if strings.Contains(found, "before") || len(list(got, "chunk")) != 2 || get(got, "chunk", 0, "room_id") == nil || got["start"] != from {
-		t.Errorf("the stream has %v", got)
+		t.Errorf("the stream has %v, want the two events from after the token", got)
 	}
 	if rooms := fmt.Sprint(get(got, "chunk", 0, "room_id"), get(got, "chunk", 1, "room_id")); !strings.Contains(rooms, room) || !strings.Contains(rooms, other) {
 		t.Errorf("the rooms are %s", rooms)
@@ -50,10 +50,10 @@ func TestTheOldEventStreamHasTheEventsOfAllRooms(t *testing.T) {
 			t.Errorf("the invite arrives as %v", v)
 		}
 	case <-time.After(10 * time.Second):
-		t.Fatal("an invite does not end the wait")
+		t.Fatal("the waiting request is not woken by an invite")
 	}
 	if now := alice.Do("GET", "/v3/events?timeout=0", nil); len(list(now, "chunk")) != 0 || now["end"] == nil {
-		t.Errorf("from now on: %v", now)
+		t.Errorf("a request without a token returns %v, want no events and a token", now)
 	}
 	alice.Refused("GET", "/v3/events?from=nonsense", nil, 400, "M_INVALID_PARAM")
 }
@@ -68,7 +68,7 @@ func TestTheOldEventStreamLeavesMessagesForTheDevice(t *testing.T) {
 	second := alice.Do("GET", "/v3/events?timeout=0&from="+url.QueryEscape(fmt.Sprint(first["end"])), nil)
 	alice.Do("GET", "/v3/events?timeout=0&from="+url.QueryEscape(fmt.Sprint(second["end"])), nil)
 	if got := alice.sync(); len(list(got, "to_device", "events")) != 1 {
-		t.Errorf("the message for the device is lost: %v", got["to_device"])
+		t.Errorf("the old stream has taken the message for the device: %v", got["to_device"])
 	}
 }
 
@@ -112,7 +112,7 @@ func TestTheOldInitialSyncHasEveryRoom(t *testing.T) {
 	}
 	older := alice.Do("GET", base+"/messages?dir=b&limit=1&from="+url.QueryEscape(fmt.Sprint(get(r, "messages", "start"))), nil)
 	if get(older, "chunk", 0, "content", "body") != "message 1" {
-		t.Errorf("before the start are %v", older)
+		t.Errorf("the events before the token start are %v, want message 1", older)
 	}
 	if got := rooms("?archived=true"); get(got[left], "membership") != "leave" {
 		t.Errorf("the archived room is %v", got[left])

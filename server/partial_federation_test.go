@@ -72,14 +72,14 @@ func TestPartialStateRoomIsUsableWithLazyLoading(t *testing.T) {
 	w.join(bob, room)
 	lazy := syncOf(bob, true, "", 0)
 	if took := time.Since(begun); took > 2*time.Second {
-		t.Errorf("the room was there after %v", took)
+		t.Errorf("the join took %v, want at most two seconds", took)
 	}
 	if joinedIn(lazy, room) == nil || stateIn(testserver.Get(joinedIn(lazy, room), "state", "events"), "m.room.name", "") == nil {
 		t.Fatalf("the room is not in the first /sync: %v", lazy["rooms"])
 	}
 	<-asked
 	if sync := syncOf(bob, false, eager, 0); joinedIn(sync, room) != nil {
-		t.Errorf("who wants all members got %v", joinedIn(sync, room))
+		t.Errorf("a client that wants all members gets the room before they are known: %v", joinedIn(sync, room))
 	}
 	bob.Do("PUT", inRoom+"/send/m.room.message/1", map[string]any{"msgtype": "m.text", "body": "hello from bob"})
 	alice.Hears("hello from bob")
@@ -101,34 +101,34 @@ func TestPartialStateRoomIsUsableWithLazyLoading(t *testing.T) {
 	go func() { woken <- syncOf(bob, false, eager, 20*time.Second) }()
 	select {
 	case got := <-members:
-		t.Errorf("members before they are known: %v", got)
+		t.Errorf("/members returns %v before the members are known", got)
 	case got := <-woken:
-		t.Errorf("a /sync that waits for the whole was answered: %v", got)
+		t.Errorf("a waiting /sync of a client that wants all members returns %v before they are known", got)
 	case <-time.After(100 * time.Millisecond):
 	}
 	release()
 	if got, _ := (<-members)["chunk"].([]any); len(got) != 4+banned {
-		t.Errorf("%d members", len(got))
+		t.Errorf("/members returns %d events, want %d", len(got), 4+banned)
 	}
 	whole := joinedIn(<-woken, room)
 	for _, c := range append(others, alice) {
 		if stateIn(testserver.Get(whole, "state", "events"), "m.room.member", c.User) == nil {
-			t.Errorf("%s is not in the state for who waited: %v", c.User, whole)
+			t.Errorf("the state for the client that wants all members lacks %s: %v", c.User, whole)
 		}
 	}
 	if stateIn(testserver.Get(whole, "state", "events"), "m.room.member", "@unwanted109:hs1.test") == nil {
-		t.Error("the banned are not in the state for who waited")
+		t.Error("the state for the client that wants all members lacks the banned users")
 	}
 	sync := syncOf(bob, true, since, 100*time.Millisecond)
 	changed, _ := testserver.Get(sync, "device_lists", "changed").([]any)
 	if !slices.Contains(changed, any(others[0].User)) || !slices.Contains(changed, any(others[1].User)) {
-		t.Errorf("the devices to look at are those of %v", changed)
+		t.Errorf("device_lists.changed is %v, want the users of the other servers", changed)
 	}
 	if n := testserver.Get(joinedIn(sync, room), "summary", "m.joined_member_count"); n != 4.0 {
-		t.Errorf("%v members are told of", n)
+		t.Errorf("the summary has %v joined members, want 4", n)
 	}
 	if got, _ := testserver.Get(joinedIn(sync, room), "state", "events").([]any); len(got) > 0 {
-		t.Errorf("who loads lazily is given %v", got)
+		t.Errorf("a client with lazy loading gets the state %v, want none", got)
 	}
 }
 
@@ -147,6 +147,6 @@ func TestJoinGoesOnAfterARestart(t *testing.T) {
 	alice.Hears("still here")
 	release()
 	if got, _ := bob.Do("GET", "/v3/rooms/"+url.PathEscape(room)+"/members", nil)["chunk"].([]any); len(got) != 2 {
-		t.Errorf("%d members", len(got))
+		t.Errorf("/members returns %d events, want 2", len(got))
 	}
 }

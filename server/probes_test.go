@@ -45,15 +45,15 @@ func TestAccountDataIsDeleted(t *testing.T) {
 				h.bob.Do("PUT", path, obj{"x": 1})
 				first := h.bob.Do("GET", "/v3/sync", nil)
 				if content(first) == nil || h.bob.Do("GET", path, nil)["x"] != 1.0 {
-					t.Fatalf("before: %v", content(first))
+					t.Fatalf("before the deletion a first /sync has the content %v, want the stored one", content(first))
 				}
 				remove()
 				h.bob.Refused("GET", path, nil, 404, "M_NOT_FOUND")
 				if got, ok := content(h.bob.Do("GET", "/v3/sync?since="+first["next_batch"].(string), nil)).(map[string]any); !ok || len(got) != 0 {
-					t.Errorf("/sync tells %v", got)
+					t.Errorf("/sync has the content %v for the deleted account data, want {}", got)
 				}
 				if got := content(h.bob.Do("GET", "/v3/sync", nil)); got != nil {
-					t.Errorf("a first /sync has %v", got)
+					t.Errorf("a first /sync has deleted account data: %v", got)
 				}
 				remove() // repeated
 			})
@@ -75,7 +75,7 @@ func TestNotificationSettingsAreDeletedWithTheirDevice(t *testing.T) {
 	one.Do("GET", path+one.DeviceID, nil)
 	events, _ := testserver.Get(one.Do("GET", "/v3/sync?since="+since, nil), "account_data", "events").([]any)
 	if len(events) != 1 || !strings.HasSuffix(testserver.Get(events[0], "type").(string), two.DeviceID) {
-		t.Errorf("/sync tells %v", events)
+		t.Errorf("/sync has the account data %v, want only the deleted setting of the device that has logged out", events)
 	}
 }
 
@@ -107,7 +107,7 @@ func TestMessagesAreFilteredByTheirRelation(t *testing.T) {
 	} {
 		got := ids(h.bob.Do("GET", "/v3/rooms/"+url.PathEscape(h.room)+"/messages?dir=f&from="+from+"&filter="+url.QueryEscape(filter), nil))
 		if !slices.Equal(got, want) {
-			t.Errorf("%s gives %d of %d events: %v", filter, len(got), len(want), got)
+			t.Errorf("the filter %s returns %d events, want %d: %v", filter, len(got), len(want), got)
 		}
 	}
 	h.bob.Refused("GET", "/v3/rooms/"+url.PathEscape(h.room)+"/messages?dir=f&filter="+url.QueryEscape(`{"rel_types":5}`), nil, 400, "M_INVALID_PARAM")
@@ -131,17 +131,17 @@ func TestARedactionAlsoRedactsRelatedEvents(t *testing.T) {
 		further := relate(h.bob, reference, "m.replace")
 		redact(h.bob, target, "m.replace")
 		if !redacted(target) || !redacted(edit) || redacted(reference) || redacted(others) {
-			t.Fatal("the edits and nothing else should be redacted")
+			t.Fatal("with the target, the edit must be redacted and nothing else")
 		}
 		second := h.says(h.bob, "", "second", nil)
 		own, alices := relate(h.bob, second, "m.reference"), relate(h.alice, second, "m.reference")
 		redact(h.bob, second, "*")
 		if !redacted(second) || !redacted(own) || redacted(alices) {
-			t.Error("bob should redact what he may redact")
+			t.Error("bob's request must redact his own events and leave alice's")
 		}
 		redact(h.alice, reference, "*") // alice is the moderator
 		if !redacted(reference) || !redacted(further) {
-			t.Error("alice should redact everything")
+			t.Error("alice's request must redact all related events")
 		}
 		stranger := h.says(h.alice, "", "alice's", nil)
 		kept := relate(h.bob, stranger, "m.reference")
@@ -160,12 +160,12 @@ func TestRTCTransportsComeFromTheConfiguration(t *testing.T) {
 	alice := s.Register("alice")
 	for _, path := range []string{path, "/v1/rtc/transports"} {
 		if got := testserver.Get(alice.Do("GET", path, nil), "rtc_transports", 0, "livekit_service_url"); got != livekit {
-			t.Errorf("%s: %v", path, got)
+			t.Errorf("%s returns the service URL %v, want %s", path, got, livekit)
 		}
 		s.Anonymous().Refused("GET", path, nil, 401, "M_MISSING_TOKEN")
 	}
 	if got := testserver.Get(s.Anonymous().Do("GET", "/.well-known/matrix/client", nil), "org.matrix.msc4143.rtc_foci", 0, "type"); got != "livekit" {
-		t.Errorf("well-known: %v", got)
+		t.Errorf("the well-known document has the focus type %v, want livekit", got)
 	}
 	without := testserver.New(t, nil)
 	bob := without.Register("bob")
@@ -176,12 +176,12 @@ func TestRTCTransportsComeFromTheConfiguration(t *testing.T) {
 		}
 	}
 	if _, there := without.Anonymous().Do("GET", "/.well-known/matrix/client", nil)["org.matrix.msc4143.rtc_foci"]; there {
-		t.Error("well-known has foci without any")
+		t.Error("the well-known document has rtc_foci although none are configured")
 	}
 	for _, bad := range []string{"x", "{}", `["livekit"]`, `[{"url":"x"}]`} {
 		c := config.Default()
 		if c.Calls.RTCTransports = bad; c.Validate() == nil {
-			t.Errorf("%s is accepted", bad)
+			t.Errorf("the invalid configuration %s is accepted", bad)
 		}
 	}
 }
@@ -194,10 +194,10 @@ func TestRelationsAreServedUnderTheirUnstableNames(t *testing.T) {
 	edit := h.says(h.alice, "", "edit", obj{"m.relates_to": obj{"rel_type": "m.replace", "event_id": first}, "m.new_content": obj{"msgtype": "m.text", "body": "x"}})
 	base := "/v1/rooms/" + url.PathEscape(h.room) + "/relations/" + url.PathEscape(root)
 	if got := ids(h.bob.Do("GET", base+"?org.matrix.msc3715.dir=f", nil)); !slices.Equal(got, []string{first, second}) {
-		t.Errorf("forwards: %v", got)
+		t.Errorf("forwards, the relations are %v, want %v", got, []string{first, second})
 	}
 	if got := ids(h.bob.Do("GET", base+"?org.matrix.msc3981.recurse=true", nil)); !slices.Equal(got, []string{edit, second, first}) {
-		t.Errorf("recursive: %v", got)
+		t.Errorf("with recursion, the relations are %v, want %v", got, []string{edit, second, first})
 	}
 }
 
@@ -212,7 +212,7 @@ func TestAdministratorsSeeWhoIsAnAdministrator(t *testing.T) {
 		t.Fatal(err)
 	}
 	if alice.Do("GET", path(alice.User), nil)["admin"] != true || alice.Do("GET", path(bob.User), nil)["admin"] != false {
-		t.Error("alice is the administrator, and bob is not")
+		t.Error("alice must be an administrator, and bob must not be one")
 	}
 	alice.Refused("GET", path("@nobody:test"), nil, 404, "M_NOT_FOUND")
 }

@@ -111,7 +111,7 @@ func TestAWaitingSyncIsWokenByAProfileChange(t *testing.T) {
 		default:
 		}
 		if text > 2000 {
-			t.Fatal("the request is not woken")
+			t.Fatal("the waiting /sync is not woken")
 		}
 	}
 }

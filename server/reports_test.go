@@ -36,7 +36,7 @@ func TestReportsReachTheAdministratorsWithTheReportedContent(t *testing.T) {
 
 	got := reports(t, s)
 	if len(got) != 3 {
-		t.Fatalf("there are %d reports: %v", len(got), got)
+		t.Fatalf("%d reports are listed, want 3: %v", len(got), got)
 	}
 	first := got[0]
 	if get(first, "reporter") != alice.User || get(first, "event") != event || get(first, "room") != room || get(first, "user") != bob.User ||
@@ -68,7 +68,7 @@ func TestReportsDoNotRevealWhatExists(t *testing.T) {
 		}
 		for _, a := range answers {
 			if a != "200{}" {
-				t.Errorf("%v: %v", paths, answers)
+				t.Errorf("%v: reports of existing and of unknown things get %v, want 200 and {} for all", paths, answers)
 			}
 		}
 	}
@@ -127,7 +127,7 @@ func TestReportsAreLimitedInRateAndNumber(t *testing.T) {
 		}
 	}
 	if limited != 5 {
-		t.Errorf("%d of 25 reports at once are refused", limited)
+		t.Errorf("%d of 25 reports sent at once are refused, want 5", limited)
 	}
 	for range 250 {
 		s.Advance(11 * time.Second)
@@ -159,6 +159,6 @@ func TestReportsAreLimitedInRateAndNumber(t *testing.T) {
 		}
 	}
 	if total != 200 {
-		t.Errorf("%d reports of one user are kept", total)
+		t.Errorf("%d reports of one user are kept, want 200", total)
 	}
 }

@@ -31,7 +31,7 @@ func TestSlidingSyncInBothForms(t *testing.T) {
 	alice.Do("PUT", "/v3/rooms/"+room+"/send/m.room.message/1", map[string]any{"msgtype": "m.text", "body": "hi"})
 	a = bob.Do("POST", deployed+"?timeout=10000&pos="+get(a, "pos").(string), body)
 	if get(a, "rooms", room, "notification_count") != 1.0 || get(a, "rooms", room, "num_live") != 1.0 {
-		t.Errorf("deployed form, second: %v", a)
+		t.Errorf("the second response in the deployed form is %v, want one new message", a)
 	}
 	bob.Refused("POST", deployed+"?pos=s1_1_p_0_0_0_1_1", body, 400, "M_UNKNOWN_POS")
 	bob.Refused("POST", deployed+"?set_presence=x", body, 400, "M_INVALID_PARAM")
@@ -44,7 +44,7 @@ func TestSlidingSyncInBothForms(t *testing.T) {
 	body["pos"], body["timeout"] = get(a, "pos"), 10000
 	alice.Do("PUT", "/v3/rooms/"+room+"/send/m.room.message/2", map[string]any{"msgtype": "m.text", "body": "hi"})
 	if a = bob.Do("POST", "/v4/sync", body); len(list(a, "rooms", room, "timeline")) != 1 {
-		t.Errorf("merged form, second: %v", a)
+		t.Errorf("the second response in the merged form is %v, want one new event", a)
 	}
 	body["pos"] = "x"
 	bob.Refused("POST", "/v4/sync", body, 400, "M_UNKNOWN_POS")

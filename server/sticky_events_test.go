@@ -54,12 +54,12 @@ func TestClientsMakeEventsSticky(t *testing.T) {
 		"the sync":     list(get(alice.Do("GET", shortFilter, nil), "rooms", "join", room), "timeline", "events")[0],
 	} {
 		if get(e, "msc4354_sticky", "duration_ms") != 60_000.0 || get(e, "unsigned", ttlMember) != 40_000.0 {
-			t.Errorf("%s has %v", what, e)
+			t.Errorf("%s has %v, want a duration of 60 s of which 40 s are left", what, e)
 		}
 	}
 	s.Advance(40 * time.Second)
 	if e := alice.Do("GET", at+"/event/"+sticky, nil); get(e, "msc4354_sticky", "duration_ms") != 60_000.0 || get(e, "unsigned", ttlMember) != nil {
-		t.Errorf("an event that is not sticky any more: %v", e)
+		t.Errorf("an event that is not sticky any more has %v, want no time left", e)
 	}
 	for _, duration := range []string{"-1", "3600001", "x", "1.5", "1e3", "99999999999999999999", "+5x", "%20"} {
 		alice.Refused("PUT", at+"/send/m.room.message/bad"+stickyParam+duration, obj{"body": "x"}, 400, "M_INVALID_PARAM")
@@ -72,7 +72,7 @@ func TestClientsMakeEventsSticky(t *testing.T) {
 	}
 	e := alice.Do("PUT", at+"/send/m.room.message/plain"+stickyParam, obj{"body": "x"})
 	if e = alice.Do("GET", at+"/event/"+e["event_id"].(string), nil); get(e, "msc4354_sticky") != nil {
-		t.Errorf("without a duration: %v", e)
+		t.Errorf("an event without a duration is stored as sticky: %v", e)
 	}
 }
 
@@ -85,10 +85,10 @@ func TestTheSameStateIsSetAgainIfItIsToBeSticky(t *testing.T) {
 	second := alice.Do("PUT", path+stickyParam+"60000", obj{"x": 1})["event_id"].(string)
 	third := alice.Do("PUT", path, obj{"x": 1})["event_id"].(string)
 	if first == second || third != second {
-		t.Errorf("the events are %s, %s, %s", first, second, third)
+		t.Errorf("the event IDs are %s, %s and %s; want a new event only for the first sticky state", first, second, third)
 	}
 	if e := alice.Do("GET", "/v3/rooms/"+url.PathEscape(room)+"/event/"+second, nil); get(e, "unsigned", ttlMember) != 60_000.0 {
-		t.Errorf("the state event is %v", e)
+		t.Errorf("the state event is %v, want it to be sticky for 60 s", e)
 	}
 }
 
@@ -108,16 +108,16 @@ func TestDelayedEventsAreStickyFromWhenTheyAreSent(t *testing.T) {
 	}
 	tell(h.alice, h.room, "newest")
 	if got := stuck(h.bob, h.room); len(got) != 0 {
-		t.Errorf("before they are sent: %v", got)
+		t.Errorf("before they are sent, the sticky events are %v", got)
 	}
 	h.due(5 * time.Second)
 	tell(h.alice, h.room, "newer")
 	if got := stuck(h.bob, h.room); len(got) != 2 {
-		t.Errorf("when they were sent: %v", got)
+		t.Errorf("when they have been sent, the sticky events are %v, want two", got)
 	}
 	h.Advance(time.Minute)
 	if got := stuck(h.bob, h.room); len(got) != 0 {
-		t.Errorf("a minute later: %v", got)
+		t.Errorf("a minute later the sticky events are %v, want none", got)
 	}
 }
 
@@ -177,7 +177,7 @@ func TestStickyEventsAreOwedToAServerThatCannotBeReached(t *testing.T) {
 	w.net.Stop(0)
 	w.net.Start(0)
 	if got := stuck(bob, room); len(got) != 0 {
-		t.Errorf("although nothing was sent: %v", got)
+		t.Errorf("before anything is sent, the other server has the sticky events %v", got)
 	}
 	w.net.Intercept(nil)
 	tell(bob, room, "hello") // ends the wait of the first server
@@ -199,11 +199,11 @@ func TestStickyEventsThatArriveLateCountFromWhenTheyWereSent(t *testing.T) {
 	l := listen(t, bob, room)
 	l.until("the newest event", func() bool { return strings.Contains(fmt.Sprint(bob.Do("GET", "/v3/sync", nil)), "newest") })
 	if got := strings.Join(stuck(bob, room), " "); got != "long" {
-		t.Errorf("sticky are %s", got)
+		t.Errorf("the sticky events are %q, want only %q", got, "long")
 	}
 	section := list(get(bob.Do("GET", shortFilter, nil), "rooms", "join", room), "msc4354_sticky", "events")
 	if ttl, _ := get(section[0], "unsigned", ttlMember).(float64); ttl > 600_000 || ttl < 500_000 {
-		t.Errorf("the rest of its time is %v", ttl)
+		t.Errorf("the rest of the time for which it is sticky is %v ms, want 500,000 to 600,000", ttl)
 	}
 }
 

@@ -60,7 +60,7 @@ func TestThreadSubscriptionsAreManualOrAutomatic(t *testing.T) {
 	h.bob.Refused("PUT", path, obj{"automatic": 5}, 400, "M_BAD_JSON")
 	h.bob.Do("PUT", path, obj{"automatic": reply})
 	if got := h.bob.Do("GET", path, nil)["automatic"]; got != true {
-		t.Errorf("automatic is %v", got)
+		t.Errorf("automatic is %v, want true", got)
 	}
 	h.bob.Do("PUT", path, obj{})
 	h.bob.Do("PUT", path, obj{"automatic": reply}) // an automatic subscription does not replace a manual one
@@ -110,14 +110,14 @@ func TestChangedThreadSubscriptionsAreListedNewestFirst(t *testing.T) {
 		seen += len(list(page, "subscribed")) + len(list(page, "unsubscribed"))
 	}
 	if seen != 5 {
-		t.Errorf("%d changes are listed", seen)
+		t.Errorf("%d changes are listed, want 5", seen)
 	}
 	now := h.bob.Do("GET", "/v3/sync", nil)["next_batch"].(string)
 	if page := h.bob.Do("GET", changedThreads+"&to="+now, nil); len(page) != 0 {
-		t.Errorf("after the newest token: %v", page)
+		t.Errorf("after the newest token the page has %v, want nothing", page)
 	}
 	if page := h.alice.Do("GET", changedThreads, nil); len(page) != 0 {
-		t.Errorf("another user gets %v", page)
+		t.Errorf("another user gets %v, want nothing", page)
 	}
 	for _, bad := range []string{"?dir=f", "", "?dir=b&limit=0", "?dir=b&limit=x", "?dir=b&from=th1_-1", "?dir=b&to=nonsense", "?dir=b&from=th1_99999999999999999999"} {
 		h.bob.Refused("GET", "/unstable/io.element.msc4308/thread_subscriptions"+bad, nil, 400, "M_INVALID_PARAM")
@@ -137,7 +137,7 @@ func TestThreadSubscriptionsDecideWhoIsNotified(t *testing.T) {
 
 	h.says(h.alice, root, "before anybody subscribes", nil)
 	if unread(h.bob, root) != 1 || unread(carol, root) != 1 {
-		t.Fatal("threads do not notify users who know no subscriptions")
+		t.Fatal("a thread does not notify users who have never subscribed to one")
 	}
 	rule := "/v3/pushrules/global/postcontent/.io.element.msc4306.rule.unsubscribed_thread"
 	if h.bob.Do("GET", rule, nil)["enabled"] != false {
@@ -157,10 +157,10 @@ func TestThreadSubscriptionsDecideWhoIsNotified(t *testing.T) {
 	h.says(h.alice, other, "in another thread", nil)
 	h.says(h.alice, other, "with a mention", obj{"m.mentions": obj{"user_ids": []string{h.bob.User}}})
 	if got := unread(h.bob, root); got != 2 {
-		t.Errorf("bob has %d unread in the thread that he is subscribed to", got)
+		t.Errorf("bob has %d unread messages in the thread to which he is subscribed, want 2", got)
 	}
 	if got := unread(h.bob, other); got != 1 {
-		t.Errorf("bob has %d unread in the thread that mentions him once", got)
+		t.Errorf("bob has %d unread messages in the thread that mentions him once, want 1", got)
 	}
 	if unread(carol, root) != 2 || unread(carol, other) != 2 {
 		t.Error("bob's subscription changes what carol is notified of")
@@ -168,7 +168,7 @@ func TestThreadSubscriptionsDecideWhoIsNotified(t *testing.T) {
 	h.bob.Do("DELETE", h.path(root), nil)
 	h.says(h.alice, root, "after he unsubscribed", nil)
 	if got := unread(h.bob, root); got != 2 {
-		t.Errorf("bob has %d unread after he unsubscribed", got)
+		t.Errorf("after bob unsubscribed he has %d unread messages, want 2 as before", got)
 	}
 	h.bob.Refused("PUT", "/v3/pushrules/global/postcontent/own", obj{"actions": []string{}, "conditions": []obj{}}, 400, "M_INVALID_PARAM")
 }
@@ -185,6 +185,6 @@ func TestSubscriptionsAreDeletedWithAnExpiredThread(t *testing.T) {
 		t.Fatal(err)
 	}
 	if page := h.bob.Do("GET", changedThreads, nil); len(page) != 0 {
-		t.Errorf("after the purge: %v", page)
+		t.Errorf("after the purge the changes are %v, want none", page)
 	}
 }
