@@ -11,8 +11,8 @@ import (
 	"ebb/storage"
 )
 
-// openSecrets reads the key file of the secrets. The first start creates it; a later one does not, since what the
-// database has encrypted would be lost without a word.
+// openSecrets reads the key file of the secrets. Only the first start creates the file: if a later start replaced a
+// lost file, nobody would notice that what is encrypted in the database is lost.
 func openSecrets(ctx context.Context, db *storage.DB, cfg *config.Config) (*secrets.Ring, error) {
 	used := ""
 	err := db.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -41,7 +41,7 @@ func openSecrets(ctx context.Context, db *storage.DB, cfg *config.Config) (*secr
 	return ring, recordSecretsKey(ctx, db, ring, used)
 }
 
-// recordSecretsKey records the current key, unless it is the one that was used.
+// recordSecretsKey records the ID of the current key in the database, unless it is recorded there already.
 func recordSecretsKey(ctx context.Context, db *storage.DB, ring *secrets.Ring, used string) error {
 	if used == ring.Current() {
 		return nil
@@ -49,8 +49,8 @@ func recordSecretsKey(ctx context.Context, db *storage.DB, ring *secrets.Ring, u
 	return db.Write(ctx, func(tx *storage.Tx) error { return tx.SetSecretsKey(ring.Current()) })
 }
 
-// CreateSecretsKey creates a key file of the secrets for a server that has lost its own. What was encrypted before
-// cannot be read any more.
+// CreateSecretsKey creates a key file of the secrets for a server that has lost its own. What is encrypted in the
+// database cannot be read any more.
 func CreateSecretsKey(ctx context.Context, cfg *config.Config, o Options) error {
 	o.setDefaults()
 	db, err := openDatabase(ctx, cfg, o)
