@@ -148,7 +148,7 @@ func (a *API) record(ctx context.Context, name string, args json.RawMessage, fai
 	}
 	given := map[string]any{}
 	if err := json.Unmarshal(args, &given); err != nil {
-		given = nil // the command has refused it
+		given = nil // the command has refused these arguments
 	}
 	var attrs []any
 	for _, arg := range recorded {

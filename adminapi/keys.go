@@ -48,7 +48,8 @@ func (a *API) keysRotate(ctx context.Context, _ struct{}) (any, error) {
 		return nil, err
 	}
 	a.Log.InfoContext(ctx, "key of the secrets changed", "key_id", a.Secrets.Current())
-	// If this fails, the next start does it, because the keys stored in the database are among the former ones.
+	// If this write fails, the next start makes up for it, because the keys that the database then names are among the
+	// former keys in the key files.
 	now := storage.Identity{ServerName: a.Config.ServerName, SigningKey: fedclient.PublicLine(a.Signing.Current())}
 	err := a.DB.Write(ctx, func(tx *storage.Tx) error {
 		if err := tx.SetIdentity(now); err != nil {

@@ -5,7 +5,7 @@
 // The records form a chain: the hash of each one covers that of the record before. Whoever controls the database could
 // still compute the whole chain again. So signed checkpoints are sent to sinks outside the host, and a Verifier
 // compares the chain with them. The key that signs checkpoints is stored in the database, encrypted with a key that is
-// not (package secrets).
+// kept in a file (package secrets).
 package audit
 
 import (

@@ -212,7 +212,7 @@ type Checkpoint struct {
 	Hash string
 }
 
-// maxCheckpointLine bounds the lines of which ReadCheckpoints takes note, in bytes.
+// maxCheckpointLine is the length in bytes above which ReadCheckpoints skips a line.
 const maxCheckpointLine = 64 << 10
 
 // ReadCheckpoints returns the checkpoints in the text that a sink has stored. A line may have other text before the

@@ -60,9 +60,9 @@ type joinedRoom struct {
 // returns an answer without news instead.
 func (s *Service) build(ctx context.Context, r *request, final bool) (json.RawMessage, error) {
 	b := &builder{Service: s, request: r, now: s.opts.Now(), partial: r.filter.Room.State.LazyLoadMembers}
-	// The session stores the counts from before the position was read, because the position covers at least the news
-	// that they count. Whether there is anything to look up is decided by the counts from after it, because the
-	// position may cover news that came in between.
+	// The counts of news are read twice. The session stores those from before the position was read: the position
+	// covers at least the news that they count. Those from after it decide whether there is anything to look up,
+	// because the position may also cover news that came in between.
 	own, inRooms := r.session.sub.News()
 	if b.upTo = s.opts.DB.Announced(); b.idle(r.session.sub.News()) {
 		if !final {

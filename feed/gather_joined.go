@@ -81,7 +81,7 @@ func (b *builder) gatherRoom(ctx context.Context, q roomQuery, n *roomNews) (new
 		return false, err
 	}
 	if q.fresh() && !q.initial && !n.timeline.fromCreation() {
-		n.timeline.limited = true // there is a gap between what the client had of the room, nothing, and its timeline
+		n.timeline.limited = true // the client has nothing of the room, so there is a gap before the timeline
 	}
 	if err := b.planState(ctx, n); err != nil {
 		return false, err

@@ -149,7 +149,7 @@ func (s *Service) arrived(room *rooms.Room, user id.UserID, now time.Time) {
 // introduce exchanges presence in the rooms that were joined since the last tick. The other servers in such a room are
 // sent the presence of its local users, and local users see the presence that had arrived before its user joined.
 func (s *Service) introduce(ctx context.Context, now time.Time) {
-	served := map[string]map[ident.UserNID]bool{} // by server, whose presence it was sent
+	served := map[string]map[ident.UserNID]bool{} // by server: the users whose presence was sent to it
 	for m := range s.meetings.take(now) {
 		room, err := s.opts.Rooms.RoomByNID(ctx, m.room)
 		if err != nil || !spreadsPresence(room) {

@@ -66,7 +66,7 @@ func (s *Service) oldSync(ctx context.Context, q SyncRequest) (answer synced, er
 	if err != nil {
 		return answer, err
 	}
-	if err := s.alive(ctx, &who); err != nil { // Sync has looked for no device
+	if err := s.alive(ctx, &who); err != nil { // Sync did not check the device, which q does not name
 		return answer, err
 	}
 	if err := json.Unmarshal(raw, &answer); err != nil {

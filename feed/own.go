@@ -141,8 +141,8 @@ func (b *builder) keyCounts(tx *storage.Tx) ([]byte, error) {
 	dst = append(dst, `},"device_unused_fallback_key_types":`...)
 	types := appendStrings(nil, unused)
 	dst = append(dst, types...)
-	// Deviation: both names stand in one answer. SDKs read them as two keys, and those of before Matrix v1.2 know
-	// this one only.
+	// Deviation: an answer has both names. SDKs read them as two keys, and SDKs from before Matrix v1.2 know only this
+	// one.
 	dst = append(dst, `,"org.matrix.msc2732.device_unused_fallback_key_types":`...)
 	return append(dst, types...), nil
 }

@@ -287,8 +287,8 @@ func (b *slidingBuilder) finish(ctx context.Context, final bool) (json.RawMessag
 		}
 	case b.some:
 	case b.change.changed:
-		// Only what is out of the client's ranges has changed. The client stays at its position, and the next answer
-		// with news stores what it lacks.
+		// Only rooms outside the client's ranges have changed. The client keeps its position, and the next answer with
+		// news stores what the client lacks.
 		next = b.run.since
 	default:
 		b.run.since = next // the client lacks nothing up to here
@@ -297,7 +297,7 @@ func (b *slidingBuilder) finish(ctx context.Context, final bool) (json.RawMessag
 		return nil, nil
 	}
 	b.count(b.some)
-	if len(b.sent) <= maxSentMembers/2 { // those of a large answer would only displace one another
+	if len(b.sent) <= maxSentMembers/2 { // more than half of the table would only displace one another
 		b.session.noteSent(b.sessions.seed, b.sent, b.upTo)
 	}
 	b.out = append(b.out, b.listCounts()...)

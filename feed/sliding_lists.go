@@ -284,8 +284,8 @@ func (b *slidingBuilder) mayGet(r *slidingRoom) bool {
 		case r.sent < 0:
 			return false
 		}
-		// In the merged form a room that the client has stays in the lists; in the deployed form it is there until the
-		// client has been told that the user left.
+		// In the merged form, a room that the client has stays in the lists after the user has left it. In the deployed
+		// form, it stays until an answer has told the client about the leave.
 		return b.run.Merged || r.Changed > r.since
 	}
 	return true
@@ -297,7 +297,7 @@ func (b *slidingBuilder) factsOf(r *slidingRoom) (f roomFacts) {
 		f = b.user.outside[r.Room]
 	} else {
 		encryption := r.room.State("m.room.encryption", "")
-		// What came after the user left is not theirs to know.
+		// If encryption was enabled after the user left, the user must not learn of it.
 		f = roomFacts{known: true, encrypted: encryption != nil && (r.stage != stageLeft || encryption.Pos <= r.Position)}
 		if e := r.room.State("m.room.create", ""); e != nil {
 			f.roomType = roomTypeOf(e.Content())

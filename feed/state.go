@@ -136,7 +136,7 @@ func (b *builder) settle(ctx context.Context, q *stateWanted, t *timeline) error
 func (b *builder) countsAtEnd(ctx context.Context, q *stateWanted, key pdu.StateKey, e *rooms.Event) (bool, error) {
 	pos, err := b.atEnd(ctx, q, key)
 	switch {
-	case err != nil || pos <= e.Pos: // see settle; or the user's leave comes from a server that did not have the event
+	case err != nil || pos <= e.Pos: // see settle; or the server that made the user leave did not have the event
 		return true, err
 	case q.left != nil:
 		return false, nil

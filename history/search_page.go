@@ -192,7 +192,7 @@ func (f *found) look(tx *storage.Tx) (bool, error) {
 
 // result makes a result, with the events around it if the client wants them.
 func (x *searching) result(f *found) (r SearchResult, err error) {
-	v, at := f.room.viewer, 0 // at: where the event is among those that are shown
+	v, at := f.room.viewer, 0 // at is the index of the event in events
 	events, sights := []*rooms.Event{f.event}, []sight{f.at}
 	if x.req.Context {
 		r.Context = &SearchContext{}
@@ -200,7 +200,7 @@ func (x *searching) result(f *found) (r SearchResult, err error) {
 			return r, err
 		}
 	}
-	// All at once: what hangs on them is looked up with the same few queries.
+	// The forms are made together, so that a few queries look up what all of them need.
 	forms, err := v.forms(x.tx, events, sights, FormOptions{RoomID: true, Bundle: true})
 	if err != nil {
 		return r, err

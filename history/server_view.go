@@ -228,8 +228,8 @@ func (s *Service) EventForServer(ctx context.Context, origin string, eventID id.
 			return err
 		}
 		if v.expired(e) {
-			// even the type of the event is hidden; a server that needs the graph gets redacted events with those
-			// around them
+			// The answer does not even reveal the type of the event. A server that needs the event for the graph gets
+			// its redacted form when it requests the events around it.
 			return errNoEvent
 		}
 		raws, err := v.all([]*rooms.Event{e})

@@ -255,7 +255,8 @@ func (r *Request) holdAnswer(n int64) bool {
 	whose := r.owner()
 	switch {
 	case r.memory.answers.take(whose, n, true):
-	// The operation has taken effect and cannot be repeated. Large answers have a reservation.
+	// A PUT has taken effect and cannot be repeated, so its answer is counted in any case. Operations with large
+	// answers have a reservation.
 	case r.Method == http.MethodPut:
 		r.memory.answers.force(whose, n)
 	default:

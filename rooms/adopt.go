@@ -215,7 +215,7 @@ func (a *adoption) applyTo(r *Room, h *head, join *pendingEvent) {
 	r.pending.reset()
 	r.pending.joined = join.changes[0].member.joinedMore() // apply subtracts it again
 	r.apply(join)
-	r.head.ringOK = join.Pos - 1 // earlier events belong to an earlier stay
+	r.head.ringOK = join.Pos - 1 // the ring has no events from before the join, which belong to an earlier stay
 }
 
 // enterRoom writes the current state, the join and the room's row. servers is empty unless the room has partial state.

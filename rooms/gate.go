@@ -58,7 +58,7 @@ func (s *Service) admits(ctx context.Context, r *Room, origin string, raws []jso
 			return false, err
 		}
 		unknown := unknownOf(known, e.AuthEvents())
-		if resident && len(unknown) > 0 { // the membership may be among them, and the server may ask for as much by its members
+		if resident && len(unknown) > 0 { // the sender's join may be among them, and a server in the room may cause requests
 			return true, nil
 		}
 		for _, eventID := range unknown[:min(len(unknown), maxMemberCandidates)] {

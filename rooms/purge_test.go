@@ -70,18 +70,18 @@ func TestPurgeRemovesOnlyExpiredMessages(t *testing.T) {
 		reaction := h.send(alice, room, "m.reaction", fmt.Sprintf(`{"m.relates_to":{"rel_type":"m.annotation","event_id":%q,"key":"k"}}`, reply))
 		h.keep(room, time.Minute)
 		if n := h.purge(room); n != 1 {
-			t.Fatalf("%d went", n)
+			t.Fatalf("%d events were purged, want 1", n)
 		}
 		if h.position(room, root) != 0 || h.position(room, topic) == 0 || slices.Contains(h.ring(room), root) {
-			t.Error("the root stayed, or the topic went")
+			t.Error("the thread root is not purged, or the topic is")
 		}
 		h.ok(h.db.Read(t.Context(), func(tx *storage.Tx) error {
 			if latest, err := tx.ThreadLatest(rootPos); err != nil || latest != 0 {
-				t.Errorf("the thread is still there: %d, %v", latest, err)
+				t.Errorf("the thread of the purged root is still stored: %d, %v", latest, err)
 			}
 			class, err := tx.EventPush(bob.UserNID, h.room(room).NID(), rootPos)
 			if class != 0 {
-				t.Errorf("a push row is left: %d", class)
+				t.Errorf("a push class of the purged event is still stored: %d", class)
 			}
 			return err
 		}))
@@ -92,19 +92,19 @@ func TestPurgeRemovesOnlyExpiredMessages(t *testing.T) {
 			for _, e := range []id.EventID{reply, reaction} {
 				found, err := r.FindEvent(t.Context(), e)
 				if h.ok(err); found == nil || found.ThreadRoot != 0 {
-					t.Errorf("%s: %+v", e, found)
+					t.Errorf("%s is stored as %+v, want it in no thread", e, found)
 				}
 			}
 		}
 		if found := must(h.room(room).FindEvent(t.Context(), reply)); found.Push != pushrules.Notify || !found.Built {
-			t.Errorf("the reply in memory: %+v", found)
+			t.Errorf("the reply in memory is %+v, want it with its push class", found)
 		}
 		if got := h.room(room).PurgedBefore(); got != h.now.UnixMilli()-time.Minute.Milliseconds() {
-			t.Errorf("watermark %d", got)
+			t.Errorf("PurgedBefore is %d, want a minute ago", got)
 		}
 		h.matchesDisk(room)
 		if n := h.purge(room); n != 0 {
-			t.Errorf("%d went twice", n)
+			t.Errorf("a second purge purged %d events, want none", n)
 		}
 		_, err := h.svc.Send(t.Context(), NewEvent{Room: room, Sender: alice, Type: "m.room.message", Content: []byte(`{}`), Timestamp: h.room(room).PurgedBefore() - 1})
 		h.refused(err, "M_FORBIDDEN")
@@ -121,7 +121,7 @@ func TestForwardExtremityIsASkeletonUntilTheNextEvent(t *testing.T) {
 		h.keep(room, time.Minute)
 		h.now = h.now.Add(time.Hour)
 		if n := h.purge(room); n != 1 {
-			t.Fatalf("%d went", n)
+			t.Fatalf("%d events were purged, want 1", n)
 		}
 		row := func(svc *Service) *Event {
 			r, err := svc.Room(t.Context(), room)
@@ -132,7 +132,7 @@ func TestForwardExtremityIsASkeletonUntilTheNextEvent(t *testing.T) {
 		}
 		for _, svc := range []*Service{h.svc, h.open()} {
 			if e := row(svc); e == nil || !e.Hidden() || strings.Contains(string(e.JSON()), "secret") || e.TxnID != "" || e.DeviceNID != 0 {
-				t.Errorf("%+v", e)
+				t.Errorf("the forward extremity is stored as %+v, want a skeleton without content, transaction ID and device", e)
 			}
 			ring, _ := must(svc.Room(t.Context(), room)).Ring()
 			if slices.ContainsFunc(ring, func(e *Event) bool { return e.ID() == last }) {
@@ -140,19 +140,19 @@ func TestForwardExtremityIsASkeletonUntilTheNextEvent(t *testing.T) {
 			}
 		}
 		if _, err := h.reads().GetEvent(t.Context(), room, last, alice); err == nil {
-			t.Error("the skeleton is given to a client")
+			t.Error("a client gets the skeleton")
 		}
 		h.refused(h.reads().SetReceipts(t.Context(), room, alice, last, ReadReceipt), "M_NOT_FOUND")
 		if n := h.purge(room); n != 0 || row(h.svc) == nil {
-			t.Error("the skeleton went while the graph needs it")
+			t.Error("the skeleton was deleted while the graph needs it")
 		}
 		next := h.say(alice, room, "goes on")
 		if e := must(h.room(room).FindEvent(t.Context(), next)); !slices.Equal(e.PrevEvents(), []id.EventID{last}) {
-			t.Errorf("after %v", e.PrevEvents())
+			t.Errorf("the prev_events of the next event are %v, want the skeleton", e.PrevEvents())
 		}
 		h.matchesDisk(room)
 		if n := h.purge(room); n != 0 || row(h.svc) != nil {
-			t.Errorf("%d went, skeleton %v", n, row(h.svc))
+			t.Errorf("%d events were purged, want none; the skeleton is %v, want it deleted", n, row(h.svc))
 		}
 		h.say(alice, room, "and on")
 	})
@@ -176,11 +176,11 @@ func TestThreadOnAStateEventEndsWithItsReplies(t *testing.T) {
 	}
 	h.keep(room, time.Minute)
 	if h.purge(room) != 1 || latest() != ident.Order(h.position(room, second))*graph.OrderStep {
-		t.Errorf("latest %d after the first reply is gone", latest())
+		t.Errorf("after the purge of the first reply the latest reply has order %d, want that of the second", latest())
 	}
 	h.now = h.now.Add(time.Minute)
 	if h.purge(room) != 1 || latest() != 0 {
-		t.Errorf("latest %d after all replies are gone", latest())
+		t.Errorf("after the purge of all replies the latest reply has order %d, want 0", latest())
 	}
 }
 
@@ -202,14 +202,14 @@ func TestPurgeContinuesWhereItStopped(t *testing.T) {
 	h.now = h.now.Add(time.Hour)
 	n, after, more, err := h.svc.Purge(t.Context(), h.room(room), h.svc.opts.Now(), 0)
 	if h.ok(err); n != purgeBatch-before || !more || after == 0 {
-		t.Fatalf("%d went, to go on after %d: %v", n, after, more)
+		t.Fatalf("%d events were purged up to order %d (more: %v), want a full batch", n, after, more)
 	}
 	h.svc = h.open() // simulates a restart at this point
 	if rest := h.purge(room); rest != messages-n {
-		t.Errorf("%d went, then %d", n, rest)
+		t.Errorf("the first purge purged %d events and the second %d, want %d in total", n, rest, messages)
 	}
 	if left := h.timeline(room); len(left) != before+1 { // one event remains as a skeleton
-		t.Errorf("%d events are left of %d", len(left), before)
+		t.Errorf("the timeline has %d events, want %d", len(left), before+1)
 	}
 }
 
@@ -240,12 +240,12 @@ func TestOverrideIsSetAndRemoved(t *testing.T) {
 	h.say(alice, room, "x")
 	h.now = h.now.Add(2 * time.Hour)
 	if n := h.purge(room); n != 0 {
-		t.Errorf("%d went for ever", n)
+		t.Errorf("%d events were purged although they are kept for ever", n)
 	}
 	h.ok(h.svc.SetRetentionOverride(t.Context(), room, nil))
 	lifetime(time.Hour)
 	if o := h.room(room).Override(); o != nil {
-		t.Errorf("%+v", o)
+		t.Errorf("the policy of the administrator is %+v, want none", o)
 	}
 	short, long := time.Second, time.Minute
 	h.refused(h.svc.SetRetentionOverride(t.Context(), room, &expiry.Policy{Min: &long, Max: &short}), "M_INVALID_PARAM")
@@ -287,10 +287,10 @@ func TestPurgedTextIsInNoFile(t *testing.T) {
 	h.keep(room, time.Minute)
 	h.now = h.now.Add(time.Hour)
 	if n := h.purge(room); n != 20 {
-		t.Fatalf("%d went", n)
+		t.Fatalf("%d events were purged, want 20", n)
 	}
 	h.ok(db.Maintain(t.Context()))
 	if with := files(); len(with) > 0 {
-		t.Errorf("%v have it", with)
+		t.Errorf("after the purge the files %v still have the text", with)
 	}
 }

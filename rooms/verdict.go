@@ -109,7 +109,7 @@ func (b *batch) redactIfNeeded(in *incoming, pe *pendingEvent) error {
 	r := b.room
 	undecided := pe.Flags&storage.UndecidedEvent != 0
 	expired := !in.IsState() && r.isOver(in.Event, pe.ReceivedTS)
-	rejected := pe.Flags&storage.RejectedEvent != 0 && r.partialState() == nil // may be accepted later
+	rejected := pe.Flags&storage.RejectedEvent != 0 && r.partialState() == nil // in a partial-state room the event may be accepted later
 	if !expired && !rejected && !undecided && in.redactedBy == 0 {
 		return nil
 	}

@@ -197,7 +197,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	if err := s.svc.factors.CheckRPID(ctx, s.opt.ChangeRPID); err != nil {
 		return err
 	}
-	if err := s.svc.factors.Reseal(ctx); err != nil { // after a keys rotate that a crash has interrupted
+	if err := s.svc.factors.Reseal(ctx); err != nil { // in case a crash has interrupted the command keys rotate
 		return err
 	}
 	control, err := adminapi.Listen(ctx, s.cfg.Dir())

@@ -54,14 +54,14 @@ func (tx *Tx) PruneAudit(beforeTS int64, limit int) (last int64, err error) {
 	return last, err
 }
 
-// AuditDelivered returns the number of the record that the newest checkpoint sent to a sink covers, or 0 if none was
-// sent.
+// AuditDelivered returns the number of the newest record of which a sink has received a checkpoint, or 0 if there is
+// none.
 func (tx *Tx) AuditDelivered(sink string) (int64, error) {
 	seq, _, err := one(tx, scanNumber[int64], `SELECT seq FROM audit_sinks WHERE sink = $1`, sink)
 	return seq, err
 }
 
-// SetAuditDelivered records that a checkpoint of the record with the number seq was sent to a sink.
+// SetAuditDelivered records that a sink has received a checkpoint of the record with the number seq.
 func (tx *Tx) SetAuditDelivered(sink string, seq int64) error {
 	_, err := tx.exec(`INSERT INTO audit_sinks (sink, seq) VALUES ($1, $2) ON CONFLICT (sink) DO UPDATE SET seq = excluded.seq`, sink, seq)
 	return err

@@ -28,7 +28,7 @@ func (db *DB) Announced() Pos {
 // IDHash returns the hash of an ID for an index. It is keyed with a secret of this database, because strangers can
 // choose IDs. It is not unique.
 func (db *DB) IDHash(s string) int64 {
-	var room [320]byte // 32 for the key and 255 for the longest ID, so that nothing is allocated
+	var room [320]byte // room for the key (32 bytes) and the longest ID (255), so that nothing is allocated
 	sum := sha256.Sum256(append(append(room[:0], db.idKey...), s...))
 	return int64(binary.LittleEndian.Uint64(sum[:]))
 }

@@ -101,7 +101,7 @@ func (tx *Tx) SetPusherProgress(nid ident.PusherNID, p PusherProgress) error {
 	return err
 }
 
-// Pushed returns the position up to which every pusher has been served that has nothing pending.
+// Pushed returns a position up to which all those pushers have been served that have nothing pending.
 func (tx *Tx) Pushed() (Pos, error) {
 	p, _, err := one(tx, scanNumber[int64], `SELECT value FROM meta WHERE name = 'pushed'`)
 	return Pos(p), err

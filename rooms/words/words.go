@@ -81,7 +81,7 @@ func kindOf(r rune) kind {
 		return single
 	case r == '\u30fc' || r == '\uff70': // the Japanese sign for long vowels belongs to no script
 		return single
-	case r == '\uff9e' || r == '\uff9f' || unicode.Is(unicode.M, r): // the former are voicing marks of half width
+	case r == '\uff9e' || r == '\uff9f' || unicode.Is(unicode.M, r): // the first two are the half-width voicing marks of Japanese
 		return mark
 	case unicode.In(r, continuous...):
 		return single
