@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -94,11 +95,15 @@ func (s *Service) rehash(ctx context.Context, a storage.AccountRow, password str
 }
 
 // VerifyPassword checks a password for a web page, which asks for a second factor afterwards if the account needs one.
-// It creates no session.
+// user is a localpart, a user ID or an e-mail address of the account. VerifyPassword creates no session.
 //
 // Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED.
 func (s *Service) VerifyPassword(ctx context.Context, user, password, network string) (storage.AccountRow, error) {
-	a, err := s.accountToSignIn(ctx, user)
+	find := s.accountToSignIn
+	if s.HasEmail() && strings.Index(user, "@") > 0 {
+		find = s.accountOfEmail
+	}
+	a, err := find(ctx, user)
 	if err != nil {
 		return storage.AccountRow{}, err
 	}
@@ -109,7 +114,19 @@ func (s *Service) VerifyPassword(ctx context.Context, user, password, network st
 	if err := s.checkPassword(ctx, a, password, try, false); err != nil {
 		return storage.AccountRow{}, err
 	}
-	return a, nil
+	fresh, err := s.rehash(ctx, a, password)
+	if err != nil || fresh == "" {
+		return a, err
+	}
+	was := a.Password
+	a.Password = fresh
+	return a, s.write(ctx, func(w *write) error {
+		now, _, err := w.Account(a.NID)
+		if err != nil || now.Password != was { // changed in the meantime
+			return err
+		}
+		return w.SetPassword(a.NID, fresh)
+	})
 }
 
 // OffersPassword reports whether anybody can log in with only a password.

@@ -238,39 +238,3 @@ func (tx *Tx) DropOAuthDeviceCodes(by int64, limit int) error {
 	_, err := tx.exec(dropOAuthDeviceCodesQuery, by, limit)
 	return err
 }
-
-// WebSession is the session of a browser in which a user has signed in to the web pages.
-type WebSession struct {
-	User      ident.UserNID
-	Localpart string
-	Evidence  int64
-	ExpiresTS int64 // ms
-}
-
-const dropWebSessionsQuery = `DELETE FROM web_sessions WHERE hash IN (SELECT hash FROM web_sessions WHERE expires_ts <= $1 ORDER BY expires_ts LIMIT 1000)`
-
-// AddWebSession stores the hash of a browser's cookie. It also deletes expired sessions.
-func (tx *Tx) AddWebSession(hash string, s WebSession) error {
-	if _, err := tx.exec(dropWebSessionsQuery, tx.now.UnixMilli()); err != nil {
-		return err
-	}
-	_, err := tx.exec(`INSERT INTO web_sessions (hash, user_nid, evidence, expires_ts) VALUES ($1, $2, $3, $4)`, hash, int64(s.User), s.Evidence, s.ExpiresTS)
-	return err
-}
-
-const webSessionQuery = `SELECT w.user_nid, a.localpart, w.evidence, w.expires_ts FROM web_sessions w JOIN accounts a ON a.nid = w.user_nid
-WHERE w.hash = $1 AND w.expires_ts > $2 AND a.deactivated_ts = 0 AND a.locked = 0`
-
-// WebSession finds a browser's session that has not expired and whose account is active and not locked.
-func (tx *Tx) WebSession(hash string) (WebSession, bool, error) {
-	return one(tx, func(r Row) (s WebSession, err error) {
-		err = r.Scan(&s.User, &s.Localpart, &s.Evidence, &s.ExpiresTS)
-		return s, err
-	}, webSessionQuery, hash, tx.now.UnixMilli())
-}
-
-// DropWebSession deletes the session of a browser.
-func (tx *Tx) DropWebSession(hash string) error {
-	_, err := tx.exec(`DELETE FROM web_sessions WHERE hash = $1`, hash)
-	return err
-}

@@ -28,23 +28,19 @@ func (p *Pages) getAuthorize(r *httpapi.Request) (any, error) {
 	if err != nil || answer != nil {
 		return answer, err
 	}
-	s, found, err := p.session(r)
-	if err != nil {
-		return nil, err
+	s, answer, err := p.signedIn(r, p.clientNeeds(req))
+	if err != nil || answer != nil {
+		return answer, err
 	}
-	if !found {
-		return p.showSignIn(r, p.wants(req.Client), hintedUser(req.LoginHint), here(r), nil)
-	}
-	// After the form is sent, the browser is redirected to the client, which must be among the targets of forms.
-	h := http.Header{"Content-Security-Policy": {strings.Replace(httpapi.ContentPolicy(r.Nonce), "form-action 'self'", "form-action 'self' "+source(req.RedirectURI), 1)}}
 	return p.show(r, http.StatusOK, "consent", s.cookie, view{
-		Title: english["consent.title"], User: string(s.UserID), Client: req.Client, Redirect: target(req.RedirectURI), Device: req.Scope.DeviceID, Action: here(r),
-	}, h)
+		Title: english["consent.title"], User: string(s.UserID), Client: req.Client, Redirect: target(req.RedirectURI), Device: req.Scope.DeviceID, Action: here(r), Target: source(req.RedirectURI),
+	}, nil)
 }
 
-func (p *Pages) wants(c oauth.Metadata) string {
-	lead, _ := text("signin.client", c.Title(), p.opts.Server) // the name is known
-	return lead
+// clientNeeds returns what the pages of an authorization request need.
+func (p *Pages) clientNeeds(req oauth.Request) need {
+	lead, _ := text("signin.client", req.Client.Title(), p.opts.Server) // the name is known
+	return need{Lead: lead, User: hintedUser(req.LoginHint), SignUp: req.Prompt == "create"}
 }
 
 // source returns a redirect URI as a source of a content security policy: the origin of a website, or a scheme.
@@ -77,12 +73,9 @@ func (p *Pages) postAuthorize(r *httpapi.Request) (any, error) {
 	if err != nil || answer != nil {
 		return answer, err
 	}
-	s, found, err := p.session(r)
-	switch {
-	case err != nil:
-		return nil, err
-	case !found:
-		return p.signIn(r, p.wants(req.Client))
+	s, answer, err := p.signedIn(r, p.clientNeeds(req))
+	if err != nil || answer != nil {
+		return answer, err
 	}
 	f, err := p.form(r, s.cookie)
 	if err != nil {
@@ -105,12 +98,9 @@ func (p *Pages) postAuthorize(r *httpapi.Request) (any, error) {
 
 // getLink shows the page on which a user types the code of a device, or that for consent. It never allows anything.
 func (p *Pages) getLink(r *httpapi.Request) (any, error) {
-	s, found, err := p.session(r)
-	if err != nil {
-		return nil, err
-	}
-	if !found {
-		return p.showSignIn(r, p.connects(), "", here(r), nil)
+	s, answer, err := p.signedIn(r, p.linkNeeds())
+	if err != nil || answer != nil {
+		return answer, err
 	}
 	code := r.Query("user_code")
 	if code == "" {
@@ -125,9 +115,10 @@ func (p *Pages) getLink(r *httpapi.Request) (any, error) {
 	}, nil)
 }
 
-func (p *Pages) connects() string {
+// linkNeeds returns what the page on which a device is connected needs.
+func (p *Pages) linkNeeds() need {
 	lead, _ := text("signin.device", p.opts.Server) // the name is known
-	return lead
+	return need{Lead: lead}
 }
 
 // showLink returns the page on which a user types the code of a device.
@@ -145,12 +136,9 @@ func (p *Pages) showLink(r *httpapi.Request, problem error) (any, error) {
 
 // postLink handles the forms for signing in and for consent.
 func (p *Pages) postLink(r *httpapi.Request) (any, error) {
-	s, found, err := p.session(r)
-	switch {
-	case err != nil:
-		return nil, err
-	case !found:
-		return p.signIn(r, p.connects())
+	s, answer, err := p.signedIn(r, p.linkNeeds())
+	if err != nil || answer != nil {
+		return answer, err
 	}
 	f, err := p.form(r, s.cookie)
 	if err != nil {

@@ -12,6 +12,26 @@ var english = map[string]string{
 	"signin.name":     "User name",
 	"signin.password": "Password",
 	"signin.button":   "Sign in",
+	"signin.restart":  "Use another account",
+
+	"passkey.button": "Sign in with a passkey",
+	"passkey.failed": "The browser has got no passkey. Try it again, or sign in another way.",
+	"passkey.script": "To use a passkey, allow this page to run its script (JavaScript).",
+
+	"second.title":           "Confirm that it is you",
+	"second.code":            "One-time code",
+	"second.hint":            "Your authenticator app shows it: 6 digits, which change every 30 seconds.",
+	"second.button":          "Continue",
+	"second.lost":            "Use a recovery code",
+	"second.recovery":        "Recovery code",
+	"second.recovery.hint":   "One of the codes that you saved when you set up the second factor. Each works once.",
+	"second.recovery.button": "Use this code",
+
+	"recent.title": "Confirm that it is you",
+	"recent.lead":  "What comes next needs a recent sign-in.",
+
+	"factor.title": "A second factor is required",
+	"factor.link":  "This server requires a second factor, and the time in which you could set one up yourself is over. Ask an administrator of this server for a link.",
 
 	"consent.title":    "Allow access?",
 	"consent.ask":      "%s wants to use your account:",
@@ -40,7 +60,8 @@ var english = map[string]string{
 
 	"error.title":   "That did not work",
 	"error.csrf":    "This form is too old, or was opened by another website. Go back to your client and start again.",
-	"error.second":  "This account needs a second factor, which these pages cannot ask for yet. Ask the administrator of this server.",
+	"error.state":   "This form is not up to date: something has changed in another window. Continue here.",
+	"error.changed": "The account has just changed: sign in again.",
 	"error.off":     "This server has no such page.",
 	"footer.server": "Account on %s",
 }

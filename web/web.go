@@ -1,13 +1,28 @@
 // Package web serves the pages on which users sign in with a browser and allow clients to use their accounts. They work
-// without JavaScript, load nothing from elsewhere and cannot be framed.
+// without JavaScript, except for passkeys, load nothing from elsewhere and cannot be framed.
 //
 // A page keeps no state on the server except the session of the browser: the parameters of an authorization request
 // stay in the address of the page and are checked again with every step.
+//
+// A page that needs to know its user calls signedIn first, in the handlers of both GET and POST of its address:
+//
+//	s, answer, err := p.signedIn(r, need{Lead: "…", Recent: 10 * time.Minute})
+//	if err != nil || answer != nil {
+//		return answer, err
+//	}
+//
+// If nobody is signed in, if the account needs a second factor that was not shown, or if it was shown too long ago,
+// answer is the page that asks for it. The forms of these pages lead to the same address, and signedIn handles them:
+// they have the field "sign", which forms of other pages must not have. After signing in, the browser gets the same
+// address again by GET. A handler of POST then reads its own form with form(r, s.cookie), which checks that the form
+// comes from a page that was shown to this session. s.User and s.UserID are the user, s.Shown() what they have shown in
+// this session (for factors.Grant), and s.Factors the second factors that the account needs. A handler that checks
+// further evidence records it with prove and sets the cookies that prove returns. Pages are shown by show, with a
+// template of pages/ and a view, whose Data may be anything.
 package web
 
 import (
 	"bytes"
-	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"embed"
@@ -20,9 +35,8 @@ import (
 	"strings"
 	"time"
 
-	"maunium.net/go/mautrix/id"
-
 	"ebb/accounts"
+	"ebb/accounts/factors"
 	"ebb/accounts/gate"
 	"ebb/accounts/oauth"
 	"ebb/httpapi"
@@ -30,7 +44,7 @@ import (
 	"ebb/storage"
 )
 
-//go:embed pages style.css
+//go:embed pages style.css page.js
 var files embed.FS
 
 // Options are the dependencies and settings of Pages.
@@ -40,6 +54,7 @@ type Options struct {
 	DB        *storage.DB
 	Accounts  *accounts.Service
 	Gate      *gate.Gate
+	Factors   *factors.Service
 	OAuth     *oauth.Service // nil if OAuth 2.0 is off; then there are no pages
 	Now       func() time.Time
 	Log       *slog.Logger
@@ -50,6 +65,7 @@ type Pages struct {
 	opts  Options
 	pages *template.Template
 	css   template.CSS
+	js    template.JS
 	host  string // of the public URL
 	tls   bool   // whether browsers reach the server by https
 	key   []byte // of the tokens in forms
@@ -64,6 +80,8 @@ func New(o Options) *Pages {
 	p.pages = template.Must(template.New("").Funcs(template.FuncMap{"t": text}).ParseFS(files, "pages/*.html"))
 	css, _ := files.ReadFile("style.css") // embedded
 	p.css = template.CSS(css)             //nolint:gosec // the file is part of the program
+	js, _ := files.ReadFile("page.js")    // embedded
+	p.js = template.JS(js)                //nolint:gosec // the same
 	if u, err := url.Parse(o.PublicURL); err == nil {
 		p.host, p.tls = u.Host, u.Scheme == "https"
 	}
@@ -95,10 +113,14 @@ type view struct {
 	Device               string // device ID
 	Addr, UserCode       string // of a device without a browser
 	Action               string // address of the form
+	Script               bool   // whether the page has the script for passkeys
+	Target               string // where the form leads besides this server, as a source of a content security policy
+	Data                 any    // what only this page shows
 
 	// The fields below are set by show.
 	Server, Nonce, CSRF string
 	CSS                 template.CSS
+	JS                  template.JS
 }
 
 // show returns a page. cookie is the value to which the token in its form is bound.
@@ -107,11 +129,32 @@ func (p *Pages) show(r *httpapi.Request, status int, name, cookie string, v view
 	if cookie != "" {
 		v.CSRF = p.formToken(cookie)
 	}
+	if v.Script {
+		v.JS = p.js
+	}
+	if v.Script || v.Target != "" {
+		if h == nil {
+			h = http.Header{}
+		}
+		h.Set("Content-Security-Policy", contentPolicy(r.Nonce, v))
+	}
 	var out bytes.Buffer
 	if err := p.pages.ExecuteTemplate(&out, name, v); err != nil {
 		return nil, err
 	}
 	return httpapi.Raw{Status: status, ContentType: httpapi.HTML, Header: h, Body: out.Bytes()}, nil
+}
+
+// contentPolicy returns the content security policy of a page that runs a script or has a form that leads elsewhere.
+func contentPolicy(nonce string, v view) string {
+	policy := httpapi.ContentPolicy(nonce)
+	if v.Target != "" { // after the form is sent, the browser is redirected there
+		policy = strings.Replace(policy, "form-action 'self'", "form-action 'self' "+v.Target, 1)
+	}
+	if v.Script {
+		policy += "; script-src 'nonce-" + nonce + "'; connect-src 'self'"
+	}
+	return policy
 }
 
 // handler shows errors on a page of the same look. It refuses forms of other websites.
@@ -161,9 +204,6 @@ const (
 	sessionCookie = "ebb_session"
 )
 
-// sessionLifetime is how long a user stays signed in to the pages.
-const sessionLifetime = 30 * time.Minute
-
 func (p *Pages) cookieName(name string) string {
 	if p.tls {
 		return "__Host-" + name // which another host of the domain cannot set
@@ -192,9 +232,13 @@ func (p *Pages) cookieOf(r *httpapi.Request, name string) string {
 
 // formToken returns the token of forms that are shown to the holder of a cookie.
 func (p *Pages) formToken(cookie string) string {
+	return base64.RawURLEncoding.EncodeToString(p.mac(cookie))
+}
+
+func (p *Pages) mac(text string) []byte {
 	mac := hmac.New(sha256.New, p.key)
-	mac.Write([]byte(cookie))
-	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+	mac.Write([]byte(text))
+	return mac.Sum(nil)
 }
 
 // form reads a form and checks that it comes from a page of this server that was shown to the holder of a cookie.
@@ -223,101 +267,6 @@ func (p *Pages) form(r *httpapi.Request, cookie string) (url.Values, error) {
 		return nil, bad
 	}
 	return f, nil
-}
-
-// session is the session of a browser.
-type session struct {
-	storage.WebSession
-	cookie string
-	UserID id.UserID
-}
-
-// session returns the session of the browser, if its user is signed in.
-func (p *Pages) session(r *httpapi.Request) (s session, found bool, err error) {
-	if s.cookie = p.cookieOf(r, sessionCookie); s.cookie == "" {
-		return s, false, nil
-	}
-	err = p.opts.DB.Read(r.Context(), func(tx *storage.Tx) (err error) {
-		s.WebSession, found, err = tx.WebSession(gate.KeyOf(s.cookie).String())
-		return err
-	})
-	s.UserID = p.opts.Accounts.UserID(s.Localpart)
-	return s, found, err
-}
-
-// showSignIn returns the page for signing in.
-func (p *Pages) showSignIn(r *httpapi.Request, lead, user, action string, problem error) (any, error) {
-	cookie := p.cookieOf(r, formCookie)
-	h := http.Header{}
-	if cookie == "" {
-		cookie = gate.Secret("", 32)
-		h.Add("Set-Cookie", p.cookie(formCookie, cookie, 24*time.Hour).String())
-	}
-	status, v := http.StatusOK, view{Title: english["signin.title"], Lead: lead, User: user, Action: action}
-	if problem != nil {
-		var known *mxerr.Error
-		if !errors.As(problem, &known) {
-			return nil, problem
-		}
-		status, v.Problem = known.Status, known.Msg
-		if known.Code == mxerr.CodeLimitExceeded {
-			h.Set("Retry-After", "60")
-		}
-	}
-	return p.show(r, status, "sign-in", cookie, v, h)
-}
-
-// signIn handles the form for signing in. On success it shows the page at the same address again.
-func (p *Pages) signIn(r *httpapi.Request, lead string) (any, error) {
-	f, err := p.form(r, p.cookieOf(r, formCookie))
-	if err != nil {
-		return nil, err
-	}
-	action := here(r)
-	a, err := p.opts.Accounts.VerifyPassword(r.Context(), f.Get("user"), f.Get("password"), r.Network())
-	if err != nil {
-		return p.showSignIn(r, lead, f.Get("user"), action, err)
-	}
-	cookie, err := p.begin(r.Context(), a, gate.Password)
-	if err != nil {
-		return p.showSignIn(r, lead, f.Get("user"), action, err)
-	}
-	return redirect(action, p.cookie(sessionCookie, cookie, sessionLifetime), p.cookie(formCookie, "", 0))
-}
-
-// begin creates a session for a user who has shown enough, and returns its cookie. It is the only place where sessions
-// of browsers begin: pages that ask for a second factor call it with more evidence.
-//
-// Errors: M_FORBIDDEN, M_USER_LOCKED.
-func (p *Pages) begin(ctx context.Context, checked storage.AccountRow, shown gate.Evidence) (string, error) {
-	cookie := gate.Secret("", 32)
-	err := p.opts.DB.Write(ctx, func(tx *storage.Tx) error {
-		a, found, err := tx.Account(checked.NID)
-		switch {
-		case err != nil:
-			return err
-		case !found || a.DeactivatedTS != 0 || a.Password != checked.Password: // changed in the meantime
-			return p.opts.Gate.ErrWrongPassword()
-		case a.Locked:
-			return mxerr.UserLocked()
-		}
-		if needed, err := p.opts.Gate.NeedsSecond(tx, a); err != nil {
-			return err
-		} else if needed && !shown.TwoFactors() {
-			return mxerr.Forbidden("%s", english["error.second"])
-		}
-		return tx.AddWebSession(gate.KeyOf(cookie).String(), storage.WebSession{User: a.NID, Evidence: int64(shown), ExpiresTS: tx.Now().Add(sessionLifetime).UnixMilli()})
-	})
-	return cookie, err
-}
-
-// signOut ends the session of the browser and shows the page at the same address again.
-func (p *Pages) signOut(r *httpapi.Request, s session) (any, error) {
-	err := p.opts.DB.Write(r.Context(), func(tx *storage.Tx) error { return tx.DropWebSession(gate.KeyOf(s.cookie).String()) })
-	if err != nil {
-		return nil, err
-	}
-	return redirect(here(r), p.cookie(sessionCookie, "", 0))
 }
 
 // here returns the address of the page, without the host.

@@ -107,21 +107,28 @@ func (b *browser) post(address string, f url.Values, header ...string) reply {
 
 var (
 	hidden = regexp.MustCompile(`<input type="hidden" name="([a-z_]+)" value="([^"]*)">`)
-	action = regexp.MustCompile(`<form method="post" action="([^"]*)">`)
+	forms  = regexp.MustCompile(`(?s)<form method="post" action="([^"]*)"[^>]*>(.*?)</form>`)
 )
 
-// form returns the address and the hidden fields of the form of a page.
-func (r reply) form() (to string, f url.Values) {
+// form returns the address and the hidden fields of the first form of a page, or of the one for a step of signing in.
+func (r reply) form(sign ...string) (to string, f url.Values) {
 	r.t.Helper()
-	found := action.FindStringSubmatch(r.body)
-	if found == nil {
-		r.t.Fatalf("no form: %d %s", r.status, r.body)
+	for _, found := range forms.FindAllStringSubmatch(r.body, -1) {
+		f = url.Values{}
+		for _, m := range hidden.FindAllStringSubmatch(found[2], -1) {
+			f.Set(m[1], html.UnescapeString(m[2]))
+		}
+		if len(sign) == 0 || f.Get("sign") == sign[0] {
+			return html.UnescapeString(found[1]), f
+		}
 	}
-	f = url.Values{}
-	for _, m := range hidden.FindAllStringSubmatch(r.body, -1) {
-		f.Set(m[1], html.UnescapeString(m[2]))
-	}
-	return html.UnescapeString(found[1]), f
+	r.t.Fatalf("no form %v: %d %s", sign, r.status, r.body)
+	return "", nil
+}
+
+// shows reports whether a page has the form for a step of signing in.
+func (r reply) shows(sign string) bool {
+	return strings.Contains(r.body, `name="sign" value="`+sign+`"`)
 }
 
 // submit sends the form of a page.
@@ -137,7 +144,7 @@ func (b *browser) submit(page reply, fields ...string) reply {
 // signIn signs alice in on a page and returns the page that follows.
 func (b *browser) signIn(page reply) reply {
 	b.l.t.Helper()
-	in := b.submit(page, "user", "alice", "password", testserver.Password(), "step", "sign-in")
+	in := b.submit(page, "user", "alice", "password", testserver.Password())
 	if in.status != http.StatusSeeOther {
 		b.l.t.Fatalf("sign in: %d %s", in.status, in.body)
 	}
@@ -371,7 +378,7 @@ func TestFormsOfOtherWebsitesAreRefused(t *testing.T) {
 	refused("another origin", victim.post(to, f, "Origin", "https://evil.example.org"))
 	refused("an opaque origin", victim.post(to, f, "Origin", "null"))
 	refused("another site", victim.post(to, f, "Sec-Fetch-Site", "cross-site"))
-	login := url.Values{"user": {"alice"}, "password": {testserver.Password()}, "step": {"sign-in"}}
+	login := url.Values{"user": {"alice"}, "password": {testserver.Password()}, "sign": {"password"}}
 	refused("signing in without a form", l.browser().post(address, login))
 	if r := victim.post(to, f, "Origin", l.URL, "Sec-Fetch-Site", "same-origin"); r.status != 303 {
 		t.Errorf("the page's own form: %d", r.status)
@@ -385,7 +392,7 @@ func TestSigningInChangesTheCookie(t *testing.T) {
 	home, _ := url.Parse(l.URL)
 	b.http.Jar.SetCookies(home, []*http.Cookie{{Name: "ebb_session", Value: "fixed", Path: "/"}})
 	page := b.get(address)
-	in := b.submit(page, "user", "alice", "password", testserver.Password(), "step", "sign-in")
+	in := b.submit(page, "user", "alice", "password", testserver.Password())
 	session := ""
 	for _, text := range in.header.Values("Set-Cookie") {
 		if value, found := strings.CutPrefix(text, "ebb_session="); found {
@@ -415,7 +422,10 @@ func TestPagesCannotBeFramedAndLoadNothing(t *testing.T) {
 		if !strings.Contains(csp, "frame-ancestors 'none'") || !strings.Contains(csp, "default-src 'none'") || r.header.Get("X-Frame-Options") != "DENY" {
 			t.Errorf("%s: %q", name, csp)
 		}
-		if strings.Contains(r.body, "<script") || strings.Contains(r.body, "src=") || strings.Contains(r.body, "logo.png") || r.header.Get("Access-Control-Allow-Origin") != "" {
+		if scripts := strings.Contains(r.body, "<script"); scripts != (name == "sign in") || scripts != strings.Contains(csp, "script-src 'nonce-") {
+			t.Errorf("%s: scripts: %v, %q", name, scripts, csp)
+		}
+		if strings.Contains(r.body, "src=") || strings.Contains(r.body, "logo.png") || r.header.Get("Access-Control-Allow-Origin") != "" {
 			t.Errorf("%s loads something or may be read by other websites", name)
 		}
 		if want := " https://app.example.com"; strings.Contains(csp, want) != (name == "consent") {
@@ -430,7 +440,7 @@ func TestWrongPasswordsAndUnknownNamesLookAlike(t *testing.T) {
 	var pages []string
 	for _, user := range []string{"alice", "nobody"} {
 		b := l.browser()
-		r := b.submit(b.get(address), "user", user, "password", "wrong", "step", "sign-in")
+		r := b.submit(b.get(address), "user", user, "password", "wrong")
 		if r.status != 403 {
 			t.Errorf("%s: %d", user, r.status)
 		}

@@ -72,6 +72,9 @@ func (e Evidence) TwoFactors() bool { return e&alone != 0 || e&first != 0 && e&s
 // First reports whether the evidence contains at least one factor that identifies a user.
 func (e Evidence) First() bool { return e&(first|alone) != 0 }
 
+// Second reports whether the evidence contains a second factor, or evidence that includes one.
+func (e Evidence) Second() bool { return e&(second|alone) != 0 }
+
 // rule lists the requirements of a path.
 type rule struct {
 	evidence  Evidence // at least one of these must have been presented

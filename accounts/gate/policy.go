@@ -112,6 +112,13 @@ func (g *Gate) Enrolled(tx *storage.Tx, user ident.UserNID) (Evidence, error) {
 	return g.opts.Factors.Enrolled(tx, user)
 }
 
+// GraceEnds returns the time after which an account without a second factor can no longer log in. ok is false if the
+// account needs none.
+func (g *Gate) GraceEnds(a storage.AccountRow) (end time.Time, ok bool) {
+	mode, since := g.mode(a)
+	return time.UnixMilli(since).Add(g.opts.Policy.Grace), mode == Required
+}
+
 func (g *Gate) graceIsOver(since int64) bool {
 	return !g.opts.Now().Before(time.UnixMilli(since).Add(g.opts.Policy.Grace))
 }

@@ -50,7 +50,7 @@ func each(t *testing.T, f func(t *testing.T, l *lab), change ...func(*Options)) 
 			if _, err = tx.AddAccount(storage.AccountRow{NID: l.user, Localpart: "alice"}, ""); err != nil {
 				return err
 			}
-			return tx.AddWebSession(gate.KeyOf(l.browser).String(), storage.WebSession{User: l.user, Evidence: int64(gate.Password), ExpiresTS: l.now().Add(1000 * time.Hour).UnixMilli()})
+			return tx.AddWebSession(gate.KeyOf(l.browser).String(), storage.WebSession{User: l.user, Evidence: int64(gate.Password), ExpiresTS: l.now().Add(1000 * time.Hour).UnixMilli()}, 10)
 		})
 		l.client = l.register(nil)
 		f(t, l)
@@ -562,7 +562,7 @@ func TestNoCodeGivesTokensForAPasswordAlone(t *testing.T) {
 			}
 		}
 		l.write(func(tx *storage.Tx) error {
-			return tx.AddWebSession(gate.KeyOf("both").String(), storage.WebSession{User: l.user, Evidence: int64(gate.Password | gate.TOTP), ExpiresTS: l.now().Add(time.Hour).UnixMilli()})
+			return tx.AddWebSession(gate.KeyOf("both").String(), storage.WebSession{User: l.user, Evidence: int64(gate.Password | gate.TOTP), ExpiresTS: l.now().Add(time.Hour).UnixMilli()}, 10)
 		})
 		l.browser = "both"
 		if _, err := l.exchange(l.code()); err != nil {
