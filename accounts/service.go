@@ -84,7 +84,8 @@ type Options struct {
 	Budgets             Budgets
 	Network             func(addr string) string // returns the network of a client address; nil if networks are unknown
 	Emails              EmailOptions
-	SearchAllUsers      bool // whether the user directory finds all users, not only those in shared and public rooms
+	AccountPage         string // address of the account page; "" if there are no web pages
+	SearchAllUsers      bool   // whether the user directory finds all users, not only those in shared and public rooms
 	Hooks               Hooks
 	Remote              Remote       // nil without federation
 	Users               Users        // nil if there are no application services

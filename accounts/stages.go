@@ -12,13 +12,20 @@ import (
 // Spec: client-server-api#authentication-types
 type stage struct {
 	name string
-	// use returns how the flows of an operation use the stage.
-	use func(s *Service, operation string) use
+	// use returns how the flows for a purpose use the stage.
+	use func(s *Service, p purpose) use
 	// params returns the parameters that clients need for the stage, or nil.
-	params func(s *Service) any
+	params func(s *Service, p purpose) any
 	// check checks an attempt. If check is nil, submitting the stage is enough. If the attempt fails, refused is the
 	// error to return with the flows.
 	check func(s *Service, ctx context.Context, at tried) (p proof, refused *mxerr.Error, err error)
+}
+
+// purpose is what a client authenticates for. It determines the stages.
+type purpose struct {
+	operation string
+	oauth     bool   // whether the access token was obtained by OAuth 2.0
+	page      string // address of the page on which the user approves the request; "" for stages that the client submits
 }
 
 // use says whether a stage is sufficient, required or optional for an operation, or not used. Each flow of an operation
@@ -56,6 +63,11 @@ const (
 	stageTerms    = "m.login.terms"
 	stageToken    = "m.login.registration_token"
 	stageEmail    = "m.login.email.identity"
+	stageSSO      = "m.login.sso"
+	stageOAuth    = "m.oauth"
+	// oldStageOAuth is the name of m.oauth before it was specified, which deployed clients still look for.
+	// Spec: MSC4312
+	oldStageOAuth = "org.matrix.cross_signing_reset"
 )
 
 // Operations that are authenticated differently from those of logged-in users. The latter are identified by the
@@ -65,35 +77,52 @@ const (
 	resetting   = "resetPassword" // changePassword without an access token
 )
 
+// resettingKeys is the only operation that sessions of OAuth 2.0 can authenticate for.
+// Spec: client-server-api#oauth-authentication
+const resettingKeys = "uploadCrossSigningKeys"
+
 // stages lists all stages in the order in which flows list them.
 var stages = []stage{
-	{name: stagePassword, use: confirms, check: (*Service).checkOwn},
+	{name: stagePassword, use: confirms(func(p purpose) bool { return p.page == "" }), check: (*Service).checkOwn},
+	{name: stageSSO, use: confirms(func(p purpose) bool { return p.page != "" && !p.oauth })},
+	{name: stageOAuth, use: confirms(resetsKeys), params: approveAt},
+	{name: oldStageOAuth, use: confirms(resetsKeys), params: approveAt},
 	{name: stageToken, use: registers(func(s *Service) use { return useIf(s.opts.Registration == WithToken, sufficient) }), check: (*Service).checkRegistrationToken},
 	{name: stageDummy, use: registers(func(s *Service) use { return useIf(s.opts.Registration != WithToken, sufficient) })},
 	{name: stageEmail, use: (*Service).useOfEmail, check: (*Service).checkEmail},
 	{name: stageTerms, use: registers(func(s *Service) use { return useIf(len(s.opts.Terms) > 0, required) }), params: (*Service).policies},
 }
 
-// confirms is the use function of a stage that alone is sufficient to confirm any operation of a logged-in user.
-func confirms(_ *Service, operation string) use {
-	return useIf(operation != registering && operation != resetting, sufficient)
+// confirms returns the use function of a stage that alone is sufficient to confirm operations of a logged-in user, if
+// the function of allows it.
+func confirms(of func(purpose) bool) func(*Service, purpose) use {
+	return func(_ *Service, p purpose) use {
+		return useIf(p.operation != registering && p.operation != resetting && of(p), sufficient)
+	}
 }
 
-// useOfEmail returns how the given operation uses m.login.email.identity.
-func (s *Service) useOfEmail(operation string) use {
+// resetsKeys reports whether a session of OAuth 2.0 replaces cross-signing keys.
+func resetsKeys(p purpose) bool { return p.oauth && p.operation == resettingKeys }
+
+// approveAt returns the parameters of m.oauth.
+// Spec: client-server-api#oauth-authentication
+func approveAt(_ *Service, p purpose) any { return map[string]string{"url": p.page} }
+
+// useOfEmail returns how m.login.email.identity is used for a purpose.
+func (s *Service) useOfEmail(p purpose) use {
 	switch {
-	case operation == resetting:
+	case p.operation == resetting:
 		return useIf(s.HasEmail(), sufficient)
-	case operation != registering:
+	case p.operation != registering:
 		return unused
 	}
 	return map[EmailUse]use{EmailOptional: optional, EmailRequired: required}[s.registrationEmail()]
 }
 
 // registers returns a use function for a stage that only registration uses. The function of determines how.
-func registers(of func(*Service) use) func(*Service, string) use {
-	return func(s *Service, operation string) use {
-		if operation != registering {
+func registers(of func(*Service) use) func(*Service, purpose) use {
+	return func(s *Service, p purpose) use {
+		if p.operation != registering {
 			return unused
 		}
 		return of(s)
@@ -107,12 +136,12 @@ func useIf(condition bool, u use) use {
 	return unused
 }
 
-// form returns the description of the flows of an operation.
-func (s *Service) form(operation string) challengeForm {
+// form returns the description of the flows for a purpose.
+func (s *Service) form(p purpose) challengeForm {
 	var always, also []string
-	form := challengeForm{params: map[string]any{}}
+	form := challengeForm{params: map[string]any{}, page: p.page}
 	for _, st := range stages {
-		u := st.use(s, operation)
+		u := st.use(s, p)
 		switch u {
 		case sufficient:
 			form.flows = append(form.flows, []string{st.name})
@@ -122,7 +151,7 @@ func (s *Service) form(operation string) challengeForm {
 			also = append(also, st.name)
 		}
 		if u != unused && st.params != nil {
-			form.params[st.name] = st.params(s)
+			form.params[st.name] = st.params(s, p)
 		}
 	}
 	single := form.flows

@@ -21,7 +21,7 @@ func TestFlowsFollowTheSettings(t *testing.T) {
 		{"registration by token with terms", WithToken, terms, registering, [][]string{{stageToken, stageTerms}}},
 	} {
 		s := &Service{opts: Options{Registration: c.registration, Terms: c.terms}}
-		form := s.form(c.operation)
+		form := s.form(purpose{operation: c.operation})
 		if !reflect.DeepEqual(form.flows, c.flows) {
 			t.Errorf("%s: %v, want %v", c.name, form.flows, c.flows)
 		}

@@ -75,15 +75,25 @@ type Asked struct {
 // Confirm checks the field auth in the request of a logged-in user. Each flow of such a request has a single stage. If
 // Confirm returns nil, the request may proceed, and the authentication cannot be used again.
 //
-// Errors: 401 with the flows, and M_FORBIDDEN if the password was wrong; 403 M_FORBIDDEN for another user's password.
+// Errors: 401 with the flows, and M_FORBIDDEN if the password was wrong; 403 M_FORBIDDEN for another user's password,
+// and for operations that sessions of OAuth 2.0 cannot use.
 func (s *Service) Confirm(ctx context.Context, q Asked) error {
 	a, b, err := s.readAuth(q)
 	if err != nil {
 		return err
 	}
+	p, err := s.purposeOf(ctx, q)
+	switch {
+	case err != nil:
+		return err
+	case p.oauth && (q.Operation != resettingKeys || p.page == ""):
+		return s.errOnPageOnly(q)
+	case p.page != "":
+		return s.confirmOnPage(ctx, q, p, a, b)
+	}
 	b.user, b.device = q.Requester.UserNID, q.Requester.DeviceNID
 	ch := s.asked.find(a.Session, b, string(q.Requester.UserID))
-	form := s.form(q.Operation)
+	form := s.form(p)
 	if a.Type == "" {
 		return form.unmet(ch, nil)
 	}
@@ -104,7 +114,7 @@ func (s *Service) ResetPassword(ctx context.Context, body map[string]json.RawMes
 		return err
 	}
 	ch := s.asked.find(a.Session, b, network)
-	form := s.form(resetting)
+	form := s.form(purpose{operation: resetting})
 	if a.Type == "" {
 		return form.unmet(ch, nil)
 	}
@@ -203,6 +213,7 @@ func errUnknownStage(stage string) *mxerr.Error {
 type challengeForm struct {
 	flows  [][]string
 	params map[string]any
+	page   string // on which the user approves the request; "" if it is not approved on a page
 }
 
 // met reports whether all stages of some flow are completed.
@@ -229,6 +240,9 @@ func (f challengeForm) unmet(ch challenge, failed *mxerr.Error) error {
 		params = map[string]any{}
 	}
 	e := mxerr.New(http.StatusUnauthorized, "", "More authentication is required")
+	if f.page != "" {
+		e = mxerr.New(http.StatusUnauthorized, "", "Approve this on your account page and then try again: %s", f.page)
+	}
 	if failed != nil {
 		e = mxerr.New(http.StatusUnauthorized, failed.Code, "%s", failed.Msg)
 	}
@@ -271,7 +285,7 @@ func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage, ne
 	// The challenge is not bound to the parameters, because no existing account is at stake and the client may replace
 	// a name that is in use.
 	ch := s.applying.find(a.Session, binding{operation: registering}, network)
-	form := s.form(registering)
+	form := s.form(purpose{operation: registering})
 	if a.Type != "" && a.Session != "" && ch.id != a.Session {
 		return Admission{}, form.unmet(ch, mxerr.Forbidden("The session is unknown or has expired; continue with the new one"))
 	}
@@ -288,7 +302,7 @@ func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage, ne
 
 // policies returns the terms in the form of parameters of m.login.terms.
 // Spec: client-server-api#terms-of-service-at-registration
-func (s *Service) policies() any {
+func (s *Service) policies(purpose) any {
 	out := map[string]any{}
 	for _, t := range s.opts.Terms {
 		version := t.Version

@@ -15,13 +15,20 @@ func (a *API) capabilitiesRoutes() []httpapi.Route {
 // getCapabilities returns what the user can do on this server.
 // Spec: client-server-api#capabilities-negotiation
 func (a *API) getCapabilities(r *httpapi.Request) (any, error) {
+	oauth := false // whether the user manages the account on the account page, not in this client
+	if a.OAuth != nil {
+		var err error
+		if oauth, err = a.Accounts.IsOAuth(r.Context(), r.DeviceNID); err != nil {
+			return nil, err
+		}
+	}
 	can := func(enabled bool) map[string]bool { return map[string]bool{"enabled": enabled} }
 	all := map[string]any{
-		"m.change_password":              can(true),
+		"m.change_password":              can(!oauth),
 		"m.set_displayname":              can(true),
 		"m.set_avatar_url":               can(true),
-		"m.3pid_changes":                 can(a.Accounts.HasEmail()),
-		"m.get_login_token":              can(true),
+		"m.3pid_changes":                 can(!oauth && a.Accounts.HasEmail()),
+		"m.get_login_token":              can(!oauth),
 		"io.element.msc4452.preview_url": can(a.Previews != nil),
 		"m.profile_fields":               can(true),
 		"m.forget_forced_upon_leave":     can(false),

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -182,7 +183,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		Gate: s.gate, Audit: s.audit,
 		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
 		Guests: cfg.Registration.Guests, GuestLifetime: time.Duration(cfg.Registration.GuestLifetime),
-		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Emails: s.emails(cfg), SearchAllUsers: cfg.UserDirectory.SearchAllUsers, Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,
+		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Emails: s.emails(cfg), AccountPage: accountPage(cfg), SearchAllUsers: cfg.UserDirectory.SearchAllUsers, Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,
 	})
 	s.oauth = s.newOAuth(cfg, o)
 	if s.apps, err = appservice.New(ctx, appservice.Options{
@@ -260,6 +261,14 @@ func auditSinks(cfg *config.Config) (sinks []audit.Sink) {
 		sinks = append(sinks, audit.WebhookSink(c.Webhook))
 	}
 	return sinks
+}
+
+// accountPage returns the address of the account page, or "" if there are no web pages.
+func accountPage(cfg *config.Config) string {
+	if !cfg.OAuth.Enabled {
+		return ""
+	}
+	return strings.TrimSuffix(cfg.PublicURL, "/") + oauth.PathAccount
 }
 
 // newOAuth returns the authorization server, or nil if OAuth 2.0 is off.

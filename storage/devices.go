@@ -59,8 +59,8 @@ func (tx *Tx) DeviceSeen(device ident.DeviceNID, ts int64, addr, userAgent strin
 	return err
 }
 
-// DeleteDevice deletes a device with its tokens, transaction IDs, pushers and connections of sliding
-// sync.
+// DeleteDevice deletes a device with its tokens, transaction IDs, pushers, connections of sliding sync, and the
+// requests that wait for approval.
 func (tx *Tx) DeleteDevice(device ident.DeviceNID) error {
 	for _, q := range []string{
 		dropSlidingStatesOfDeviceQuery,
@@ -68,6 +68,7 @@ func (tx *Tx) DeleteDevice(device ident.DeviceNID) error {
 		`DELETE FROM access_tokens WHERE device_nid = $1`,
 		`DELETE FROM refresh_tokens WHERE device_nid = $1`,
 		`DELETE FROM oauth_sessions WHERE device_nid = $1`,
+		`DELETE FROM approvals WHERE device_nid = $1`,
 		`DELETE FROM client_txns WHERE device_nid = $1`,
 		`DELETE FROM pushers WHERE device_nid = $1`,
 		`DELETE FROM devices WHERE nid = $1`,

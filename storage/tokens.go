@@ -91,12 +91,13 @@ func (tx *Tx) DropUnusedTokens(device ident.DeviceNID) error {
 	return err
 }
 
-// DeleteDeviceTokens deletes all tokens of a device, and its OAuth 2.0 session.
+// DeleteDeviceTokens deletes all tokens of a device, its OAuth 2.0 session, and its requests that wait for approval.
 func (tx *Tx) DeleteDeviceTokens(device ident.DeviceNID) error {
 	for _, q := range []string{
 		`DELETE FROM access_tokens WHERE device_nid = $1`,
 		`DELETE FROM refresh_tokens WHERE device_nid = $1`,
 		`DELETE FROM oauth_sessions WHERE device_nid = $1`,
+		`DELETE FROM approvals WHERE device_nid = $1`,
 	} {
 		if _, err := tx.exec(q, int64(device)); err != nil {
 			return err

@@ -71,6 +71,7 @@ const (
 	PathToken     = "/oauth2/token"
 	PathRevoke    = "/oauth2/revoke"
 	PathDevice    = "/oauth2/device"
+	PathAccount   = "/_ebb/account"
 )
 
 // Metadata is the metadata of the authorization server (RFC 8414).
