@@ -19,7 +19,8 @@ import (
 // was seen now, with the client's address addr and user agent. Tokens in use are cached. The caller decides what a
 // locked or suspended account may do.
 //
-// Errors: M_UNKNOWN_TOKEN, with soft_logout if the token has merely expired.
+// Errors: M_UNKNOWN_TOKEN, with soft_logout if the token has merely expired; M_USER_LOCKED if it has expired and the
+// account is locked.
 func (s *Service) Authenticate(ctx context.Context, token, addr, userAgent string) (ident.Requester, error) {
 	key := keyOf(token)
 	c := s.sessions.get(key)
@@ -31,10 +32,19 @@ func (s *Service) Authenticate(ctx context.Context, token, addr, userAgent strin
 	}
 	now := s.opts.Now().UnixMilli()
 	if c.expires != 0 && c.expires <= now {
-		return ident.Requester{}, mxerr.UnknownToken(true)
+		return ident.Requester{}, errExpired(c.Locked)
 	}
 	c.seen(now, addr, userAgent)
 	return c.Requester, nil
+}
+
+// errExpired returns the error for an access token that has expired. That of a locked account cannot be refreshed, so
+// its client is not asked to try.
+func errExpired(locked bool) error {
+	if locked {
+		return mxerr.UserLocked()
+	}
+	return mxerr.UnknownToken(true)
 }
 
 // loadSession finds a token in the database. The first use of a token that came from a refresh invalidates the previous
@@ -53,7 +63,7 @@ func (s *Service) loadSession(ctx context.Context, key tokenKey) (*session, erro
 	case !found:
 		return nil, mxerr.UnknownToken(false)
 	case row.ExpiresTS != 0 && row.ExpiresTS <= s.opts.Now().UnixMilli():
-		return nil, mxerr.UnknownToken(true)
+		return nil, errExpired(row.Locked)
 	case row.Unused:
 		if err := s.confirmToken(ctx, key, row.User, row.Device); err != nil {
 			return nil, err

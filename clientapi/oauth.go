@@ -3,8 +3,11 @@ package clientapi
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"net/url"
+	"strconv"
+	"time"
 
 	"ebb/accounts/oauth"
 	"ebb/httpapi"
@@ -19,12 +22,13 @@ const (
 
 func (a *API) oauthRoutes() []httpapi.Route {
 	post := func(path, operation string, body int64, handler func(*httpapi.Request) (any, error)) httpapi.Route {
-		return httpapi.Route{Method: "POST", Path: path, OperationID: operation, Rate: httpapi.Anonymous, MaxBody: body, Handler: a.oauthHandler(handler)}
+		return httpapi.Route{Method: "POST", Path: path, OperationID: operation, Rate: httpapi.Anonymous, MaxBody: body, Handler: a.oauthHandler(handler), ErrorBody: oauthErrorBody}
 	}
 	return []httpapi.Route{
 		{Method: "GET", Path: "/_matrix/client/v1/auth_metadata", OperationID: "getAuthMetadata", File: "oauth_server_metadata.yaml",
 			Aliases: []string{"/_matrix/client/unstable/org.matrix.msc2965/auth_metadata", "/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"},
 			Handler: a.oauthHandler(a.getAuthMetadata)},
+		{Method: "GET", Path: oauth.PathKeys, OperationID: "getOAuthKeys", Rate: httpapi.Anonymous, Handler: a.oauthHandler(a.getOAuthKeys)},
 		post(oauth.PathRegister, "registerOAuthClient", maxOAuthMetadata, a.registerOAuthClient),
 		post(oauth.PathToken, "getOAuthToken", maxOAuthForm, a.getOAuthToken),
 		post(oauth.PathRevoke, "revokeOAuthToken", maxOAuthForm, a.revokeOAuthToken),
@@ -46,6 +50,39 @@ func (a *API) oauthHandler(handler func(*httpapi.Request) (any, error)) func(*ht
 		}
 		return v, err
 	}
+}
+
+// oauthErrorBody returns the body of an error that is not of OAuth 2.0. Errors that may pass have no member "error",
+// because clients end their session when a refresh fails with one: matrix-js-sdk up to version 41 whatever the status,
+// later versions if errcode is there too or the status is 429.
+func oauthErrorBody(e *mxerr.Error) []byte {
+	members := map[string]any{}
+	maps.Copy(members, e.Extra)
+	members["errcode"], members["error_description"] = e.Code, e.Msg
+	switch {
+	case e.Code == mxerr.CodeUnrecognized:
+		members["error"] = e.Msg
+	case e.Status < http.StatusInternalServerError && e.Status != http.StatusTooManyRequests:
+		delete(members, "errcode")
+		members["error"] = "invalid_request"
+	}
+	body, err := json.Marshal(members)
+	if err != nil {
+		return []byte(`{}`)
+	}
+	return body
+}
+
+// lockedPause is how long the client of a locked account is asked to wait before it tries to refresh its token again.
+const lockedPause = time.Minute
+
+// lockedAnswer is the response to a refresh of a locked account. The specification wants clients to keep the session of
+// a locked account, and to end it if a refresh fails with any status below 500.
+// Spec: client-server-api#account-locking, client-server-api#refresh-token-grant
+func lockedAnswer(e *mxerr.Error) (any, error) {
+	e = mxerr.New(http.StatusServiceUnavailable, e.Code, "%s", e.Msg).With("soft_logout", true).With("retry_after_ms", lockedPause.Milliseconds())
+	h := http.Header{"Cache-Control": {"no-store"}, "Retry-After": {strconv.Itoa(int(lockedPause.Seconds()))}}
+	return httpapi.Raw{Status: e.Status, Body: oauthErrorBody(e), Header: h}, nil
 }
 
 // oauthAnswer returns a JSON response that is not cached.
@@ -112,12 +149,27 @@ func (a *API) getOAuthToken(r *httpapi.Request) (any, error) {
 	default:
 		err = oauth.BadGrantType()
 	}
-	if err != nil {
+	var locked *mxerr.Error
+	switch {
+	case errors.As(err, &locked) && locked.Code == mxerr.CodeUserLocked:
+		return lockedAnswer(locked)
+	case err != nil:
 		return nil, err
 	}
-	return oauthAnswer(http.StatusOK, map[string]any{
+	answer := map[string]any{
 		"access_token": g.Access, "token_type": "Bearer", "expires_in": int64(g.ExpiresIn.Seconds()), "refresh_token": g.Tokens.Refresh, "scope": g.Scope,
-	})
+	}
+	if g.IDToken != "" {
+		answer["id_token"] = g.IDToken
+	}
+	return oauthAnswer(http.StatusOK, answer)
+}
+
+// getOAuthKeys returns the public keys of the signatures of ID tokens.
+// See https://openid.net/specs/openid-connect-discovery-1_0.html#ProviderMetadata.
+func (a *API) getOAuthKeys(r *httpapi.Request) (any, error) {
+	keys, err := a.OAuth.Keys(r.Context())
+	return map[string]any{"keys": keys}, err
 }
 
 // revokeOAuthToken ends the session of a token.

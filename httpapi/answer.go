@@ -100,7 +100,11 @@ func (s *Server) writeError(w http.ResponseWriter, r *Request, err error) {
 		writeRaw(w, Raw{Status: e.Status, ContentType: HTML, Body: errorHTML(e, r.Nonce)})
 		return
 	}
-	writeRaw(w, Raw{Status: e.Status, Body: errorBody(e)})
+	body := errorBody
+	if r.route.ErrorBody != nil {
+		body = r.route.ErrorBody
+	}
+	writeRaw(w, Raw{Status: e.Status, Body: body(e)})
 }
 
 // faultLevel returns the log level and the message for an error with a status. Only this server's own faults are logged

@@ -8,7 +8,11 @@
 // updated.
 package httpapi
 
-import "net/http"
+import (
+	"net/http"
+
+	"ebb/mxerr"
+)
 
 // Auth is the kind of authentication that a route requires.
 type Auth uint8
@@ -62,6 +66,7 @@ type Route struct {
 	Guests      bool  // guests may call it; for routes that require a token
 	Acts        bool  // suspended accounts may not call it
 	Handler     func(*Request) (any, error)
+	ErrorBody   func(*mxerr.Error) []byte // the body of error responses; nil: that of the Matrix specification
 }
 
 // DefaultMaxBody is the maximum size of a request body in bytes, unless the route has another bound. It is enough for a

@@ -277,7 +277,7 @@ func (s *services) newOAuth(cfg *config.Config, o Options) *oauth.Service {
 		return nil
 	}
 	return oauth.New(oauth.Options{
-		DB: s.db, Accounts: s.accounts, Gate: s.gate, Issuer: cfg.PublicURL, Clients: cfg.OAuth.Clients, DeviceGrant: cfg.OAuth.DeviceGrant == "on",
+		DB: s.db, Accounts: s.accounts, Gate: s.gate, Secrets: s.secrets, Issuer: cfg.PublicURL, Clients: cfg.OAuth.Clients, DeviceGrant: cfg.OAuth.DeviceGrant == "on",
 		IdleLifetime: time.Duration(cfg.OAuth.IdleLifetime), SessionLifetime: time.Duration(cfg.OAuth.SessionLifetime), Now: o.Now, Log: o.Log,
 	})
 }

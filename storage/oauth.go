@@ -118,27 +118,28 @@ func (tx *Tx) OldOAuthSessions(since int64, limit int) ([]OAuthSession, error) {
 // OAuthCode is an authorization code.
 type OAuthCode struct {
 	Client, RedirectURI, Challenge, Scope, DeviceID string
+	Nonce                                           string // of the ID token
 	User                                            ident.UserNID
 	Evidence                                        int64
 	ExpiresTS                                       int64  // ms
 	Family                                          string // of the session for which the code was used; "": it was not used
 }
 
-const addOAuthCodeQuery = `INSERT INTO oauth_codes (hash, client_id, redirect_uri, challenge, scope, device_id, user_nid, evidence, expires_ts)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
+const addOAuthCodeQuery = `INSERT INTO oauth_codes (hash, client_id, redirect_uri, challenge, scope, device_id, user_nid, evidence, expires_ts, nonce)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
 
 // AddOAuthCode stores an authorization code, of which the database has only the hash.
 func (tx *Tx) AddOAuthCode(hash string, c OAuthCode) error {
-	_, err := tx.exec(addOAuthCodeQuery, hash, c.Client, c.RedirectURI, c.Challenge, c.Scope, c.DeviceID, int64(c.User), c.Evidence, c.ExpiresTS)
+	_, err := tx.exec(addOAuthCodeQuery, hash, c.Client, c.RedirectURI, c.Challenge, c.Scope, c.DeviceID, int64(c.User), c.Evidence, c.ExpiresTS, c.Nonce)
 	return err
 }
 
-const oauthCodeQuery = `SELECT client_id, redirect_uri, challenge, scope, device_id, user_nid, evidence, expires_ts, family FROM oauth_codes WHERE hash = $1`
+const oauthCodeQuery = `SELECT client_id, redirect_uri, challenge, scope, device_id, user_nid, evidence, expires_ts, family, nonce FROM oauth_codes WHERE hash = $1`
 
 // OAuthCode finds an authorization code by its hash, even if the code was used or has expired.
 func (tx *Tx) OAuthCode(hash string) (OAuthCode, bool, error) {
 	return one(tx, func(r Row) (c OAuthCode, err error) {
-		err = r.Scan(&c.Client, &c.RedirectURI, &c.Challenge, &c.Scope, &c.DeviceID, &c.User, &c.Evidence, &c.ExpiresTS, &c.Family)
+		err = r.Scan(&c.Client, &c.RedirectURI, &c.Challenge, &c.Scope, &c.DeviceID, &c.User, &c.Evidence, &c.ExpiresTS, &c.Family, &c.Nonce)
 		return c, err
 	}, oauthCodeQuery, hash)
 }

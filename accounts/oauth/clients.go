@@ -135,12 +135,13 @@ func (s *Service) client(ctx context.Context, clientID string) (m Metadata, err 
 // tidyBatch is how many rows one write removes, so that writes stay short.
 const tidyBatch = 500
 
-// Tidy removes what has expired: codes, sessions and unused clients.
+// Tidy removes what has expired: codes, sessions, replaced keys and unused clients.
 func (s *Service) Tidy(ctx context.Context) error {
 	now := s.opts.Now()
 	err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 		_, err := tx.DropOAuthClients(now.Add(-clientUnused).UnixMilli(), tidyBatch)
-		return errors.Join(err, tx.DropOAuthCodes(now.Add(-codeKept).UnixMilli(), tidyBatch), tx.DropOAuthDeviceCodes(now.Add(-codeKept).UnixMilli(), tidyBatch))
+		return errors.Join(err, tx.DropOAuthCodes(now.Add(-codeKept).UnixMilli(), tidyBatch), tx.DropOAuthDeviceCodes(now.Add(-codeKept).UnixMilli(), tidyBatch),
+			tx.DropOAuthKeys(now.Add(-idKeyKept).UnixMilli()))
 	})
 	for _, kind := range []struct {
 		lifetime time.Duration

@@ -336,7 +336,7 @@ func TestClosedAccountsGetNoTokens(t *testing.T) {
 		if _, err := l.exchange(code); codeOf(err) != errGrant {
 			t.Errorf("a code: %v", err)
 		}
-		if _, err := l.Refresh(ctx, l.client, g.Refresh); codeOf(err) != errGrant {
+		if _, err := l.Refresh(ctx, l.client, g.Refresh); mxerr.Code(err) != mxerr.CodeUserLocked {
 			t.Errorf("a refresh: %v", err)
 		}
 		r, _, err := l.Authorize(ctx, request("client_id", l.client))
@@ -345,6 +345,10 @@ func TestClosedAccountsGetNoTokens(t *testing.T) {
 		}
 		if _, err := l.Approve(ctx, r, l.browser); mxerr.Code(err) != mxerr.CodeForbidden {
 			t.Errorf("a browser: %v", err)
+		}
+		l.write(func(tx *storage.Tx) error { return tx.SetLocked(l.user, false) })
+		if _, err := l.Refresh(ctx, l.client, g.Refresh); err != nil {
+			t.Errorf("a refresh when the account is unlocked: %v", err)
 		}
 	})
 }

@@ -141,7 +141,7 @@ func TestScopes(t *testing.T) {
 	for text, want := range map[string]Scope{
 		"urn:matrix:client:api:* urn:matrix:client:device:ABC": {"ABC", "urn:matrix:client:api:* urn:matrix:client:device:ABC"},
 		"openid urn:matrix:org.matrix.msc2967.client:api:* urn:matrix:org.matrix.msc2967.client:device:A.b~c email": {"A.b~c",
-			"urn:matrix:org.matrix.msc2967.client:api:* urn:matrix:org.matrix.msc2967.client:device:A.b~c"},
+			"openid urn:matrix:org.matrix.msc2967.client:api:* urn:matrix:org.matrix.msc2967.client:device:A.b~c"},
 		"urn:matrix:client:api:* urn:matrix:client:device:X urn:matrix:org.matrix.msc2967.client:device:X": {"X",
 			"urn:matrix:client:api:* urn:matrix:client:device:X urn:matrix:org.matrix.msc2967.client:device:X"},
 	} {

@@ -12,6 +12,7 @@ import (
 // The scope tokens, in the form of the specification and in that of MSC2967, which clients in the field use.
 // Spec: client-server-api#scope
 const (
+	scopeOpenID         = "openid" // asks for an ID token
 	scopeAPI            = "urn:matrix:client:api:*"
 	scopeDevice         = "urn:matrix:client:device:"
 	unstableScopeAPI    = "urn:matrix:org.matrix.msc2967.client:api:*"
@@ -22,6 +23,7 @@ const (
 	maxScope    = 4096 // bytes
 	maxDeviceID = 255  // bytes
 	maxState    = 2048 // bytes
+	maxNonce    = 255  // bytes
 )
 
 // deviceIDForm matches what may be in a scope token (RFC 6749, section 3.3).
@@ -48,8 +50,12 @@ func parseScope(text string) (s Scope, err error) {
 			continue
 		}
 		seen[token] = true
-		if token == scopeAPI || token == unstableScopeAPI {
+		switch token {
+		case scopeAPI, unstableScopeAPI:
 			api, granted = true, append(granted, token)
+			continue
+		case scopeOpenID:
+			granted = append(granted, token)
 			continue
 		}
 		device, found := strings.CutPrefix(token, scopeDevice)
@@ -90,6 +96,7 @@ type Request struct {
 	Scope       Scope
 	State       string
 	Challenge   string // PKCE, S256
+	Nonce       string // for the ID token
 	Prompt      string
 	LoginHint   string
 	mode        string
@@ -124,10 +131,13 @@ func (r *Request) checkRequest(q url.Values) (err error) {
 		return invalid(errRequest, "code_challenge_method must be S256")
 	case !challengeForm.MatchString(q.Get("code_challenge")):
 		return invalid(errRequest, "code_challenge must be 43 characters of base64url")
+	case len(q.Get("nonce")) > maxNonce:
+		return invalid(errRequest, "nonce is too long")
 	case q.Get("prompt") == "none":
 		return invalid("interaction_required", "Signing in needs the user's consent")
 	}
-	r.Challenge, r.Prompt, r.LoginHint = q.Get("code_challenge"), q.Get("prompt"), q.Get("login_hint")
+	r.Challenge, r.Nonce = q.Get("code_challenge"), q.Get("nonce")
+	r.Prompt, r.LoginHint = q.Get("prompt"), q.Get("login_hint")
 	r.Scope, err = parseScope(q.Get("scope"))
 	return err
 }

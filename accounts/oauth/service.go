@@ -14,8 +14,10 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/singleflight"
 	"maunium.net/go/mautrix/id"
 
 	"ebb/accounts"
@@ -72,9 +74,11 @@ const (
 	PathRevoke    = "/oauth2/revoke"
 	PathDevice    = "/oauth2/device"
 	PathAccount   = "/_ebb/account"
+	PathKeys      = "/oauth2/keys.json"
 )
 
-// Metadata is the metadata of the authorization server (RFC 8414).
+// Metadata is the metadata of the authorization server (RFC 8414). It also has what OpenID Connect Discovery requires,
+// since the ID tokens and their keys are for clients that look for it.
 func (s *Service) Metadata() map[string]any {
 	grants := []string{GrantCode, GrantRefresh}
 	m := map[string]any{
@@ -83,6 +87,7 @@ func (s *Service) Metadata() map[string]any {
 		"token_endpoint":                        s.url(PathToken),
 		"revocation_endpoint":                   s.url(PathRevoke),
 		"registration_endpoint":                 s.url(PathRegister),
+		"jwks_uri":                              s.url(PathKeys),
 		"response_types_supported":              []string{"code"},
 		"response_modes_supported":              []string{modeQuery, modeFragment},
 		"code_challenge_methods_supported":      []string{"S256"},
@@ -90,6 +95,13 @@ func (s *Service) Metadata() map[string]any {
 
 		"revocation_endpoint_auth_methods_supported":     []string{"none"},
 		"authorization_response_iss_parameter_supported": true,
+
+		"scopes_supported":                      []string{scopeOpenID, scopeAPI, scopeDevice + "*", unstableScopeAPI, unstableScopeDevice + "*"},
+		"subject_types_supported":               []string{"public"},
+		"id_token_signing_alg_values_supported": []string{algorithm},
+		"claims_supported":                      []string{"iss", "sub", "aud", "iat", "exp", "nonce", "at_hash"},
+		"request_parameter_supported":           false,
+		"request_uri_parameter_supported":       false,
 	}
 	if s.opts.DeviceGrant {
 		grants = append(grants, GrantDevice)
@@ -107,6 +119,7 @@ type Options struct {
 	DB              *storage.DB
 	Accounts        *accounts.Service
 	Gate            *gate.Gate
+	Secrets         Sealer        // encrypts the keys of ID tokens
 	Issuer          string        // the server's address
 	Clients         []string      // hosts of the only clients that may register; empty: all may
 	DeviceGrant     bool          // whether the device authorization grant is offered
@@ -120,6 +133,9 @@ type Options struct {
 type Service struct {
 	opts  Options
 	rules rules
+
+	current atomic.Pointer[signer] // the key that signed last
+	making  singleflight.Group     // of new keys, which take a processor for a while
 }
 
 // New returns a Service.
@@ -147,7 +163,8 @@ const (
 // Grant is what a client gets.
 type Grant struct {
 	gate.Tokens
-	Scope string
+	Scope   string
+	IDToken string // "" if the client did not ask for one
 }
 
 // Authorize checks an authorization request. If the request has an error that may be sent to the client, it also
@@ -182,7 +199,7 @@ func (s *Service) Approve(ctx context.Context, r Request, session string) (strin
 			return mxerr.Forbidden("You have been signed out in this browser: go back to your client and start again")
 		}
 		return tx.AddOAuthCode(gate.KeyOf(code).String(), storage.OAuthCode{
-			Client: r.ClientID, RedirectURI: r.RedirectURI, Challenge: r.Challenge, Scope: r.Scope.Granted, DeviceID: r.Scope.DeviceID,
+			Client: r.ClientID, RedirectURI: r.RedirectURI, Challenge: r.Challenge, Scope: r.Scope.Granted, DeviceID: r.Scope.DeviceID, Nonce: r.Nonce,
 			User: who.User, Evidence: who.Evidence, ExpiresTS: tx.Now().Add(codeLifetime).UnixMilli(),
 		})
 	})
@@ -215,7 +232,7 @@ func (s *Service) Exchange(ctx context.Context, clientID, code, redirect, verifi
 		return Grant{}, bad
 	}
 	g, err := s.begin(ctx, start{path: gate.PathCode, client: clientID, name: client.Title(), scope: c.Scope, device: c.DeviceID, network: network,
-		user: c.User, evidence: c.Evidence, use: func(tx *storage.Tx, family string) error {
+		user: c.User, evidence: c.Evidence, nonce: c.Nonce, use: func(tx *storage.Tx, family string) error {
 			if first, err := tx.UseOAuthCode(hash, family); err != nil || !first {
 				return errors.Join(err, errUsed)
 			}
@@ -265,11 +282,18 @@ type start struct {
 	network  string
 	user     ident.UserNID
 	evidence int64
+	nonce    string
 	use      func(tx *storage.Tx, family string) error // marks the code as used
 }
 
 // begin makes a session.
-func (s *Service) begin(ctx context.Context, b start) (Grant, error) {
+func (s *Service) begin(ctx context.Context, b start) (g Grant, err error) {
+	var k *signer // is found first, since the session could not be undone if there were none
+	if wantsIDToken(b.scope) {
+		if k, err = s.signer(ctx); err != nil {
+			return Grant{}, err
+		}
+	}
 	name := gate.Secret("", 16)
 	family := gate.KeyOf(name).String()
 	at := gate.Attempt{Path: b.path, User: b.user, Shown: gate.Evidence(b.evidence), Network: b.network}
@@ -287,10 +311,17 @@ func (s *Service) begin(ctx context.Context, b start) (Grant, error) {
 		}
 		return tx.AddOAuthSession(storage.OAuthSession{Device: d.NID, Client: b.client, Scope: b.scope, Family: family, Generation: 1})
 	})
-	return Grant{in.Tokens, b.scope}, grantError(err)
+	if err != nil {
+		return Grant{}, grantError(err)
+	}
+	g = Grant{Tokens: in.Tokens, Scope: b.scope}
+	if k != nil {
+		g.IDToken, err = s.idToken(k, b.client, b.nonce, in)
+	}
+	return g, err
 }
 
-// grantError returns what a client is told about an account that cannot be signed in to.
+// grantError returns the invalid_grant error for an account that cannot be signed in to.
 func grantError(err error) error {
 	var e *mxerr.Error
 	if errors.As(err, &e) && e.Status < 500 && e.Status != http.StatusTooManyRequests {
@@ -327,7 +358,10 @@ func parsePrefix(token string) (family string, generation int64, ok bool) {
 // Refresh gives new tokens for a refresh token. The old ones remain valid until one of the new ones is used, since the
 // answer can be lost. A refresh token that is used after that ends the session: somebody else may have it.
 //
-// Errors: invalid_client, invalid_grant.
+// The refresh of a locked account fails with M_USER_LOCKED and changes nothing: the session goes on when the account is
+// unlocked.
+//
+// Errors: invalid_client, invalid_grant, M_USER_LOCKED.
 func (s *Service) Refresh(ctx context.Context, clientID, token string) (Grant, error) {
 	family, _, ok := parsePrefix(token)
 	bad := invalid(errGrant, "The refresh token is unknown, has expired or belongs to another client: sign in again")
@@ -350,8 +384,11 @@ func (s *Service) Refresh(ctx context.Context, clientID, token string) (Grant, e
 		}
 		return gate.TokenOptions{Lifetime: s.lifetime(o.CreatedTS), Family: prefix(family, o.Generation+1)}, s.used(tx, clientID)
 	})
-	if mxerr.Code(err) == mxerr.CodeUnknownToken {
+	switch mxerr.Code(err) {
+	case mxerr.CodeUnknownToken:
 		return Grant{}, errors.Join(bad, s.endReused(ctx, token))
+	case mxerr.CodeUserLocked:
+		return Grant{}, err
 	}
 	return g, grantError(err)
 }

@@ -135,6 +135,7 @@ var libraries = map[string][]string{
 	"github.com/dchest/siphash":         {"rooms/words"},
 	"github.com/go-webauthn/webauthn":   {"accounts/factors"},
 	"github.com/google/uuid":            {"accounts/factors"},
+	"github.com/golang-jwt/jwt/v5":      {"accounts/oauth"},
 	"github.com/pquerna/otp":            {"accounts/factors"},
 	"github.com/piglig/go-qr":           {"accounts/factors"},
 	"golang.org/x/":                     {"*"},
