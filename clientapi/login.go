@@ -14,6 +14,7 @@ const (
 	loginPassword   = "m.login.password"
 	loginToken      = "m.login.token"
 	loginAppService = "m.login.application_service"
+	loginSSO        = "m.login.sso"
 )
 
 func (a *API) loginRoutes() []httpapi.Route {
@@ -26,10 +27,14 @@ func (a *API) loginRoutes() []httpapi.Route {
 	}
 }
 
-// getLoginFlows lists the login types.
+// getLoginFlows lists the login types. Single sign-on leads to the pages of OAuth 2.0, which ask for a second factor if
+// the account needs one, so clients should prefer it to passwords.
 // Spec: client-server-api#get_matrixclientv3login
 func (a *API) getLoginFlows(*httpapi.Request) (any, error) {
 	var flows []map[string]any
+	if a.OAuth != nil {
+		flows = append(flows, map[string]any{"type": loginSSO, "oauth_aware_preferred": true})
+	}
 	if a.Accounts.OffersPassword() {
 		flows = append(flows, map[string]any{"type": loginPassword})
 	}

@@ -102,6 +102,7 @@ var elsewhere = map[gate.Path]string{
 	gate.PathCode:         "is no JSON API: accounts/oauth.TestNoCodeGivesTokensForAPasswordAlone",
 	gate.PathDevice:       "the same",
 	gate.PathOAuthRefresh: "the same",
+	gate.PathSSO:          "the same",
 }
 
 // try sends the request and reports whether the response contains a token.

@@ -179,3 +179,86 @@ func TestMetadataHasWhatClientsValidate(t *testing.T) {
 		}
 	}
 }
+
+const ssoRedirect = "/_matrix/client/v3/login/sso/redirect"
+
+// ssoPage follows the redirect of single sign-on to the page, where nobody is signed in.
+func (b *browser) ssoPage(redirectURL string) reply {
+	b.l.t.Helper()
+	r := b.get(ssoRedirect + "?action=login&redirectUrl=" + url.QueryEscape(redirectURL))
+	if r.status != http.StatusFound {
+		b.l.t.Fatalf("%d %s", r.status, r.body)
+	}
+	return b.get(r.header.Get("Location"))
+}
+
+func TestClientWithoutOAuthSignsInThroughThePages(t *testing.T) {
+	l := newLab(t)
+	b := l.browser()
+	consent := b.signIn(b.ssoPage(callback + "?a=b#/home"))
+	if !strings.Contains(consent.body, "<dd>app.example.com</dd>") || !strings.Contains(consent.body, "@alice:test") || consent.header.Get("Location") != "" {
+		t.Fatalf("the page for consent: %d %s", consent.status, consent.body)
+	}
+	if csp := consent.header.Get("Content-Security-Policy"); !strings.Contains(csp, "form-action 'self' https://app.example.com;") {
+		t.Errorf("the browser may not continue: %s", csp)
+	}
+	done := b.submit(consent, "step", "allow")
+	to, err := url.Parse(done.header.Get("Location"))
+	if err != nil || done.status != http.StatusSeeOther || to.Host != "app.example.com" || to.Query().Get("a") != "b" || to.Fragment != "/home" {
+		t.Fatalf("%d %s", done.status, done.header.Get("Location"))
+	}
+	login := obj{"type": "m.login.token", "token": to.Query().Get("loginToken")}
+	if in := l.Anonymous().Do("POST", "/v3/login", login); in["user_id"] != "@alice:test" || in["access_token"] == nil {
+		t.Errorf("%v", in)
+	}
+	l.Anonymous().Refused("POST", "/v3/login", login, 403, "M_FORBIDDEN")
+	denied := b.submit(b.ssoPage(callback), "step", "deny")
+	if denied.status != 200 || denied.header.Get("Location") != "" || !strings.Contains(denied.body, "Access was denied") {
+		t.Errorf("denied: %d %s", denied.status, denied.header.Get("Location"))
+	}
+}
+
+func TestSingleSignOnIsNoOpenRedirect(t *testing.T) {
+	l := newLab(t)
+	b := l.browser()
+	for _, path := range []string{ssoRedirect, "/oauth2/sso"} {
+		for _, bad := range []string{"", "javascript:alert(1)", "//evil.example.org", "http://evil.example.org/", "https://good.example.org@evil.example.org/"} {
+			r := b.get(path + "?redirectUrl=" + url.QueryEscape(bad))
+			if r.status != 400 || r.header.Get("Location") != "" || !strings.Contains(r.body, `role="alert"`) {
+				t.Errorf("%s to %q: %d %s", path, bad, r.status, r.header.Get("Location"))
+			}
+		}
+	}
+	page := b.signIn(b.ssoPage("evil://app.element.io/"))
+	if !strings.Contains(page.body, "<dd>evil:</dd>") || strings.Contains(page.body, ">app.element.io<") {
+		t.Errorf("an application poses as a website: %s", page.body)
+	}
+	if r := b.post("/oauth2/sso?redirectUrl="+url.QueryEscape("https://evil.example.org/"), url.Values{"step": {"allow"}}); r.status != 403 || r.header.Get("Location") != "" {
+		t.Errorf("a form of another website: %d %s", r.status, r.header.Get("Location"))
+	}
+}
+
+func TestUnknownIdentityProviderIsExplainedOnAPage(t *testing.T) {
+	l := newLab(t)
+	r := l.browser().get(ssoRedirect + "/com.example.nobody?redirectUrl=" + url.QueryEscape(callback))
+	if r.status != 404 || r.header.Get("Location") != "" || !strings.Contains(r.body, "no such identity provider") {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+}
+
+func TestLoginTypesDependOnOAuth(t *testing.T) {
+	flows := func(s *testserver.Server) string {
+		_, _, raw := s.Anonymous().Raw("GET", "/v3/login", nil)
+		return string(raw)
+	}
+	with, without := flows(newLab(t).Server), testserver.New(t, func(c *config.Config) { c.OAuth.Enabled = false })
+	if !strings.Contains(with, `{"oauth_aware_preferred":true,"type":"m.login.sso"}`) || !strings.Contains(with, "m.login.password") {
+		t.Errorf("with OAuth 2.0: %s", with)
+	}
+	if off := flows(without); strings.Contains(off, "m.login.sso") || !strings.Contains(off, "m.login.password") {
+		t.Errorf("without: %s", off)
+	}
+	if r := (&lab{Server: without, t: t}).browser().get(ssoRedirect + "?redirectUrl=" + url.QueryEscape(callback)); r.status != 404 {
+		t.Errorf("single sign-on without OAuth 2.0: %d", r.status)
+	}
+}

@@ -58,6 +58,10 @@ var english = map[string]string{
 	"link.denied":  "Access was denied",
 	"link.closed":  "The device has not got access to your account. You can close this page.",
 
+	"sso.warning":  "Allow this only if you have just started signing in there. Whoever runs that website or application gets access to your account.",
+	"sso.closed":   "You can close this page and go back to your client.",
+	"sso.provider": "This server has no such identity provider. Go back to your client and sign in without it.",
+
 	"error.title":   "That did not work",
 	"error.csrf":    "This form is too old, or was opened by another website. Go back to your client and start again.",
 	"error.state":   "This form is not up to date: something has changed in another window. Continue here.",

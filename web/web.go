@@ -96,12 +96,12 @@ func (p *Pages) Routes() []httpapi.Route {
 	page := func(method, path, operation string, handler func(*httpapi.Request) (any, error)) httpapi.Route {
 		return httpapi.Route{Method: method, Path: path, OperationID: operation, Page: true, Rate: httpapi.Anonymous, MaxBody: maxForm, Handler: p.handler(handler)}
 	}
-	return []httpapi.Route{
+	return append(p.ssoRoutes(), []httpapi.Route{
 		page("GET", oauth.PathAuthorize, "getAuthorizePage", p.getAuthorize),
 		page("POST", oauth.PathAuthorize, "postAuthorizePage", p.postAuthorize),
 		page("GET", oauth.PathLink, "getLinkPage", p.getLink),
 		page("POST", oauth.PathLink, "postLinkPage", p.postLink),
-	}
+	}...)
 }
 
 // view is what a page shows.

@@ -37,6 +37,7 @@ const (
 	PathCode         Path = "authorization_code" // an authorization code (OAuth 2.0)
 	PathDevice       Path = "device_code"        // a device code that the user has approved (OAuth 2.0)
 	PathOAuthRefresh Path = "oauth_refresh"      // a refresh token (OAuth 2.0)
+	PathSSO          Path = "sso"                // a user who has signed in on the web pages, which creates a login token for a client without OAuth 2.0
 	PathReset        Path = "reset"              // a new password set by e-mail, which creates no session
 )
 
@@ -82,6 +83,7 @@ type rule struct {
 	counted   bool     // the path allows guessing, so a Guess is required
 	tokens    bool     // whether the Pass creates the tokens of a session
 	continues bool     // the session is continued, and its evidence has been recorded already
+	handsOver bool     // whether the Pass creates a login token
 }
 
 // rules has a rule for every path. When you add a path, server.TestEveryPathNeedsASecondFactor asks for a case of it.
@@ -94,10 +96,11 @@ var rules = map[Path]rule{
 	PathGuest:        {inherits: true, tokens: true},
 	PathSharedSecret: {evidence: Invitation, tokens: true},
 	PathMachine:      {evidence: Administrator, tokens: true},
-	PathHandOver:     {inherits: true},
+	PathHandOver:     {inherits: true, handsOver: true},
 	PathCode:         {evidence: first | alone&^(Administrator|AppService), tokens: true}, // 256 bits: nobody guesses one
 	PathDevice:       {evidence: first | alone&^(Administrator|AppService), tokens: true},
 	PathOAuthRefresh: {inherits: true, tokens: true, continues: true},
+	PathSSO:          {evidence: first | alone&^(Administrator|AppService), handsOver: true},
 	PathReset:        {evidence: Email},
 }
 

@@ -68,7 +68,7 @@ func (l *lab) try(g *Gate, path Path, shown Evidence) error {
 		switch {
 		case err != nil:
 			return err
-		case path == PathHandOver:
+		case rules[path].handsOver:
 			_, err = p.LoginToken(time.Minute)
 		case rules[path].tokens:
 			_, err = p.Tokens(l.device, TokenOptions{Refresh: true, Lifetime: time.Hour})
@@ -86,7 +86,7 @@ func (e enrolled) Enrolled(_ *storage.Tx, user ident.UserNID) (Evidence, error) 
 var likely = map[Path]Evidence{
 	PathPassword: Password, PathLoginToken: Password, PathRefresh: Password, PathRegister: Password | Invitation | Email,
 	PathGuest: 0, PathSharedSecret: Invitation | Password, PathHandOver: Password, PathReset: Email,
-	PathAppService: AppService, PathMachine: Administrator, PathCode: Password, PathDevice: Password, PathOAuthRefresh: Password,
+	PathAppService: AppService, PathMachine: Administrator, PathCode: Password, PathDevice: Password, PathOAuthRefresh: Password, PathSSO: Password,
 }
 
 func TestNoPathLetsOneFactorThroughWhereTwoAreRequired(t *testing.T) {

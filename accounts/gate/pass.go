@@ -66,7 +66,7 @@ func (p Pass) Tokens(device ident.DeviceNID, o TokenOptions) (Tokens, error) {
 // LoginToken creates a token with which another client can log in once. The session of that client gets the evidence of
 // this attempt.
 func (p Pass) LoginToken(lifetime time.Duration) (string, error) {
-	if p.at.Path != PathHandOver {
+	if !rules[p.at.Path].handsOver {
 		return "", errNoPass
 	}
 	token := Secret("ebb_l_", 32)

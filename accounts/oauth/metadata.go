@@ -208,14 +208,7 @@ func (r rules) nativeRedirect(host string, u *url.URL, text string) bool {
 	if u.Scheme == "http" {
 		return isLoopback(u.Hostname()) && u.Port() == "" && !strings.HasSuffix(u.Host, ":") && u.User == nil
 	}
-	labels := strings.Split(host, ".")
-	if net.ParseIP(host) != nil || len(labels) < 2 {
-		return false
-	}
-	slices.Reverse(labels)
-	own := strings.Join(labels, ".")
-	rest := text[len(u.Scheme):]
-	return (u.Scheme == own || strings.HasPrefix(u.Scheme, own+".")) && !strings.HasPrefix(rest, "://")
+	return ownScheme(u.Scheme, host) && !strings.HasPrefix(text[len(u.Scheme):], "://")
 }
 
 // allows reports whether a client may be redirected to a URI. It must be one that the client has registered, except

@@ -1,6 +1,7 @@
 // Package oauth is an authorization server for the OAuth 2.0 API of Matrix, without its HTTP endpoints and pages:
-// registration of clients, authorization codes with PKCE, device codes, refresh tokens and revocation. Tokens are made
-// by accounts/gate, and sessions begin and end in accounts.
+// registration of clients, authorization codes with PKCE, device codes, refresh tokens, ID tokens and revocation. It
+// also makes login tokens for clients of the legacy API whose users sign in on the same pages (m.login.sso). Tokens are
+// made by accounts/gate, and sessions begin and end in accounts.
 //
 // What can be used once is used up in the write that makes the session, so that of two uses at the same time one fails.
 // Codes and tokens are stored as hashes.
