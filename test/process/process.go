@@ -41,6 +41,9 @@ func Build(dir string, flags ...string) (Binary, error) {
 	return Binary{path}, nil
 }
 
+// Path returns the program's file.
+func (b Binary) Path() string { return b.path }
+
 // Run runs a subcommand and returns its output.
 func (b Binary) Run(ctx context.Context, args ...string) (string, error) {
 	out, err := exec.CommandContext(ctx, b.path, args...).CombinedOutput()
