@@ -50,6 +50,9 @@ func (s *Service) deactivate(w *write, nid ident.UserNID, erase bool) error {
 	if err := w.ForgetFactors(nid); err != nil {
 		return err
 	}
+	if err := w.DeleteUpstreamIdentities(nid); err != nil {
+		return err
+	}
 	if err := w.DeleteDelayedEvents(nid); err != nil {
 		return err
 	}

@@ -46,7 +46,8 @@ func errWrongPassword() error { return mxerr.Forbidden("Wrong username or passwo
 // needs a second factor, the password is not compared. For an account that needs one, the response does not depend on
 // the password.
 //
-// Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED, M_USER_LOCKED, M_MISSING_PARAM, M_INVALID_PARAM.
+// Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED, M_USER_LOCKED, M_MISSING_PARAM, M_INVALID_PARAM; 502 M_CONNECTION_FAILED if
+// the LDAP directory cannot be asked.
 func (s *Service) LoginPassword(ctx context.Context, who Identifier, password string, n NewSession) (SignedIn, error) {
 	if !s.gate.OffersPassword() {
 		s.failed(ctx, "", "password without a second factor")
@@ -64,7 +65,7 @@ func (s *Service) LoginPassword(ctx context.Context, who Identifier, password st
 	if err != nil {
 		return SignedIn{}, err
 	}
-	if err := s.checkPassword(ctx, checked, password, try, more); err != nil {
+	if checked, err = s.checkPassword(ctx, checked, password, try, more); err != nil {
 		if mxerr.Code(err) == mxerr.CodeForbidden {
 			err = s.gate.ErrWrongPassword()
 		}
@@ -97,7 +98,7 @@ func (s *Service) rehash(ctx context.Context, a storage.AccountRow, password str
 // VerifyPassword checks a password for a web page, which asks for a second factor afterwards if the account needs one.
 // user is a localpart, a user ID or an e-mail address of the account. VerifyPassword creates no session.
 //
-// Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED.
+// Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED; 502 M_CONNECTION_FAILED if the LDAP directory cannot be asked.
 func (s *Service) VerifyPassword(ctx context.Context, user, password, network string) (storage.AccountRow, error) {
 	find := s.accountToSignIn
 	if s.HasEmail() && strings.Index(user, "@") > 0 {
@@ -111,7 +112,7 @@ func (s *Service) VerifyPassword(ctx context.Context, user, password, network st
 	if err != nil {
 		return storage.AccountRow{}, err
 	}
-	if err := s.checkPassword(ctx, a, password, try, false); err != nil {
+	if a, err = s.checkPassword(ctx, a, password, try, false); err != nil {
 		return storage.AccountRow{}, err
 	}
 	fresh, err := s.rehash(ctx, a, password)
@@ -164,25 +165,26 @@ func (s *Service) LoginToken(ctx context.Context, token string, n NewSession) (S
 	return in, err
 }
 
-// checkPassword checks the password of an account. The attempt counts only if the password is wrong. If more is set,
-// the account also needs a second factor: a correct password is then treated like a wrong one, at the same cost.
+// checkPassword checks the password of an account, and returns the account, which the first sign-in of a user of the
+// LDAP directory creates. The attempt counts only if the password is wrong. If more is set, the account also needs a
+// second factor: a correct password is then treated like a wrong one, at the same cost.
 //
-// Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED.
-func (s *Service) checkPassword(ctx context.Context, a storage.AccountRow, password string, try *gate.Guess, more bool) error {
-	good, err := s.hasher.verify(ctx, password, a.Password)
+// Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED; 502 M_CONNECTION_FAILED if the directory cannot be asked.
+func (s *Service) checkPassword(ctx context.Context, named storage.AccountRow, password string, try *gate.Guess, more bool) (storage.AccountRow, error) {
+	a, good, err := s.comparePassword(ctx, named, password)
 	switch {
 	case err != nil: // nothing was compared
 		try.Right()
-		return fmt.Errorf("check password of %s: %w", a.Localpart, err)
+		return storage.AccountRow{}, fmt.Errorf("check password of %s: %w", named.Localpart, err)
 	case more:
 		s.failed(ctx, a.Localpart, "password without a second factor")
-		return errWrongPassword()
+		return storage.AccountRow{}, errWrongPassword()
 	case !good || a.DeactivatedTS != 0:
 		s.failed(ctx, a.Localpart, whyRefused(a))
-		return errWrongPassword()
+		return storage.AccountRow{}, errWrongPassword()
 	}
 	try.Right()
-	return nil
+	return a, nil
 }
 
 // failed logs a failed attempt to log in, and records it in the audit log. The client does not get the reason.

@@ -27,6 +27,8 @@ type NewAccount struct {
 	Network     string      // the client's network, for Budgets; "" if an administrator or application service creates the account
 	AppService  string      // the application service that creates the account, which gets no password; or ""
 	NoPassword  bool        // the account is for a program and gets no password
+	KnownEmail  string      // an address that another service vouches for, or ""
+	Identity    *Identity   // what the account belongs to at another service, or nil
 	Path        gate.Path   // the path on which SignIn gets its tokens; "" means gate.PathRegister
 }
 
@@ -117,6 +119,14 @@ func (s *Service) create(w *write, a storage.AccountRow, n NewAccount) (SignedIn
 	}
 	if n.Email != nil {
 		if err := w.useEmail(*n.Email, a.NID); err != nil {
+			return SignedIn{}, err
+		}
+	}
+	if err := s.addKnownEmail(w, n.KnownEmail, a.NID); err != nil {
+		return SignedIn{}, err
+	}
+	if n.Identity != nil {
+		if err := w.addIdentity(*n.Identity, a.NID); err != nil {
 			return SignedIn{}, err
 		}
 	}
@@ -401,8 +411,13 @@ func (s *Service) activeAccount(tx *storage.Tx, user id.UserID) (storage.Account
 
 // SetPassword sets a user's password. If signOut is set, it deletes all devices except keep, which may be "".
 //
-// Errors: M_NOT_FOUND, M_WEAK_PASSWORD.
+// Errors: M_NOT_FOUND, M_WEAK_PASSWORD; M_FORBIDDEN if the password is in the LDAP directory.
 func (s *Service) SetPassword(ctx context.Context, user id.UserID, password string, signOut bool, keep id.DeviceID) error {
+	return s.changePassword(ctx, user, password, signOut, keep, s.refuseLDAP)
+}
+
+// changePassword is SetPassword with a check within the write.
+func (s *Service) changePassword(ctx context.Context, user id.UserID, password string, signOut bool, keep id.DeviceID, check func(*storage.Tx, ident.UserNID) error) error {
 	if err := CheckPassword(password); err != nil {
 		return err
 	}
@@ -413,6 +428,9 @@ func (s *Service) SetPassword(ctx context.Context, user id.UserID, password stri
 	return s.write(ctx, func(w *write) error {
 		a, err := s.activeAccount(w.Tx, user)
 		if err != nil {
+			return err
+		}
+		if err := check(w.Tx, a.NID); err != nil {
 			return err
 		}
 		w.note("password changed", "user", user)

@@ -84,6 +84,7 @@ type Options struct {
 	Budgets             Budgets
 	Network             func(addr string) string // returns the network of a client address; nil if networks are unknown
 	Emails              EmailOptions
+	Upstream            UpstreamOptions
 	AccountPage         string // address of the account page; "" if there are no web pages
 	SearchAllUsers      bool   // whether the user directory finds all users, not only those in shared and public rooms
 	Hooks               Hooks

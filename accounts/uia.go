@@ -154,6 +154,9 @@ func (s *Service) resetPassword(ctx context.Context, v Verified, password string
 		if !found { // removed from the account in the meantime
 			return errNoSuchEmail()
 		}
+		if err := s.refuseLDAP(w.Tx, nid); err != nil {
+			return err
+		}
 		if _, err := s.gate.Admit(w.Tx, gate.Attempt{Path: gate.PathReset, User: nid, Shown: gate.Email}); err != nil {
 			return err
 		}
@@ -186,7 +189,7 @@ func (s *Service) checkOwn(ctx context.Context, at tried) (_ proof, refused *mxe
 	if err != nil {
 		return proof{}, nil, err
 	}
-	err = s.checkPassword(ctx, row, a.Password, try, false)
+	_, err = s.checkPassword(ctx, row, a.Password, try, false)
 	if errors.As(err, &refused) && refused.Code == mxerr.CodeForbidden {
 		return proof{}, refused, nil
 	}

@@ -67,7 +67,7 @@ func (a *API) userPasswd(ctx context.Context, u UserArgs) (any, error) {
 	if u.Hash != "" {
 		return struct{}{}, a.Accounts.SetPasswordHash(ctx, user, u.Hash)
 	}
-	return struct{}{}, a.Accounts.SetPassword(ctx, user, u.Password, u.SignOut, "")
+	return struct{}{}, a.Accounts.OverridePassword(ctx, user, u.Password, u.SignOut)
 }
 
 func (a *API) userAdmin(ctx context.Context, u UserArgs) (any, error) {

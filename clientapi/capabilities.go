@@ -15,16 +15,19 @@ func (a *API) capabilitiesRoutes() []httpapi.Route {
 // getCapabilities returns what the user can do on this server.
 // Spec: client-server-api#capabilities-negotiation
 func (a *API) getCapabilities(r *httpapi.Request) (any, error) {
+	password, err := a.Accounts.MayChangePassword(r.Context(), r.UserNID)
+	if err != nil {
+		return nil, err
+	}
 	oauth := false // whether the user manages the account on the account page, not in this client
 	if a.OAuth != nil {
-		var err error
 		if oauth, err = a.Accounts.IsOAuth(r.Context(), r.DeviceNID); err != nil {
 			return nil, err
 		}
 	}
 	can := func(enabled bool) map[string]bool { return map[string]bool{"enabled": enabled} }
 	all := map[string]any{
-		"m.change_password":              can(!oauth),
+		"m.change_password":              can(!oauth && password),
 		"m.set_displayname":              can(true),
 		"m.set_avatar_url":               can(true),
 		"m.3pid_changes":                 can(!oauth && a.Accounts.HasEmail()),

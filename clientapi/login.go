@@ -15,6 +15,7 @@ const (
 	loginToken      = "m.login.token"
 	loginAppService = "m.login.application_service"
 	loginSSO        = "m.login.sso"
+	loginJWT        = "org.matrix.login.jwt" // an identifier that other servers use; the specification has none for tokens of other programs
 )
 
 func (a *API) loginRoutes() []httpapi.Route {
@@ -39,6 +40,9 @@ func (a *API) getLoginFlows(*httpapi.Request) (any, error) {
 		flows = append(flows, map[string]any{"type": loginPassword})
 	}
 	flows = append(flows, map[string]any{"type": loginToken, "get_login_token": true})
+	if a.Accounts.OffersJWT() {
+		flows = append(flows, map[string]any{"type": loginJWT})
+	}
 	if a.Services.Any() {
 		flows = append(flows, map[string]any{"type": loginAppService})
 	}
@@ -79,6 +83,8 @@ func (a *API) login(r *httpapi.Request) (any, error) {
 		out, err = a.Accounts.LoginPassword(r.Context(), who, body.Password, n)
 	case loginToken:
 		out, err = a.Accounts.LoginToken(r.Context(), body.Token, n)
+	case loginJWT:
+		out, err = a.Accounts.LoginJWT(r.Context(), body.Token, n)
 	case loginAppService:
 		var user string
 		if user, err = who.Name(); err != nil {

@@ -100,6 +100,8 @@ type Auth struct {
 	MFAAdministrators string   `yaml:"mfa_administrators" doc:"The same for administrators, where it is stricter than mfa."`
 	MFAGrace          Duration `yaml:"mfa_grace" doc:"How long users without a second factor can still sign in after it became required. Then their sessions end."`
 	Passkeys          Passkeys `yaml:"passkeys"`
+	JWT               JWT      `yaml:"jwt"`
+	LDAP              LDAP     `yaml:"ldap"`
 }
 
 // Passkeys says which passkeys are accepted.
@@ -348,10 +350,11 @@ func Default() *Config {
 		ACME:         ACME{Directory: "https://acme-v02.api.letsencrypt.org/directory"},
 		Registration: Registration{Mode: "token", Email: "off", GuestLifetime: Duration(30 * 24 * time.Hour)},
 		Login:        Login{AccessTokenLifetime: Duration(time.Hour)},
-		Auth:         Auth{MFA: "off", MFAAdministrators: "off", MFAGrace: Duration(14 * 24 * time.Hour)},
-		Audit:        Audit{Keep: Duration(180 * 24 * time.Hour), Checkpoints: Checkpoints{Interval: Duration(time.Hour)}},
-		OAuth:        OAuth{DeviceGrant: "on"},
-		Email:        Email{SMTP: SMTP{Port: 587, TLS: "starttls", Timeout: Duration(30 * time.Second)}},
+		Auth: Auth{MFA: "off", MFAAdministrators: "off", MFAGrace: Duration(14 * 24 * time.Hour), JWT: JWT{SubjectClaim: "sub"},
+			LDAP: LDAP{StartTLS: true, Filter: "(uid={name})", NameAttribute: "uid", DisplayNameAttribute: "cn", EmailAttribute: "mail", Timeout: Duration(5 * time.Second)}},
+		Audit: Audit{Keep: Duration(180 * 24 * time.Hour), Checkpoints: Checkpoints{Interval: Duration(time.Hour)}},
+		OAuth: OAuth{DeviceGrant: "on"},
+		Email: Email{SMTP: SMTP{Port: 587, TLS: "starttls", Timeout: Duration(30 * time.Second)}},
 		RateLimits: RateLimits{Enabled: true, Connections: 2000, Sends: Bucket{20, 200}, Reads: Bucket{50, 1000}, Logins: Bucket{0.2, 10},
 			Registrations: Bucket{0.2, 50}, Emails: Bucket{0.002, 5}, Anonymous: Bucket{50, 500}, Invites: Bucket{1, 100}, Joins: Bucket{1, 30}, Uploads: Bucket{5, 200}, Claims: Bucket{20, 200}},
 		Federation:    Federation{Presence: true},
@@ -423,6 +426,8 @@ func (c *Config) secretFiles() []secretFile {
 		{"registration.shared_secret_file", c.Registration.SharedSecretFile, &c.Registration.SharedSecret},
 		{"email.smtp.password_file", c.Email.SMTP.PasswordFile, &c.Email.SMTP.Password},
 		{"turn.shared_secret_file", c.TURN.SharedSecretFile, &c.TURN.SharedSecret},
+		{"auth.jwt.secret_file", c.Auth.JWT.SecretFile, &c.Auth.JWT.Secret},
+		{"auth.ldap.search_password_file", c.Auth.LDAP.SearchPasswordFile, &c.Auth.LDAP.SearchPassword},
 	}
 }
 

@@ -57,6 +57,8 @@ func (c *Config) mistakes(found Problems) Problems {
 	}
 	c.Auth.validate(&p)
 	c.Auth.Passkeys.validate(&p, c.PublicURL)
+	c.Auth.JWT.validate(&p)
+	c.Auth.LDAP.validate(&p)
 	c.Audit.validate(&p)
 	c.validateOAuth(&p)
 	p.check(c.Login.AccessTokenLifetime > 0, "login.access_token_lifetime", "must be positive")

@@ -19,6 +19,7 @@ func (c *Config) Warnings() Problems {
 	c.warnOfAddresses(&w)
 	c.warnOfFederation(&w)
 	c.warnOfProxies(&w)
+	c.warnOfUpstream(&w)
 	if c.Registration.Mode == "open" {
 		w.add("registration.mode", "is open: everybody can create accounts, so expect spam and abuse")
 	}

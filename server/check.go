@@ -26,6 +26,8 @@ func Check(ctx context.Context, cfg *config.Config, o Options) (mistakes, warnin
 	if _, ok := pdu.VersionOf(id.RoomVersion(cfg.Rooms.DefaultVersion)); !ok {
 		mistakes = append(mistakes, cfg.Problem("rooms.default_version", "%q is not a room version that this server supports: %s", cfg.Rooms.DefaultVersion, versions()))
 	}
+	_, upstream := upstreamOptions(cfg, o)
+	mistakes = append(mistakes, upstream...)
 	if config.Exists(cfg.Dir()) {
 		mistakes = append(mistakes, checkDatabase(ctx, cfg)...)
 	} else if err := storage.CheckDSN(cfg.DSN()); err != nil {

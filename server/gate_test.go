@@ -37,6 +37,7 @@ func newOffice(t *testing.T, policy gate.Policy) *office {
 	policy.Grace = officeGrace
 	o := &office{t: t, Server: testserver.NewWithPolicy(t, policy, func(c *config.Config) {
 		c.Registration.Guests, c.Registration.SharedSecret = true, "shared"
+		c.Auth.JWT.Algorithms, c.Auth.JWT.Secret = []string{"HS256"}, jwtSecret
 	})}
 	o.weak = append(o.weak, o.Register("alice"))
 	for range 12 { // some routes of the sweep end the session that they use
@@ -80,6 +81,7 @@ type way struct {
 
 var ways = []way{
 	{gate.PathPassword, "login", "POST", "/v3/login", func(o *office) obj { return o.password(obj{"type": "m.login.password"}) }, false},
+	{gate.PathJWT, "login", "POST", "/v3/login", func(o *office) obj { return obj{"type": "org.matrix.login.jwt", "token": o.jwt()} }, false},
 	{gate.PathLoginToken, "login", "POST", "/v3/login", func(o *office) obj { return obj{"type": "m.login.token", "token": o.login} }, false},
 	{gate.PathRefresh, "refresh", "POST", "/v3/refresh", func(o *office) obj { return obj{"refresh_token": o.refresh} }, false},
 	{gate.PathRegister, "register", "POST", "/v3/register", func(*office) obj {

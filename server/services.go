@@ -179,8 +179,12 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	if err := s.openGate(ctx, cfg, o); err != nil {
 		return err
 	}
+	upstream, mistakes := upstreamOptions(cfg, o)
+	if err := mistakes.Err(); err != nil {
+		return err
+	}
 	s.accounts = accounts.New(accounts.Options{
-		Gate: s.gate, Audit: s.audit,
+		Gate: s.gate, Audit: s.audit, Upstream: upstream,
 		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
 		Guests: cfg.Registration.Guests, GuestLifetime: time.Duration(cfg.Registration.GuestLifetime),
 		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Emails: s.emails(cfg), AccountPage: accountPage(cfg), SearchAllUsers: cfg.UserDirectory.SearchAllUsers, Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,

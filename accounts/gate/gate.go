@@ -38,6 +38,7 @@ const (
 	PathDevice       Path = "device_code"        // a device code that the user has approved (OAuth 2.0)
 	PathOAuthRefresh Path = "oauth_refresh"      // a refresh token (OAuth 2.0)
 	PathSSO          Path = "sso"                // a user who has signed in on the web pages, which creates a login token for a client without OAuth 2.0
+	PathJWT          Path = "jwt"                // POST /login with org.matrix.login.jwt
 	PathReset        Path = "reset"              // a new password set by e-mail, which creates no session
 )
 
@@ -101,6 +102,7 @@ var rules = map[Path]rule{
 	PathDevice:       {evidence: first | alone&^(Administrator|AppService), tokens: true},
 	PathOAuthRefresh: {inherits: true, tokens: true, continues: true},
 	PathSSO:          {evidence: first | alone&^(Administrator|AppService), handsOver: true},
+	PathJWT:          {evidence: Upstream | UpstreamMFA, counted: true, tokens: true},
 	PathReset:        {evidence: Email},
 }
 

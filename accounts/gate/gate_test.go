@@ -86,7 +86,7 @@ func (e enrolled) Enrolled(_ *storage.Tx, user ident.UserNID) (Evidence, error) 
 var likely = map[Path]Evidence{
 	PathPassword: Password, PathLoginToken: Password, PathRefresh: Password, PathRegister: Password | Invitation | Email,
 	PathGuest: 0, PathSharedSecret: Invitation | Password, PathHandOver: Password, PathReset: Email,
-	PathAppService: AppService, PathMachine: Administrator, PathCode: Password, PathDevice: Password, PathOAuthRefresh: Password, PathSSO: Password,
+	PathAppService: AppService, PathMachine: Administrator, PathCode: Password, PathDevice: Password, PathOAuthRefresh: Password, PathSSO: Password, PathJWT: Upstream,
 }
 
 func TestNoPathLetsOneFactorThroughWhereTwoAreRequired(t *testing.T) {

@@ -63,6 +63,7 @@ func commands() []command {
 		serveCommand, initCommand, configCheckCommand, configSampleCommand,
 		userAddCommand, userListCommand, userPasswdCommand, userAdminCommand, userDeactivateCommand,
 		userLockCommand, userUnlockCommand, userSuspendCommand, userUnsuspendCommand,
+		userIdentitiesCommand, userLinkCommand, userUnlinkCommand,
 		userEnrolLinkCommand, userEnrolListCommand, userEnrolRevokeCommand, adminRecoverCommand,
 		tokenCreateCommand, tokenListCommand, tokenRevokeCommand,
 		tokenCreateCommand, tokenListCommand, tokenRevokeCommand, tokenIssueCommand, tokenIssuedCommand, tokenWithdrawCommand,

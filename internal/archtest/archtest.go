@@ -84,7 +84,11 @@ var rules = map[string]rule{
 	"directory": {rank: 5},
 
 	// Who gets access tokens.
-	"accounts/gate":    {rank: 5},
+	"accounts/gate": {rank: 5},
+	// Who a token of another program names.
+	"accounts/jwt": {rank: 5, only: leaf},
+	// Whether an LDAP directory accepts a password.
+	"accounts/ldap":    {rank: 5, only: leaf},
 	"accounts":         {rank: 6},
 	"accounts/oauth":   {rank: 6, sideways: []string{"accounts", "accounts/factors"}},
 	"accounts/factors": {rank: 6},
@@ -133,9 +137,12 @@ var libraries = map[string][]string{
 	"github.com/prometheus/":            {"telemetry"},
 	"go.yaml.in/yaml/v3":                {"config", "appservice", "internal/specindex"},
 	"github.com/dchest/siphash":         {"rooms/words"},
+	"github.com/golang-jwt/jwt/v5":      {"accounts/jwt", "accounts/oauth"},
+	"github.com/go-jose/go-jose/v4":     {"accounts/jwt"},
+	"github.com/go-ldap/ldap/v3":        {"accounts/ldap"},
+	"github.com/jimlambrt/gldap":        {"internal/"},
 	"github.com/go-webauthn/webauthn":   {"accounts/factors"},
 	"github.com/google/uuid":            {"accounts/factors"},
-	"github.com/golang-jwt/jwt/v5":      {"accounts/oauth"},
 	"github.com/pquerna/otp":            {"accounts/factors"},
 	"github.com/piglig/go-qr":           {"accounts/factors"},
 	"golang.org/x/":                     {"*"},
