@@ -20,9 +20,20 @@ func (p *Pages) ssoRoutes() []httpapi.Route {
 		return httpapi.Route{Method: method, Path: path, OperationID: operation, Page: true, Rate: httpapi.Anonymous, MaxBody: maxForm, Handler: p.handler(handler)}
 	}
 	plain, withProvider := page("GET", "/_matrix/client/v3"+base, "redirectToSSO", p.redirectToSSO), page("GET", "/_matrix/client/v3"+base+"/{idpId}", "redirectToIdP", p.redirectToIdP)
-	plain.File, plain.Aliases = file, aliases("")
-	withProvider.File, withProvider.Aliases = file, aliases("/{idpId}")
+	plain.File, plain.Aliases, plain.Handler = file, aliases(""), p.unlessOff(plain.Handler)
+	withProvider.File, withProvider.Aliases, withProvider.Handler = file, aliases("/{idpId}"), p.unlessOff(withProvider.Handler)
 	return []httpapi.Route{plain, withProvider, page("GET", pathSSO, "getSSOPage", p.getSSO), page("POST", pathSSO, "postSSOPage", p.postSSO)}
+}
+
+// unlessOff makes an operation of the specification respond as others that are missing if OAuth 2.0 is off.
+func (p *Pages) unlessOff(f func(*httpapi.Request) (any, error)) func(*httpapi.Request) (any, error) {
+	return func(r *httpapi.Request) (any, error) {
+		if p.opts.OAuth != nil {
+			return f(r)
+		}
+		e := mxerr.Unrecognized()
+		return answerJSON(e.Status, map[string]string{"errcode": e.Code, "error": e.Msg})
+	}
 }
 
 // redirectToSSO leads the browser of a client that does not use OAuth 2.0 to the page on which the user signs in.
