@@ -12,6 +12,7 @@ import (
 	"ebb/accountdata"
 	"ebb/accounts"
 	"ebb/accounts/oauth"
+	"ebb/accounts/rendezvous"
 	"ebb/appservice"
 	"ebb/config"
 	"ebb/delayed"
@@ -53,6 +54,7 @@ type API struct {
 	Previews    *preview.Service // nil if previews are off
 	Identity    *identity.Client
 	OAuth       *oauth.Service // nil if OAuth 2.0 is off
+	Rendezvous  *rendezvous.Service
 	Now         func() time.Time
 	Log         *slog.Logger
 }
@@ -70,7 +72,7 @@ func (a *API) Routes() []httpapi.Route {
 		a.listJoinedRoomsRoutes(), a.listPublicRoomsRoutes(), a.loginRoutes(), a.loginTokenRoutes(), a.logoutRoutes(),
 		a.messagePaginationRoutes(), a.mutualRoomsRoutes(), a.notificationsRoutes(), a.oauthRoutes(), a.oldSyncRoutes(), a.openidRoutes(), a.passwordManagementRoutes(), a.peekingEventsRoutes(), a.presenceRoutes(), a.profileRoutes(), a.pusherRoutes(),
 		a.pushrulesRoutes(), a.readMarkersRoutes(), a.receiptsRoutes(), a.redactionRoutes(), a.refreshRoutes(),
-		a.registrationRoutes(), a.registrationTokensRoutes(), a.relationsRoutes(), a.reportContentRoutes(), a.retentionRoutes(), a.roomEventByTimestampRoutes(),
+		a.registrationRoutes(), a.registrationTokensRoutes(), a.relationsRoutes(), a.rendezvousRoutes(), a.reportContentRoutes(), a.retentionRoutes(), a.roomEventByTimestampRoutes(),
 		a.roomInitialSyncRoutes(), a.roomSendRoutes(), a.roomStateRoutes(), a.roomSummaryRoutes(), a.roomUpgradesRoutes(), a.roomsRoutes(), a.rtcTransportsRoutes(), a.searchRoutes(), a.slidingSyncRoutes(), a.spaceHierarchyRoutes(), a.supportRoutes(), a.syncRoutes(),
 		a.tagsRoutes(), a.thirdPartyLookupRoutes(), a.threadSubscriptionRoutes(), a.threadsListRoutes(), a.toDeviceRoutes(), a.typingRoutes(),
 		a.urlPreviewRoutes(), a.usersRoutes(), a.versionsRoutes(), a.voipRoutes(), a.welcomeRoutes(), a.wellknownRoutes(), a.whoamiRoutes(),

@@ -12,8 +12,8 @@ func (a *API) versionsRoutes() []httpapi.Route {
 }
 
 // specVersions lists the supported versions of the client-server API. It lists every version, because clients look for
-// the one that introduced a feature. Operations that are not implemented, those of OAuth 2.0 and single sign-on, return
-// 404 M_UNRECOGNIZED, which clients understand; docs/spec-index.txt marks them No. The push rules that v1.17 removed
+// the one that introduced a feature. Without oauth.enabled, the operations of OAuth 2.0 and single sign-on return 404
+// M_UNRECOGNIZED, which clients understand. The push rules that v1.17 removed
 // are kept by default for deployed clients, see docs/quirks.md.
 var specVersions = []string{
 	"v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16",
@@ -72,6 +72,7 @@ func (a *API) getVersions(*httpapi.Request) (any, error) {
 	features["org.matrix.msc4140"] = a.Delayed.Enabled()        // delayed events
 	features["org.matrix.msc4028"] = a.Config.Push.AllEncrypted // notifications of all encrypted events
 	features["org.matrix.msc4143"] = a.Config.Calls.RTCTransports != ""
+	features["org.matrix.msc4108"] = a.OAuth != nil && a.OAuth.OffersDeviceGrant() // signing in by a QR code
 	for preset, kind := range map[string]string{"public": "public", "private": "private", "trusted_private": "direct"} {
 		features["io.element.e2ee_forced."+preset] = slices.Contains(a.Config.Encryption.Force, kind)
 	}

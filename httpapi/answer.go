@@ -144,6 +144,6 @@ func cors(h http.Header) {
 var (
 	corsOrigin  = []string{"*"}
 	corsMethods = []string{"GET, POST, PUT, DELETE, OPTIONS"}
-	corsHeaders = []string{"X-Requested-With, Content-Type, Authorization, Date"}
+	corsHeaders = []string{"X-Requested-With, Content-Type, Authorization, Date, If-Match, If-None-Match"} // the last two are for MSC4108
 	corsExpose  = []string{"Retry-After, X-Request-Id"}
 )

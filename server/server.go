@@ -22,6 +22,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/accounts/gate"
+	"ebb/accounts/rendezvous"
 	"ebb/adminapi"
 	"ebb/appservice"
 	"ebb/clientapi"
@@ -92,7 +93,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 	s := &Server{cfg: cfg, opt: o, svc: svc, limiter: httpapi.NewLimiter(limits(cfg.RateLimits), o.Now), memory: httpapi.NewMemory()}
 	s.health = &health{db: svc.db, cfg: cfg, opt: &s.opt}
 	s.api = clientapi.New(clientapi.API{
-		Config: cfg, Now: o.Now, Log: o.Log, Identity: svc.identity, Accounts: svc.accounts, OAuth: svc.oauth, Rooms: svc.rooms, AccountData: svc.accountData, Receipts: svc.receipts, History: svc.history, Directory: svc.directory, Feed: svc.feed, E2EE: svc.e2ee, Push: svc.push, Pushers: svc.pushers, Media: svc.media, Moderation: svc.moderation, Services: svc.registry, Delayed: svc.delayed, Redactions: svc.redactions, Previews: svc.previews,
+		Config: cfg, Now: o.Now, Log: o.Log, Identity: svc.identity, Accounts: svc.accounts, OAuth: svc.oauth, Rendezvous: rendezvous.New(o.Now), Rooms: svc.rooms, AccountData: svc.accountData, Receipts: svc.receipts, History: svc.history, Directory: svc.directory, Feed: svc.feed, E2EE: svc.e2ee, Push: svc.push, Pushers: svc.pushers, Media: svc.media, Moderation: svc.moderation, Services: svc.registry, Delayed: svc.delayed, Redactions: svc.redactions, Previews: svc.previews,
 	})
 	s.web = web.New(web.Options{Server: cfg.ServerName, PublicURL: cfg.PublicURL, DB: svc.db, Accounts: svc.accounts, Gate: svc.gate, Factors: svc.factors, OAuth: svc.oauth, Now: o.Now, Log: o.Log})
 	s.fed = federation.New(federation.API{

@@ -28,6 +28,9 @@ const (
 	userLength   = 8
 )
 
+// OffersDeviceGrant reports whether the device authorization grant is offered.
+func (s *Service) OffersDeviceGrant() bool { return s.opts.DeviceGrant }
+
 // newUserCode returns a random user code, as it is compared.
 func newUserCode() string {
 	var code []byte

@@ -1,6 +1,6 @@
 // Signs in with the OAuth 2.0 code of matrix-js-sdk, as Element Web does, and ends the session again:
 //   node oauth.mjs VERSION BASE_URL USER PASSWORD EBB CONFIG
-// VERSION is 41 (which uses OpenID Connect and oidc-client-ts) or 43. EBB and CONFIG are the program and its
+// VERSION is 41 (which uses OpenID Connect and oidc-client-ts), 43, or qr for a new device that is signed in by 43. EBB and CONFIG are the program and its
 // configuration, to lock the account. What fails is thrown. The pages are filled in by fetch instead of a browser.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -149,6 +149,46 @@ const flows = {
         await approve(codes);
         const granted = await television.waitForDeviceAuthorizationGrant(codes);
         await works(granted.access_token, television.context.deviceId);
+    },
+
+    /** Signs a new device in by a QR code: the existing one shows it, and then the new one does. */
+    async qr() {
+        const { createClient } = await import("matrix-js-sdk");
+        const { OAuth2 } = await import("matrix-js-sdk/lib/oauth/index.js");
+        const qr = await import("matrix-js-sdk/lib/rendezvous/index.js");
+        const { QrCodeData } = await import("@matrix-org/matrix-sdk-crypto-wasm");
+        (await import("matrix-js-sdk/lib/logger.js")).logger.setLevel("silent", false);
+
+        const metadata = await createClient({ baseUrl }).getAuthMetadata();
+        const clientId = await OAuth2.registerClient(metadata, { client_name: about.clientName, client_uri: about.clientUri, redirect_uris: about.redirectUris, application_type: "web" });
+        const auth = new OAuth2(metadata, { clientId });
+        const back = await authorize(await auth.generateAuthorizationCodeGrantUrl("the state", redirectUri, "fragment"));
+        const { access_token: accessToken } = await auth.completeAuthorizationCodeGrant(back.get("code"), redirectUri);
+        const existing = createClient({ baseUrl, accessToken, userId: `@${user}:localhost`, deviceId: auth.context.deviceId });
+        await existing.initRustCrypto({ useIndexedDB: false });
+        await existing.getCrypto().bootstrapCrossSigning({ authUploadDeviceSigningKeys: (makeRequest) => makeRequest(null) });
+        assert(await qr.isSignInWithQRAvailable(existing), "QR is not offered");
+
+        const failed = (reason) => console.error(`the flow fails: ${reason}`);
+        const never = new AbortController().signal;
+        for (const shows of ["existing", "new"]) {
+            const deviceId = `SCANNED${shows.toUpperCase()}`;
+            const shown = shows === "existing" ? await qr.linkNewDeviceByGeneratingQR(existing, failed, never) : await qr.signInByGeneratingQR(createClient({ baseUrl }), failed, never);
+            const code = QrCodeData.fromBytes(shown.code);
+            const channel = new qr.MSC4108SecureChannel(new qr.MSC4108RendezvousSession({ url: code.rendezvousUrl ?? code.rendezvous_url, onFailure: failed }), code.publicKey ?? code.public_key, failed);
+            const scans = new qr.MSC4108SignInWithQR(channel, true, shows === "existing" ? undefined : existing, failed);
+            const [old, fresh] = shows === "existing" ? [shown, scans] : [scans, shown];
+            await Promise.all([shown.negotiateProtocols(), scans.negotiateProtocols()]);
+            assert.equal(shown.checkCode, scans.checkCode);
+            const [, { verificationUri }] = await Promise.all([fresh.deviceAuthorizationGrant({ metadata, clientId, deviceId }), old.deviceAuthorizationGrant()]);
+            await approve({ verification_uri_complete: verificationUri });
+            const sharing = old.shareSecrets();
+            const tokens = await fresh.completeLoginOnNewDevice({ clientId });
+            const [sent, received] = await Promise.all([sharing, fresh.shareSecrets()]);
+            assert.deepEqual(received.secrets.cross_signing, sent.secrets.cross_signing);
+            await works(tokens.access_token, deviceId);
+            await fresh.close();
+        }
     },
 };
 
