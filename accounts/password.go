@@ -29,8 +29,10 @@ const (
 // maxPassword is the maximum length of a password in bytes. It is far longer than any passphrase.
 const maxPassword = 512
 
-// maxWaiting bounds the requests that wait for a worker. Beyond it, requests are rate-limited.
-const maxWaiting = 256
+// maxWaiting bounds the requests that wait for a worker, about 16 KiB each. Beyond it, requests are rate-limited. It is
+// enough for a company whose employees all sign in at once, and the last of them waits less than the minute after which
+// reverse proxies give up.
+const maxWaiting = 2000
 
 // hasher hashes a few passwords at a time, so that many simultaneous logins leave processors and memory for everything
 // else.
