@@ -96,7 +96,7 @@ type Login struct {
 
 // Auth says what people must show to sign in.
 type Auth struct {
-	MFA               string   `yaml:"mfa" doc:"Second factors. off: they are not used; optional: users can set one up, and then need it; required: every user needs one. This version cannot set up second factors yet, and so accepts only off."`
+	MFA               string   `yaml:"mfa" doc:"Second factors. off: they are not used; optional: users can set one up, and then need it; required: every user needs one. The web pages ask for it, so optional and required need oauth.enabled."`
 	MFAAdministrators string   `yaml:"mfa_administrators" doc:"The same for administrators, where it is stricter than mfa."`
 	MFAGrace          Duration `yaml:"mfa_grace" doc:"How long users without a second factor can still sign in after it became required. Then their sessions end."`
 	Passkeys          Passkeys `yaml:"passkeys"`

@@ -55,7 +55,7 @@ func (c *Config) mistakes(found Problems) Problems {
 			p.add(fmt.Sprintf("trusted_proxies[%d]", i), "%q is neither an address such as 127.0.0.1 nor a network such as 10.0.0.0/8", proxy)
 		}
 	}
-	c.Auth.validate(&p)
+	c.Auth.validate(&p, c.OAuth.Enabled)
 	c.Auth.Passkeys.validate(&p, c.PublicURL)
 	c.Auth.JWT.validate(&p)
 	c.Auth.LDAP.validate(&p)
@@ -153,15 +153,11 @@ func (a Audit) validate(p *problems) {
 	}
 }
 
-// secondFactors reports whether this version has the pages on which users set up a second factor and show it. Without
-// them, a policy that asks for one would lock users out.
-const secondFactors = false
-
-func (a Auth) validate(p *problems) {
+func (a Auth) validate(p *problems, pages bool) {
 	for _, mode := range []struct{ key, value string }{{"auth.mfa", a.MFA}, {"auth.mfa_administrators", a.MFAAdministrators}} {
 		p.oneOf(mode.key, mode.value, "off", "optional", "required")
-		p.check(secondFactors || mode.value != "optional" && mode.value != "required", mode.key,
-			"must be off: this version of Ebb has no page yet on which users could set up a second factor")
+		p.check(pages || mode.value != "optional" && mode.value != "required", mode.key,
+			"%s needs oauth.enabled: users set up and show second factors on the web pages", mode.value)
 	}
 	p.check(a.MFAGrace >= 0, "auth.mfa_grace", "must not be negative")
 }

@@ -9,7 +9,7 @@ import (
 	"ebb/storage"
 )
 
-// Factors returns the second factors, for which there are no pages yet.
+// Factors returns the second factors.
 func (s *Server) Factors() *factors.Service { return s.svc.factors }
 
 // Accounts returns the accounts.

@@ -21,6 +21,7 @@ import (
 const (
 	sessionLifetime = 30 * time.Minute // how long a user stays signed in to the pages; longer after more was shown
 	pendingLifetime = 15 * time.Minute // how long a user may take to show a second factor or to set one up
+	formLifetime    = 24 * time.Hour   // of the cookie to which the forms of other browsers are bound
 	maxBrowsers     = 50               // sessions of one user, and as many that lack a second factor
 )
 
@@ -54,6 +55,7 @@ const (
 	lacksUser         // nobody is signed in
 	lacksSecond       // the account needs a second factor, which the user has not shown
 	lacksFactor       // the account needs a second factor and has none
+	offersFactor      // the same, but the user may set one up another time
 	lacksRecent       // the user must show again who they are
 )
 
@@ -110,6 +112,8 @@ func (st standing) lacks(n need, now time.Time) lack {
 		return lacksFactor
 	case st.needed && !two:
 		return lacksSecond
+	case st.required && !two && st.enrolled == 0 && !st.Later:
+		return offersFactor
 	case n.Recent > 0 && now.Sub(time.UnixMilli(st.lastShown())) > n.Recent:
 		return lacksRecent
 	}

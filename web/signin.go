@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"time"
+	"strings"
 
 	"ebb/accounts/factors"
 	"ebb/accounts/gate"
@@ -24,7 +24,7 @@ type step struct {
 	do   func(p *Pages, r *httpapi.Request, n need, st standing, f url.Values) (answer any, err error)
 }
 
-// steps lists the steps by the value of signField.
+// step returns the step of a value of signField.
 func (p *Pages) step(name string) (step, bool) {
 	s, found := map[string]step{
 		"password":        {[]lack{lacksUser, lacksRecent}, (*Pages).checkPassword},
@@ -32,7 +32,13 @@ func (p *Pages) step(name string) (step, bool) {
 		"recovery":        {[]lack{lacksSecond, lacksRecent}, (*Pages).checkRecoveryCode},
 		"passkey-options": {[]lack{lacksUser, lacksSecond, lacksRecent}, (*Pages).passkeyOptions},
 		"passkey":         {[]lack{lacksUser, lacksSecond, lacksRecent}, (*Pages).checkPasskey},
-		"restart":         {[]lack{lacksSecond, lacksFactor, lacksRecent}, (*Pages).restart},
+		"restart":         {[]lack{lacksSecond, lacksFactor, offersFactor, lacksRecent}, (*Pages).restart},
+
+		"totp":                {[]lack{lacksFactor, offersFactor}, (*Pages).setUp},
+		"totp-confirm":        {[]lack{lacksFactor, offersFactor}, (*Pages).setUp},
+		"new-passkey-options": {[]lack{lacksFactor, offersFactor}, (*Pages).setUp},
+		"new-passkey":         {[]lack{lacksFactor, offersFactor}, (*Pages).setUp},
+		"later":               {[]lack{offersFactor}, (*Pages).later},
 	}[name]
 	return s, found
 }
@@ -69,9 +75,8 @@ func (p *Pages) signInStep(r *httpapi.Request, n need, st standing, missing lack
 
 // askAgain answers a form that was refused.
 func (p *Pages) askAgain(r *httpapi.Request, n need, st standing, missing lack, f url.Values, problem error) (any, error) {
-	var known *mxerr.Error
-	if f.Get(signField) == "passkey-options" && errors.As(problem, &known) {
-		return answerJSON(known.Status, map[string]string{"error": known.Msg})
+	if answer, handled, err := problemJSON(f, problem); handled {
+		return answer, err
 	}
 	if missing == lacksUser && f.Get("user") != "" {
 		n.User = f.Get("user")
@@ -79,14 +84,29 @@ func (p *Pages) askAgain(r *httpapi.Request, n need, st standing, missing lack, 
 	return p.ask(r, n, st, missing, problem)
 }
 
+// problemJSON answers a request of the script that was refused. handled is false for forms.
+func problemJSON(f url.Values, problem error) (answer any, handled bool, err error) {
+	var known *mxerr.Error
+	if !strings.HasSuffix(f.Get(signField), "-options") || !errors.As(problem, &known) {
+		return nil, false, nil
+	}
+	answer, err = answerJSON(known.Status, map[string]string{"error": known.Msg})
+	return answer, true, err
+}
+
 // ask returns the page that asks for what a browser lacks.
 func (p *Pages) ask(r *httpapi.Request, n need, st standing, missing lack, problem error) (any, error) {
-	v := view{Lead: n.Lead, User: n.User, Action: here(r), Script: true}
+	v := view{Lead: n.Lead, User: n.User, Action: here(r), Script: p.opts.Factors.OffersPasskeys()}
 	switch missing {
 	case lacksUser:
 		v.Title = english["signin.title"]
 		return p.askStranger(r, "sign-in", v, problem)
-	case lacksFactor:
+	case lacksFactor, offersFactor:
+		if e, ok, err := p.enrolment(r, st, missing); err != nil {
+			return nil, err
+		} else if ok {
+			return p.showEnrolment(r, e, problem, nil)
+		}
 		v.Title, v.User, v.Lead, v.Script = english["factor.title"], string(st.UserID), english["factor.link"], false
 		return p.showProblem(r, "no-factor", st.cookie, v, problem, nil)
 	}
@@ -107,12 +127,19 @@ type secondView struct{ TOTP, Passkeys, Recovery bool }
 
 // askStranger returns a page with a form for a browser in which nobody is signed in.
 func (p *Pages) askStranger(r *httpapi.Request, page string, v view, problem error) (any, error) {
+	cookie, h := p.strangerCookie(r)
+	return p.showProblem(r, page, cookie, v, problem, h)
+}
+
+// strangerCookie returns the cookie to which forms are bound in a browser in which nobody is signed in, and a header
+// that sets it if it is new.
+func (p *Pages) strangerCookie(r *httpapi.Request) (string, http.Header) {
 	cookie, h := p.cookieOf(r, formCookie), http.Header{}
 	if cookie == "" {
 		cookie = gate.Secret("", 32)
-		h.Add("Set-Cookie", p.cookie(formCookie, cookie, 24*time.Hour).String())
+		h.Add("Set-Cookie", p.cookie(formCookie, cookie, formLifetime).String())
 	}
-	return p.showProblem(r, page, cookie, v, problem, h)
+	return cookie, h
 }
 
 // showProblem returns a page with the problem of the form that was sent, if there is one. Errors that are not for users

@@ -101,6 +101,8 @@ func (p *Pages) Routes() []httpapi.Route {
 		page("POST", oauth.PathAuthorize, "postAuthorizePage", p.postAuthorize),
 		page("GET", oauth.PathLink, "getLinkPage", p.getLink),
 		page("POST", oauth.PathLink, "postLinkPage", p.postLink),
+		page("GET", factors.LinkPath, "getEnrolPage", p.getEnrol),
+		page("POST", factors.LinkPath, "postEnrolPage", p.postEnrol),
 	}...)
 }
 

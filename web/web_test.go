@@ -33,9 +33,12 @@ type lab struct {
 	t *testing.T
 }
 
+// pages is a configuration with OAuth 2.0, and with an address for which browsers make passkeys.
+func pages(c *config.Config) { c.OAuth.Enabled, c.PublicURL = true, "http://localhost:8008" }
+
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{Server: testserver.New(t, func(c *config.Config) { c.OAuth.Enabled = true }), t: t}
+	l := &lab{Server: testserver.New(t, pages), t: t}
 	l.Register("alice")
 	return l
 }
@@ -70,7 +73,22 @@ func (b *browser) do(req *http.Request) reply {
 	if err != nil {
 		b.l.t.Fatal(err)
 	}
-	return reply{b.l.t, resp.StatusCode, resp.Header, string(raw)}
+	r := reply{b.l.t, resp.StatusCode, resp.Header, string(raw)}
+	r.checkHeaders()
+	return r
+}
+
+// checkHeaders fails the test if a page may be framed, read by other websites, stored or changed by scripts.
+func (r reply) checkHeaders() {
+	r.t.Helper()
+	if !strings.HasPrefix(r.header.Get("Content-Type"), "text/html") {
+		return
+	}
+	csp := r.header.Get("Content-Security-Policy")
+	if !strings.Contains(csp, "frame-ancestors 'none'") || !strings.Contains(csp, "default-src 'none'") || strings.Contains(csp, "unsafe") ||
+		r.header.Get("X-Frame-Options") != "DENY" || r.header.Get("Access-Control-Allow-Origin") != "" || r.header.Get("Cache-Control") != "no-store" {
+		r.t.Errorf("the headers of a page: %v", r.header)
+	}
 }
 
 // local returns a URL of the test's listener for an address that the server publishes.

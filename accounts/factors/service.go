@@ -116,6 +116,9 @@ func New(o Options) (*Service, error) {
 	return &Service{opts: o, passkeys: party}, nil
 }
 
+// OffersPasskeys reports whether browsers can use passkeys with this server.
+func (s *Service) OffersPasskeys() bool { return s.passkeys.web != nil }
+
 // Enrolment implements gate.Factors.
 type Enrolment struct{}
 

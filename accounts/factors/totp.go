@@ -60,16 +60,52 @@ func (s *Service) BeginTOTP(ctx context.Context, g Grant) (e TOTPEnrolment, err 
 		if err != nil {
 			return err
 		}
-		key, err := totp.Generate(totp.GenerateOpts{Issuer: s.opts.Server, AccountName: user, Period: totpPeriod, SecretSize: totpSecret, Digits: totpDigits})
-		if err != nil {
-			return fmt.Errorf("make a secret for one-time codes: %w", err)
+		if e, err = s.totpFor(user, nil); err != nil {
+			return err
 		}
-		sealed, err := s.seal(g.User, key.Secret())
+		sealed, err := s.seal(g.User, e.Secret)
 		if err != nil {
 			return err
 		}
-		e.Secret, e.URL = key.Secret(), key.URL()
 		e.ID, err = begin(tx, kindTOTP, g.User, "", sealed, totpLifetime)
+		return err
+	})
+	return e, err
+}
+
+// totpFor returns the form in which authenticator apps get a secret. If there is none, it makes one.
+func (s *Service) totpFor(user string, secret []byte) (TOTPEnrolment, error) {
+	key, err := totp.Generate(totp.GenerateOpts{Issuer: s.opts.Server, AccountName: user, Period: totpPeriod, SecretSize: totpSecret, Secret: secret, Digits: totpDigits})
+	if err != nil {
+		return TOTPEnrolment{}, fmt.Errorf("make a secret for one-time codes: %w", err)
+	}
+	return TOTPEnrolment{Secret: key.Secret(), URL: key.URL()}, nil
+}
+
+// PendingTOTP returns a secret that BeginTOTP has made and that is not confirmed yet, so that it can be shown again
+// after a wrong code.
+//
+// Errors: M_FORBIDDEN.
+func (s *Service) PendingTOTP(ctx context.Context, user ident.UserNID, id string) (e TOTPEnrolment, err error) {
+	err = s.read(ctx, func(tx *storage.Tx) error {
+		c, err := challenge(tx, id, kindTOTP, user)
+		if err != nil {
+			return err
+		}
+		secret, err := s.open(user, c.Data)
+		if err != nil {
+			return err
+		}
+		raw, err := noPadding.DecodeString(secret)
+		if err != nil {
+			return err
+		}
+		name, err := tx.UserID(user)
+		if err != nil {
+			return err
+		}
+		e, err = s.totpFor(name, raw)
+		e.ID = id
 		return err
 	})
 	return e, err
@@ -266,9 +302,12 @@ func findStep(secret, code string, now, reach int64) (step int64, found bool, er
 // rowOfTOTP returns the name of the row for which the secret of a user is sealed.
 func rowOfTOTP(user ident.UserNID) string { return "totp:" + strconv.FormatInt(int64(user), 10) }
 
+// noPadding is the encoding of secrets in authenticator apps.
+var noPadding = base32.StdEncoding.WithPadding(base32.NoPadding)
+
 // seal returns the stored form of a secret, which is base32.
 func (s *Service) seal(user ident.UserNID, secret string) (string, error) {
-	raw, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(secret)
+	raw, err := noPadding.DecodeString(secret)
 	if err != nil {
 		return "", err
 	}
@@ -289,7 +328,7 @@ func (s *Service) open(user ident.UserNID, sealed string) (string, error) {
 		s.opts.Log.Error("Cannot read the secret of a user's one-time codes: restore the key file, or make an enrolment link for the user", "user_nid", int64(user), "err", err)
 		return "", mxerr.Forbidden("This server can no longer check your one-time codes: use another second factor, or ask an administrator for a link").Because(err)
 	}
-	return base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(raw), nil
+	return noPadding.EncodeToString(raw), nil
 }
 
 // resealBatch is the number of secrets that Reseal processes in one write, which keeps writes short.
