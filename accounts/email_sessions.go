@@ -367,11 +367,15 @@ func (s *Service) checkEmail(ctx context.Context, at tried) (p proof, refused *m
 	case err != nil:
 		return p, nil, err
 	case state == verifiedUnknown:
-		return p, mxerr.New(http.StatusUnauthorized, mxerr.CodeThreepidAuthFailed, "This verification of an e-mail address is unknown or has expired; ask for another link"), nil
+		return p, errUnknownVerification(), nil
 	case state == verifiedNot:
 		return p, mxerr.New(http.StatusUnauthorized, mxerr.CodeSessionNotValidated, "The e-mail address is not verified yet: follow the link in the message"), nil
 	}
 	return proof{email: &v}, nil, nil
+}
+
+func errUnknownVerification() *mxerr.Error {
+	return mxerr.New(http.StatusUnauthorized, mxerr.CodeThreepidAuthFailed, "This verification of an e-mail address is unknown or has expired; ask for another link")
 }
 
 // forgetEmailSessions deletes expired verifications.

@@ -30,6 +30,9 @@ type NewAccount struct {
 	KnownEmail  string      // an address that another service vouches for, or ""
 	Identity    *Identity   // what the account belongs to at another service, or nil
 	Path        gate.Path   // the path on which SignIn gets its tokens; "" means gate.PathRegister
+
+	// Also is called within the write that creates the account, unless it is nil.
+	Also func(tx *storage.Tx, account storage.AccountRow) error
 }
 
 // Create creates an account regardless of the registration mode; the caller decides who may do so.
@@ -132,6 +135,11 @@ func (s *Service) create(w *write, a storage.AccountRow, n NewAccount) (SignedIn
 	}
 	if n.DisplayName != "" {
 		if err := w.SetProfileField(a.NID, storage.ProfileField{Name: fieldDisplayName, Value: jsonString(n.DisplayName)}); err != nil {
+			return SignedIn{}, err
+		}
+	}
+	if n.Also != nil {
+		if err := n.Also(w.Tx, a); err != nil {
 			return SignedIn{}, err
 		}
 	}

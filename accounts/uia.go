@@ -279,7 +279,7 @@ func (s *Service) Registered(body map[string]json.RawMessage) (made SignedIn, ok
 // Errors: 401 with the flows, and M_FORBIDDEN if a stage failed; 403 M_FORBIDDEN if registration is closed.
 func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage, network string) (Admission, error) {
 	if s.opts.Registration != Open && s.opts.Registration != WithToken {
-		return Admission{}, mxerr.Forbidden("Registration is closed; ask the administrator of this server for an account")
+		return Admission{}, errClosed()
 	}
 	a, b, err := s.readAuth(Asked{Body: body})
 	if err != nil {

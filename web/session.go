@@ -148,7 +148,7 @@ func (p *Pages) signedIn(r *httpapi.Request, n need) (s session, answer any, err
 	if missing == lacksNothing {
 		return st.session, nil, nil
 	}
-	answer, err = p.ask(r, n, st, missing, nil)
+	answer, err = p.ask(r, n, st, missing, nil, nil)
 	return s, answer, err
 }
 

@@ -32,6 +32,12 @@ func (p *Pages) step(name string) (step, bool) {
 		"recovery":        {[]lack{lacksSecond, lacksRecent}, (*Pages).checkRecoveryCode},
 		"passkey-options": {[]lack{lacksUser, lacksSecond, lacksRecent}, (*Pages).passkeyOptions},
 		"passkey":         {[]lack{lacksUser, lacksSecond, lacksRecent}, (*Pages).checkPasskey},
+		"email":           {[]lack{lacksUser}, (*Pages).sendLink},
+		"email-check":     {[]lack{lacksUser}, (*Pages).checkLink},
+		"email-other":     {[]lack{lacksUser}, (*Pages).otherAddress},
+		"email-skip":      {[]lack{lacksUser}, (*Pages).skipAddress},
+		"create":          {[]lack{lacksUser}, (*Pages).signUp},
+		"reset":           {[]lack{lacksUser}, (*Pages).resetPassword},
 		"restart":         {[]lack{lacksSecond, lacksFactor, offersFactor, lacksRecent}, (*Pages).restart},
 
 		"totp":                {[]lack{lacksFactor, offersFactor}, (*Pages).setUp},
@@ -81,7 +87,7 @@ func (p *Pages) askAgain(r *httpapi.Request, n need, st standing, missing lack, 
 	if missing == lacksUser && f.Get("user") != "" {
 		n.User = f.Get("user")
 	}
-	return p.ask(r, n, st, missing, problem)
+	return p.ask(r, n, st, missing, f, problem)
 }
 
 // problemJSON answers a request of the script that was refused. handled is false for forms.
@@ -94,13 +100,12 @@ func problemJSON(f url.Values, problem error) (answer any, handled bool, err err
 	return answer, true, err
 }
 
-// ask returns the page that asks for what a browser lacks.
-func (p *Pages) ask(r *httpapi.Request, n need, st standing, missing lack, problem error) (any, error) {
+// ask returns the page that asks for what a browser lacks. f is the form that was refused with a problem, or nil.
+func (p *Pages) ask(r *httpapi.Request, n need, st standing, missing lack, f url.Values, problem error) (any, error) {
 	v := view{Lead: n.Lead, User: n.User, Action: here(r), Script: p.opts.Factors.OffersPasskeys()}
 	switch missing {
 	case lacksUser:
-		v.Title = english["signin.title"]
-		return p.askStranger(r, "sign-in", v, problem)
+		return p.askUser(r, n, v, f, problem)
 	case lacksFactor, offersFactor:
 		if e, ok, err := p.enrolment(r, st, missing); err != nil {
 			return nil, err
