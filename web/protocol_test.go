@@ -262,3 +262,65 @@ func TestLoginTypesDependOnOAuth(t *testing.T) {
 		t.Errorf("single sign-on without OAuth 2.0: %d", r.status)
 	}
 }
+
+// TestAnswersNameTheirIssuer is about clients that use several servers: one of them, which an attacker runs, could lead
+// the user to this server and have the client send the code to the attacker's (mix-up attack).
+func TestAnswersNameTheirIssuer(t *testing.T) {
+	l := newLab(t)
+	issuer := l.Anonymous().Do("GET", "/v1/auth_metadata", nil)["issuer"]
+	c, pkce := l.client(nil), oauth2.S256ChallengeOption(oauth2.GenerateVerifier())
+	if back := l.code(c, pkce); back.Get("iss") != issuer || back.Get("code") == "" {
+		t.Errorf("a code: %v, issuer %v", back, issuer)
+	}
+	b := l.browser()
+	for name, r := range map[string]reply{
+		"an error": b.get(c.AuthCodeURL("s")), "a refusal": b.submit(b.signIn(b.get(c.AuthCodeURL("s", pkce))), "step", "deny"),
+	} {
+		to, err := url.Parse(r.header.Get("Location"))
+		if err != nil || to.Query().Get("iss") != issuer || to.Query().Get("error") == "" {
+			t.Errorf("%s: %s", name, to)
+		}
+	}
+}
+
+func TestRepeatedParametersAreNoWayAroundTheChecks(t *testing.T) {
+	l := newLab(t)
+	c, b := l.client(nil), l.browser()
+	good := c.AuthCodeURL("s", oauth2.S256ChallengeOption(oauth2.GenerateVerifier()))
+	for name, more := range map[string]string{"redirect_uri": "https://evil.example.org/", "client_id": "x"} {
+		if r := b.get(good + "&" + name + "=" + url.QueryEscape(more)); r.status < 400 || r.header.Get("Location") != "" {
+			t.Errorf("%s: %d %s", name, r.status, r.header.Get("Location"))
+		}
+	}
+	for name, more := range map[string]string{"code_challenge_method": "plain", "scope": "openid", "state": "t"} {
+		r := b.get(good + "&" + name + "=" + more)
+		if to := r.header.Get("Location"); r.status != 303 || !strings.HasPrefix(to, callback) || !strings.Contains(to, "error=invalid_request") {
+			t.Errorf("%s: %d %s", name, r.status, to)
+		}
+	}
+}
+
+func TestTokensOfOneKindAreNotTakenForAnother(t *testing.T) {
+	l := newLab(t)
+	c := l.client(nil)
+	c.Scopes = append(c.Scopes, "openid")
+	token := l.signInClient(c)
+	for name, other := range map[string]string{"id_token": token.Extra("id_token").(string), "refresh token": token.RefreshToken} {
+		if status, _ := l.whoami(other); status != 401 {
+			t.Errorf("%s as an access token: %d", name, status)
+		}
+		l.Anonymous().Refused("POST", "/v3/login", obj{"type": "m.login.token", "token": other}, 403, "M_FORBIDDEN")
+	}
+	for _, grant := range []url.Values{
+		{"grant_type": {"refresh_token"}, "refresh_token": {token.AccessToken}}, {"grant_type": {"authorization_code"}, "code": {token.RefreshToken}}, {"grant_type": {grantDev}, "device_code": {token.RefreshToken}},
+	} {
+		grant.Set("client_id", c.ClientID)
+		if status, _, answer := l.json("/oauth2/token", grant); status != 400 || answer["error"] != "invalid_grant" {
+			t.Errorf("%v: %d %v", grant, status, answer)
+		}
+	}
+	l.Anonymous().Refused("POST", "/v3/refresh", obj{"refresh_token": token.RefreshToken}, 401, "M_UNKNOWN_TOKEN")
+	if status, _ := l.whoami(token.AccessToken); status != 200 {
+		t.Errorf("the session has suffered: %d", status)
+	}
+}
