@@ -40,7 +40,7 @@ func (p *Pages) getAuthorize(r *httpapi.Request) (any, error) {
 // clientNeeds returns what the pages of an authorization request need.
 func (p *Pages) clientNeeds(req oauth.Request) need {
 	lead, _ := text("signin.client", req.Client.Title(), p.opts.Server) // the name is known
-	return need{Lead: lead, User: hintedUser(req.LoginHint), SignUp: req.Prompt == "create"}
+	return need{Lead: lead, User: hintedUser(req.LoginHint), SignUp: req.SignUp()}
 }
 
 // source returns a redirect URI as a source of a content security policy: the origin of a website, or a scheme.

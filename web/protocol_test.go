@@ -324,3 +324,13 @@ func TestTokensOfOneKindAreNotTakenForAnother(t *testing.T) {
 		t.Errorf("the session has suffered: %d", status)
 	}
 }
+
+func TestSignUpIsAnnouncedWhereRegistrationIsOpen(t *testing.T) {
+	for mode, want := range map[string]bool{"open": true, "token": true, "closed": false} {
+		s := testserver.New(t, func(c *config.Config) { c.OAuth.Enabled, c.Registration.Mode = true, mode })
+		values, _ := s.Anonymous().Do("GET", "/v1/auth_metadata", nil)["prompt_values_supported"].([]any)
+		if (len(values) == 1 && values[0] == "create") != want {
+			t.Errorf("%s: %v", mode, values)
+		}
+	}
+}

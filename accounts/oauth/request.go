@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -87,6 +88,10 @@ const (
 	modeQuery    = "query"
 	modeFragment = "fragment"
 )
+
+// promptCreate asks for the page on which users create an account.
+// Spec: client-server-api#user-registration
+const promptCreate = "create"
 
 // Request is an authorization request that has been checked.
 type Request struct {
@@ -173,3 +178,6 @@ func (r Request) Refuse(e *Error) string {
 
 // Denied is the error for a user who does not consent.
 func Denied() *Error { return invalid("access_denied", "The user did not allow access") }
+
+// SignUp reports whether the user wants to create an account.
+func (r Request) SignUp() bool { return slices.Contains(strings.Fields(r.Prompt), promptCreate) }

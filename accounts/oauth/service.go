@@ -104,6 +104,9 @@ func (s *Service) Metadata() map[string]any {
 		"request_parameter_supported":           false,
 		"request_uri_parameter_supported":       false,
 	}
+	if s.opts.Accounts.Requirements().Open {
+		m["prompt_values_supported"] = []string{promptCreate}
+	}
 	if s.opts.DeviceGrant {
 		grants = append(grants, GrantDevice)
 		m["device_authorization_endpoint"] = s.url(PathDevice)
