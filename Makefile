@@ -58,6 +58,7 @@ test:
 	$(GO) run ./internal/pgtest -- $(TESTRUN) -timeout 15m ./...
 	GOEXPERIMENT=jsonv2 $(TESTRUN) -timeout 10m $(JSONV2_PACKAGES)
 	@if [ -x test/sdk/run ]; then test/sdk/run; fi
+	@if [ -x test/browser/run ]; then test/browser/run; fi
 
 ## test-rust: run the crates of Element X against the real binary; needs cargo, and minutes for their build
 test-rust:
@@ -68,6 +69,7 @@ test-long: build
 	EBB_TEST_LONG=1 EBB_TEST_RUST=1 EBB_TEST_KILLS=$(KILLS) $(GO) run ./internal/pgtest -- $(TESTRUN) -count 1 -timeout 90m ./...
 	GOEXPERIMENT=jsonv2 EBB_TEST_LONG=1 $(TESTRUN) -count 1 -timeout 60m $(JSONV2_PACKAGES)
 	@if [ -x test/sdk/run ]; then test/sdk/run; fi
+	@if [ -x test/browser/run ]; then test/browser/run; fi
 	$(MAKE) fuzz
 
 ## check: check formatting, vet, linters, import rules, the index of operations and known vulnerabilities
@@ -116,12 +118,13 @@ mutate:
 		GOFLAGS="$(MUTANT_TESTS)" nice -n 19 $(GO) run $(GREMLINS) unleash --workers 1 --timeout-coefficient 10 $(OPERATORS) -E reference -S lt ./$$package; \
 	done
 
-## deps: download Go modules and the npm packages of test/sdk, which the tests need
+## deps: download Go modules and the npm packages of test/sdk and test/browser, which the tests need
 deps:
 	$(GO) mod download
-	@if [ ! -f test/sdk/package.json ]; then :; \
-	elif ! command -v npm >/dev/null; then echo "SKIP client SDKs: apt-get install npm"; \
-	elif [ ! -d test/sdk/node_modules ]; then npm --prefix test/sdk ci --no-audit --no-fund; fi
+	@for dir in test/sdk test/browser; do \
+		if [ ! -f $$dir/package.json ]; then :; \
+		elif ! command -v npm >/dev/null; then echo "SKIP $$dir: apt-get install npm"; \
+		elif [ ! -d $$dir/node_modules ]; then npm --prefix $$dir ci --no-audit --no-fund || exit 1; fi; done
 
 ## clean: remove the folder bin
 clean:

@@ -57,6 +57,10 @@ type Options struct {
 	Listen  string   // further entries of listen, such as `, {address: …}`
 	Wrapper []string // a command that runs the server, such as strace
 	Dir     string   // folder for all files; "" means a temporary one
+
+	// Localhost makes the server known as http://localhost instead of by its address, for which browsers make no
+	// passkeys.
+	Localhost bool
 }
 
 // Server is a server's folder, with at most one process running on it.
@@ -86,6 +90,9 @@ func Start(t testing.TB, b Binary, o Options) *Server {
 		binary: b, wrapper: o.Wrapper, log: &buffer{}}
 	if out, err := b.Run(t.Context(), "init", "--server-name", name, "--data-dir", s.DataDir); err != nil {
 		t.Fatalf("ebb init: %v\n%s", err, out)
+	}
+	if o.Localhost {
+		s.URL = strings.Replace(s.URL, "127.0.0.1", "localhost", 1)
 	}
 	text := fmt.Sprintf("server_name: %s\npublic_url: %s\ndata_dir: %s\nlisten: [{address: %q, serve: [client, admin]}%s]\n%s\n",
 		name, s.URL, s.DataDir, address, o.Listen, o.Config)
