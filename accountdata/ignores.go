@@ -45,11 +45,11 @@ func (s *Service) Ignores(ctx context.Context, tx *storage.Tx, user ident.UserNI
 		if list, ok := s.ignored.lists.Peek(user); ok {
 			return list, nil
 		}
-		return readIgnored(tx, user)
+		return s.readIgnored(tx, user)
 	}
 	return s.ignored.lists.Get(ctx, user, func(ctx context.Context) (list map[id.UserID]struct{}, err error) {
 		err = s.db.ReadInner(ctx, func(tx *storage.Tx) (err error) {
-			list, err = readIgnored(tx, user)
+			list, err = s.readIgnored(tx, user)
 			return err
 		})
 		return list, err
@@ -57,8 +57,9 @@ func (s *Service) Ignores(ctx context.Context, tx *storage.Tx, user ident.UserNI
 }
 
 // readIgnored reads the list of users whom the given user ignores. It leaves out the given user, who would otherwise
-// not see their own messages.
-func readIgnored(tx *storage.Tx, user ident.UserNID) (map[id.UserID]struct{}, error) {
+// not see their own messages, and the sender of server notices, since whoever has taken over an account could hide the
+// alerts about that.
+func (s *Service) readIgnored(tx *storage.Tx, user ident.UserNID) (map[id.UserID]struct{}, error) {
 	content, found, err := tx.AccountData(user, 0, typeIgnoredUsers)
 	if err != nil || !found {
 		return nil, err
@@ -66,6 +67,7 @@ func readIgnored(tx *storage.Tx, user ident.UserNID) (map[id.UserID]struct{}, er
 	self, err := tx.UserID(user)
 	list := parseIgnored(json.RawMessage(content))
 	delete(list, id.UserID(self))
+	delete(list, s.notices)
 	return list, err
 }
 

@@ -30,6 +30,8 @@ type Options struct {
 	Commits *rooms.Commits // the commits of Rooms
 	Push    Push           // nil: events notify nobody
 	Cache   keyed.Budget   // memory budget of the lists of ignored users
+	// NoticeSender is the user who sends server notices, whom nobody can ignore; "": there is none.
+	NoticeSender id.UserID
 }
 
 // Service stores and returns account data and subscriptions to threads. It is safe for concurrent use.
@@ -39,12 +41,13 @@ type Service struct {
 	commits *rooms.Commits
 	push    Push
 	ignored ignoreCache
+	notices id.UserID // Options.NoticeSender
 }
 
 // New returns a Service. It subscribes to o.Commits. Listeners are called in the order in which they subscribed, so a
 // service whose own listener calls Ignores must be created after this one: the cache is then up to date.
 func New(o Options) *Service {
-	s := &Service{db: o.DB, rooms: o.Rooms, commits: o.Commits, push: o.Push}
+	s := &Service{db: o.DB, rooms: o.Rooms, commits: o.Commits, push: o.Push, notices: o.NoticeSender}
 	s.ignored.init(o.Cache.Entries(maxCachedIgnores))
 	o.Commits.Subscribe(s.ignored.committed)
 	return s

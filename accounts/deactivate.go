@@ -53,6 +53,9 @@ func (s *Service) deactivate(w *write, nid ident.UserNID, erase bool) error {
 	if err := w.DeleteUpstreamIdentities(nid); err != nil {
 		return err
 	}
+	if err := w.ForgetNotices(nid); err != nil {
+		return err
+	}
 	if err := w.DeleteDelayedEvents(nid); err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"ebb/ident"
 	"ebb/mail"
 	"ebb/mxerr"
+	"ebb/notices"
 	"ebb/storage"
 )
 
@@ -124,6 +125,9 @@ func (s *Service) AddEmail(ctx context.Context, who ident.Requester, creds Email
 			return mxerr.InvalidParam("An account can have at most %d e-mail addresses", maxEmails)
 		}
 		w.note("e-mail address added", "user", who.UserID, "address", v.Address)
+		if err := w.emailChanged(who, "an e-mail address was added", ""); err != nil { // before it is added, so that its owner gets no alert
+			return err
+		}
 		return w.useEmail(v, who.UserNID)
 	})
 }
@@ -160,10 +164,19 @@ func (s *Service) RemoveEmail(ctx context.Context, who ident.Requester, medium, 
 	}
 	return s.write(ctx, func(w *write) error {
 		found, err := w.DeleteEmail(who.UserNID, address)
-		if found {
-			w.note("e-mail address removed", "user", who.UserID, "address", address)
+		if err != nil || !found {
+			return err
 		}
-		return err
+		w.note("e-mail address removed", "user", who.UserID, "address", address)
+		return w.emailChanged(who, "an e-mail address was removed", address)
+	})
+}
+
+// emailChanged alerts a user of a change of the account's e-mail addresses. The alert also goes to the address removed,
+// unless that is "".
+func (w *write) emailChanged(who ident.Requester, what, removed string) error {
+	return w.svc.opts.Notices.Add(w.Tx, notices.Notice{
+		User: who.UserNID, Kind: notices.EmailChanged, Device: who.DeviceNID, Details: notices.Details{What: what, Device: string(who.DeviceID)}, MailTo: removed,
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 	"ebb/accounts/gate"
 	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/notices"
 	"ebb/storage"
 )
 
@@ -300,13 +301,24 @@ func (s *Service) startSession(w *write, pass gate.Pass, n NewSession) (SignedIn
 		n.Device = id.DeviceID(letters(upperAlphabet, 10))
 	}
 	a := pass.Account()
-	nid, err := s.device(w, a.NID, n)
+	nid, isNew, err := s.device(w, a.NID, n)
 	if err != nil {
+		return SignedIn{}, err
+	}
+	if err := s.opts.Notices.SignedIn(w.Tx, notices.SignIn{
+		User: a.NID, Device: nid, DeviceID: string(n.Device), Name: n.DisplayName, New: isNew, Quiet: quiet[pass.Attempt().Path] || a.Guest, Network: n.Network,
+	}); err != nil {
 		return SignedIn{}, err
 	}
 	tokens, err := pass.Tokens(nid, s.tokenOptions(n))
 	w.note("signed in", "user", s.UserID(a.Localpart), "device", n.Device, "path", pass.Attempt().Path)
 	return SignedIn{User: s.UserID(a.Localpart), Device: n.Device, Tokens: tokens}, err
+}
+
+// quiet has the paths of which users are not alerted: they have just registered, or an application service or an
+// administrator has done it.
+var quiet = map[gate.Path]bool{
+	gate.PathRegister: true, gate.PathGuest: true, gate.PathSharedSecret: true, gate.PathAppService: true, gate.PathMachine: true,
 }
 
 // tokenOptions returns which tokens a session gets. Without refresh tokens, access tokens do not expire.
@@ -318,17 +330,18 @@ func (s *Service) tokenOptions(n NewSession) gate.TokenOptions {
 	return o
 }
 
-// device finds or creates the device of a new session.
-func (s *Service) device(w *write, user ident.UserNID, n NewSession) (ident.DeviceNID, error) {
+// device finds or creates the device of a new session, and reports whether it is new.
+func (s *Service) device(w *write, user ident.UserNID, n NewSession) (nid ident.DeviceNID, isNew bool, err error) {
 	d, known, err := w.Device(user, string(n.Device))
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	if known {
 		w.after(func() { s.sessions.dropDevice(user, d.NID) })
-		return d.NID, w.DeleteDeviceTokens(d.NID)
+		return d.NID, false, w.DeleteDeviceTokens(d.NID)
 	}
-	return s.newDevice(w, user, n)
+	nid, err = s.newDevice(w, user, n)
+	return nid, true, err
 }
 
 // newDevice creates a device. If the user has too many, those that have been unused longest are deleted.

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/crypto/argon2"
 
+	"ebb/accounts/passwords"
 	"ebb/mxerr"
 )
 
@@ -146,11 +147,26 @@ func parseHash(stored string) (p hashParts, err error) {
 	return p, nil
 }
 
-// CheckPassword returns an error for text that cannot be a password. It has no rules about strength: clients check
-// that, and scripts use the passwords that they are given.
+// CheckPassword returns an error for text that cannot be a password, or that the server's rules do not allow. The name
+// of its user, a user ID or a localpart, may be "". Passwords that are set already are not checked again.
 //
 // Errors: M_WEAK_PASSWORD, M_INVALID_PARAM.
-func CheckPassword(password string) error {
+func (s *Service) CheckPassword(password, user string) error {
+	if err := checkPasswordText(password); err != nil {
+		return err
+	}
+	name, _, _ := strings.Cut(strings.TrimPrefix(user, "@"), ":")
+	if why := s.opts.Passwords.Check(password, name, s.opts.Server); why != "" {
+		return mxerr.New(400, mxerr.CodeWeakPassword, "%s", why)
+	}
+	return nil
+}
+
+// PasswordRules returns the server's rules for passwords.
+func (s *Service) PasswordRules() passwords.Policy { return s.opts.Passwords }
+
+// checkPasswordText returns an error for text that cannot be a password.
+func checkPasswordText(password string) error {
 	switch {
 	case password == "":
 		return mxerr.New(400, mxerr.CodeWeakPassword, "The password must not be empty")

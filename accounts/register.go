@@ -11,6 +11,7 @@ import (
 	"ebb/accounts/gate"
 	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/notices"
 	"ebb/storage"
 )
 
@@ -50,8 +51,12 @@ func (s *Service) Create(ctx context.Context, n NewAccount) (SignedIn, error) {
 	if n.DisplayName == "" {
 		n.DisplayName = n.Username // clients expect an initial display name
 	}
-	if err := n.check(); err != nil {
+	if err := s.checkNew(n); err != nil {
 		return SignedIn{}, err
+	}
+	if n.SignIn != nil && n.SignIn.Network == "" {
+		session := *n.SignIn
+		session.Network, n.SignIn = n.Network, &session
 	}
 	if n.Network != "" {
 		var made gate.Guess // counts even if creating the account fails, because hashing the password is expensive
@@ -59,7 +64,7 @@ func (s *Service) Create(ctx context.Context, n NewAccount) (SignedIn, error) {
 			return SignedIn{}, err
 		}
 	}
-	if n.AppService != "" && s.reserved(n.AppService, localpart) {
+	if n.AppService != "" && s.reserved(n.AppService, localpart) || s.opts.Notices.Reserves(localpart) {
 		return SignedIn{}, errExclusive()
 	}
 	hash, err := s.hashOf(ctx, n)
@@ -90,9 +95,11 @@ func (s *Service) hashOf(ctx context.Context, n NewAccount) (string, error) {
 	return s.hasher.hash(ctx, n.Password)
 }
 
-func (n NewAccount) check() error {
-	if err := CheckPassword(n.Password); err != nil && n.AppService == "" && !n.NoPassword {
-		return err
+func (s *Service) checkNew(n NewAccount) error {
+	if n.AppService == "" && !n.NoPassword {
+		if err := s.CheckPassword(n.Password, n.Username); err != nil {
+			return err
+		}
 	}
 	if err := checkText("displayname", n.DisplayName, maxDisplayName); err != nil || n.SignIn == nil {
 		return err
@@ -171,7 +178,7 @@ func (n NewAccount) attempt(user ident.UserNID) gate.Attempt {
 }
 
 func errExclusive() error {
-	return mxerr.New(400, mxerr.CodeExclusive, "This username is reserved for an application service, or outside the namespaces of the requesting one")
+	return mxerr.New(400, mxerr.CodeExclusive, "This username is reserved for an application service or for server notices, or outside the namespaces of the requesting service")
 }
 
 // useRegistrationToken counts a use of a registration token. It does nothing if token is empty.
@@ -196,7 +203,7 @@ func (s *Service) Available(ctx context.Context, username string) error {
 	if err != nil {
 		return err
 	}
-	if s.reserved("", localpart) {
+	if s.reserved("", localpart) || s.opts.Notices.Reserves(localpart) {
 		return errExclusive()
 	}
 	return s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
@@ -426,7 +433,7 @@ func (s *Service) SetPassword(ctx context.Context, user id.UserID, password stri
 
 // changePassword is SetPassword with a check within the write.
 func (s *Service) changePassword(ctx context.Context, user id.UserID, password string, signOut bool, keep id.DeviceID, check func(*storage.Tx, ident.UserNID) error) error {
-	if err := CheckPassword(password); err != nil {
+	if err := s.CheckPassword(password, string(user)); err != nil {
 		return err
 	}
 	hash, err := s.hasher.hash(ctx, password)
@@ -465,7 +472,18 @@ func (s *Service) SetPasswordHash(ctx context.Context, user id.UserID, hash stri
 }
 
 func (s *Service) setPassword(w *write, user ident.UserNID, hash string, signOut bool, keep id.DeviceID) error {
-	if err := w.SetPassword(user, hash); err != nil || !signOut {
+	if err := w.SetPassword(user, hash); err != nil {
+		return err
+	}
+	alert := notices.Notice{User: user, Kind: notices.PasswordChanged, Details: notices.Details{Device: string(keep)}}
+	if keep != "" {
+		d, _, err := w.Device(user, string(keep))
+		if err != nil {
+			return err
+		}
+		alert.Device = d.NID
+	}
+	if err := s.opts.Notices.Add(w.Tx, alert); err != nil || !signOut {
 		return err
 	}
 	return s.deleteAllDevices(w, user, keep)

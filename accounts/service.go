@@ -18,10 +18,12 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/accounts/gate"
+	"ebb/accounts/passwords"
 	"ebb/audit"
 	"ebb/ident"
 	"ebb/keyed"
 	"ebb/mxerr"
+	"ebb/notices"
 	"ebb/storage"
 )
 
@@ -75,12 +77,14 @@ type Options struct {
 	Server              string // this server's name
 	Registration        Mode
 	Terms               []Term
-	Guests              bool          // whether anybody can get a guest account
-	GuestLifetime       time.Duration // how long a guest account may be unused; 0 for ever
-	AccessTokenLifetime time.Duration // for clients that refresh their tokens; 0 means one hour
-	HashWorkers         int           // number of passwords hashed at a time, 19 MiB each; 0 means half the number of processors
-	Audit               *audit.Log    // nil to record nothing
-	Gate                *gate.Gate    // nil for one without second factors and limits
+	Guests              bool             // whether anybody can get a guest account
+	GuestLifetime       time.Duration    // how long a guest account may be unused; 0 for ever
+	AccessTokenLifetime time.Duration    // for clients that refresh their tokens; 0 means one hour
+	HashWorkers         int              // number of passwords hashed at a time, 19 MiB each; 0 means half the number of processors
+	Audit               *audit.Log       // nil to record nothing
+	Notices             *notices.Service // nil to notify nobody
+	Passwords           passwords.Policy // rules for new passwords
+	Gate                *gate.Gate       // nil for one without second factors and limits
 	Budgets             Budgets
 	Network             func(addr string) string // returns the network of a client address; nil if networks are unknown
 	Emails              EmailOptions

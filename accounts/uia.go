@@ -122,7 +122,7 @@ func (s *Service) ResetPassword(ctx context.Context, body map[string]json.RawMes
 	if err != nil {
 		return err
 	}
-	if err := CheckPassword(password); err != nil {
+	if err := s.CheckPassword(password, ""); err != nil {
 		return err
 	}
 	if err := s.resetPassword(ctx, *p.email, password, signOut); err != nil {

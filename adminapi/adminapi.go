@@ -30,6 +30,7 @@ import (
 	"ebb/mail"
 	"ebb/moderation"
 	"ebb/mxerr"
+	"ebb/notices"
 	"ebb/outbox"
 	"ebb/retention"
 	"ebb/rooms"
@@ -53,6 +54,7 @@ type API struct {
 	Signing    *fedclient.SigningKeys
 	Secrets    *secrets.Ring
 	Audit      *audit.Log
+	Notices    *notices.Service
 	DB         *storage.DB
 	Now        func() time.Time
 	Log        *slog.Logger
@@ -87,6 +89,7 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 		"user enrol-list":      decoded(a.userEnrolList),
 		"user enrol-revoke":    decoded(a.userEnrolRevoke),
 		"admin recover":        decoded(a.adminRecover),
+		"notice send":          decoded(a.noticeSend),
 		"token create":         decoded(a.tokenCreate),
 		"token issue":          decoded(a.tokenIssue),
 		"token issued":         decoded(a.tokenIssued),
@@ -142,7 +145,7 @@ func (a *API) Run(ctx context.Context, name string, args json.RawMessage) (any, 
 var reading = []string{"user list", "user enrol-list", "token list", "token issued", "room list", "room show", "room retention get", "report list", "federation status", "appservice list", "keys list"}
 
 // recorded are the arguments of commands that the audit log shows: none that may be a secret.
-var recorded = []string{"user", "room", "server", "id", "device", "admin", "erase", "sign_out", "uses", "expires", "lifetime_ms", "service", "min_lifetime_ms", "max_lifetime_ms"}
+var recorded = []string{"user", "room", "server", "id", "device", "admin", "erase", "all", "sign_out", "uses", "expires", "lifetime_ms", "service", "min_lifetime_ms", "max_lifetime_ms"}
 
 // record adds a command to the audit log, whether it has succeeded or not.
 func (a *API) record(ctx context.Context, name string, args json.RawMessage, failed error) error {

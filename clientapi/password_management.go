@@ -1,6 +1,8 @@
 package clientapi
 
 import (
+	"maps"
+
 	"ebb/accounts"
 	"ebb/httpapi"
 	"ebb/mxerr"
@@ -9,6 +11,10 @@ import (
 func (a *API) passwordManagementRoutes() []httpapi.Route {
 	const file = "password_management.yaml"
 	return append(a.thirdPartyTokens("/account/password", file, "requestTokenToResetPasswordEmail", "requestTokenToResetPasswordMSISDN", accounts.EmailForPassword), httpapi.Route{
+		Method: "GET", Path: "/_matrix/client/v3/password_policy",
+		Aliases:     []string{"/_matrix/client/r0/password_policy", "/_matrix/client/unstable/password_policy", "/_matrix/client/unstable/org.matrix.msc2000/password_policy"},
+		OperationID: "getPasswordPolicy", Rate: httpapi.Anonymous, Handler: a.getPasswordPolicy,
+	}, httpapi.Route{
 		Method: "POST", Path: "/_matrix/client/v3/account/password", Aliases: []string{"/_matrix/client/r0/account/password"},
 		OperationID: "changePassword", File: file, Auth: httpapi.Optional, Rate: httpapi.Anonymous, Handler: a.changePassword,
 	})
@@ -26,7 +32,7 @@ func (a *API) changePassword(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	if body.NewPassword != nil { // checked first, since the authentication can be used only once
-		if err := accounts.CheckPassword(*body.NewPassword); err != nil {
+		if err := a.Accounts.CheckPassword(*body.NewPassword, string(r.UserID)); err != nil {
 			return nil, err
 		}
 	}
@@ -56,4 +62,14 @@ func (a *API) resetPassword(r *httpapi.Request, password *string, signOut bool) 
 		password = new(string) // an empty password yields M_WEAK_PASSWORD, but only after the client has authenticated
 	}
 	return a.Accounts.ResetPassword(r.Context(), all, r.Network(), *password, signOut)
+}
+
+// getPasswordPolicy returns the rules for passwords that clients can check while the user types. Servers in use return
+// them at the top level, the proposal has them in policy.
+// Spec: MSC2000
+func (a *API) getPasswordPolicy(*httpapi.Request) (any, error) {
+	rules := map[string]any{"m.minimum_length": a.Accounts.PasswordRules().MinLength}
+	answer := map[string]any{"policy": rules}
+	maps.Copy(answer, rules)
+	return answer, nil
 }

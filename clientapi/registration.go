@@ -96,6 +96,15 @@ func (a *API) newAccount(r *httpapi.Request, all map[string]json.RawMessage) (ou
 	if err := a.usable(r, body.Username, body.GuestToken); err != nil {
 		return out, err
 	}
+	if body.Password != "" { // checked first, since the authentication can be used only once
+		name := ""
+		if body.Username != nil {
+			name = *body.Username
+		}
+		if err := a.Accounts.CheckPassword(body.Password, name); err != nil {
+			return out, err
+		}
+	}
 	admission, err := a.Accounts.Admit(r.Context(), all, r.Network())
 	if err != nil {
 		return out, err

@@ -26,6 +26,8 @@ type Config struct {
 	Login          Login        `yaml:"login"`
 	Auth           Auth         `yaml:"auth"`
 	Audit          Audit        `yaml:"audit"`
+	Notices        Notices      `yaml:"notices"`
+	Alerts         Alerts       `yaml:"alerts"`
 	OAuth          OAuth        `yaml:"oauth"`
 	Email          Email        `yaml:"email"`
 	Identity       Identity     `yaml:"identity"`
@@ -102,6 +104,13 @@ type Auth struct {
 	Passkeys          Passkeys `yaml:"passkeys"`
 	JWT               JWT      `yaml:"jwt"`
 	LDAP              LDAP     `yaml:"ldap"`
+	Password          Password `yaml:"password"`
+}
+
+// Password says which new passwords are accepted.
+type Password struct {
+	MinLength    int  `yaml:"min_length" doc:"How many characters a new password must have."`
+	RefuseCommon bool `yaml:"refuse_common" doc:"Refuse passwords that everybody tries first, such as Summer2024!, and those that resemble the user name."`
 }
 
 // Passkeys says which passkeys are accepted.
@@ -113,7 +122,8 @@ type Passkeys struct {
 
 // Audit configures the log of sign-ins and of administrators' acts.
 type Audit struct {
-	Keep        Duration    `yaml:"keep" doc:"How long the records keep who did what from where; 0: for ever. Afterwards only their hashes are left."`
+	Keep        Duration    `yaml:"keep" doc:"How long the records keep who did what; 0: for ever. Afterwards only their hashes are left."`
+	Addresses   Duration    `yaml:"keep_addresses" doc:"How long the records keep the networks from which people signed in, and alerts know these networks; 0: as long as the records."`
 	Checkpoints Checkpoints `yaml:"checkpoints" doc:"Where signed checkpoints are sent, with which ebb audit verify finds records that were changed. The place should be out of reach for whoever takes over this host."`
 }
 
@@ -123,6 +133,20 @@ type Checkpoints struct {
 	File     string   `yaml:"file" doc:"A file to which checkpoints are appended, such as one on another host; empty: none."`
 	Syslog   string   `yaml:"syslog" doc:"A syslog server: udp://HOST:PORT, tcp://HOST:PORT, or local for that of this host; empty: none."`
 	Webhook  string   `yaml:"webhook" secret:"true" doc:"A URL to which checkpoints are posted as JSON; empty: none."`
+}
+
+// Notices configures the messages from the server to its users.
+type Notices struct {
+	Localpart string `yaml:"localpart" doc:"The local part of the user who sends server notices, which nobody can register; empty: no notices are sent to rooms."`
+	RoomName  string `yaml:"room_name" doc:"The name of the rooms of server notices, and of the user who sends them."`
+}
+
+// Alerts says of what users are alerted, by server notices and by e-mail.
+type Alerts struct {
+	SignIns    bool `yaml:"sign_ins" doc:"Sign-ins from new devices and networks. Networks are compared by /24 (IPv4) and /48 (IPv6)."`
+	Changes    bool `yaml:"changes" doc:"Changed passwords, second factors and e-mail addresses; cross-signing keys that were reset."`
+	Suspicious bool `yaml:"suspicious" doc:"Several wrong codes of a second factor; a refresh token that is used again after it was replaced."`
+	Email      bool `yaml:"email" doc:"Whether alerts are also sent by e-mail, to all addresses of the account. Needs email.smtp."`
 }
 
 // OAuth configures signing in by OAuth 2.0.
@@ -350,11 +374,13 @@ func Default() *Config {
 		ACME:         ACME{Directory: "https://acme-v02.api.letsencrypt.org/directory"},
 		Registration: Registration{Mode: "token", Email: "off", GuestLifetime: Duration(30 * 24 * time.Hour)},
 		Login:        Login{AccessTokenLifetime: Duration(time.Hour)},
-		Auth: Auth{MFA: "off", MFAAdministrators: "off", MFAGrace: Duration(14 * 24 * time.Hour), JWT: JWT{SubjectClaim: "sub"},
+		Auth: Auth{MFA: "off", MFAAdministrators: "off", MFAGrace: Duration(14 * 24 * time.Hour), Password: Password{MinLength: 8, RefuseCommon: true}, JWT: JWT{SubjectClaim: "sub"},
 			LDAP: LDAP{StartTLS: true, Filter: "(uid={name})", NameAttribute: "uid", DisplayNameAttribute: "cn", EmailAttribute: "mail", Timeout: Duration(5 * time.Second)}},
-		Audit: Audit{Keep: Duration(180 * 24 * time.Hour), Checkpoints: Checkpoints{Interval: Duration(time.Hour)}},
-		OAuth: OAuth{DeviceGrant: "on"},
-		Email: Email{SMTP: SMTP{Port: 587, TLS: "starttls", Timeout: Duration(30 * time.Second)}},
+		Audit:   Audit{Keep: Duration(180 * 24 * time.Hour), Addresses: Duration(90 * 24 * time.Hour), Checkpoints: Checkpoints{Interval: Duration(time.Hour)}},
+		Notices: Notices{Localpart: "server-notices", RoomName: "Server notices"},
+		Alerts:  Alerts{SignIns: true, Changes: true, Suspicious: true, Email: true},
+		OAuth:   OAuth{DeviceGrant: "on"},
+		Email:   Email{SMTP: SMTP{Port: 587, TLS: "starttls", Timeout: Duration(30 * time.Second)}},
 		RateLimits: RateLimits{Enabled: true, Connections: 2000, Sends: Bucket{20, 200}, Reads: Bucket{50, 1000}, Logins: Bucket{0.2, 10},
 			Registrations: Bucket{0.2, 50}, Emails: Bucket{0.002, 5}, Anonymous: Bucket{50, 500}, Invites: Bucket{1, 100}, Joins: Bucket{1, 30}, Uploads: Bucket{5, 200}, Claims: Bucket{20, 200}},
 		Federation:    Federation{Presence: true},

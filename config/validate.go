@@ -60,6 +60,7 @@ func (c *Config) mistakes(found Problems) Problems {
 	c.Auth.JWT.validate(&p)
 	c.Auth.LDAP.validate(&p)
 	c.Audit.validate(&p)
+	c.Notices.validate(&p)
 	c.validateOAuth(&p)
 	p.check(c.Login.AccessTokenLifetime > 0, "login.access_token_lifetime", "must be positive")
 	p.check(c.Cache.Size >= 16<<20, "cache.size", "must be at least 16M")
@@ -142,6 +143,7 @@ func (c *Config) validateRegistration(p *problems) {
 
 func (a Audit) validate(p *problems) {
 	p.check(a.Keep >= 0, "audit.keep", "must not be negative")
+	p.check(a.Addresses >= 0, "audit.keep_addresses", "must not be negative")
 	p.check(a.Checkpoints.Interval >= Duration(time.Second), "audit.checkpoints.interval", "must be at least 1s")
 	if a.Checkpoints.Webhook != "" {
 		p.url("audit.checkpoints.webhook", a.Checkpoints.Webhook, "http", "https")
@@ -153,6 +155,13 @@ func (a Audit) validate(p *problems) {
 	}
 }
 
+var noticeLocalpart = regexp.MustCompile(`^[a-z0-9._=/+-]{1,100}$`)
+
+func (n Notices) validate(p *problems) {
+	p.check(n.Localpart == "" || noticeLocalpart.MatchString(n.Localpart), "notices.localpart", "%q is not the local part of a user ID, such as server-notices", n.Localpart)
+	p.check(n.RoomName != "" && len(n.RoomName) <= 100, "notices.room_name", "must have 1 to 100 bytes")
+}
+
 func (a Auth) validate(p *problems, pages bool) {
 	for _, mode := range []struct{ key, value string }{{"auth.mfa", a.MFA}, {"auth.mfa_administrators", a.MFAAdministrators}} {
 		p.oneOf(mode.key, mode.value, "off", "optional", "required")
@@ -160,6 +169,7 @@ func (a Auth) validate(p *problems, pages bool) {
 			"%s needs oauth.enabled: users set up and show second factors on the web pages", mode.value)
 	}
 	p.check(a.MFAGrace >= 0, "auth.mfa_grace", "must not be negative")
+	p.check(a.Password.MinLength >= 1 && a.Password.MinLength <= 128, "auth.password.min_length", "must be 1 to 128")
 }
 
 var aaguid = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)

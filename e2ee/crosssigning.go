@@ -13,6 +13,7 @@ import (
 	"ebb/canonjson"
 	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/notices"
 	"ebb/storage"
 )
 
@@ -143,13 +144,26 @@ func (s *Service) UploadCrossSigning(ctx context.Context, d ident.Requester, up 
 		if err != nil || !changed {
 			return nil, err
 		}
-		replaced = len(stored) > 0
+		if replaced = len(stored) > 0; replaced {
+			if err := s.alertReset(tx, d, stored); err != nil {
+				return nil, err
+			}
+		}
 		return s.DevicesChanged(tx, d.UserNID, crossSigningChanged)
 	})
 	if err == nil && changed {
 		s.opts.Log.InfoContext(ctx, "cross-signing keys changed", "user", d.UserID, "replaced", replaced)
 	}
 	return err
+}
+
+// alertReset alerts a user whose master key was replaced.
+func (s *Service) alertReset(tx *storage.Tx, d ident.Requester, before map[string]string) error {
+	now, err := tx.CrossSigningKeys(d.UserNID)
+	if err != nil || before[usageMaster] == "" || publicPart(now[usageMaster]) == publicPart(before[usageMaster]) {
+		return err
+	}
+	return s.opts.Notices.Add(tx, notices.Notice{User: d.UserNID, Kind: notices.CrossSigningReset, Device: d.DeviceNID, Details: notices.Details{Device: string(d.DeviceID)}})
 }
 
 func storeCrossSigning(tx *storage.Tx, d ident.Requester, stored map[string]string, keys []crossSigningKey) (changed bool, err error) {

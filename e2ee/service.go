@@ -21,6 +21,7 @@ import (
 	"ebb/ident"
 	"ebb/keyed"
 	"ebb/mxerr"
+	"ebb/notices"
 	"ebb/rooms"
 	"ebb/storage"
 	"ebb/wake"
@@ -36,6 +37,8 @@ type Options struct {
 	Log    *slog.Logger
 
 	Rooms Rooms
+	// Notices alerts users whose cross-signing keys are replaced; nil means that it does not.
+	Notices *notices.Service
 	// Commits reports joins to rooms of other servers; nil if there are none.
 	Commits *rooms.Commits
 

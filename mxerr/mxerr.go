@@ -17,6 +17,7 @@ const (
 	CodeBadJSON                 = "M_BAD_JSON"
 	CodeBadState                = "M_BAD_STATE"
 	CodeBadStatus               = "M_BAD_STATUS"
+	CodeCannotLeaveNotices      = "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM"
 	CodeCannotOverwriteMedia    = "M_CANNOT_OVERWRITE_MEDIA"
 	CodeConnectionFailed        = "M_CONNECTION_FAILED"
 	CodeConnectionTimeout       = "M_CONNECTION_TIMEOUT"

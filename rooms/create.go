@@ -42,11 +42,12 @@ type creation struct {
 	invitee []invitee
 	others  []invitee // invited users of other servers
 
-	content     map[string]json.RawMessage // the content of m.room.create
-	powerLevels json.RawMessage            // power levels from the request; nil: the default ones
-	lastLevels  json.RawMessage            // replace the power levels once all other events are built; nil: none
-	bans        []invitee                  // carried over by an upgrade
-	movesFrom   ident.RoomNID              // room whose aliases and directory entry move to the new one
+	content     map[string]json.RawMessage             // the content of m.room.create
+	powerLevels json.RawMessage                        // power levels from the request; nil: the default ones
+	lastLevels  json.RawMessage                        // replace the power levels once all other events are built; nil: none
+	bans        []invitee                              // carried over by an upgrade
+	also        func(*storage.Tx, ident.RoomNID) error // called in the write; nil: nothing
+	movesFrom   ident.RoomNID                          // room whose aliases and directory entry move to the new one
 	published   bool
 }
 
@@ -59,7 +60,12 @@ type invitee struct {
 // Create makes a room with all its initial events in one write. If any event is rejected, nothing is stored.
 // Spec: client-server-api#post_matrixclientv3createroom
 func (s *Service) Create(ctx context.Context, sender ident.Requester, req CreateRoom) (id.RoomID, error) {
-	c := &creation{svc: s, sender: sender, req: &req}
+	return s.CreateWith(ctx, sender, req, nil)
+}
+
+// CreateWith is like Create, and calls also in the same write. If also fails, no room is created.
+func (s *Service) CreateWith(ctx context.Context, sender ident.Requester, req CreateRoom, also func(*storage.Tx, ident.RoomNID) error) (id.RoomID, error) {
+	c := &creation{svc: s, sender: sender, req: &req, also: also}
 	if err := c.check(ctx); err != nil {
 		return "", err
 	}
@@ -133,8 +139,10 @@ func (c *creation) check(ctx context.Context) error {
 	if c.content, err = c.plan().CreateContent(); err != nil {
 		return err
 	}
-	if err := c.svc.opts.Encryption.Apply(c.req, c.content["type"]); err != nil {
-		return err
+	if !c.svc.isNoticeSender(c.sender.UserID) { // the server cannot encrypt its notices
+		if err := c.svc.opts.Encryption.Apply(c.req, c.content["type"]); err != nil {
+			return err
+		}
 	}
 	return c.checkInitialState()
 }
@@ -371,7 +379,12 @@ func (c *creation) write(tx *storage.Tx, room ident.RoomNID) error {
 		}
 	}
 	if c.published {
-		return tx.SetPublished(room, true)
+		if err := tx.SetPublished(room, true); err != nil {
+			return err
+		}
 	}
-	return nil
+	if c.also == nil {
+		return nil
+	}
+	return c.also(tx, room)
 }

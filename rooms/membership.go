@@ -228,15 +228,25 @@ func (s *Service) inAllowedRoom(ctx context.Context, r *Room, user id.UserID) (a
 
 // Leave ends a user's membership, rejects an invite or retracts a knock. It does nothing if the user has left.
 // Spec: client-server-api#post_matrixclientv3roomsroomidleave
+//
+// Errors: M_CANNOT_LEAVE_SERVER_NOTICE_ROOM for an invite to a room of server notices; M_FORBIDDEN.
 func (s *Service) Leave(ctx context.Context, sender ident.Requester, room id.RoomID, reason string) error {
 	r, err := s.Room(ctx, room)
 	if err != nil {
 		return unknownIsForbidden(err)
 	}
+	if err := s.mayReject(r, sender.UserID); err != nil {
+		return err
+	}
+	return s.leave(ctx, sender, r, reason)
+}
+
+// leave is Leave without the exception for server notices.
+func (s *Service) leave(ctx context.Context, sender ident.Requester, r *Room, reason string) error {
 	if !r.Resident() {
 		return s.leaveOutside(ctx, sender, r, reason)
 	}
-	err = s.change(ctx, room, func(b *batch) error {
+	err := s.change(ctx, r.id, func(b *batch) error {
 		if b.room.provisionalMembership(sender.UserID) == Leave {
 			return nil
 		}
@@ -450,7 +460,7 @@ func (s *Service) LeaveAll(ctx context.Context, sender ident.Requester) error {
 		if err != nil {
 			return err
 		}
-		if err := s.Leave(ctx, sender, r.id, ""); err != nil {
+		if err := s.leave(ctx, sender, r, ""); err != nil {
 			return err
 		}
 	}

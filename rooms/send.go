@@ -222,7 +222,7 @@ func (s *Service) prepareState(ctx context.Context, r *Room, p *proto) error {
 	case typeCreate:
 		return mxerr.InvalidParam("The m.room.create event of a room cannot be changed")
 	case typeMember:
-		return s.prepareMember(ctx, p)
+		return s.prepareMember(ctx, r, p)
 	case typeCanonicalAlias:
 		return s.checkCanonicalAlias(ctx, r, p.content)
 	case typePowerLevels:
@@ -242,7 +242,7 @@ func (s *Service) prepareState(ctx context.Context, r *Room, p *proto) error {
 }
 
 // prepareMember checks a member event that a client sends with PUT /state, and sets p.member.
-func (s *Service) prepareMember(ctx context.Context, p *proto) error {
+func (s *Service) prepareMember(ctx context.Context, r *Room, p *proto) error {
 	target := id.UserID(*p.stateKey)
 	if !pdu.ValidUserID(target) {
 		return mxerr.InvalidParam("The state key of an m.room.member event must be a user ID")
@@ -253,6 +253,11 @@ func (s *Service) prepareMember(ctx context.Context, p *proto) error {
 	case Join, Invite, Knock, Leave, Ban:
 	default:
 		return mxerr.BadJSON("membership must be one of join, invite, knock, leave, ban")
+	}
+	if membership == Leave && target == p.sender.UserID {
+		if err := s.mayReject(r, target); err != nil {
+			return err
+		}
 	}
 	if p.sender.Guest && target != p.sender.UserID {
 		return mxerr.GuestAccessForbidden("Guests cannot change the membership of others")

@@ -80,6 +80,8 @@ type Options struct {
 	Keys   signatures.Keys
 	// Namespaces are the names reserved for application services; nil: none.
 	Namespaces Namespaces
+	// NoticeSender is the user who sends server notices; "": nobody. Its invites can be neither blocked nor rejected.
+	NoticeSender id.UserID
 	// PolicyServers is asked about events of rooms with a policy server; nil: policy servers are ignored.
 	PolicyServers signatures.PolicyServers
 }

@@ -100,7 +100,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 		Server: cfg.ServerName, Version: o.Version, Rooms: svc.rooms, History: svc.history, Directory: svc.directory, Accounts: svc.accounts, E2EE: svc.e2ee, Media: svc.media, Keys: svc.keys,
 		EDUs: svc.edus(), Now: o.Now, Log: o.Log,
 	})
-	s.admin = adminapi.New(adminapi.API{Config: cfg, Accounts: svc.accounts, Factors: svc.factors, Rooms: svc.rooms, History: svc.history, Directory: svc.directory, Moderation: svc.moderation, Retention: svc.retention, Outbox: svc.outbox, Apps: svc.apps, Mail: svc.mail, Signing: svc.signing, Secrets: svc.secrets, Audit: svc.audit, DB: svc.db, Now: o.Now, Log: o.Log})
+	s.admin = adminapi.New(adminapi.API{Config: cfg, Accounts: svc.accounts, Factors: svc.factors, Rooms: svc.rooms, History: svc.history, Directory: svc.directory, Moderation: svc.moderation, Retention: svc.retention, Outbox: svc.outbox, Apps: svc.apps, Mail: svc.mail, Signing: svc.signing, Secrets: svc.secrets, Audit: svc.audit, Notices: svc.notices, DB: svc.db, Now: o.Now, Log: o.Log})
 	return s, nil
 }
 
@@ -223,7 +223,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		g.Go(func() error { return s.svc.rooms.RepairRooms(ctx) })
 		g.Go(func() error { return s.svc.rooms.DecideEvents(ctx) })
 	}
-	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.audit.Run, s.svc.guests.Run, s.svc.retention.Run, s.svc.e2ee.Run, s.svc.media.Run, s.svc.pushers.Run, s.svc.apps.Run, s.svc.delayed.Run, s.svc.redactions.Run, s.prune, s.measure} {
+	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.audit.Run, s.svc.notices.Run, s.svc.guests.Run, s.svc.retention.Run, s.svc.e2ee.Run, s.svc.media.Run, s.svc.pushers.Run, s.svc.apps.Run, s.svc.delayed.Run, s.svc.redactions.Run, s.prune, s.measure} {
 		g.Go(func() error { return job(ctx) })
 	}
 	if s.svc.oauth != nil {
@@ -252,6 +252,12 @@ func (s *Server) index(ctx context.Context) error {
 
 // Notify delivers push notifications until ctx ends. It is for a Server whose Run was never called.
 func (s *Server) Notify(ctx context.Context) error { return s.svc.pushers.Run(ctx) }
+
+// DeliverNotices delivers the server notices that are waiting. It is for a Server whose Run was never called.
+func (s *Server) DeliverNotices(ctx context.Context) error {
+	_, err := s.svc.notices.SendMail(ctx)
+	return errors.Join(s.svc.notices.Deliver(ctx), err)
+}
 
 // Remote returns the client with which this server sends requests to other servers.
 func (s *Server) Remote() *fedclient.Client { return s.svc.remote }

@@ -17,6 +17,7 @@ import (
 	"ebb/accounts/factors"
 	"ebb/accounts/gate"
 	"ebb/accounts/oauth"
+	"ebb/accounts/passwords"
 	"ebb/appservice"
 	"ebb/audit"
 	"ebb/config"
@@ -36,6 +37,7 @@ import (
 	"ebb/moderation"
 	"ebb/mxerr"
 	"ebb/netguard"
+	"ebb/notices"
 	"ebb/outbox"
 	"ebb/preview"
 	"ebb/push"
@@ -85,6 +87,7 @@ type services struct {
 	previews    *preview.Service // nil if previews are off
 	identity    *identity.Client
 	moderation  *moderation.Service
+	notices     *notices.Service
 	registry    *appservice.Registry
 	apps        *appservice.Service
 	guests      *guests.Job
@@ -151,10 +154,14 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		roomOptions.Remote, roomOptions.Keys = s.remote, s.keys
 		roomOptions.PolicyServers = s.remote
 	}
+	roomOptions.NoticeSender = noticeSender(cfg)
 	if s.rooms, err = rooms.New(ctx, roomOptions); err != nil {
 		return err
 	}
-	s.accountData = accountdata.New(accountdata.Options{DB: s.db, Rooms: s.rooms, Commits: commits, Push: s.push, Cache: keyed.Budget(cfg.Cache.Size)})
+	if err := s.openNotices(ctx, cfg, o); err != nil {
+		return err
+	}
+	s.accountData = accountdata.New(accountdata.Options{DB: s.db, Rooms: s.rooms, Commits: commits, Push: s.push, Cache: keyed.Budget(cfg.Cache.Size), NoticeSender: noticeSender(cfg)})
 	s.receipts = receipts.New(s.rooms, o.Now)
 	s.directory = s.newDirectory(cfg, o)
 	if err := s.openSearch(ctx, cfg, o); err != nil {
@@ -167,7 +174,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	}
 	s.outbox = outbox.New(delivery)
 	s.remote.SetGate(s.outbox)
-	keys := e2ee.Options{DB: s.db, Apps: s.registry, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Hub: s.hub, Now: o.Now, Log: o.Log, Rooms: sharing.New(s.rooms, s.hub), Commits: commits}
+	keys := e2ee.Options{DB: s.db, Notices: s.notices, Apps: s.registry, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Hub: s.hub, Now: o.Now, Log: o.Log, Rooms: sharing.New(s.rooms, s.hub), Commits: commits}
 	if cfg.Federation.Enabled {
 		keys.Remote, keys.Outgoing = s.remote, s.outbox
 	}
@@ -184,7 +191,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		return err
 	}
 	s.accounts = accounts.New(accounts.Options{
-		Gate: s.gate, Audit: s.audit, Upstream: upstream,
+		Gate: s.gate, Audit: s.audit, Upstream: upstream, Notices: s.notices, Passwords: passwords.Policy(cfg.Auth.Password),
 		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
 		Guests: cfg.Registration.Guests, GuestLifetime: time.Duration(cfg.Registration.GuestLifetime),
 		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Emails: s.emails(cfg), AccountPage: accountPage(cfg), SearchAllUsers: cfg.UserDirectory.SearchAllUsers, Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,
@@ -246,7 +253,7 @@ func (s *services) openGate(ctx context.Context, cfg *config.Config, o Options) 
 	keys := cfg.Auth.Passkeys
 	var err error
 	s.factors, err = factors.New(factors.Options{
-		DB: s.db, Gate: s.gate, Sealer: s.secrets, Journal: factorJournal{s.audit}, Server: cfg.ServerName, Now: o.Now, Log: o.Log,
+		DB: s.db, Gate: s.gate, Sealer: s.secrets, Journal: factorJournal{s.audit, s.notices}, Server: cfg.ServerName, Now: o.Now, Log: o.Log,
 		Passkeys: factors.PasskeyOptions{PublicURL: cfg.PublicURL, RPID: keys.RPID, AAGUIDs: keys.AAGUIDs, DeviceBound: keys.DeviceBound},
 	})
 	return err
@@ -281,7 +288,7 @@ func (s *services) newOAuth(cfg *config.Config, o Options) *oauth.Service {
 		return nil
 	}
 	return oauth.New(oauth.Options{
-		DB: s.db, Accounts: s.accounts, Gate: s.gate, Secrets: s.secrets, Issuer: cfg.PublicURL, Clients: cfg.OAuth.Clients, DeviceGrant: cfg.OAuth.DeviceGrant == "on",
+		DB: s.db, Accounts: s.accounts, Notices: s.notices, Gate: s.gate, Secrets: s.secrets, Issuer: cfg.PublicURL, Clients: cfg.OAuth.Clients, DeviceGrant: cfg.OAuth.DeviceGrant == "on",
 		IdleLifetime: time.Duration(cfg.OAuth.IdleLifetime), SessionLifetime: time.Duration(cfg.OAuth.SessionLifetime), Now: o.Now, Log: o.Log,
 	})
 }

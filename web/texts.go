@@ -128,6 +128,22 @@ var english = map[string]string{
 	"sso.closed":   "You can close this page and go back to your client.",
 	"sso.provider": "This server has no such identity provider. Go back to your client and sign in without it.",
 
+	// The page behind the link of an alert.
+	"notme.network":  "Network",
+	"notme.was":      "If this was you, close this page: nothing happens.",
+	"notme.effects":  "If this was not you, press the button. Then:",
+	"notme.session":  "The session ends, with all that began after it, and all browsers are signed out of this server's pages.",
+	"notme.added":    "Second factors and e-mail addresses that have been added to the account since then are removed.",
+	"notme.password": "The password can no longer be used, since somebody else may know it.",
+	"notme.email":    "You can set a new one with “Forgot password” in your client, by e-mail.",
+	"notme.passkey":  "You can set a new one after signing in with your passkey.",
+	"notme.either":   "You can set a new one with “Forgot password” in your client, by e-mail, or after signing in with your passkey.",
+	"notme.admin":    "Ask the administrator of this server to set a new one.",
+	"notme.button":   "This was not me",
+	"notme.done":     "The session has ended",
+	"notme.ended":    "The session and all later ones have ended, what was added to your account since then was removed, and the old password cannot be used any more.",
+	"notme.check":    "Then look at the list of your sessions, and sign out those that you do not know.",
+
 	"error.title":   "That did not work",
 	"error.csrf":    "This form is too old, or was opened by another website. Go back to your client and start again.",
 	"error.state":   "This form is not up to date: something has changed in another window. Continue here.",

@@ -32,6 +32,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -96,7 +97,7 @@ func (p *Pages) Routes() []httpapi.Route {
 	page := func(method, path, operation string, handler func(*httpapi.Request) (any, error)) httpapi.Route {
 		return httpapi.Route{Method: method, Path: path, OperationID: operation, Page: true, Rate: httpapi.Anonymous, MaxBody: maxForm, Handler: p.handler(handler)}
 	}
-	return append(p.ssoRoutes(), []httpapi.Route{
+	return append(slices.Concat(p.ssoRoutes(), p.notMeRoutes()), []httpapi.Route{
 		page("GET", oauth.PathAuthorize, "getAuthorizePage", p.getAuthorize),
 		page("POST", oauth.PathAuthorize, "postAuthorizePage", p.postAuthorize),
 		page("GET", oauth.PathLink, "getLinkPage", p.getLink),

@@ -25,6 +25,7 @@ import (
 	"ebb/accounts/gate"
 	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/notices"
 	"ebb/storage"
 )
 
@@ -122,6 +123,7 @@ func (s *Service) url(path string) string { return strings.TrimSuffix(s.opts.Iss
 type Options struct {
 	DB              *storage.DB
 	Accounts        *accounts.Service
+	Notices         *notices.Service // nil to alert nobody
 	Gate            *gate.Gate
 	Secrets         Sealer        // encrypts the keys of ID tokens
 	Issuer          string        // the server's address
@@ -403,7 +405,10 @@ func (s *Service) endReused(ctx context.Context, token string) error {
 	family, generation, _ := parsePrefix(token)
 	_, err := s.opts.Accounts.EndSessions(ctx, "refresh token used again", func(tx *storage.Tx) ([]storage.OAuthSession, error) {
 		o, found, err := tx.OAuthSessionOf(gate.KeyOf(family).String())
-		return some(o, found && generation < o.Generation, err)
+		if reused := found && generation < o.Generation; err != nil || !reused {
+			return nil, err
+		}
+		return []storage.OAuthSession{o}, s.opts.Notices.Add(tx, notices.Notice{User: o.User, Kind: notices.TokenReused, Details: notices.Details{Device: o.DeviceID}})
 	})
 	return err
 }

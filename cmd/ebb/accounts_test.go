@@ -67,8 +67,8 @@ func TestAccountsAreCreatedListedAndDeactivated(t *testing.T) {
 			t.Errorf("user add printed %q", out)
 		}
 		must(t, "another secret", "user", "add", "--admin", "--password-stdin", cfg, "@bob:test")
-		refusedWith(t, 3, "already in use", "secret\n", "user", "add", "alice", "--password-stdin", cfg)
-		refusedWith(t, 3, "user", "secret\n", "user", "add", "@eve:elsewhere.org", "--password-stdin", cfg)
+		refusedWith(t, 3, "already in use", "another secret\n", "user", "add", "alice", "--password-stdin", cfg)
+		refusedWith(t, 3, "user", "another secret\n", "user", "add", "@eve:elsewhere.org", "--password-stdin", cfg)
 		refusedWith(t, 3, "password", "\n", "user", "add", "carol", "--password-stdin", cfg)
 
 		must(t, "", "user", "admin", "@alice:test", cfg)

@@ -23,7 +23,7 @@ func edit(t *testing.T, name, from, to string) {
 
 func TestRenamedServerIsRefused(t *testing.T) {
 	s := newSite(t, 0)
-	must(t, "secret\n", "user", "add", "--password-stdin", "alice", "--config", s.config)
+	must(t, "a long secret\n", "user", "add", "--password-stdin", "alice", "--config", s.config)
 	edit(t, s.config, `server_name: "test"`, `server_name: "other.example"`)
 	for _, name := range []string{`"test"`, `"other.example"`} {
 		for _, command := range [][]string{{"config", "check"}, {"serve"}} {
@@ -101,9 +101,9 @@ func TestEverythingBelowDataDirIsPrivate(t *testing.T) {
 	if err := os.Chmod(filepath.Join(s.dir, "ebb.db"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	must(t, "secret\n", "user", "add", "--password-stdin", "alice", "--config", s.config)
+	must(t, "a long secret\n", "user", "add", "--password-stdin", "alice", "--config", s.config)
 	s.serve(t)
-	c, _ := s.login(t, "alice", "secret")
+	c, _ := s.login(t, "alice", "a long secret")
 	c.upload()
 	seen := map[string]bool{}
 	err := filepath.WalkDir(s.dir, func(path string, d fs.DirEntry, err error) error {

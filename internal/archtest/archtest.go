@@ -51,6 +51,7 @@ var rules = map[string]rule{
 	"rooms/words":              {rank: 1, only: leaf, pure: true},
 	"storage/postings":         {rank: 1, only: leaf, pure: true},
 	"rooms/eventcontent":       {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
+	"accounts/passwords":       {rank: 1, only: leaf, pure: true},
 	"rooms/encryption":         {rank: 1, only: []string{"canonjson", "mxerr"}, sideways: []string{"rooms/newroom"}, pure: true},
 	"rooms/newroom":            {rank: 1, only: []string{"canonjson", "mxerr"}, sideways: []string{"rooms/pdu"}, pure: true},
 	"rooms/handshake":          {rank: 1, only: []string{"canonjson", "mxerr", "ident"}, sideways: []string{"rooms/pdu", "rooms/eventauth"}, pure: true},
@@ -85,6 +86,8 @@ var rules = map[string]rule{
 
 	// Who gets access tokens.
 	"accounts/gate": {rank: 5},
+	// Alerts are added in the writes of the services above.
+	"notices": {rank: 5, sideways: []string{"accounts/gate"}},
 	// Who a token of another program names.
 	"accounts/jwt": {rank: 5, only: leaf},
 	// Whether an LDAP directory accepts a password.

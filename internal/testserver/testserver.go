@@ -69,6 +69,7 @@ func build(t testing.TB, change func(*config.Config), o server.Options) *Server 
 	s := &Server{t: t, Dir: t.TempDir(), now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC), cfg: config.Default(), options: o}
 	s.options.Now, s.options.OnStatement = s.Now, s.observe
 	s.cfg.ServerName, s.cfg.DataDir, s.cfg.Registration.Mode, s.cfg.RateLimits.Enabled = "test", s.Dir, "open", false
+	s.cfg.Auth.Password = config.Password{MinLength: 1} // tests use short passwords
 	if change != nil {
 		change(s.cfg)
 	}
