@@ -67,7 +67,7 @@ func (a *API) Routes() []httpapi.Route {
 	return byStanding(slices.Concat(
 		a.accountDataRoutes(), a.accountDeactivationRoutes(), a.adminRoutes(), a.administrativeContactRoutes(), a.appserviceRoutes(), a.authedContentRepoRoutes(),
 		a.banningRoutes(), a.capabilitiesRoutes(), a.contentRepoRoutes(), a.createRoomRoutes(), a.crossSigningRoutes(), a.dehydratedDeviceRoutes(),
-		a.delayedEventRoutes(), a.deviceManagementRoutes(), a.directoryRoutes(), a.emailPageRoutes(), a.eventContextRoutes(), a.filterRoutes(), a.invitingRoutes(),
+		a.delayedEventRoutes(), a.deviceManagementRoutes(), a.directoryRoutes(), a.eventContextRoutes(), a.filterRoutes(), a.invitingRoutes(),
 		a.joiningRoutes(), a.keyBackupRoutes(), a.keysRoutes(), a.kickingRoutes(), a.knockingRoutes(), a.leavingRoutes(),
 		a.listJoinedRoomsRoutes(), a.listPublicRoomsRoutes(), a.loginRoutes(), a.loginTokenRoutes(), a.logoutRoutes(),
 		a.messagePaginationRoutes(), a.mutualRoomsRoutes(), a.notificationsRoutes(), a.oauthRoutes(), a.oldSyncRoutes(), a.openidRoutes(), a.passwordManagementRoutes(), a.peekingEventsRoutes(), a.presenceRoutes(), a.profileRoutes(), a.pusherRoutes(),
@@ -75,7 +75,7 @@ func (a *API) Routes() []httpapi.Route {
 		a.registrationRoutes(), a.registrationTokensRoutes(), a.relationsRoutes(), a.rendezvousRoutes(), a.reportContentRoutes(), a.retentionRoutes(), a.roomEventByTimestampRoutes(),
 		a.roomInitialSyncRoutes(), a.roomSendRoutes(), a.roomStateRoutes(), a.roomSummaryRoutes(), a.roomUpgradesRoutes(), a.roomsRoutes(), a.rtcTransportsRoutes(), a.searchRoutes(), a.slidingSyncRoutes(), a.spaceHierarchyRoutes(), a.supportRoutes(), a.syncRoutes(),
 		a.tagsRoutes(), a.thirdPartyLookupRoutes(), a.threadSubscriptionRoutes(), a.threadsListRoutes(), a.toDeviceRoutes(), a.typingRoutes(),
-		a.urlPreviewRoutes(), a.usersRoutes(), a.versionsRoutes(), a.voipRoutes(), a.welcomeRoutes(), a.wellknownRoutes(), a.whoamiRoutes(),
+		a.urlPreviewRoutes(), a.usersRoutes(), a.versionsRoutes(), a.voipRoutes(), a.wellknownRoutes(), a.whoamiRoutes(),
 	))
 }
 

@@ -11,20 +11,6 @@ import (
 	"ebb/notices"
 )
 
-// notMeRoutes returns the routes of the page behind the link of an alert. It is there even if OAuth 2.0 is off.
-func (p *Pages) notMeRoutes() []httpapi.Route {
-	route := func(method, operation string, handler func(*httpapi.Request) (any, error)) httpapi.Route {
-		return httpapi.Route{Method: method, Path: notices.LinkPath, OperationID: operation, Page: true, Rate: httpapi.Anonymous, MaxBody: maxForm, Handler: func(r *httpapi.Request) (any, error) {
-			v, err := handler(r)
-			if err != nil {
-				return p.failed(r, err)
-			}
-			return v, nil
-		}}
-	}
-	return []httpapi.Route{route("GET", "getNotMePage", p.getNotMe), route("POST", "postNotMePage", p.postNotMe)}
-}
-
 // getNotMe shows what an alert is about and what happens if the user confirms that it was not them. It changes nothing,
 // because programs that check links in messages open them too.
 func (p *Pages) getNotMe(r *httpapi.Request) (any, error) {

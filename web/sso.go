@@ -22,7 +22,7 @@ func (p *Pages) ssoRoutes() []httpapi.Route {
 	plain, withProvider := page("GET", "/_matrix/client/v3"+base, "redirectToSSO", p.redirectToSSO), page("GET", "/_matrix/client/v3"+base+"/{idpId}", "redirectToIdP", p.redirectToIdP)
 	plain.File, plain.Aliases, plain.Handler = file, aliases(""), p.unlessOff(plain.Handler)
 	withProvider.File, withProvider.Aliases, withProvider.Handler = file, aliases("/{idpId}"), p.unlessOff(withProvider.Handler)
-	return []httpapi.Route{plain, withProvider, page("GET", pathSSO, "getSSOPage", p.getSSO), page("POST", pathSSO, "postSSOPage", p.postSSO)}
+	return []httpapi.Route{plain, withProvider, page("GET", pathSSO, "getSSOPage", p.ifOn(p.getSSO)), page("POST", pathSSO, "postSSOPage", p.ifOn(p.postSSO))}
 }
 
 // unlessOff makes an operation of the specification respond as others that are missing if OAuth 2.0 is off.

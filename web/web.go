@@ -32,7 +32,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +41,7 @@ import (
 	"ebb/accounts/oauth"
 	"ebb/httpapi"
 	"ebb/mxerr"
+	"ebb/notices"
 	"ebb/storage"
 )
 
@@ -56,7 +56,8 @@ type Options struct {
 	Accounts  *accounts.Service
 	Gate      *gate.Gate
 	Factors   *factors.Service
-	OAuth     *oauth.Service // nil if OAuth 2.0 is off; then there are no pages
+	OAuth     *oauth.Service // nil if OAuth 2.0 is off; then there are only the pages that need no session
+	HelpPage  string         // address of a page of the administrator's, to which the welcome page links; "" if there is none
 	Now       func() time.Time
 	Log       *slog.Logger
 }
@@ -94,10 +95,18 @@ const maxForm = 16 << 10
 
 // Routes returns the routes of the pages.
 func (p *Pages) Routes() []httpapi.Route {
-	page := func(method, path, operation string, handler func(*httpapi.Request) (any, error)) httpapi.Route {
+	always := func(method, path, operation string, handler func(*httpapi.Request) (any, error)) httpapi.Route {
 		return httpapi.Route{Method: method, Path: path, OperationID: operation, Page: true, Rate: httpapi.Anonymous, MaxBody: maxForm, Handler: p.handler(handler)}
 	}
-	return append(slices.Concat(p.ssoRoutes(), p.notMeRoutes()), []httpapi.Route{
+	page := func(method, path, operation string, handler func(*httpapi.Request) (any, error)) httpapi.Route {
+		return always(method, path, operation, p.ifOn(handler))
+	}
+	return append(p.ssoRoutes(), []httpapi.Route{
+		always("GET", "/", "getWelcomePage", p.getWelcome),
+		always("GET", accounts.EmailLinkPath, "getEmailPage", p.getEmail),
+		always("POST", accounts.EmailLinkPath, "postEmailPage", p.postEmail),
+		always("GET", notices.LinkPath, "getNotMePage", p.getNotMe),
+		always("POST", notices.LinkPath, "postNotMePage", p.postNotMe),
 		page("GET", oauth.PathAuthorize, "getAuthorizePage", p.getAuthorize),
 		page("POST", oauth.PathAuthorize, "postAuthorizePage", p.postAuthorize),
 		page("GET", oauth.PathLink, "getLinkPage", p.getLink),
@@ -160,12 +169,17 @@ func contentPolicy(nonce string, v view) string {
 	return policy
 }
 
-// handler shows errors on a page of the same look. It refuses forms of other websites.
+// ifOn returns the handler of a page that exists only if OAuth 2.0 is on.
+func (p *Pages) ifOn(f func(*httpapi.Request) (any, error)) func(*httpapi.Request) (any, error) {
+	if p.opts.OAuth != nil {
+		return f
+	}
+	return func(*httpapi.Request) (any, error) { return nil, mxerr.NotFound("%s", english["error.off"]) }
+}
+
+// handler shows errors on a page of the same look.
 func (p *Pages) handler(f func(*httpapi.Request) (any, error)) func(*httpapi.Request) (any, error) {
 	return func(r *httpapi.Request) (any, error) {
-		if p.opts.OAuth == nil {
-			return p.failed(r, mxerr.NotFound("%s", english["error.off"]))
-		}
 		v, err := f(r)
 		if err != nil {
 			return p.failed(r, err)
