@@ -3,8 +3,10 @@
 package rustsdk
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -33,12 +35,46 @@ func TestElementXCrates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := process.Start(t, binary, process.Options{Config: "registration: {mode: open}\nrate_limits: {enabled: false}"})
+	server := process.Start(t, binary, process.Options{Config: "registration: {mode: open}\nrate_limits: {enabled: false}\noauth: {enabled: true}"})
 	for _, name := range []string{"alice", "bob"} {
 		server.Register(t, name).Must(t, http.MethodPost, "/_matrix/client/v3/logout", process.Object{})
 	}
-	for step := range strings.Lines(cargo(t, runTimeout, "run", "--quiet", "--", server.URL)) {
-		t.Log(strings.TrimSpace(step))
+	run(t, server)
+}
+
+// run runs the scenario, and fills in the web pages that it asks for.
+func run(t *testing.T, server *process.Server) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), runTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "cargo", "run", "--quiet", "--", server.URL)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var failure bytes.Buffer
+	cmd.Stderr = &failure
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		address, found := strings.CutPrefix(lines.Text(), "open: ")
+		if !found {
+			t.Log(lines.Text())
+			continue
+		}
+		if _, err := fmt.Fprintln(in, server.Approve(t, address, "alice", "a password of alice")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, failure.String())
 	}
 }
 

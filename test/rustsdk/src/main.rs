@@ -1,11 +1,12 @@
 //! Drives a homeserver with the crates that Element X is built on: sliding sync of the list of rooms and of encryption,
-//! timelines, an encrypted conversation, media, receipts, key backup, verification by emoji.
+//! timelines, an encrypted conversation, media, receipts, key backup, verification by emoji, signing in by OAuth 2.0.
 //!
 //! Usage: rustsdk HOMESERVER, for a server with the users alice and bob, whose passwords are "a password of alice" and
 //! "a password of bob". Each step is printed when it has worked; the first that does not ends the program with its
 //! reason.
 
 mod conversation;
+mod oauth;
 mod person;
 mod verification;
 mod wait;
@@ -57,7 +58,7 @@ async fn main() -> Result<()> {
     alice.sync.stop().await;
     bob.sync.stop().await;
     step("both syncs ran until the end");
-    Ok(())
+    oauth::session(&homeserver, "alice").await
 }
 
 fn step(what: &str) {
