@@ -63,7 +63,7 @@ func TestAccountsAreCreatedListedAndDeactivated(t *testing.T) {
 		if all := list(); all == nil || len(all) != 0 {
 			t.Errorf("a new server has the accounts %v, and not an empty list", all)
 		}
-		if out := must(t, "first secret\n", "user", "add", "alice", "--password-stdin", cfg); out != "@alice:test\n" {
+		if out := must(t, "my first secret\n", "user", "add", "alice", "--password-stdin", cfg); out != "@alice:test\n" {
 			t.Errorf("user add printed %q", out)
 		}
 		must(t, "another secret", "user", "add", "--admin", "--password-stdin", cfg, "@bob:test")
@@ -148,27 +148,27 @@ func TestAccountOfAnotherServerIsRefused(t *testing.T) {
 
 func TestPasswordsAreSetAndDevicesLoggedOut(t *testing.T) {
 	s := newSite(t, 0)
-	must(t, "first secret\n", "user", "add", "alice", "--password-stdin", "--config", s.config)
+	must(t, "my first secret\n", "user", "add", "alice", "--password-stdin", "--config", s.config)
 	// The server is not running; once it is started, it accepts only the new password.
-	must(t, "second secret\n", "user", "passwd", "alice", "--password-stdin", "--config", s.config)
+	must(t, "my second secret\n", "user", "passwd", "alice", "--password-stdin", "--config", s.config)
 	s.serve(t)
-	if _, status := s.login(t, "alice", "first secret"); status != http.StatusForbidden {
+	if _, status := s.login(t, "alice", "my first secret"); status != http.StatusForbidden {
 		t.Errorf("the old password signs in: %d", status)
 	}
-	alice, status := s.login(t, "alice", "second secret")
+	alice, status := s.login(t, "alice", "my second secret")
 	if status != http.StatusOK {
 		t.Fatalf("the new password does not sign in: %d", status)
 	}
 	// While the server runs, devices stay logged in unless the command asks to log them out.
-	must(t, "third secret\r\n", "user", "passwd", "@alice:test", "--password-stdin", "--config", s.config)
+	must(t, "my third secret\r\n", "user", "passwd", "@alice:test", "--password-stdin", "--config", s.config)
 	if status, _ := alice.do("GET", "/account/whoami", nil); status != http.StatusOK {
 		t.Errorf("the device was signed out: %d", status)
 	}
-	must(t, "fourth secret\n", "user", "passwd", "--sign-out", "--password-stdin", "alice", "--config", s.config)
+	must(t, "my fourth secret\n", "user", "passwd", "--sign-out", "--password-stdin", "alice", "--config", s.config)
 	if status, answer := alice.do("GET", "/account/whoami", nil); status != http.StatusUnauthorized || answer["errcode"] != "M_UNKNOWN_TOKEN" {
 		t.Errorf("the device is still signed in: %d %v", status, answer)
 	}
-	if _, status := s.login(t, "alice", "fourth secret"); status != http.StatusOK {
+	if _, status := s.login(t, "alice", "my fourth secret"); status != http.StatusOK {
 		t.Errorf("the newest password does not sign in: %d", status)
 	}
 	refusedWith(t, 3, "password", "\n", "user", "passwd", "--password-stdin", "alice", "--config", s.config)
