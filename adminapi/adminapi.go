@@ -28,6 +28,7 @@ import (
 	"ebb/history"
 	"ebb/httpapi"
 	"ebb/mail"
+	"ebb/media"
 	"ebb/moderation"
 	"ebb/mxerr"
 	"ebb/notices"
@@ -48,6 +49,7 @@ type API struct {
 	Directory  *directory.Service
 	Retention  *retention.Job
 	Moderation *moderation.Service
+	Media      *media.Service
 	Outbox     *outbox.Service
 	Apps       *appservice.Service
 	Mail       *mail.Sender // nil if the server sends no e-mail
@@ -102,6 +104,10 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 		"room retention set":   decoded(a.roomRetentionSet),
 		"room retention clear": decoded(a.roomRetentionClear),
 		"report list":          decoded(a.reportList),
+		"media list":           decoded(a.mediaList),
+		"media delete":         decoded(a.mediaDelete),
+		"media quarantine":     decoded(a.mediaQuarantine),
+		"media gc":             decoded(a.mediaGC),
 		"purge now":            decoded(a.purgeNow),
 		"federation status":    decoded(a.federationStatus),
 		"federation retry":     decoded(a.federationRetry),
@@ -142,10 +148,10 @@ func (a *API) Run(ctx context.Context, name string, args json.RawMessage) (any, 
 }
 
 // reading are the commands that change nothing. All others are recorded in the audit log.
-var reading = []string{"user list", "user enrol-list", "token list", "token issued", "room list", "room show", "room retention get", "report list", "federation status", "appservice list", "keys list"}
+var reading = []string{"user list", "user enrol-list", "token list", "token issued", "room list", "room show", "room retention get", "report list", "media list", "federation status", "appservice list", "keys list"}
 
 // recorded are the arguments of commands that the audit log shows: none that may be a secret.
-var recorded = []string{"user", "room", "server", "id", "device", "admin", "erase", "all", "sign_out", "uses", "expires", "lifetime_ms", "service", "min_lifetime_ms", "max_lifetime_ms"}
+var recorded = []string{"user", "room", "server", "uri", "lift", "dry_run", "id", "device", "admin", "erase", "all", "sign_out", "uses", "expires", "lifetime_ms", "service", "min_lifetime_ms", "max_lifetime_ms"}
 
 // record adds a command to the audit log, whether it has succeeded or not.
 func (a *API) record(ctx context.Context, name string, args json.RawMessage, failed error) error {

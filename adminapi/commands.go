@@ -2,6 +2,7 @@ package adminapi
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -281,6 +282,8 @@ type Purged struct {
 
 func (a *API) purgeNow(ctx context.Context, _ struct{}) (any, error) {
 	r, err := a.Retention.Purge(ctx)
+	_, filesErr := a.Media.Unlink(ctx)
+	err = errors.Join(err, filesErr)
 	return Purged{Rooms: r.Rooms, Events: r.Events, Took: r.Took.Milliseconds(), KeptUntil: r.KeptUntil}, err
 }
 

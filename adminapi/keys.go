@@ -63,5 +63,8 @@ func (a *API) keysRotate(ctx context.Context, _ struct{}) (any, error) {
 	if err := a.Factors.Reseal(ctx); err != nil {
 		return nil, err
 	}
+	if err := a.Media.Reseal(ctx); err != nil {
+		return nil, err
+	}
 	return a.signingKeys(), nil
 }

@@ -149,6 +149,11 @@ func (r *Registry) ExclusiveUser(service, localpart string) bool {
 	return false
 }
 
+// Owns reports whether a local user belongs to an application service: as its sender, or by its namespaces.
+func (r *Registry) Owns(user id.UserID) bool {
+	return slices.ContainsFunc(r.all(), func(a *app) bool { return a.owns(user) })
+}
+
 // MemberIn returns a user of an application service who is joined to a room, or "" if there is none.
 func (r *Registry) MemberIn(service string, room *rooms.Room) id.UserID {
 	a := r.apps.Load().byID[service]

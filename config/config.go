@@ -272,6 +272,7 @@ type Media struct {
 	MaxRemoteSize        Bytes    `yaml:"max_remote_size" doc:"The largest file that is fetched from another server."`
 	RemoteCacheSize      Bytes    `yaml:"remote_cache_size" doc:"How much disk space cached files from other servers may use. Beyond it, the least recently used files are deleted."`
 	RemoteCacheLifetime  Duration `yaml:"remote_cache_lifetime" doc:"How long a cached file is kept after its last use."`
+	UnusedLifetime       Duration `yaml:"unused_lifetime" doc:"How long an upload is kept to which no message, profile or account data refers; at least 24h. It is then withdrawn, and deleted a day later. Uploads of users of encrypted rooms are kept as long as the messages there. 0: for ever."`
 	URLPreviews          Previews `yaml:"url_previews"`
 }
 
@@ -386,7 +387,7 @@ func Default() *Config {
 		Federation:    Federation{Presence: true},
 		DelayedEvents: Delays{MaxDelay: Duration(24 * time.Hour), MaxPerUser: 100},
 		Media: Media{MaxUploadSize: 100 << 20, QuotaPerUser: 0, MaxPendingUploads: 20, PendingUploadExpiry: Duration(24 * time.Hour),
-			MaxRemoteSize: 100 << 20, RemoteCacheSize: 10 << 30, RemoteCacheLifetime: Duration(30 * 24 * time.Hour),
+			MaxRemoteSize: 100 << 20, RemoteCacheSize: 10 << 30, RemoteCacheLifetime: Duration(30 * 24 * time.Hour), UnusedLifetime: Duration(24 * time.Hour),
 			URLPreviews: Previews{Languages: []string{"en"}, Lifetime: Duration(24 * time.Hour), MaxImageSize: 10 << 20, CacheSize: 1 << 30}},
 		Push:      Push{LegacyMentionRules: true, EmailDelay: Duration(10 * time.Minute), EmailInterval: Duration(12 * time.Hour)},
 		TURN:      TURN{Lifetime: Duration(time.Hour)},

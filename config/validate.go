@@ -365,6 +365,7 @@ func (m Media) validate(p *problems) {
 	p.check(m.MaxRemoteSize > 0, "media.max_remote_size", "must be positive")
 	p.check(m.RemoteCacheSize >= m.MaxRemoteSize, "media.remote_cache_size", "must be at least media.max_remote_size")
 	p.check(m.RemoteCacheLifetime > 0, "media.remote_cache_lifetime", "must be positive")
+	p.check(m.UnusedLifetime == 0 || m.UnusedLifetime >= Duration(24*time.Hour), "media.unused_lifetime", "must be at least 24h, or 0")
 	m.URLPreviews.validate(p)
 }
 

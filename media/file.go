@@ -1,7 +1,6 @@
 package media
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
@@ -25,10 +24,16 @@ type File struct {
 	Filename    string
 	Size        int64
 	file        *os.File
+	key         []byte // nil for a file from before files were encrypted
 }
 
 // Close closes the file.
-func (f *File) Close() error { return f.file.Close() }
+func (f *File) Close() error {
+	if u, ok := f.Content.(*unsealer); ok {
+		u.release()
+	}
+	return f.file.Close()
+}
 
 // ETag returns the entity tag of the file, which is its name on disk: the content of a file or thumbnail never changes
 // under the same name.
@@ -42,32 +47,65 @@ var errDamaged = errors.New("media: the file on disk differs from the upload")
 
 // openBlob opens a file. It returns errDamaged if the file on disk differs from the stored one.
 func (s *Service) openBlob(m storage.Media) (*File, error) {
-	f, err := s.files.openIntact(m.Blob, m.Size)
+	f := &File{ContentType: m.ContentType, Filename: m.Filename, Size: m.Size}
+	var err error
+	if m.File.Name == "" {
+		f.file, err = s.files.openPlain(m.Blob, m.Size)
+		f.Content = f.file
+		return opened(f, err)
+	}
+	if f.key, err = s.opts.Secrets.Open(sealedRow(m.File.Name), m.File.SealedKey); err != nil {
+		return nil, fmt.Errorf("%w: its key cannot be decrypted: %w", errDamaged, err)
+	}
+	f.file, f.Content, err = s.files.openSealed(s.files.path(m.File.Name), f.key, m.Size)
+	return opened(f, err)
+}
+
+func opened(f *File, err error) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &File{Content: f, ContentType: m.ContentType, Filename: m.Filename, Size: m.Size, file: f}, nil
+	return f, nil
 }
+
+// sealedRow names the row with the key of a file for package secrets.
+func sealedRow(name string) string { return "media:" + name }
 
 // lost returns the error for an upload that is missing or damaged on disk. It logs the damage the first time.
 func (s *Service) lost(m storage.Media, err error) error {
-	if path := s.files.path(m.Blob); s.files.checked.report(path) {
+	if path := s.files.path(nameOf(m)); s.files.checked.report(path) {
 		damaged.Inc()
 		s.opts.Log.Error("A media file is damaged or missing: restore it from a backup", "file", path, "media_id", m.ID, "size", m.Size, "err", err)
 	}
 	return mxerr.NotFound("The file is missing or damaged on this server's disk").Because(err)
 }
 
-// openIntact opens a blob after checking its size and hash.
-func (s *store) openIntact(name string, size int64) (*os.File, error) {
-	f, err := os.Open(s.path(name))
+// nameOf returns the name of the file of media.
+func nameOf(m storage.Media) string {
+	if m.File.Name == "" {
+		return m.Blob // from before files were encrypted
+	}
+	return m.File.Name
+}
+
+// open opens a file and calls look, unless the file is known to be intact.
+func (s *store) open(path string, look func(*os.File, fs.FileInfo) error) (*os.File, error) {
+	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	err = s.checked.check(f, func(info fs.FileInfo) error {
+	if err := s.checked.check(f, func(info fs.FileInfo) error { return look(f, info) }); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// openPlain opens a file from before files were encrypted, after checking its size and hash.
+func (s *store) openPlain(blob string, size int64) (*os.File, error) {
+	return s.open(s.path(blob), func(f *os.File, info fs.FileInfo) error {
 		if info.Size() != size {
 			return fmt.Errorf("%w: it has %d bytes", errDamaged, info.Size())
 		}
@@ -75,21 +113,51 @@ func (s *store) openIntact(name string, size int64) (*os.File, error) {
 		if _, err := io.Copy(hash, f); err != nil {
 			return err
 		}
-		if hex.EncodeToString(hash.Sum(nil)) != name {
+		if hex.EncodeToString(hash.Sum(nil)) != blob {
 			return fmt.Errorf("%w: its hash differs", errDamaged)
 		}
 		_, err := f.Seek(0, io.SeekStart)
 		return err
 	})
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
 }
 
-// intact reports whether a blob on disk is unchanged since it was stored.
-func (s *store) intact(name string, size int64) bool {
-	f, err := s.openIntact(name, size)
+// openSealed opens an encrypted file after checking its size and that all of it can be decrypted. A negative size
+// stands for any.
+func (s *store) openSealed(path string, key []byte, size int64) (*os.File, *unsealer, error) {
+	f, err := s.open(path, func(f *os.File, info fs.FileInfo) error {
+		if size < 0 {
+			size = contentSize(info.Size())
+		}
+		if size < 0 || info.Size() != sealedSize(size) {
+			return fmt.Errorf("%w: it has %d bytes", errDamaged, info.Size())
+		}
+		u, err := newUnsealer(f, key, size)
+		if err != nil {
+			return err
+		}
+		defer u.release()
+		return u.verify()
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if size < 0 {
+		info, err := f.Stat()
+		if err != nil {
+			return nil, nil, errors.Join(err, f.Close())
+		}
+		size = contentSize(info.Size())
+	}
+	u, err := newUnsealer(f, key, size)
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return f, u, nil
+}
+
+// intact reports whether a file on disk is unchanged since it was stored.
+func (s *Service) intact(m storage.Media) bool {
+	f, err := s.openBlob(m)
 	if err != nil {
 		return false
 	}
@@ -97,39 +165,26 @@ func (s *store) intact(name string, size int64) bool {
 	return true
 }
 
-// openThumb opens an existing thumbnail. A thumbnail ends with its hash, because it is not synced and may therefore be
+// openThumb opens an existing thumbnail of a file with the given key. A thumbnail is not synced and may therefore be
 // truncated by a power failure.
-func (s *store) openThumb(path string) (*File, error) {
-	f, err := os.Open(path)
+func (s *store) openThumb(path string, key []byte) (*File, error) {
+	file, content, err := s.openSealed(path, key, -1)
 	if err != nil {
 		return nil, err
 	}
-	err = s.checked.check(f, func(fs.FileInfo) error {
-		raw, err := io.ReadAll(f)
-		if err != nil {
-			return err
-		}
-		n := len(raw) - sha256.Size
-		if n <= 0 {
-			return errDamaged
-		}
-		if sum := sha256.Sum256(raw[:n]); !bytes.Equal(sum[:], raw[n:]) {
-			return errDamaged
-		}
-		return nil
-	})
+	f := &File{Content: content, Size: content.size, file: file}
 	head := make([]byte, 512)
-	n, readErr := f.ReadAt(head, 0)
-	if errors.Is(readErr, io.EOF) {
-		readErr = nil
+	n, err := io.ReadFull(content, head)
+	if isShort(err) {
+		err = nil
 	}
-	info, statErr := f.Stat()
-	if err = errors.Join(err, readErr, statErr); err != nil {
-		return nil, errors.Join(err, f.Close())
+	_, seekErr := content.Seek(0, io.SeekStart)
+	if err = errors.Join(err, seekErr); err != nil || n == 0 {
+		return nil, errors.Join(errDamaged, err, f.Close())
 	}
-	size := info.Size() - sha256.Size
-	contentType := http.DetectContentType(head[:n])
-	return &File{Content: io.NewSectionReader(f, 0, size), ContentType: contentType, Filename: thumbnailNames[contentType], Size: size, file: f}, nil
+	f.ContentType = http.DetectContentType(head[:n])
+	f.Filename = thumbnailNames[f.ContentType]
+	return f, nil
 }
 
 // thumbnailNames are the file names of thumbnails in the responses to browsers.

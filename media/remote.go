@@ -103,9 +103,29 @@ func (s *Service) withRemote(ctx context.Context, server, mediaID string, wait t
 }
 
 // remoteMedia finds a downloaded file.
+//
+// Errors: M_NOT_FOUND if the media are not shown, or the last message that referred to them was removed.
 func (s *Service) remoteMedia(ctx context.Context, server, mediaID string) (m storage.Media, found bool, err error) {
 	if !validID(mediaID) || !pdu.ValidServerName(server) {
 		return m, false, errGone()
+	}
+	name := storage.MediaName{Server: server, ID: mediaID}
+	var u use
+	gone := false
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		if u, err = readUse(tx, name); err == nil && len(u.refs) == 0 {
+			gone, err = tx.MediaGone(name)
+		}
+		return err
+	})
+	if err == nil && gone {
+		err = errGone()
+	}
+	if err == nil {
+		err = s.mustBeShown(ctx, name, u)
+	}
+	if err != nil {
+		return m, false, err
 	}
 	row, found, err := s.fetched(ctx, server, mediaID)
 	return asMedia(row), found, err
@@ -113,7 +133,7 @@ func (s *Service) remoteMedia(ctx context.Context, server, mediaID string) (m st
 
 // asMedia converts the row of a remote file to the type for local files.
 func asMedia(m storage.RemoteMedia) storage.Media {
-	return storage.Media{ID: m.ID, Blob: m.Blob, ContentType: m.ContentType, Filename: m.Filename, Size: m.Size}
+	return storage.Media{ID: m.ID, Blob: m.Blob, ContentType: m.ContentType, Filename: m.Filename, Size: m.Size, File: m.File}
 }
 
 // fetched finds a downloaded file and records that it was used.
@@ -145,7 +165,7 @@ func (s *Service) fetchOnce(ctx context.Context, server, mediaID string, wait ti
 	defer leave()
 	return s.remote.fetches.Get(ctx, remoteName{server, mediaID}, func(ctx context.Context) (storage.RemoteMedia, error) {
 		m, found, err := s.fetched(ctx, server, mediaID)
-		if err != nil || found && s.files.intact(m.Blob, m.Size) {
+		if err != nil || found && s.intact(asMedia(m)) {
 			return m, err // another request has downloaded it in the meantime
 		}
 		return s.fetch(ctx, server, mediaID, wait)
@@ -163,8 +183,11 @@ func (s *Service) fetch(ctx context.Context, server, mediaID string, wait time.D
 		Server: server, ID: mediaID, ContentType: contentType(file.ContentType), Filename: cleanFilename(file.Filename), Fetched: now, Used: now,
 	}
 	body := &watched{Reader: file.Body}
-	err = s.store(ctx, body, s.opts.MaxRemoteSize, func(tx *storage.Tx, in *incoming) error {
-		m.Blob, m.Size = in.Name, in.Size
+	m.File, err = s.store(ctx, body, s.opts.MaxRemoteSize, func(tx *storage.Tx, in *incoming) error {
+		if gone, err := isGone(tx, server, mediaID); err != nil || gone {
+			return errors.Join(err, errGone()) // the message that refers to it was removed during the download
+		}
+		m.Blob, m.Size = in.Blob, in.Size
 		return tx.SetRemoteMedia(m)
 	})
 	switch {
@@ -180,6 +203,17 @@ func (s *Service) fetch(ctx context.Context, server, mediaID string, wait time.D
 		s.opts.Log.Warn("Cannot remove unused files of other servers", "err", err)
 	}
 	return m, nil
+}
+
+// isGone reports whether the last reference to media of another server was deleted, so that they are not stored again.
+func isGone(tx *storage.Tx, server, mediaID string) (bool, error) {
+	name := storage.MediaName{Server: server, ID: mediaID}
+	gone, err := tx.MediaGone(name)
+	if err != nil || !gone {
+		return false, err
+	}
+	referenced, err := tx.MediaReferenced(name)
+	return !referenced, err
 }
 
 // watched is a reader that records its error, so that a failure of the network can be distinguished from one of the
@@ -214,23 +248,57 @@ func notFetched(err error) error {
 	return mxerr.New(http.StatusBadGateway, mxerr.CodeUnknown, "The file could not be fetched from its server").Because(err)
 }
 
-// Run periodically removes unused files of other servers and expired images, until ctx ends.
+// Run removes files of deleted media when there are any, and periodically unused files of other servers, expired images
+// and unused uploads, until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
 	tick := time.NewTicker(pruneInterval)
 	defer tick.Stop()
+	s.try(ctx, "Cannot encrypt media files", s.encryptAll)
 	for {
-		if err := s.PruneRemote(ctx); err != nil && ctx.Err() == nil {
-			s.opts.Log.Error("Cannot remove unused files of other servers", "err", err)
-		}
-		if err := s.PruneTemporary(ctx); err != nil && ctx.Err() == nil {
-			s.opts.Log.Error("Cannot remove expired images of link previews", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
+		s.try(ctx, "Cannot remove unused files of other servers", s.PruneRemote)
+		s.try(ctx, "Cannot remove expired images of link previews", s.PruneTemporary)
+		s.try(ctx, "Cannot forget which media of other servers were removed", s.forgetGone)
+		s.try(ctx, "Cannot remove unused uploads", s.collectUnused)
+		for pruning := false; !pruning; {
+			s.try(ctx, "Cannot remove the files of deleted media", s.unlinkAll)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-s.wake:
+			case <-tick.C:
+				pruning = true
+			}
 		}
 	}
+}
+
+// try calls one of the jobs of Run, and logs its error.
+func (s *Service) try(ctx context.Context, failed string, job func(context.Context) error) {
+	if err := job(ctx); err != nil && ctx.Err() == nil {
+		s.opts.Log.Error(failed, "err", err)
+	}
+}
+
+const (
+	// rememberGone is how long media of other servers are not fetched again after the last message that referred to
+	// them was removed.
+	rememberGone = 30 * 24 * time.Hour
+	// forgetGoneChunk is how many such media one write forgets: 2000 keep it under about 20 ms.
+	forgetGoneChunk = 2000
+)
+
+func (s *Service) forgetGone(ctx context.Context) error {
+	before := s.opts.Now().Add(-rememberGone).UnixMilli()
+	for more := true; more; {
+		err := s.opts.DB.Write(ctx, func(tx *storage.Tx) (err error) {
+			more, err = tx.ForgetGoneMedia(before, forgetGoneChunk)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // PruneRemote removes cached files of other servers. It first removes those not used within RemoteLifetime, and then
@@ -244,7 +312,7 @@ func (s *Service) PruneRemote(ctx context.Context) error {
 		files, err := tx.OldestRemoteMedia(pruneBatch)
 		for _, m := range files {
 			first = append(first, removable{
-				name: m.ID + " of " + m.Server, blob: m.Blob, size: m.Size, expired: m.Used <= expired,
+				name: m.ID + " of " + m.Server, size: m.Size, expired: m.Used <= expired,
 				forget: func(tx *storage.Tx) error { return tx.DeleteRemoteMedia(m.Server, m.ID) },
 			})
 		}
@@ -255,10 +323,9 @@ func (s *Service) PruneRemote(ctx context.Context) error {
 // removable is a file that prune may remove.
 type removable struct {
 	name    string // for error messages
-	blob    string
 	size    int64
 	expired bool                       // whether to remove it even if there is room
-	forget  func(tx *storage.Tx) error // deletes its row in the database
+	forget  func(tx *storage.Tx) error // deletes its row, and queues the file for removal if no other row refers to it
 }
 
 // prune removes files in the order in which next returns them, as long as they have expired or the total size exceeds
@@ -286,28 +353,18 @@ func (s *Service) prune(ctx context.Context, limit int64, next func(tx *storage.
 		}
 		for _, m := range first {
 			if !m.expired && size <= limit {
-				return nil
+				return s.unlinkAll(ctx)
 			}
-			if err := s.remove(ctx, m); err != nil {
+			if err := s.opts.DB.Write(ctx, m.forget); err != nil {
 				return fmt.Errorf("remove %s: %w", m.name, err)
 			}
 			size -= m.size
+		}
+		if err := s.unlinkAll(ctx); err != nil {
+			return err
 		}
 		if len(first) < pruneBatch {
 			return nil
 		}
 	}
-}
-
-// remove deletes the row of a file, and the file itself if no other row refers to it.
-func (s *Service) remove(ctx context.Context, m removable) error {
-	release, err := s.files.claims.Acquire(ctx, m.blob)
-	if err != nil {
-		return err
-	}
-	defer release()
-	if err := s.opts.DB.Write(ctx, m.forget); err != nil {
-		return err
-	}
-	return s.removeUnnamedClaimed(ctx, m.blob)
 }

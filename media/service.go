@@ -1,10 +1,14 @@
-// Package media stores uploaded files. It keeps blobs on disk and their metadata in the database, makes thumbnails, and
-// removes a file when the last media ID that refers to it is removed. It has no knowledge of rooms or events, and it
-// uses a claimed content type only for a response header.
+// Package media stores uploaded files. It keeps them encrypted on disk, and their keys and metadata in the database,
+// makes thumbnails, and deletes a file when the last media ID with its content is deleted. It uses a claimed content
+// type only for a response header.
 //
-// Service.Upload, or Create followed by Put, passes an upload to store.receive, which writes and hashes a temporary
-// file. After a claim on the blob name, the file is moved and synced, and then the row is written. Service.Open reads
-// the row and opens the file.
+// Service.Upload, or Create followed by Put, passes an upload to store.receive, which encrypts and hashes it into a
+// temporary file. The file is moved and synced, and then its rows are written. Service.Open reads the rows, checks that
+// the media are still shown (shown.go), and opens the file.
+//
+// Storage records which texts refer to which media, and deletes media in the write that purges, redacts or erases the
+// last reference. That write queues the name of the file; Unlink removes it from disk. CollectUnused finds uploads to
+// which nothing has ever referred, or nothing refers any more (unused.go).
 package media
 
 import (
@@ -14,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -24,12 +29,14 @@ import (
 	"ebb/ident"
 	"ebb/keyed"
 	"ebb/mxerr"
+	"ebb/rooms"
 	"ebb/storage"
 )
 
 // Options are the dependencies and settings of a Service; all fields but Remote are required.
 type Options struct {
 	DB            *storage.DB
+	Server        string // server name
 	Dir           string // directory for the files, which must not be used for anything else
 	Key           []byte // secret of this database; file names are keyed hashes
 	MaxUploadSize int64  // bytes
@@ -41,6 +48,9 @@ type Options struct {
 	Now           func() time.Time
 	// RemoveBy returns the time up to which expired files may be deleted; nil means Now.
 	RemoveBy func(context.Context) (time.Time, error)
+	Secrets  Secrets        // encrypts the keys of files
+	Commits  *rooms.Commits // nil: files are removed at the next round of Run
+	Rooms    Rooms          // nil: no message expires
 	Log      *slog.Logger
 
 	Remote         Remote        // nil if federation is disabled
@@ -48,6 +58,24 @@ type Options struct {
 	RemoteCache    int64         // bytes of all cached files of other servers
 	RemoteLifetime time.Duration // how long an unused file of another server is cached
 	TemporarySize  int64         // bytes of all files stored by AddImage
+
+	// UnusedLifetime is how long an upload to which nothing refers is kept before it waits for its deletion; 0: for
+	// ever.
+	UnusedLifetime time.Duration
+	Lifetimes      Lifetimes // nil: uploads to which nothing refers are only reported
+}
+
+// Secrets encrypts keys for the database; secrets.Ring implements it.
+type Secrets interface {
+	Seal(row string, plain []byte) (string, error)
+	Open(row, sealed string) ([]byte, error)
+	Stale(sealed string) bool
+}
+
+// Rooms knows which messages have expired; rooms.Service implements it.
+type Rooms interface {
+	// MessageExpired reports whether a message of a room that was sent and received at these times (ms) has expired.
+	MessageExpired(ctx context.Context, room ident.RoomNID, originTS, receivedTS int64) (bool, error)
 }
 
 // Service implements the content repository. It is safe for concurrent use.
@@ -58,6 +86,12 @@ type Service struct {
 	memory  *semaphore.Weighted // limits the bytes of pictures being decoded
 	garbage atomic.Int64        // bytes decoded since memory was last returned to the system
 	remote  remoteFiles
+
+	// unlinking is a semaphore of capacity one that is held while files are removed from disk.
+	unlinking chan struct{}
+	wake      chan struct{} // of capacity one; tells Run that there may be files to remove
+
+	collected time.Time // when Run last searched for unused uploads
 
 	// mu guards arrivals.
 	mu sync.Mutex
@@ -74,7 +108,11 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	}
 	s := &Service{
 		opts: o, files: files, workers: make(chan struct{}, max(1, o.Workers)), memory: semaphore.NewWeighted(maxDecoded),
-		arrivals: map[string]chan struct{}{}, remote: newRemoteFiles(),
+		arrivals: map[string]chan struct{}{}, remote: newRemoteFiles(), unlinking: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+	}
+	o.Commits.Subscribe(s.committed)
+	if err := s.recordReferences(ctx); err != nil {
+		return nil, fmt.Errorf("record which messages refer to which media: %w", err)
 	}
 	err = s.Sweep(ctx)
 	if errors.Is(err, storage.ErrFull) { // left for the next start
@@ -96,13 +134,26 @@ func (s *Service) Sweep(ctx context.Context) error {
 	if err := s.files.removeOldThumbs(); err != nil {
 		return fmt.Errorf("remove thumbnails of an earlier version: %w", err)
 	}
-	return s.files.each(func(name string) error {
-		if err := ctx.Err(); err != nil {
-			return err
+	if err := s.unlinkAll(ctx); err != nil {
+		return fmt.Errorf("remove deleted media: %w", err)
+	}
+	names := make([]string, 0, sweepBatch)
+	err = s.files.each(func(name string) error {
+		if names = append(names, name); len(names) < sweepBatch {
+			return nil
 		}
-		return s.removeUnnamed(ctx, name)
+		err := s.removeUnnamed(ctx, names)
+		names = names[:0]
+		return err
 	})
+	if err != nil {
+		return err
+	}
+	return s.removeUnnamed(ctx, names)
 }
+
+// sweepBatch is how many names are looked up together.
+const sweepBatch = 500
 
 // removeBy returns the time up to which expired files may be deleted. It is earlier than now after a jump of the clock,
 // so that a wrong clock does not cause files to be deleted.
@@ -194,8 +245,8 @@ func (s *Service) row(mediaID string, user ident.UserNID, claimedType, filename 
 // take receives an upload and writes its row with save, in an order that never leaves a row without a file after a
 // crash.
 func (s *Service) take(ctx context.Context, m storage.Media, body io.Reader, save func(*storage.Tx, storage.Media) error) error {
-	err := s.store(ctx, body, s.opts.MaxUploadSize, func(tx *storage.Tx, in *incoming) error {
-		m.Blob, m.Size = in.Name, in.Size
+	_, err := s.store(ctx, body, s.opts.MaxUploadSize, func(tx *storage.Tx, in *incoming) error {
+		m.Blob, m.Size = in.Blob, in.Size
 		if err := s.checkQuota(tx, m); err != nil {
 			return err
 		}
@@ -213,33 +264,85 @@ func (s *Service) take(ctx context.Context, m storage.Media, body io.Reader, sav
 }
 
 // store receives a file of at most limit bytes and writes its row with save. It returns errTooLarge for a larger file.
-func (s *Service) store(ctx context.Context, body io.Reader, limit int64, save func(*storage.Tx, *incoming) error) error {
+func (s *Service) store(ctx context.Context, body io.Reader, limit int64, save func(*storage.Tx, *incoming) error) (storage.MediaFile, error) {
 	in, err := s.files.receive(body, limit)
 	if err != nil {
-		return err
+		return storage.MediaFile{}, err
 	}
 	return s.place(ctx, in, save)
 }
 
-// place moves a received file to its blob name and writes the row with save.
-func (s *Service) place(ctx context.Context, in *incoming, save func(*storage.Tx, *incoming) error) error {
+// errReplaced means that the file of a blob was replaced or deleted meanwhile.
+var errReplaced = errors.New("media: the file was replaced")
+
+// place writes the row of a received file with save. If the same content is stored already, the stored file is used,
+// unless it is damaged. Otherwise the received file is moved to its name first.
+func (s *Service) place(ctx context.Context, in *incoming, save func(*storage.Tx, *incoming) error) (storage.MediaFile, error) {
+	f, err := s.reuse(ctx, in, save)
+	if !errors.Is(err, errReplaced) {
+		return f, errors.Join(err, in.drop())
+	}
+	plain := s.files.exists(in.Blob)
+	return s.placeFile(ctx, in, func(tx *storage.Tx, f storage.MediaFile) error {
+		if err := save(tx, in); err != nil {
+			return err
+		}
+		if plain { // the same content, from before files were encrypted
+			if err := tx.QueueMediaUnlink(in.Blob); err != nil {
+				return err
+			}
+		}
+		return tx.PutMediaFile(in.Blob, f)
+	})
+}
+
+// reuse writes the row of a received file with save, if the same content is stored already. Otherwise it returns
+// errReplaced.
+func (s *Service) reuse(ctx context.Context, in *incoming, save func(*storage.Tx, *incoming) error) (f storage.MediaFile, err error) {
+	found := false
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		f, found, err = tx.MediaFile(in.Blob)
+		return err
+	})
+	if err != nil {
+		return f, err
+	}
+	if !found || !s.intact(storage.Media{Blob: in.Blob, Size: in.Size, File: f}) {
+		return f, errReplaced
+	}
+	return f, s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		if now, found, err := tx.MediaFile(in.Blob); err != nil || !found || now.Name != f.Name {
+			return errors.Join(errReplaced, err)
+		}
+		return save(tx, in)
+	})
+}
+
+// placeFile moves a received file to its name and calls save in a write. If that fails, it removes the file.
+func (s *Service) placeFile(ctx context.Context, in *incoming, save func(*storage.Tx, storage.MediaFile) error) (storage.MediaFile, error) {
 	defer func() {
 		if err := in.drop(); err != nil {
 			s.opts.Log.Warn("Cannot remove an unfinished upload", "err", err)
 		}
 	}()
-	release, err := s.files.claims.Acquire(ctx, in.Name)
-	if err != nil {
-		return err
+	f, err := s.keep(in)
+	if err == nil {
+		err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return save(tx, f) })
 	}
-	defer release()
-	if err = in.keep(); err == nil {
-		err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return save(tx, in) })
+	if err != nil && ctx.Err() == nil { // otherwise the write may still succeed
+		return f, errors.Join(err, s.files.remove(in.Name))
 	}
-	if err != nil && ctx.Err() == nil {
-		return errors.Join(err, s.removeUnnamedClaimed(context.WithoutCancel(ctx), in.Name))
+	s.wakeUp()
+	return f, err
+}
+
+// keep moves a received file to its name and encrypts its key.
+func (s *Service) keep(in *incoming) (f storage.MediaFile, err error) {
+	f.Name = in.Name
+	if f.SealedKey, err = s.opts.Secrets.Seal(sealedRow(in.Name), in.key); err != nil {
+		return f, err
 	}
-	return err
+	return f, in.keep()
 }
 
 func (s *Service) checkQuota(tx *storage.Tx, m storage.Media) error {
@@ -267,35 +370,42 @@ func (s *Service) Open(ctx context.Context, mediaID string, wait time.Duration) 
 	}
 	downloads.Inc()
 	f, err := s.openBlob(m)
+	if errors.Is(err, fs.ErrNotExist) { // it may have been replaced by another upload of the same content, or encrypted
+		if m, err = s.lookup(ctx, mediaID); err != nil {
+			return nil, err
+		}
+		f, err = s.openBlob(m)
+	}
 	if errors.Is(err, errDamaged) {
 		err = s.lost(m, err)
 	}
 	return f, err
 }
 
-func (s *Service) removeUnnamed(ctx context.Context, blob string) error {
-	release, err := s.files.claims.Acquire(ctx, blob)
+// removeUnnamed removes those of the named files to which no row refers.
+func (s *Service) removeUnnamed(ctx context.Context, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	named, err := s.named(ctx, names)
 	if err != nil {
 		return err
 	}
-	defer release()
-	return s.removeUnnamedClaimed(ctx, blob)
-}
-
-// removeUnnamedClaimed removes the file of a blob if no media ID refers to the blob. The caller holds the claim on the
-// blob.
-func (s *Service) removeUnnamedClaimed(ctx context.Context, blob string) error {
-	named, err := s.named(ctx, blob)
-	if err != nil || named {
-		return err
+	for _, name := range names {
+		if named[name] {
+			continue
+		}
+		if err := s.removeFile(ctx, name); err != nil {
+			return err
+		}
 	}
-	return s.files.remove(blob)
+	return nil
 }
 
-// named reports whether a blob has a media ID.
-func (s *Service) named(ctx context.Context, blob string) (named bool, err error) {
+// named returns those of the given names of files to which a row refers.
+func (s *Service) named(ctx context.Context, names []string) (named map[string]bool, err error) {
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-		named, err = tx.BlobNamed(blob)
+		named, err = tx.NamedMediaFiles(names)
 		return err
 	})
 	return named, err
@@ -303,20 +413,32 @@ func (s *Service) named(ctx context.Context, blob string) (named bool, err error
 
 func errGone() *mxerr.Error { return mxerr.NotFound("There is no such file") }
 
-// lookup reads the row of a media ID. An expired reservation or file counts as missing.
+// lookup reads the row of a media ID. An expired reservation or file counts as missing, and so do media that are not
+// shown.
 func (s *Service) lookup(ctx context.Context, mediaID string) (m storage.Media, err error) {
 	found := false
 	if !validID(mediaID) {
 		return m, errGone()
 	}
+	name := storage.MediaName{ID: mediaID}
+	var u use
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-		m, found, err = tx.Media(mediaID)
+		if m, found, err = tx.Media(mediaID); err != nil || !found {
+			return err
+		}
+		u, err = readUse(tx, name)
 		return err
 	})
 	if err == nil && (!found || m.Expires > 0 && m.Expires <= s.opts.Now().UnixMilli()) {
 		err = errGone()
 	}
-	return m, err
+	if err != nil {
+		return m, err
+	}
+	if m.Unused > 0 && len(u.refs) == 0 {
+		return m, errGone()
+	}
+	return m, s.mustBeShown(ctx, name, u)
 }
 
 // await is like lookup, but waits for the upload if the ID is only reserved.

@@ -15,19 +15,26 @@ import (
 
 	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/secrets"
 	"ebb/storage"
 )
 
 type fixture struct {
 	*Service
-	dir string
-	now time.Time
+	dir  string
+	now  time.Time
+	ring *secrets.Ring
 }
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := &fixture{dir: t.TempDir(), now: time.UnixMilli(1_700_000_000_000)}
-	db, err := storage.Open(context.Background(), storage.Config{DSN: "sqlite:" + filepath.Join(f.dir, "ebb.db")})
+	ring, err := secrets.Create(f.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.ring = ring
+	db, err := storage.Open(context.Background(), storage.Config{Server: "here.test", Now: func() time.Time { return f.now }, DSN: "sqlite:" + filepath.Join(f.dir, "ebb.db")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,8 +51,8 @@ func (f *fixture) open(t *testing.T, db *storage.DB) {
 	t.Helper()
 	var err error
 	f.Service, err = New(context.Background(), Options{
-		DB: db, Dir: filepath.Join(f.dir, "media"), Key: []byte("secret"), MaxUploadSize: 1000, QuotaPerUser: 2500, MaxPending: 2,
-		PendingExpiry: time.Hour, Workers: 2, Now: func() time.Time { return f.now }, Log: slog.New(slog.DiscardHandler),
+		DB: db, Server: "here.test", Dir: filepath.Join(f.dir, "media"), Key: []byte("secret"), MaxUploadSize: 1000, QuotaPerUser: 2500, MaxPending: 2,
+		Secrets: f.ring, PendingExpiry: time.Hour, Workers: 2, Now: func() time.Time { return f.now }, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -78,20 +85,34 @@ func (f *fixture) read(t *testing.T, id string) string {
 // filesWith counts the files in the media directory that contain text.
 func (f *fixture) filesWith(t *testing.T, text string) (n int) {
 	t.Helper()
+	f.eachMediaFile(t, func(b []byte) {
+		if bytes.Contains(b, []byte(text)) {
+			n++
+		}
+	})
+	return n
+}
+
+// countFiles counts the files in the media directory.
+func (f *fixture) countFiles(t *testing.T) (n int) {
+	t.Helper()
+	f.eachMediaFile(t, func([]byte) { n++ })
+	return n
+}
+
+func (f *fixture) eachMediaFile(t *testing.T, do func(content []byte)) {
+	t.Helper()
 	err := filepath.Walk(filepath.Join(f.dir, "media"), func(path string, info os.FileInfo, err error) error {
 		if err != nil || info.IsDir() {
 			return err
 		}
 		b, err := os.ReadFile(path)
-		if bytes.Contains(b, []byte(text)) {
-			n++
-		}
+		do(b)
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return n
 }
 
 // renameThumbs replaces a part of the names of all thumbnails.
@@ -127,7 +148,10 @@ func TestFileIsRemovedWithItsLastMediaID(t *testing.T) {
 		}
 		_ = file.Close()
 	}
-	if n := f.filesWith(t, "same bytes"); n != 1 {
+	if err := f.unlinkAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := f.countFiles(t); n != 1 {
 		t.Fatalf("%d files, want one for the three ids", n)
 	}
 	f.opts.RemoteCache = 0
@@ -149,14 +173,14 @@ func TestThumbnailIsRemovedWithItsFile(t *testing.T) {
 		}
 		_ = thumb.Close()
 	}
-	if f.filesWith(t, "PNG") != 2 {
+	if f.countFiles(t) != 2 {
 		t.Fatal("no thumbnail on disk")
 	}
 	f.opts.RemoteCache = 0
 	if err := f.PruneRemote(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if n := f.filesWith(t, "PNG"); n != 0 {
+	if n := f.countFiles(t); n != 0 {
 		t.Fatalf("%d files left", n)
 	}
 }
@@ -170,7 +194,7 @@ func TestUploadLimits(t *testing.T) {
 	}
 	_, err = f.Upload(t.Context(), 1, "", "", strings.NewReader(strings.Repeat("y", 1000)))
 	wantCode(t, err, mxerr.CodeForbidden)
-	if n := f.filesWith(t, "yyy"); n != 0 {
+	if n := f.countFiles(t); n != 2 {
 		t.Fatalf("%d files of a refused upload", n)
 	}
 	f.upload(t, 2, strings.Repeat("y", 1000)) // another user has a quota of their own
@@ -245,7 +269,7 @@ func TestConcurrentPutsLeaveOneUpload(t *testing.T) {
 			wantCode(t, err, mxerr.CodeCannotOverwriteMedia)
 		}
 	}
-	if n := f.filesWith(t, "zzz"); won != 1 || n != 1 {
+	if n := f.countFiles(t); won != 1 || n != 1 {
 		t.Fatalf("%d uploads accepted, %d files on disk", won, n)
 	}
 }
@@ -264,7 +288,7 @@ func TestStartupRemovesTheRemainsOfACrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.open(t, f.opts.DB)
-	if f.filesWith(t, "orphan") != 0 || f.filesWith(t, "half") != 0 || f.read(t, kept) != "kept" {
+	if f.countFiles(t) != 1 || f.read(t, kept) != "kept" {
 		t.Fatal("the sweep removed too little or too much")
 	}
 }

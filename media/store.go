@@ -1,8 +1,8 @@
 package media
 
 import (
-	"bufio"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -18,19 +18,21 @@ import (
 	"ebb/storage"
 )
 
-// store keeps blobs as files below dir:
+// store keeps the files below dir:
 //
-//	ab/cdef…           a blob, named by the keyed hash of its content (nobody outside chooses or predicts the name)
-//	thumb/ab/cdef….SPEC  its thumbnails
-//	tmp/               uploads in progress; emptied at boot
+//	ab/cdef…           an encrypted file, with a random name; or a file from before files were encrypted, named by its blob
+//	thumb/ab/cdef….SPEC  its thumbnails, encrypted with the same key
+//	tmp/               uploads in progress, encrypted too; emptied at boot
 //
-// The database refers to a blob by its hash. A file is made durable before the row that refers to it is written, and
-// the row is deleted before the file is removed. So a crash leaves at worst a file without a row, which sweep removes.
+// A blob is identified by the keyed hash of its content, so that the same content is stored once. Its row in
+// media_files has the name of its file and the key. A file is made durable before its row is written. When the row is
+// deleted, the key is gone, and the same write queues the name of the file, which Service.Unlink then removes. So a
+// crash leaves at worst a file without a row, which Sweep removes.
 type store struct {
 	dir string
 	key []byte // for the keyed hashes
-	// claims guards a blob between the check that no row refers to it and the removal of its file. Code that adds or
-	// removes rows for a blob holds its claim; see docs/locks.md.
+	// claims guards the thumbnails of a file, by its name: between the check that the file has a row and the writing of
+	// a thumbnail, and during the removal of the file; see docs/locks.md.
 	claims  *keyed.Semaphore[string]
 	checked checkedFiles
 }
@@ -51,8 +53,14 @@ func openStore(dir string, key []byte, checked int) (*store, error) {
 func (s *store) tmpDir() string   { return filepath.Join(s.dir, "tmp") }
 func (s *store) thumbDir() string { return filepath.Join(s.dir, "thumb") }
 
-// path returns the path of a blob. name is always a hash made by this server.
+// path returns the path of a file. name is always one made by this server.
 func (s *store) path(name string) string { return filepath.Join(s.dir, name[:2], name[2:]) }
+
+// exists reports whether there is a file.
+func (s *store) exists(name string) bool {
+	_, err := os.Lstat(s.path(name))
+	return err == nil
+}
 
 func (s *store) thumbPath(name, spec string) string {
 	return filepath.Join(s.thumbDir(), name[:2], name[2:]+"."+thumbGeneration+spec)
@@ -60,7 +68,7 @@ func (s *store) thumbPath(name, spec string) string {
 
 // thumbGeneration is the prefix of the file names of thumbnails. It is increased when thumbnails are made differently,
 // so that old ones are no longer served.
-const thumbGeneration = "2-"
+const thumbGeneration = "3-"
 
 // errTooLarge means that an upload exceeds its limit.
 var errTooLarge = errors.New("media: larger than allowed")
@@ -69,11 +77,13 @@ var errTooLarge = errors.New("media: larger than allowed")
 type incoming struct {
 	store *store
 	tmp   string
-	Name  string // blob name
+	Blob  string // keyed hash of the content
+	Name  string // of the file
 	Size  int64
+	key   []byte
 }
 
-// receive copies at most limit bytes of r to a temporary file.
+// receive encrypts at most limit bytes of r into a temporary file.
 func (s *store) receive(r io.Reader, limit int64) (in *incoming, err error) {
 	f, err := os.CreateTemp(s.tmpDir(), "upload-")
 	if err != nil {
@@ -86,25 +96,32 @@ func (s *store) receive(r io.Reader, limit int64) (in *incoming, err error) {
 			in = nil
 		}
 	}()
-	hash := hmac.New(sha256.New, s.key)
-	w := bufio.NewWriterSize(io.MultiWriter(f, hash), 64<<10)
-	n, err := io.Copy(w, io.LimitReader(r, limit+1))
+	key, hash := newFileKey(), hmac.New(sha256.New, s.key)
+	to, err := newSealer(f, key)
+	if err != nil {
+		return nil, err
+	}
+	n, err := io.Copy(io.MultiWriter(to, hash), io.LimitReader(r, limit+1))
 	if err != nil {
 		return nil, err
 	}
 	if n > limit {
 		return nil, errTooLarge
 	}
-	if err := w.Flush(); err != nil {
+	if err := errors.Join(to.Close(), f.Sync()); err != nil {
 		return nil, err
 	}
-	if err := f.Sync(); err != nil {
-		return nil, err
-	}
-	return &incoming{store: s, tmp: f.Name(), Name: hex.EncodeToString(hash.Sum(nil)), Size: n}, nil
+	return &incoming{store: s, tmp: f.Name(), Blob: hex.EncodeToString(hash.Sum(nil)), Name: newFileName(), Size: n, key: key}, nil
 }
 
-// keep durably renames the upload to its blob name. The caller holds the claim on the blob.
+// newFileName returns a random name, as long as that of a file from before files were encrypted.
+func newFileName() string {
+	var b [sha256.Size]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(b[:])
+}
+
+// keep durably renames the upload to its name.
 func (in *incoming) keep() error {
 	dst := in.store.path(in.Name)
 	if err := os.MkdirAll(filepath.Dir(dst), 0o700); err != nil {
@@ -125,9 +142,9 @@ func (in *incoming) drop() error {
 	return err
 }
 
-// writeThumb writes a thumbnail, followed by its hash. It needs no fsync, because a lost thumbnail is made again. The
-// caller holds the blob's claim.
-func (s *store) writeThumb(name, path string, data []byte) error {
+// writeThumb writes a thumbnail, encrypted with the key of its file. It needs no fsync, because a lost thumbnail is
+// made again. The caller holds the file's claim.
+func (s *store) writeThumb(name, path string, key, data []byte) error {
 	if err := s.makeThumbRoom(name); err != nil {
 		return err
 	}
@@ -138,10 +155,10 @@ func (s *store) writeThumb(name, path string, data []byte) error {
 	if err != nil {
 		return storage.Full(err)
 	}
-	sum := sha256.Sum256(data)
-	_, err = f.Write(data)
+	to, err := newSealer(f, key)
 	if err == nil {
-		_, err = f.Write(sum[:])
+		_, err = to.Write(data)
+		err = errors.Join(err, to.Close())
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return storage.Full(errors.Join(err, os.Remove(f.Name())))
@@ -167,8 +184,7 @@ func (s *store) makeThumbRoom(name string) error {
 	return os.Remove(oldest)
 }
 
-// remove deletes a blob and its thumbnails. The caller holds the claim on the blob and has checked that no row refers
-// to it.
+// remove deletes a file and its thumbnails. The caller holds the claim on the file, and no row refers to it.
 func (s *store) remove(name string) error {
 	thumbs, err := filepath.Glob(s.thumbPath(name, "*"))
 	if err != nil {
@@ -182,13 +198,29 @@ func (s *store) remove(name string) error {
 	return nil
 }
 
-// each calls f with the name of every blob on disk, and with the name of the blob of every thumbnail. Names may repeat.
+// syncRemoved makes the removal of files durable.
+func (s *store) syncRemoved(names []string) error {
+	dirs := map[string]bool{}
+	for _, name := range names {
+		dirs[filepath.Dir(s.path(name))] = true
+		dirs[filepath.Dir(s.thumbPath(name, ""))] = true
+	}
+	var errs []error
+	for dir := range dirs {
+		if err := syncDir(dir); !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// each calls f with the name of every file on disk, and with the name of the file of every thumbnail. Names may repeat.
 func (s *store) each(f func(name string) error) error {
 	return s.walk(s.dir, func(path string) error {
 		base, _, _ := strings.Cut(filepath.Base(path), ".")
 		name := filepath.Base(filepath.Dir(path)) + base
 		if len(name) != 2*sha256.Size {
-			return nil // not a blob
+			return nil // not one of ours
 		}
 		return f(name)
 	})

@@ -43,9 +43,9 @@ func (s *Service) AddImage(ctx context.Context, body io.Reader, limit int64, exp
 		return img, errors.Join(fmt.Errorf("%w: %w", ErrNoImage, err), in.drop())
 	}
 	m := storage.Media{
-		ID: newMediaID(), Blob: in.Name, Size: in.Size, ContentType: "image/" + p.format, Created: s.opts.Now().UnixMilli(), Expires: expires.UnixMilli(),
+		ID: newMediaID(), Blob: in.Blob, Size: in.Size, ContentType: "image/" + p.format, Created: s.opts.Now().UnixMilli(), Expires: expires.UnixMilli(),
 	}
-	if err := s.place(ctx, in, func(tx *storage.Tx, _ *incoming) error { return tx.InsertMedia(m) }); err != nil {
+	if _, err := s.place(ctx, in, func(tx *storage.Tx, _ *incoming) error { return tx.InsertMedia(m) }); err != nil {
 		return img, err
 	}
 	if err := s.PruneTemporary(ctx); err != nil {
@@ -63,7 +63,12 @@ func (in *incoming) inspect() (picture, error) {
 		return picture{}, err
 	}
 	defer func() { _ = f.Close() }() // the file was only read
-	return inspect(f)
+	content, err := newUnsealer(f, in.key, in.Size)
+	if err != nil {
+		return picture{}, err
+	}
+	defer content.release()
+	return inspect(content)
 }
 
 // PruneTemporary removes the files stored by AddImage that have expired. It then removes those that expire next until
@@ -76,8 +81,11 @@ func (s *Service) PruneTemporary(ctx context.Context) error {
 		files, err := tx.SoonestExpiringMedia(pruneBatch)
 		for _, m := range files {
 			first = append(first, removable{
-				name: m.ID, blob: m.Blob, size: m.Size, expired: m.Expires <= now.UnixMilli(),
-				forget: func(tx *storage.Tx) error { return tx.DeleteMedia(m.ID) },
+				name: m.ID, size: m.Size, expired: m.Expires <= now.UnixMilli(),
+				forget: func(tx *storage.Tx) error {
+					_, err := tx.DeleteMedia(m.ID)
+					return err
+				},
 			})
 		}
 		return size, first, err

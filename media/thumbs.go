@@ -3,6 +3,7 @@ package media
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -38,7 +39,18 @@ func (s *Service) Thumbnail(ctx context.Context, mediaID string, want Size, wait
 // thumbnailOf finds or makes a thumbnail of a file. It returns errDamaged if the file on disk is lost, and errTooLarge
 // if no thumbnail can be made.
 func (s *Service) thumbnailOf(ctx context.Context, m storage.Media, want Size) (*File, error) {
-	if f, err := s.files.openThumb(s.files.thumbPath(m.Blob, fit(want).spec())); err == nil {
+	if m.File.Name == "" { // the key of the file encrypts its thumbnails
+		file, err := s.encryptPlain(ctx, m.Blob, m.Size)
+		if err != nil {
+			return nil, err
+		}
+		m.File = file
+	}
+	key, err := s.opts.Secrets.Open(sealedRow(m.File.Name), m.File.SealedKey)
+	if err != nil {
+		return nil, fmt.Errorf("%w: its key cannot be decrypted: %w", errDamaged, err)
+	}
+	if f, err := s.files.openThumb(s.files.thumbPath(m.File.Name, fit(want).spec()), key); err == nil {
 		return f, nil
 	}
 	src, err := s.openBlob(m)
@@ -69,10 +81,10 @@ func (s *Service) thumbnailFrom(ctx context.Context, m storage.Media, src *File,
 	if pl.animated && pl.cost(p) > maxDecoded {
 		pl.animated = false
 	}
-	f, err := s.findOrMake(ctx, m.Blob, src, p, pl)
+	f, err := s.findOrMake(ctx, m.File.Name, src, p, pl)
 	if errors.Is(err, errNoThumbnail) && pl.animated { // a later frame may be broken
 		pl.animated = false
-		f, err = s.findOrMake(ctx, m.Blob, src, p, pl)
+		f, err = s.findOrMake(ctx, m.File.Name, src, p, pl)
 	}
 	if (errors.Is(err, errNoThumbnail) || errors.Is(err, storage.ErrFull)) && (!p.animated || want.Animated) {
 		_, err = src.Content.Seek(0, io.SeekStart)
@@ -109,13 +121,13 @@ func otherImage(src *File) (*File, error) {
 }
 
 // findOrMake opens the planned thumbnail, making it first if it does not exist.
-func (s *Service) findOrMake(ctx context.Context, blob string, src *File, p picture, pl plan) (*File, error) {
+func (s *Service) findOrMake(ctx context.Context, name string, src *File, p picture, pl plan) (*File, error) {
 	cost := pl.cost(p)
 	if !p.decodable() || cost > maxDecoded {
 		return nil, errNoThumbnail
 	}
-	path := s.files.thumbPath(blob, pl.name)
-	if f, err := s.files.openThumb(path); err == nil {
+	path := s.files.thumbPath(name, pl.name)
+	if f, err := s.files.openThumb(path, src.key); err == nil {
 		return f, nil
 	}
 	leave, err := s.enterThumbnails(ctx, cost)
@@ -123,7 +135,7 @@ func (s *Service) findOrMake(ctx context.Context, blob string, src *File, p pict
 		return nil, err
 	}
 	defer leave()
-	if f, err := s.files.openThumb(path); err == nil {
+	if f, err := s.files.openThumb(path, src.key); err == nil {
 		return f, nil // another request has made it in the meantime
 	}
 	if _, err := src.Content.Seek(0, io.SeekStart); err != nil {
@@ -133,19 +145,19 @@ func (s *Service) findOrMake(ctx context.Context, blob string, src *File, p pict
 	if err != nil {
 		return nil, err
 	}
-	release, err := s.files.claims.Acquire(ctx, blob)
+	release, err := s.files.claims.Acquire(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	if named, err := s.named(ctx, blob); err != nil || !named {
+	if named, err := s.named(ctx, []string{name}); err != nil || !named[name] {
 		return nil, errors.Join(err, errGone()) // deleted in the meantime, so its thumbnail must not stay
 	}
-	if err := s.files.writeThumb(blob, path, data); err != nil {
+	if err := s.files.writeThumb(name, path, src.key, data); err != nil {
 		return nil, err
 	}
 	thumbnails.Inc()
-	return s.files.openThumb(path)
+	return s.files.openThumb(path, src.key)
 }
 
 // maxGarbage bounds the memory that thumbnails leave to the garbage collector. The collector would otherwise let it

@@ -26,6 +26,7 @@ import (
 	"ebb/media"
 	"ebb/mxerr"
 	"ebb/netguard"
+	"ebb/secrets"
 	"ebb/storage"
 	"ebb/storage/storagetest"
 )
@@ -56,9 +57,12 @@ func newWeb(t *testing.T, change func(*Options)) *web {
 	t.Cleanup(site.Close)
 	w.address = site.Listener.Addr().String()
 	w.db = storagetest.Open(t, storage.Config{Now: w.now})
-	var err error
+	ring, err := secrets.Create(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
 	log := slog.New(slog.DiscardHandler)
-	w.media, err = media.New(t.Context(), media.Options{DB: w.db, Dir: t.TempDir(), Key: []byte("key"), Workers: 1, Now: w.now, Log: log, TemporarySize: 1 << 20})
+	w.media, err = media.New(t.Context(), media.Options{DB: w.db, Dir: t.TempDir(), Secrets: ring, Key: []byte("key"), Workers: 1, Now: w.now, Log: log, TemporarySize: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -160,4 +161,17 @@ func (r *Room) Override() *expiry.Policy {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.override
+}
+
+// MessageExpired reports whether a message of a room has expired that was sent and received at the given times (ms). A
+// message of an unknown room counts as expired.
+func (s *Service) MessageExpired(ctx context.Context, room ident.RoomNID, originTS, receivedTS int64) (bool, error) {
+	r, err := s.RoomByNID(ctx, room)
+	if errors.Is(err, ErrNoRoom) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return expiry.Expired(r.Retention(), originTS, receivedTS, s.opts.Now()), nil
 }

@@ -125,7 +125,7 @@ func open(ctx context.Context, cfg *config.Config, o Options) (*services, error)
 }
 
 func openDatabase(ctx context.Context, cfg *config.Config, o Options) (*storage.DB, error) {
-	return storage.Open(ctx, storage.Config{DSN: cfg.DSN(), CommitDelay: o.CommitDelay, Now: o.Now, Log: o.Log, OnBatch: observeBatch, OnStatement: o.OnStatement})
+	return storage.Open(ctx, storage.Config{DSN: cfg.DSN(), Server: cfg.ServerName, CommitDelay: o.CommitDelay, Now: o.Now, Log: o.Log, OnBatch: observeBatch, OnStatement: o.OnStatement})
 }
 
 func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roomOptions rooms.Options) (err error) {
@@ -222,9 +222,10 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	s.retention = retention.New(retention.Options{DB: s.db, Rooms: s.rooms, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Observe: observePurge, Now: o.Now, Elapsed: o.elapsed, Log: o.Log})
 	s.moderation = moderation.New(moderation.Options{DB: s.db, Rooms: s.rooms, History: s.history, Now: o.Now})
 	files := media.Options{
-		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Dir: filepath.Join(cfg.Dir(), "media"), Key: s.db.Secret("media"), MaxUploadSize: int64(cfg.Media.MaxUploadSize),
+		DB: s.db, Server: cfg.ServerName, Cache: keyed.Budget(cfg.Cache.Size), Dir: filepath.Join(cfg.Dir(), "media"), Key: s.db.Secret("media"), MaxUploadSize: int64(cfg.Media.MaxUploadSize),
 		QuotaPerUser: int64(cfg.Media.QuotaPerUser), MaxPending: cfg.Media.MaxPendingUploads,
 		PendingExpiry: time.Duration(cfg.Media.PendingUploadExpiry), Workers: thumbnailWorkers, Now: o.Now, RemoveBy: s.retention.Time, Log: o.Log,
+		Secrets: s.secrets, Commits: commits, Rooms: s.rooms, Lifetimes: undeclared{s.db, s.rooms, s.registry}, UnusedLifetime: time.Duration(cfg.Media.UnusedLifetime),
 		MaxRemoteSize: int64(cfg.Media.MaxRemoteSize), RemoteCache: int64(cfg.Media.RemoteCacheSize), RemoteLifetime: time.Duration(cfg.Media.RemoteCacheLifetime), TemporarySize: int64(cfg.Media.URLPreviews.CacheSize),
 	}
 	if cfg.Federation.Enabled {

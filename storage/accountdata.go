@@ -1,6 +1,10 @@
 package storage
 
-import "ebb/ident"
+import (
+	"fmt"
+
+	"ebb/ident"
+)
 
 const setAccountDataQuery = `INSERT INTO account_data (user_nid, room_nid, type, content, position) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (user_nid, room_nid, type) DO UPDATE SET content = excluded.content, position = excluded.position`
@@ -8,8 +12,14 @@ ON CONFLICT (user_nid, room_nid, type) DO UPDATE SET content = excluded.content,
 // SetAccountData stores account data of a user. Room 0 means global account data.
 func (tx *Tx) SetAccountData(user ident.UserNID, room ident.RoomNID, typ, content string) error {
 	_, err := tx.exec(setAccountDataQuery, int64(user), int64(room), typ, content, int64(tx.NextPos()))
-	return err
+	if err != nil {
+		return err
+	}
+	return tx.replaceMediaRefs(AccountDataMedia, int64(user), accountDataPart(room, typ), content)
 }
+
+// accountDataPart names account data in media_refs.
+func accountDataPart(room ident.RoomNID, typ string) string { return fmt.Sprint(int64(room), " ", typ) }
 
 // DeletedAccountData is the content that stands for deleted account data. /sync sends it to clients.
 const DeletedAccountData = `{}`

@@ -185,6 +185,9 @@ func (tx *Tx) EraseData(user ident.UserNID) error {
 			return err
 		}
 	}
+	if err := tx.releaseMedia(takeUserMediaQuery, int64(user)); err != nil {
+		return err
+	}
 	return tx.eraseReports(user)
 }
 

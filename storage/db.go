@@ -16,6 +16,7 @@ import (
 // Config describes the database to open.
 type Config struct {
 	DSN         string        // sqlite:PATH or postgres://…
+	Server      string        // the server name, by which references to media of this server are recognised
 	ReadConns   int           // number of read-only connections; 0 means 8
 	CommitDelay time.Duration // injected into every commit, for the benchmark only
 	Now         func() time.Time

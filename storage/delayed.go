@@ -41,7 +41,10 @@ func (tx *Tx) AddDelayedEvent(d *DelayedEvent) error {
 	d.Position = tx.NextPos()
 	_, err := tx.exec(addDelayedEventQuery, d.DelayID, int64(d.User), int64(d.Room), d.Type, key, d.Content, d.OriginTS, d.Delay,
 		d.ScheduledTS, d.SendTS, int64(d.Position), sticky)
-	return err
+	if err != nil {
+		return err
+	}
+	return tx.addMediaRefs(DelayedMedia, int64(d.Position), "", unescaped(d.Content))
 }
 
 const delayedEventColumns = `SELECT d.delay_id, d.user_nid, u.user_id, d.room_nid, r.room_id, d.type, d.state_key, d.content, d.origin_ts,
@@ -129,12 +132,20 @@ WHERE delay_id = $1 AND finalised_ts = 0 AND send_ts = CASE WHEN CAST($5 AS BIGI
 // scheduled, or if sendTS is not 0 and the event is scheduled for another time.
 func (tx *Tx) FinaliseEvent(delayID string, now int64, eventID, problem string, sendTS int64) (bool, error) {
 	n, err := tx.exec(finaliseQuery, delayID, now, eventID, problem, sendTS)
-	return n == 1, err
+	if err != nil || n == 0 {
+		return false, err
+	}
+	_, err = tx.exec(`DELETE FROM media_refs WHERE kind = 1 AND owner = (SELECT position FROM delayed_events WHERE delay_id = $1)`, delayID)
+	return true, err
 }
 
 // DeleteDelayedEvents deletes all delayed events of a user.
 func (tx *Tx) DeleteDelayedEvents(user ident.UserNID) error {
-	_, err := tx.exec(`DELETE FROM delayed_events WHERE user_nid = $1`, int64(user))
+	_, err := tx.exec(`DELETE FROM media_refs WHERE kind = 1 AND owner IN (SELECT position FROM delayed_events WHERE user_nid = $1)`, int64(user))
+	if err != nil {
+		return err
+	}
+	_, err = tx.exec(`DELETE FROM delayed_events WHERE user_nid = $1`, int64(user))
 	return err
 }
 

@@ -96,6 +96,24 @@ var dependents = []dependent{
 			return err
 		},
 	},
+	{ // The event's references to media, and the media to which nothing else refers. A redaction has deleted those of all
+		// rows of the event before.
+		goesWhen: redacted | purged,
+		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
+			return collect(tx, scanNumber[int64], eventsWithMediaQuery+list, keys...)
+		},
+		remove: func(tx *Tx, p Pos, _ string) error { return tx.releaseEventMedia(p) },
+	},
+	{ // The references of an event that is rejected. It may be accepted again, so its media stay for a while.
+		goesWhen: rejected,
+		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
+			return collect(tx, scanNumber[int64], eventsWithMediaQuery+list, keys...)
+		},
+		remove: func(tx *Tx, p Pos, _ string) error {
+			_, err := tx.exec(dropEventMediaQuery, int64(p))
+			return err
+		},
+	},
 	{ // The words of the event in the search index.
 		goesWhen:  redacted | rejected | purged,
 		removeAll: (*Tx).removeFromSearch,

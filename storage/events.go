@@ -69,7 +69,7 @@ const insertEventQuery = `INSERT INTO events (position, room_nid, ord, id_hash, 
 snapshot, flags, redacted_by, thread_root, push, device_nid, txn_id, json)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)`
 
-// InsertEvent adds an event at its position.
+// InsertEvent adds an event at its position, and records the media to which it refers.
 func (tx *Tx) InsertEvent(e *EventRow) error {
 	var key, txn any
 	if e.IsState {
@@ -80,7 +80,10 @@ func (tx *Tx) InsertEvent(e *EventRow) error {
 	}
 	_, err := tx.exec(insertEventQuery, int64(e.Position), int64(e.Room), int64(e.Order), tx.IDHash(e.EventID), e.EventID, e.Type, key, int64(e.Sender),
 		e.OriginTS, e.ReceivedTS, e.Snapshot, int64(e.Flags), int64(e.RedactedBy), int64(e.ThreadRoot), e.Push, int64(e.Device), txn, string(e.JSON))
-	return err
+	if err != nil {
+		return err
+	}
+	return tx.addEventMedia(e.Position, e.IsState, e.Flags, e.JSON)
 }
 
 // The plus sign hides room_nid from SQLite's choice of an index; otherwise it would scan the room by events_by_order.
@@ -218,8 +221,11 @@ const rejudgeEventQuery = `UPDATE events SET ord = $2, snapshot = $3, flags = $4
 // rejected now and loses its position in the timeline.
 func (tx *Tx) RejudgeEvent(p Pos, eventID string, order ident.Order, snapshot int64, flags EventFlags) error {
 	_, err := tx.exec(rejudgeEventQuery, int64(p), int64(order), snapshot, int64(flags))
-	if err != nil || order != 0 {
+	if err != nil {
 		return err
+	}
+	if order != 0 {
+		return tx.addEventMediaAgain(p)
 	}
 	return tx.removeDependents(rejected, p, eventID)
 }
@@ -230,6 +236,9 @@ const redactEventQuery = `UPDATE events SET json = $4, redacted_by = $5, push = 
 // on its content. p is the row that EventByID returns. It uses the index events_by_id.
 func (tx *Tx) RedactEvent(room ident.RoomNID, p Pos, eventID string, json []byte, by Pos) error {
 	if _, err := tx.exec(redactEventQuery, tx.IDHash(eventID), eventID, int64(room), string(json), int64(by)); err != nil {
+		return err
+	}
+	if err := tx.releaseMedia(takeRowsMediaQuery, tx.IDHash(eventID), eventID, int64(room)); err != nil {
 		return err
 	}
 	return tx.removeDependents(redacted, p, eventID)

@@ -40,6 +40,9 @@ func (tx *Tx) SetProfileField(user ident.UserNID, f ProfileField) error {
 	if _, err := tx.exec(setProfileFieldQuery, int64(user), f.Name, f.Value); err != nil {
 		return err
 	}
+	if err := tx.replaceMediaRefs(ProfileMedia, int64(user), f.Name, f.Value); err != nil {
+		return err
+	}
 	return tx.noteProfileChange(user, f.Name)
 }
 
@@ -54,6 +57,9 @@ const forgetDeletedFieldQuery = `DELETE FROM profile_changes WHERE user_nid = $1
 func (tx *Tx) DeleteProfileField(user ident.UserNID, name string) error {
 	n, err := tx.exec(`DELETE FROM profile_fields WHERE user_nid = $1 AND name = $2`, int64(user), name)
 	if err != nil || n == 0 {
+		return err
+	}
+	if _, err := tx.exec(dropMediaRefsQuery, int64(user), int64(ProfileMedia), name); err != nil {
 		return err
 	}
 	if err := tx.noteProfileChange(user, name); err != nil {

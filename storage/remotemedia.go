@@ -10,21 +10,30 @@ type RemoteMedia struct {
 	Size        int64 // bytes
 	Fetched     int64 // ms
 	Used        int64 // ms; time of the last request, accurate to an hour
+	File        MediaFile
 }
 
-const remoteMediaColumns = `server, media_id, blob, content_type, filename, size, fetched_ts, used_ts`
+const remoteMediaColumns = `m.server, m.media_id, m.blob, m.content_type, m.filename, m.size, m.fetched_ts, m.used_ts, coalesce(f.name, ''), coalesce(f.sealed_key, '')
+FROM remote_media m LEFT JOIN media_files f ON f.blob = m.blob`
 
-const setRemoteMediaQuery = `INSERT INTO remote_media (` + remoteMediaColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+const setRemoteMediaQuery = `INSERT INTO remote_media (server, media_id, blob, content_type, filename, size, fetched_ts, used_ts) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (server, media_id) DO UPDATE SET blob = excluded.blob, content_type = excluded.content_type, filename = excluded.filename,
 size = excluded.size, fetched_ts = excluded.fetched_ts, used_ts = excluded.used_ts`
 
 // SetRemoteMedia stores the row of a file that was fetched.
 func (tx *Tx) SetRemoteMedia(m RemoteMedia) error {
-	_, err := tx.exec(setRemoteMediaQuery, m.Server, m.ID, m.Blob, m.ContentType, m.Filename, m.Size, m.Fetched, m.Used)
-	return err
+	former, _, err := tx.RemoteMedia(m.Server, m.ID)
+	if err != nil {
+		return err
+	}
+	_, err = tx.exec(setRemoteMediaQuery, m.Server, m.ID, m.Blob, m.ContentType, m.Filename, m.Size, m.Fetched, m.Used)
+	if err != nil || former.Blob == m.Blob {
+		return err
+	}
+	return tx.releaseBlob(former.Blob)
 }
 
-const remoteMediaQuery = `SELECT ` + remoteMediaColumns + ` FROM remote_media WHERE server = $1 AND media_id = $2`
+const remoteMediaQuery = `SELECT ` + remoteMediaColumns + ` WHERE m.server = $1 AND m.media_id = $2`
 
 // RemoteMedia returns the row of a cached file of another server.
 func (tx *Tx) RemoteMedia(server, mediaID string) (RemoteMedia, bool, error) {
@@ -32,7 +41,7 @@ func (tx *Tx) RemoteMedia(server, mediaID string) (RemoteMedia, bool, error) {
 }
 
 func scanRemoteMedia(r Row) (m RemoteMedia, err error) {
-	err = r.Scan(&m.Server, &m.ID, &m.Blob, &m.ContentType, &m.Filename, &m.Size, &m.Fetched, &m.Used)
+	err = r.Scan(&m.Server, &m.ID, &m.Blob, &m.ContentType, &m.Filename, &m.Size, &m.Fetched, &m.Used, &m.File.Name, &m.File.SealedKey)
 	return m, err
 }
 
@@ -42,9 +51,11 @@ func (tx *Tx) UseRemoteMedia(server, mediaID string, at int64) error {
 	return err
 }
 
-const oldestRemoteMediaQuery = `SELECT ` + remoteMediaColumns + ` FROM remote_media ORDER BY used_ts LIMIT $1`
+const oldestRemoteMediaQuery = `SELECT ` + remoteMediaColumns + `
+WHERE NOT EXISTS (SELECT 1 FROM media_quarantine q WHERE q.server = m.server AND q.media_id = m.media_id) ORDER BY m.used_ts LIMIT $1`
 
-// OldestRemoteMedia lists the files whose last request is longest ago. It uses the index remote_media_by_use.
+// OldestRemoteMedia lists the files whose last request is longest ago, without those in quarantine. It uses the index
+// remote_media_by_use.
 func (tx *Tx) OldestRemoteMedia(limit int) ([]RemoteMedia, error) {
 	return collect(tx, scanRemoteMedia, oldestRemoteMediaQuery, limit)
 }
@@ -55,8 +66,11 @@ func (tx *Tx) RemoteMediaSize() (size int64, err error) {
 	return size, err
 }
 
-// DeleteRemoteMedia deletes the row of a cached file. The caller deletes the file.
+// DeleteRemoteMedia deletes the row of a cached file, and the file if no other row has the same content.
 func (tx *Tx) DeleteRemoteMedia(server, mediaID string) error {
-	_, err := tx.exec(`DELETE FROM remote_media WHERE server = $1 AND media_id = $2`, server, mediaID)
-	return err
+	blob, found, err := one(tx, scanString, `DELETE FROM remote_media WHERE server = $1 AND media_id = $2 RETURNING blob`, server, mediaID)
+	if err != nil || !found {
+		return err
+	}
+	return tx.releaseBlob(blob)
 }

@@ -104,14 +104,19 @@ type listWriter[T any] struct {
 	w     *bufio.Writer // keeps the first error until Flush
 	json  bool
 	line  func(io.Writer, T)
-	begun bool // whether the array was opened
+	args  func(adminapi.ListArgs) any // the arguments of the command for a page; nil: only those of the page
+	begun bool                        // whether the array was opened
 }
 
 // print fetches the pages of a list one after the other and prints them.
 func (l *listWriter[T]) print(ctx context.Context, call caller, name string) error {
 	for args := (adminapi.ListArgs{}); ; {
 		var page adminapi.Page[T]
-		if err := call(ctx, name, args, &page); err != nil {
+		all := any(args)
+		if l.args != nil {
+			all = l.args(args)
+		}
+		if err := call(ctx, name, all, &page); err != nil {
 			return err
 		}
 		for _, item := range page.Items {

@@ -70,7 +70,7 @@ func commands() []command {
 		roomListCommand, roomShowCommand, roomRetentionGetCommand, roomRetentionSetCommand, roomRetentionClearCommand,
 		federationStatusCommand, federationRetryCommand, appserviceListCommand, appservicePingCommand, keysListCommand, keysRotateCommand, keysCreateCommand,
 		auditVerifyCommand, auditExportCommand, auditKeyCommand,
-		emailTestCommand, reportListCommand, purgeNowCommand, healthcheckCommand, doctorCommand, versionCommand, resolveStateCommand,
+		emailTestCommand, reportListCommand, purgeNowCommand, mediaListCommand, mediaDeleteCommand, mediaQuarantineCommand, mediaGCCommand, healthcheckCommand, doctorCommand, versionCommand, resolveStateCommand,
 	}
 }
 

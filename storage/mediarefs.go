@@ -1,0 +1,267 @@
+package storage
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+
+	"ebb/ident"
+)
+
+// MediaRefKind is the kind of a text that refers to media by mxc URI. Kinds that never expire have the highest numbers.
+type MediaRefKind int64
+
+// The kinds of texts that refer to media.
+const (
+	MessageMedia     MediaRefKind = iota // the owner is the position of an event that is not a state event
+	DelayedMedia                         // the owner is the position of a delayed event
+	StateMedia                           // the owner is the position of a state event
+	ProfileMedia                         // the owner is a user; the part is the name of a profile field
+	AccountDataMedia                     // the owner is a user; the part is the room's number and the type
+)
+
+// maxMediaRefs bounds the references that are stored for one text. An image pack with as many images as fit into an
+// event has fewer.
+const maxMediaRefs = 1000
+
+// MediaName identifies media. Server is "" for media of this server.
+type MediaName struct{ Server, ID string }
+
+var mxcScheme = []byte("mxc://")
+
+// mediaIn returns the media to which a text refers, each once, and at most maxMediaRefs. The text is canonical JSON, in
+// which no character of an mxc URI is escaped.
+func (tx *Tx) mediaIn(text []byte) (found []MediaName) {
+	seen := map[MediaName]bool{}
+	for len(found) < maxMediaRefs {
+		at := bytes.Index(text, mxcScheme)
+		if at < 0 {
+			break
+		}
+		text = text[at+len(mxcScheme):]
+		server := text[:prefixOf(text, isServerNameByte)]
+		rest := text[len(server):]
+		if len(server) == 0 || len(rest) == 0 || rest[0] != '/' {
+			continue
+		}
+		mediaID := rest[1 : 1+prefixOf(rest[1:], isMediaIDByte)]
+		if len(mediaID) == 0 || len(mediaID) > maxMediaID || len(server) > maxMediaID {
+			continue
+		}
+		name := MediaName{Server: string(server), ID: string(mediaID)}
+		if name.Server == tx.db.cfg.Server {
+			name.Server = ""
+		}
+		if !seen[name] {
+			seen[name] = true
+			found = append(found, name)
+		}
+	}
+	return found
+}
+
+// maxMediaID is the length of the longest media ID, and of the longest server name, that counts as a reference.
+const maxMediaID = 255
+
+// prefixOf returns the length of the longest prefix of text whose bytes are all of one kind.
+func prefixOf(text []byte, is func(byte) bool) int {
+	if at := slices.IndexFunc(text, func(c byte) bool { return !is(c) }); at >= 0 {
+		return at
+	}
+	return len(text)
+}
+
+func isAlphanumeric(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+}
+
+func isMediaIDByte(c byte) bool { return isAlphanumeric(c) || c == '-' || c == '_' }
+
+func isServerNameByte(c byte) bool {
+	return isAlphanumeric(c) || c == '.' || c == '-' || c == ':' || c == '[' || c == ']'
+}
+
+// unescaped returns JSON in which no character of an mxc URI is escaped. Account data and profiles are stored as
+// clients send them, and some clients escape slashes.
+func unescaped(text string) []byte {
+	raw := []byte(text)
+	if !bytes.Contains(raw, []byte(`\`)) {
+		return raw
+	}
+	var v any
+	if json.Unmarshal(raw, &v) != nil {
+		return raw
+	}
+	plain, err := json.Marshal(v)
+	if err != nil {
+		return raw
+	}
+	return plain
+}
+
+const addMediaRefQuery = `INSERT INTO media_refs (owner, kind, part, server, media_id) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`
+
+func (tx *Tx) addMediaRefs(kind MediaRefKind, owner int64, part string, text []byte) error {
+	for _, m := range tx.mediaIn(text) {
+		if _, err := tx.exec(addMediaRefQuery, owner, int64(kind), part, m.Server, m.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addEventMedia records the media to which an event refers. For most events it only searches the text for "mxc://".
+func (tx *Tx) addEventMedia(p Pos, isState bool, flags EventFlags, text []byte) error {
+	if flags&RejectedEvent != 0 || !bytes.Contains(text, mxcScheme) {
+		return nil
+	}
+	kind := MessageMedia
+	if isState {
+		kind = StateMedia
+	}
+	return tx.addMediaRefs(kind, int64(p), "", text)
+}
+
+const addMediaAgainQuery = `SELECT state_key IS NOT NULL, flags, json FROM events WHERE position = $1`
+
+// addEventMediaAgain records the media of an event that was rejected and is accepted now.
+func (tx *Tx) addEventMediaAgain(p Pos) error {
+	var isState bool
+	var flags int64
+	var text []byte
+	err := tx.each(func(r Row) error { return r.Scan(&isState, &flags, &text) }, addMediaAgainQuery, int64(p))
+	if err != nil {
+		return err
+	}
+	return tx.addEventMedia(p, isState, EventFlags(flags), text)
+}
+
+const dropMediaRefsQuery = `DELETE FROM media_refs WHERE owner = $1 AND kind = $2 AND part = $3`
+
+// replaceMediaRefs records the media to which a text refers that replaces an earlier one. Media of the earlier text
+// stay until a search for unused media finds them.
+func (tx *Tx) replaceMediaRefs(kind MediaRefKind, owner int64, part, text string) error {
+	if _, err := tx.exec(dropMediaRefsQuery, owner, int64(kind), part); err != nil {
+		return err
+	}
+	return tx.addMediaRefs(kind, owner, part, unescaped(text))
+}
+
+const (
+	eventsWithMediaQuery = `SELECT DISTINCT owner FROM media_refs WHERE kind IN (0, 2) AND owner IN `
+	dropEventMediaQuery  = `DELETE FROM media_refs WHERE owner = $1 AND kind IN (0, 2)`
+	takeEventMediaQuery  = dropEventMediaQuery + ` RETURNING server, media_id`
+	takeRowsMediaQuery   = `DELETE FROM media_refs WHERE kind IN (0, 2) AND owner IN (
+    SELECT position FROM events WHERE id_hash = $1 AND event_id = $2 AND +room_nid = $3) RETURNING server, media_id`
+	takeUserMediaQuery = `DELETE FROM media_refs WHERE owner = $1 AND kind IN (3, 4) RETURNING server, media_id`
+)
+
+// releaseEventMedia deletes the references of the row of an event, and the media to which nothing else refers.
+func (tx *Tx) releaseEventMedia(p Pos) error { return tx.releaseMedia(takeEventMediaQuery, int64(p)) }
+
+// releaseMedia runs a query that deletes references and returns their media, and deletes those of them to which nothing
+// refers any more.
+func (tx *Tx) releaseMedia(query string, args ...any) error {
+	names, err := collect(tx, scanMediaName, query, args...)
+	if err != nil {
+		return err
+	}
+	for _, m := range names {
+		if err := tx.deleteUnreferenced(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func scanMediaName(r Row) (m MediaName, err error) {
+	err = r.Scan(&m.Server, &m.ID)
+	return m, err
+}
+
+const (
+	isReferencedQuery       = `SELECT 1 FROM media_refs WHERE media_id = $1 AND server = $2 LIMIT 1`
+	isQuarantinedQuery      = `SELECT 1 FROM media_quarantine WHERE media_id = $1 AND server = $2`
+	deleteUnreferencedQuery = `DELETE FROM media WHERE media_id = $1 AND blob <> '' AND expires_ts = 0 RETURNING blob`
+	rememberGoneQuery       = `INSERT INTO media_gone (id_hash, gone_ts) VALUES ($1, $2) ON CONFLICT (id_hash) DO UPDATE SET gone_ts = excluded.gone_ts`
+)
+
+// MediaReferenced reports whether a stored text refers to the media. It uses the index media_refs_by_media.
+func (tx *Tx) MediaReferenced(m MediaName) (bool, error) { return tx.exists(isReferencedQuery, m) }
+
+// MediaQuarantined reports whether an administrator has withdrawn the media.
+func (tx *Tx) MediaQuarantined(m MediaName) (bool, error) { return tx.exists(isQuarantinedQuery, m) }
+
+func (tx *Tx) exists(query string, m MediaName) (bool, error) {
+	_, found, err := one(tx, scanNumber[int64], query, m.ID, m.Server)
+	return found, err
+}
+
+// deleteUnreferenced deletes media to which no text refers, unless they are in quarantine.
+func (tx *Tx) deleteUnreferenced(m MediaName) error {
+	referenced, err := tx.MediaReferenced(m)
+	if err != nil || referenced {
+		return err
+	}
+	kept, err := tx.MediaQuarantined(m)
+	if err != nil || kept {
+		return err
+	}
+	if m.Server != "" {
+		if _, err := tx.exec(rememberGoneQuery, tx.goneHash(m), tx.Now().UnixMilli()); err != nil {
+			return err
+		}
+		return tx.DeleteRemoteMedia(m.Server, m.ID)
+	}
+	blob, found, err := one(tx, scanString, deleteUnreferencedQuery, m.ID)
+	if err != nil || !found {
+		return err
+	}
+	return tx.releaseBlob(blob)
+}
+
+func (tx *Tx) goneHash(m MediaName) int64 { return tx.IDHash(m.Server + "/" + m.ID) }
+
+// MediaGone reports whether the last reference to media of another server was deleted in the past days.
+func (tx *Tx) MediaGone(m MediaName) (bool, error) {
+	_, found, err := one(tx, scanNumber[int64], `SELECT gone_ts FROM media_gone WHERE id_hash = $1`, tx.goneHash(m))
+	return found, err
+}
+
+const forgetGoneQuery = `DELETE FROM media_gone WHERE id_hash IN (SELECT id_hash FROM media_gone WHERE gone_ts < $1 ORDER BY gone_ts LIMIT $2)`
+
+// ForgetGoneMedia deletes at most limit of the rows of media whose last reference was deleted before a time (ms), and
+// reports whether there may be more. It uses the index media_gone_by_time.
+func (tx *Tx) ForgetGoneMedia(before int64, limit int) (more bool, err error) {
+	n, err := tx.exec(forgetGoneQuery, before, limit)
+	return n == int64(limit), err
+}
+
+// MediaRef is a stored text that refers to media.
+type MediaRef struct {
+	Kind                 MediaRefKind
+	Owner                int64
+	Part                 string
+	Room                 ident.RoomNID // of an event that exists; the other fields too
+	EventID              string
+	OriginTS, ReceivedTS int64 // ms
+}
+
+const mediaRefsQuery = `SELECT r.kind, r.owner, r.part, coalesce(e.room_nid, 0), coalesce(e.event_id, ''), coalesce(e.origin_ts, 0), coalesce(e.received_ts, 0)
+FROM media_refs r LEFT JOIN events e ON e.position = r.owner AND r.kind IN (0, 2)
+WHERE r.media_id = $1 AND r.server = $2 AND (r.kind, r.owner, r.part) < ($3, $4, $5)
+ORDER BY r.kind DESC, r.owner DESC, r.part DESC LIMIT $6`
+
+// FirstMediaRef is the argument before of MediaRefs for the first page.
+var FirstMediaRef = MediaRef{Kind: AccountDataMedia + 1}
+
+// MediaRefs returns a page of the texts that refer to media: at most limit of those that come after the given one.
+// First come those that do not expire, and of the others the newest. It uses the index media_refs_by_media.
+func (tx *Tx) MediaRefs(m MediaName, after MediaRef, limit int) ([]MediaRef, error) {
+	return collect(tx, func(r Row) (ref MediaRef, err error) {
+		var kind int64
+		err = r.Scan(&kind, &ref.Owner, &ref.Part, &ref.Room, &ref.EventID, &ref.OriginTS, &ref.ReceivedTS)
+		ref.Kind = MediaRefKind(kind)
+		return ref, err
+	}, mediaRefsQuery, m.ID, m.Server, int64(after.Kind), after.Owner, after.Part, limit)
+}
