@@ -1,8 +1,8 @@
 // Package passwords decides whether a new password is strong enough: it must have a number of characters and must not
 // be one of those that everybody tries first. Those are the words of an embedded list with what people do to them
-// (capitals, digits for letters, a year or an exclamation mark at the end, one more word), rows of the keyboard,
-// repetitions, plain numbers, and the user's own name. Nothing is required of the kinds of characters: such rules make
-// people choose worse passwords.
+// (capitals, digits for letters, a year or an exclamation mark at the end), rows of the keyboard, repetitions, plain
+// numbers, and the user's own name. Nothing is required of the kinds of characters: such rules make people choose worse
+// passwords.
 //
 // The list was written for this package. Libraries that estimate the strength of passwords in Go are no longer
 // maintained, or only count kinds of characters.
@@ -74,7 +74,7 @@ func isCommon(password string) bool {
 	}
 	for _, variant := range []string{text, unleet(text), unleet(strings.TrimRightFunc(text, notLetter))} {
 		core := strings.TrimFunc(variant, notLetter)
-		if utf8.RuneCountInString(text)-utf8.RuneCountInString(core) <= decoration && core != "" && (isWords(core) || isWalk(core)) {
+		if utf8.RuneCountInString(text)-utf8.RuneCountInString(core) <= decoration && core != "" && (common[core] || isWalk(core)) {
 			return true
 		}
 	}
@@ -82,19 +82,6 @@ func isCommon(password string) bool {
 }
 
 func notLetter(c rune) bool { return !unicode.IsLetter(c) }
-
-// isWords reports whether a text is one or two common words.
-func isWords(text string) bool {
-	if common[text] {
-		return true
-	}
-	for i := range text {
-		if common[text[:i]] && common[strings.TrimLeftFunc(text[i:], notLetter)] {
-			return true
-		}
-	}
-	return false
-}
 
 // isNumber reports whether a text consists of few digits, perhaps with separators as in a date.
 func isNumber(text string) bool {
@@ -163,7 +150,7 @@ func isPersonal(password string, personal []string) bool {
 		}
 		for _, variant := range []string{text, unleet(text)} {
 			rest := strings.ReplaceAll(variant, word, "")
-			if rest != variant && (utf8.RuneCountInString(rest) <= decoration && !strings.ContainsFunc(rest, unicode.IsLetter) || utf8.RuneCountInString(rest) <= 3 || isWords(strings.TrimFunc(rest, notLetter))) {
+			if rest != variant && utf8.RuneCountInString(rest) <= decoration && !strings.ContainsFunc(rest, unicode.IsLetter) {
 				return true
 			}
 		}
