@@ -151,7 +151,7 @@ type Alerts struct {
 
 // OAuth configures signing in by OAuth 2.0.
 type OAuth struct {
-	Enabled         bool     `yaml:"enabled" doc:"Whether clients can sign in by OAuth 2.0, on web pages of this server at public_url. Clients that support it, such as Element, then use nothing else. The pages cannot register users, ask for a second factor or manage accounts yet, which is why this is off by default."`
+	Enabled         bool     `yaml:"enabled" doc:"Whether clients can sign in by OAuth 2.0, on web pages of this server at public_url. Clients that support it, such as Element, then use nothing else. It is off by default, because a reverse proxy must pass on the paths of the pages (docs/admin.md)."`
 	Clients         []string `yaml:"clients" doc:"Hosts of the only clients that can be used, such as app.element.io; empty: all clients."`
 	DeviceGrant     string   `yaml:"device_grant" doc:"on or off: whether devices without a browser can sign in by a code that the user types on a web page."`
 	IdleLifetime    Duration `yaml:"idle_lifetime" doc:"How long a client that has signed in by OAuth 2.0 may be unused before it is signed out; 0s: for ever."`
