@@ -155,7 +155,11 @@ func TestInviteOfAnotherServerIsShownAcceptedRejectedAndRevoked(t *testing.T) {
 			if m := w.membership(alice, room, bob.User); m != "join" {
 				t.Errorf("on alice's server bob's membership is %q, want join", m)
 			}
-			joined := section(bob, "join", room)
+			var joined map[string]any
+			w.eventually("the members of the room", func() bool { // without which this client does not get the room
+				joined = section(bob, "join", room)
+				return joined != nil
+			})
 			if e := stateIn(testserver.Get(joined, "timeline", "events"), "m.room.member", bob.User); testserver.Get(e, "unsigned", "prev_content", "membership") != "invite" {
 				t.Errorf("bob's join is %v, want the previous membership invite", e)
 			}
