@@ -105,6 +105,7 @@ func (p *Pages) ask(r *httpapi.Request, n need, st standing, missing lack, f url
 	v := view{Lead: n.Lead, User: n.User, Action: here(r), Script: p.opts.Factors.OffersPasskeys()}
 	switch missing {
 	case lacksUser:
+		v.Script = v.Script && p.opts.Gate.OffersFactors()
 		return p.askUser(r, n, v, f, problem)
 	case lacksFactor, offersFactor:
 		if e, ok, err := p.enrolment(r, st, missing); err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/oauth2"
 
+	"ebb/accounts/gate"
 	"ebb/config"
 	"ebb/internal/testserver"
 )
@@ -431,7 +432,7 @@ func TestSigningInChangesTheCookie(t *testing.T) {
 }
 
 func TestPagesCannotBeFramedAndLoadNothing(t *testing.T) {
-	l := newLab(t)
+	l := newSecondLab(t, gate.Policy{MFA: gate.Optional})
 	address := l.client(nil).AuthCodeURL("s", oauth2.S256ChallengeOption(oauth2.GenerateVerifier()))
 	b := l.browser()
 	in := b.get(address)

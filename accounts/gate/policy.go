@@ -34,6 +34,9 @@ func (p Policy) offers() bool {
 	return strictness[p.MFA] > 0 || strictness[p.Administrators] > 0
 }
 
+// OffersFactors reports whether the policy lets users have second factors. Exceptions for single accounts do not count.
+func (g *Gate) OffersFactors() bool { return g.opts.Policy.offers() }
+
 // requiredSince holds the times, in ms, at which a second factor became required. 0 means that it is not required, or
 // that the time is not recorded yet.
 type requiredSince struct{ all, administrators int64 }
