@@ -97,6 +97,6 @@ func serveFile(f *media.File) httpapi.Stream {
 		if !strings.HasPrefix(r.Header.Get("Range"), "bytes=") {
 			r.Header.Del("Range") // an unknown range unit is ignored: RFC 9110, section 14.2
 		}
-		http.ServeContent(w, r, "", time.Time{}, f.Content)
+		http.ServeContent(media.Writer(w), r, "", time.Time{}, f.Content)
 	}
 }

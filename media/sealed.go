@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"sync"
 )
 
@@ -161,6 +162,41 @@ func (u *unsealer) Read(p []byte) (int, error) {
 	n := copy(p, u.plain[u.at%chunkSize:])
 	u.at += int64(n)
 	return n, nil
+}
+
+// WriteTo implements io.WriterTo. It writes each chunk at once, without copying it.
+func (u *unsealer) WriteTo(w io.Writer) (int64, error) { return u.writeTo(w, u.size-u.at) }
+
+// writeTo writes at most limit bytes.
+func (u *unsealer) writeTo(w io.Writer, limit int64) (written int64, err error) {
+	for written < limit && u.at < u.size {
+		if err := u.load(u.at / chunkSize); err != nil {
+			return written, err
+		}
+		part := u.plain[u.at%chunkSize:]
+		n, err := w.Write(part[:min(int64(len(part)), limit-written)])
+		u.at, written = u.at+int64(n), written+int64(n)
+		if err != nil {
+			return written, err
+		}
+	}
+	return written, nil
+}
+
+// Writer returns a writer to which http.ServeContent writes the content of a File with few calls and without copying
+// it.
+func Writer(w http.ResponseWriter) http.ResponseWriter { return chunkWriter{w} }
+
+type chunkWriter struct{ http.ResponseWriter }
+
+// ReadFrom implements io.ReaderFrom, which http.ServeContent calls with a part of the content.
+func (w chunkWriter) ReadFrom(r io.Reader) (int64, error) {
+	if part, ok := r.(*io.LimitedReader); ok {
+		if u, ok := part.R.(*unsealer); ok {
+			return u.writeTo(w.ResponseWriter, part.N)
+		}
+	}
+	return io.Copy(struct{ io.Writer }{w.ResponseWriter}, r) // without this method
 }
 
 // load decrypts a chunk.

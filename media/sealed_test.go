@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"testing"
+	"time"
 )
 
 // sealedBytes returns the encrypted form of content.
@@ -56,6 +59,13 @@ func TestEncryptedFilesAreReadFromAnyPosition(t *testing.T) {
 			defer u.release()
 			if got, err := io.ReadAll(u); err != nil || !bytes.Equal(got, content) {
 				t.Fatalf("read %d bytes (%v)", len(got), err)
+			}
+			var whole bytes.Buffer
+			if _, err := u.Seek(0, io.SeekStart); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := io.Copy(&whole, u); err != nil || n != int64(size) || !bytes.Equal(whole.Bytes(), content) {
+				t.Fatalf("copied %d bytes (%v)", n, err)
 			}
 			random := rand.New(rand.NewPCG(1, uint64(size)))
 			for range 50 {
@@ -109,5 +119,28 @@ func TestTheSameContentIsEncryptedDifferentlyEachTime(t *testing.T) {
 	key, content := newFileKey(), contentOf(100)
 	if bytes.Equal(sealedBytes(t, key, content), sealedBytes(t, key, content)) {
 		t.Error("the salt does not change the bytes")
+	}
+}
+
+func TestPartsOfEncryptedFilesAreServed(t *testing.T) {
+	f := newFixture(t)
+	f.opts.MaxUploadSize, f.opts.QuotaPerUser = 1<<20, 0
+	content := contentOf(3*chunkSize + 5)
+	id := f.upload(t, 1, string(content))
+	for header, want := range map[string][]byte{
+		"": content, "bytes=0-0": content[:1], "bytes=65530-65545": content[65530:65546], "bytes=65536-": content[65536:], "bytes=-7": content[len(content)-7:],
+	} {
+		file, err := f.Open(t.Context(), id, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, w := httptest.NewRequest(http.MethodGet, "/", nil), httptest.NewRecorder()
+		if header != "" {
+			r.Header.Set("Range", header)
+		}
+		http.ServeContent(Writer(w), r, "", time.Time{}, file.Content)
+		if err := file.Close(); err != nil || !bytes.Equal(w.Body.Bytes(), want) {
+			t.Errorf("%q: %d bytes, want %d (%v)", header, w.Body.Len(), len(want), err)
+		}
 	}
 }

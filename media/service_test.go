@@ -26,7 +26,7 @@ type fixture struct {
 	ring *secrets.Ring
 }
 
-func newFixture(t *testing.T) *fixture {
+func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	f := &fixture{dir: t.TempDir(), now: time.UnixMilli(1_700_000_000_000)}
 	ring, err := secrets.Create(f.dir)
@@ -47,7 +47,7 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
-func (f *fixture) open(t *testing.T, db *storage.DB) {
+func (f *fixture) open(t testing.TB, db *storage.DB) {
 	t.Helper()
 	var err error
 	f.Service, err = New(context.Background(), Options{
@@ -59,7 +59,7 @@ func (f *fixture) open(t *testing.T, db *storage.DB) {
 	}
 }
 
-func (f *fixture) upload(t *testing.T, user ident.UserNID, body string) string {
+func (f *fixture) upload(t testing.TB, user ident.UserNID, body string) string {
 	t.Helper()
 	id, err := f.Upload(t.Context(), user, "text/plain", "a.txt", strings.NewReader(body))
 	if err != nil {
@@ -94,13 +94,13 @@ func (f *fixture) filesWith(t *testing.T, text string) (n int) {
 }
 
 // countFiles counts the files in the media directory.
-func (f *fixture) countFiles(t *testing.T) (n int) {
+func (f *fixture) countFiles(t testing.TB) (n int) {
 	t.Helper()
 	f.eachMediaFile(t, func([]byte) { n++ })
 	return n
 }
 
-func (f *fixture) eachMediaFile(t *testing.T, do func(content []byte)) {
+func (f *fixture) eachMediaFile(t testing.TB, do func(content []byte)) {
 	t.Helper()
 	err := filepath.Walk(filepath.Join(f.dir, "media"), func(path string, info os.FileInfo, err error) error {
 		if err != nil || info.IsDir() {

@@ -37,7 +37,7 @@ func (f *fixture) collect(t *testing.T, dry bool) Unused {
 }
 
 // refer stores a message that refers to the media.
-func (f *fixture) refer(t *testing.T, p storage.Pos, uri string) {
+func (f *fixture) refer(t testing.TB, p storage.Pos, uri string) {
 	t.Helper()
 	err := f.opts.DB.Write(t.Context(), func(tx *storage.Tx) error {
 		return tx.InsertEvent(&storage.EventRow{Position: p, Room: 1, EventID: "$" + uri, Type: "m.room.message", JSON: []byte(`{"content":{"url":"` + uri + `"}}`)})
@@ -246,7 +246,7 @@ func TestFilesFromBeforeFilesWereEncryptedAreServedAndThenEncrypted(t *testing.T
 }
 
 // plain stores an upload as it was before files were encrypted.
-func (f *fixture) plain(t *testing.T, content []byte) (id string) {
+func (f *fixture) plain(t testing.TB, content []byte) (id string) {
 	t.Helper()
 	hash := hmac.New(sha256.New, f.files.key)
 	_, _ = hash.Write(content)
