@@ -223,6 +223,12 @@ func (s *Service) Get(ctx context.Context, user ident.UserNID, room id.RoomID, t
 		if content, found, err = tx.AccountData(user, nid, typ); err == nil && !found {
 			err = errNotSet
 		}
+		if ref, ok := markedEvent(nid, typ, content); ok && err == nil {
+			var gone map[storage.EventRef]bool
+			if gone, err = s.rooms.GoneEvents(ctx, tx, []storage.EventRef{ref}); err == nil && gone[ref] {
+				err = errNotSet
+			}
+		}
 		return err
 	})
 	return json.RawMessage(content), err

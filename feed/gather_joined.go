@@ -223,6 +223,9 @@ func (b *builder) gatherReceipts(ctx context.Context, n *roomNews) error {
 		return err
 	}
 	n.ownReceipt = slices.ContainsFunc(n.receipts, func(r storage.SyncReceipt) bool { return r.UserNID == b.UserNID })
+	if n.receipts, err = b.withoutGoneReceipts(ctx, n.room, n.receipts); err != nil {
+		return err
+	}
 	f := &b.filter.Room.Ephemeral
 	if !f.room(string(n.room.ID())) || !f.typ("m.receipt") {
 		n.receipts = nil
@@ -257,7 +260,10 @@ func (b *builder) gatherRoomData(ctx context.Context, n *roomNews) error {
 	data := b.own.roomData[n.room.NID()]
 	if n.fresh() && !n.initial {
 		err := b.read(ctx, func(tx *storage.Tx) (err error) {
-			data, err = tx.RoomAccountData(b.UserNID, n.room.NID(), b.upTo)
+			if data, err = tx.RoomAccountData(b.UserNID, n.room.NID(), b.upTo); err != nil {
+				return err
+			}
+			data, err = b.opts.AccountData.WithoutGoneMarkers(ctx, tx, data)
 			return err
 		})
 		if err != nil {

@@ -38,7 +38,7 @@ func (b *builder) ownNews(ctx context.Context, news uint64) error {
 	var delivered storage.Pos
 	var counts []byte
 	err := b.read(ctx, func(tx *storage.Tx) error {
-		if err := b.accountData(tx); err != nil {
+		if err := b.accountData(ctx, tx); err != nil {
 			return err
 		}
 		if b.opts.E2EE == nil || b.DeviceNID == 0 {
@@ -73,9 +73,12 @@ func (b *builder) countsChanged(counts []byte) bool {
 }
 
 // accountData reads the user's account data that has changed since the token, including the push rules.
-func (b *builder) accountData(tx *storage.Tx) error {
+func (b *builder) accountData(ctx context.Context, tx *storage.Tx) error {
 	all, err := tx.AccountDataSince(b.UserNID, b.since.Pos, b.upTo)
 	if err != nil {
+		return err
+	}
+	if all, err = b.opts.AccountData.WithoutGoneMarkers(ctx, tx, all); err != nil {
 		return err
 	}
 	for _, d := range all {

@@ -1,16 +1,44 @@
 package feed
 
 import (
+	"context"
 	"slices"
 	"strconv"
 
 	"ebb/canonjson"
+	"ebb/rooms"
 	"ebb/storage"
 )
 
 // maxReceipts bounds the receipts of one room in one answer. A first sync of a large room gets the newest ones, and
 // always the user's own.
 const maxReceipts = 1000
+
+// withoutGoneReceipts removes the receipts at messages that have expired, and those in threads that began with one. It
+// reuses receipts.
+func (b *builder) withoutGoneReceipts(ctx context.Context, room *rooms.Room, receipts []storage.SyncReceipt) ([]storage.SyncReceipt, error) {
+	if len(receipts) == 0 || room.Retention().Max == nil && room.PurgedBefore() == 0 {
+		return receipts, nil
+	}
+	refs := make([]storage.EventRef, 0, len(receipts))
+	for _, r := range receipts {
+		refs = append(refs, storage.EventRef{Room: room.NID(), EventID: r.EventID})
+		if inThread(r.Thread) {
+			refs = append(refs, storage.EventRef{Room: room.NID(), EventID: r.Thread})
+		}
+	}
+	var gone map[storage.EventRef]bool
+	err := b.read(ctx, func(tx *storage.Tx) (err error) {
+		gone, err = b.opts.Rooms.GoneEvents(ctx, tx, refs)
+		return err
+	})
+	return slices.DeleteFunc(receipts, func(r storage.SyncReceipt) bool {
+		return gone[storage.EventRef{Room: room.NID(), EventID: r.EventID}] || inThread(r.Thread) && gone[storage.EventRef{Room: room.NID(), EventID: r.Thread}]
+	}), err
+}
+
+// inThread reports whether the thread of a receipt is the event ID of a root.
+func inThread(thread string) bool { return thread != "" && thread != "main" }
 
 // appendReceipts appends m.receipt events, comma separated. An event has room for one receipt of a user for each event
 // and type: a user's receipts for several threads at the same event go into separate m.receipt events.

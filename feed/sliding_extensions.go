@@ -155,7 +155,7 @@ func (b *slidingBuilder) ownSliding(ctx context.Context, own uint64) error {
 	}
 	now, _ := b.session.sub.News()
 	if b.initial || own != now || !b.look.covers(b.session, b.run.wants, b.since.Pos, own) {
-		if err := b.read(ctx, b.readOwn); err != nil {
+		if err := b.read(ctx, func(tx *storage.Tx) error { return b.readOwn(ctx, tx) }); err != nil {
 			return err
 		}
 	}
@@ -166,14 +166,14 @@ func (b *slidingBuilder) ownSliding(ctx context.Context, own uint64) error {
 }
 
 // readOwn reads the news of the user and the device.
-func (b *slidingBuilder) readOwn(tx *storage.Tx) (err error) {
+func (b *slidingBuilder) readOwn(ctx context.Context, tx *storage.Tx) (err error) {
 	if x := &b.run.extensions.Threads; x.on() {
-		if b.threads, err = threadSubscriptions(tx, b.UserNID, b.since.Pos, b.upTo, x.limit()); err != nil {
+		if b.threads, err = b.threadSubscriptions(ctx, tx, b.UserNID, b.since.Pos, b.upTo, x.limit()); err != nil {
 			return err
 		}
 	}
 	if b.run.extensions.AccountData.on() {
-		if err := b.ownAccountData(tx); err != nil {
+		if err := b.ownAccountData(ctx, tx); err != nil {
 			return err
 		}
 	}
@@ -187,9 +187,9 @@ func (b *slidingBuilder) readOwn(tx *storage.Tx) (err error) {
 }
 
 // ownAccountData reads the account data that is new to the client: all global data if the client has none.
-func (b *slidingBuilder) ownAccountData(tx *storage.Tx) (err error) {
+func (b *slidingBuilder) ownAccountData(ctx context.Context, tx *storage.Tx) (err error) {
 	if !b.initial {
-		if err := b.accountData(tx); err != nil {
+		if err := b.accountData(ctx, tx); err != nil {
 			return err
 		}
 	}
@@ -197,7 +197,7 @@ func (b *slidingBuilder) ownAccountData(tx *storage.Tx) (err error) {
 		return nil
 	}
 	b.change.data, b.change.changed = true, true
-	if b.own.accountData, err = b.allData(tx, []ident.RoomNID{0}); err != nil || b.opts.Push == nil {
+	if b.own.accountData, err = b.allData(ctx, tx, []ident.RoomNID{0}); err != nil || b.opts.Push == nil {
 		return err
 	}
 	rules, _, err := b.opts.Push.RulesSince(tx, b.UserNID, 0, b.upTo)
@@ -382,9 +382,15 @@ func (b *slidingBuilder) noteData() (fresh []ident.RoomNID) {
 
 // allData reads all account data of the given rooms. It includes deleted entries, since the client may have them,
 // unless this is the first answer of a connection.
-func (b *slidingBuilder) allData(tx *storage.Tx, nids []ident.RoomNID) ([]storage.AccountDatum, error) {
+func (b *slidingBuilder) allData(ctx context.Context, tx *storage.Tx, nids []ident.RoomNID) ([]storage.AccountDatum, error) {
 	list, err := tx.RoomsAccountData(b.UserNID, nids, b.upTo)
-	return slices.DeleteFunc(list, func(d storage.AccountDatum) bool { return b.initial && d.Content == storage.DeletedAccountData }), err
+	if err != nil {
+		return nil, err
+	}
+	if list, err = b.opts.AccountData.WithoutGoneMarkers(ctx, tx, list); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(list, func(d storage.AccountDatum) bool { return b.initial && d.Content == storage.DeletedAccountData }), nil
 }
 
 // roomDataOf reads all account data of rooms. Each of them has an entry in the result.
@@ -397,7 +403,7 @@ func (b *slidingBuilder) roomDataOf(ctx context.Context, nids []ident.RoomNID) (
 		byRoom[nid] = nil
 	}
 	err := b.read(ctx, func(tx *storage.Tx) error {
-		list, err := b.allData(tx, nids)
+		list, err := b.allData(ctx, tx, nids)
 		for _, d := range list {
 			byRoom[d.Room] = append(byRoom[d.Room], d)
 		}

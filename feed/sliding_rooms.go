@@ -209,6 +209,9 @@ func (b *slidingBuilder) slidingReceipts(ctx context.Context, r *roomWork) error
 		return err
 	}
 	r.ownReceipt = slices.ContainsFunc(r.receipts, func(c storage.SyncReceipt) bool { return c.UserNID == b.UserNID && c.Position > r.since })
+	if r.receipts, err = b.withoutGoneReceipts(ctx, r.room, r.receipts); err != nil {
+		return err
+	}
 	r.receipts = slices.DeleteFunc(uniqueReceipts(r.receipts), func(c storage.SyncReceipt) bool { return b.ignores(id.UserID(c.User)) })
 	return nil
 }

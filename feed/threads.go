@@ -32,9 +32,17 @@ type ThreadSubscription struct {
 }
 
 // threadSubscriptions returns the subscriptions of a user that changed in (since, upTo]. If there are more than limit,
-// it returns the newest ones.
-func threadSubscriptions(tx *storage.Tx, user ident.UserNID, since, upTo storage.Pos, limit int) (out ThreadSubscriptions, err error) {
+// it returns the newest ones. It leaves out threads whose root has expired.
+func (s *Service) threadSubscriptions(ctx context.Context, tx *storage.Tx, user ident.UserNID, since, upTo storage.Pos, limit int) (out ThreadSubscriptions, err error) {
 	rows, err := tx.ThreadSubscriptions(user, since, upTo, limit+1)
+	if err != nil {
+		return out, err
+	}
+	refs := make([]storage.EventRef, len(rows))
+	for i, row := range rows {
+		refs[i] = storage.EventRef{Room: row.Room, EventID: row.Root}
+	}
+	gone, err := s.opts.Rooms.GoneEvents(ctx, tx, refs)
 	if err != nil {
 		return out, err
 	}
@@ -42,7 +50,10 @@ func threadSubscriptions(tx *storage.Tx, user ident.UserNID, since, upTo storage
 		rows = rows[:limit]
 		out.Earlier = rows[limit-1].Position - 1
 	}
-	for _, row := range rows {
+	for i, row := range rows {
+		if gone[refs[i]] {
+			continue
+		}
 		change, list := ThreadSubscription{BumpStamp: row.Position}, &out.Unsubscribed
 		if row.State != storage.Unsubscribed {
 			automatic := row.State == storage.SubscribedAutomatically
@@ -81,7 +92,7 @@ func (s *Service) ThreadSubscriptionsPage(ctx context.Context, who ident.Request
 		}
 	}
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-		page, err = threadSubscriptions(tx, who.UserNID, since, upTo, limit)
+		page, err = s.threadSubscriptions(ctx, tx, who.UserNID, since, upTo, limit)
 		return err
 	})
 	if page.Earlier > 0 {

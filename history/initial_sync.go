@@ -28,7 +28,7 @@ type RoomInfo struct {
 // Spec: client-server-api#get_matrixclientv3roomsroomidinitialsync
 func (s *Service) RoomInitialSync(ctx context.Context, roomID id.RoomID, to ident.Requester, limit int) (info RoomInfo, err error) {
 	err = s.readingAllMembers(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (err error) {
-		if info, err = v.info(tx); err != nil {
+		if info, err = v.info(ctx, tx); err != nil {
 			return err
 		}
 		if info.Messages, _, err = v.page(tx, everything(), PageRequest{Backwards: true, Limit: limit}); err != nil {
@@ -42,11 +42,14 @@ func (s *Service) RoomInitialSync(ctx context.Context, roomID id.RoomID, to iden
 }
 
 // info returns the fields of a RoomInfo that are not events.
-func (v *viewer) info(tx *storage.Tx) (info RoomInfo, err error) {
+func (v *viewer) info(ctx context.Context, tx *storage.Tx) (info RoomInfo, err error) {
 	info.Published = v.room.Published()
 	if v.member != nil {
 		info.Membership = v.member.Membership
 	}
-	info.AccountData, err = tx.RoomAccountData(v.to.UserNID, v.room.NID(), v.svc.db.Settled())
+	if info.AccountData, err = tx.RoomAccountData(v.to.UserNID, v.room.NID(), v.svc.db.Settled()); err != nil {
+		return info, err
+	}
+	info.AccountData, err = v.svc.accountData.WithoutGoneMarkers(ctx, tx, info.AccountData)
 	return info, err
 }

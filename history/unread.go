@@ -63,7 +63,18 @@ type unreadList struct {
 	valid   bool
 	upTo    storage.Pos // events up to here have been processed
 	entries []unreadEntry
-	roots   map[storage.Pos]id.EventID // of the threads in entries
+	roots   map[storage.Pos]threadRoot // of the threads in entries
+}
+
+// threadRoot is the event with which a thread begins. Its ID is "" if the event was deleted.
+type threadRoot struct {
+	id      id.EventID
+	isState bool
+	sent    storage.EventTimes
+}
+
+func (r *threadRoot) expired(policy expiry.Policy, now time.Time) bool {
+	return !r.isState && expiry.Expired(policy, r.sent.OriginTS, r.sent.ReceivedTS, now)
 }
 
 type unreadEntry struct {
@@ -337,15 +348,15 @@ func (l *unreadList) nameRoots(tx *storage.Tx) error {
 		return errNeedTx
 	}
 	if l.roots == nil {
-		l.roots = map[storage.Pos]id.EventID{}
+		l.roots = map[storage.Pos]threadRoot{}
 	}
 	unnamed := l.unnamed()
 	names, err := tx.EventIDsAt(unnamed)
 	for _, root := range unnamed {
-		l.roots[root] = "" // until it is found, it counts as deleted
+		l.roots[root] = threadRoot{} // until it is found, it counts as deleted
 	}
 	for _, e := range names {
-		l.roots[e.Position] = id.EventID(e.EventID)
+		l.roots[e.Position] = threadRoot{id.EventID(e.EventID), e.IsState, e.Sent}
 	}
 	return err
 }
@@ -376,24 +387,24 @@ func (e *unreadEntry) counts(policy expiry.Policy, now time.Time, ignored map[id
 	return e.isState || !ignored[e.sender] && !expiry.Expired(policy, e.originTS, e.receivedTS, now)
 }
 
-// count adds up the events in the list that the user can still see. Replies to a thread root that was deleted count in
-// the main timeline.
+// count adds up the events in the list that the user can still see. Replies to a thread root that was deleted or has
+// expired count in the main timeline.
 func (l *unreadList) count(policy expiry.Policy, now time.Time, ignored map[ident.UserNID]bool) (u Unread) {
 	for _, e := range l.entries {
 		if !e.counts(policy, now, ignored) {
 			continue
 		}
 		root := l.roots[e.thread]
-		if root == "" {
+		if root.id == "" || root.expired(policy, now) {
 			u.Main.add(e.class)
 			continue
 		}
 		if u.Threads == nil {
 			u.Threads = map[id.EventID]UnreadCount{}
 		}
-		c := u.Threads[root]
+		c := u.Threads[root.id]
 		c.add(e.class)
-		u.Threads[root] = c
+		u.Threads[root.id] = c
 	}
 	return u
 }

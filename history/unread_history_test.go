@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -63,7 +64,8 @@ func (y *chronicle) naive(user ident.Requester) (u Unread) {
 		if main {
 			thread = "main"
 		}
-		gone := y.kept != 0 && !l.state && y.now.Sub(l.at) >= y.kept
+		expired := func(l line) bool { return y.kept != 0 && !l.state && y.now.Sub(l.at) >= y.kept }
+		gone := expired(l)
 		if i <= floor || l.redacted || class == 0 || y.ignored[user.UserNID][l.sender] && !l.state || gone || l.sender == user.UserNID {
 			continue
 		}
@@ -79,7 +81,7 @@ func (y *chronicle) naive(user ident.Requester) (u Unread) {
 		}
 		switch {
 		case read:
-		case main:
+		case main, slices.ContainsFunc(y.lines, func(root line) bool { return root.id == l.thread && expired(root) }):
 			u.Main.add(class)
 		default:
 			if u.Threads == nil {

@@ -66,3 +66,16 @@ func (tx *Tx) AccountDataSize(user ident.UserNID, room ident.RoomNID, typ string
 	err = tx.each(func(r Row) error { return r.Scan(&all, &one) }, accountDataSizeQuery, int64(user), int64(room), typ)
 	return all, one, err
 }
+
+const removeMarkersQuery = `DELETE FROM account_data WHERE type = 'm.fully_read'
+AND room_nid IN (SELECT room_nid FROM events WHERE position IN %[1]s)
+AND user_nid IN (SELECT m.user_nid FROM memberships m JOIN accounts a ON a.nid = m.user_nid WHERE m.room_nid IN (SELECT room_nid FROM events WHERE position IN %[1]s))
+AND content IN (SELECT '{"event_id":"' || event_id || '"}' FROM events WHERE position IN %[1]s)`
+
+// removeMarkers deletes the m.fully_read markers that local members have at one of the given events. It uses the index
+// memberships_by_room and the primary key.
+func (tx *Tx) removeMarkers(positions []Pos) error {
+	list, args := In(1, positions)
+	_, err := tx.exec(fmt.Sprintf(removeMarkersQuery, list), args...)
+	return err
+}

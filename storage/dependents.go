@@ -114,6 +114,14 @@ var dependents = []dependent{
 			return err
 		},
 	},
+	{ // Receipts at the event, and those in its thread.
+		goesWhen:  purged,
+		removeAll: (*Tx).clearReceipts,
+	},
+	{ // m.fully_read markers at the event.
+		goesWhen:  purged,
+		removeAll: (*Tx).removeMarkers,
+	},
 	{ // The words of the event in the search index.
 		goesWhen:  redacted | rejected | purged,
 		removeAll: (*Tx).removeFromSearch,

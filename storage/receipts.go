@@ -1,14 +1,18 @@
 package storage
 
-import "ebb/ident"
+import (
+	"fmt"
+
+	"ebb/ident"
+)
 
 // ReceiptRow is a user's read receipt in a room.
 type ReceiptRow struct {
 	Room    ident.RoomNID
 	User    ident.UserNID
-	Type    string // m.read or m.read.private
-	Thread  string // "" for unthreaded, "main", or the event ID of the thread's root
-	EventID string
+	Type    string      // m.read or m.read.private
+	Thread  string      // "" for unthreaded, "main", or the event ID of the thread's root
+	EventID string      // "" if the event was purged
 	Order   ident.Order // of the event in the timeline
 	TS      int64       // ms
 }
@@ -28,4 +32,24 @@ func (tx *Tx) SetReceipt(r ReceiptRow, p Pos) (bool, error) {
 func (tx *Tx) LastReceipts(rooms []ident.RoomNID) (map[ident.RoomNID]int64, error) {
 	list, args := In(1, rooms)
 	return numbers[ident.RoomNID, int64](tx, `SELECT room_nid, max(position) FROM receipts WHERE room_nid IN `+list+` GROUP BY room_nid`, args...)
+}
+
+const (
+	clearReceiptsQuery = `UPDATE receipts SET event_id = '' WHERE room_nid IN (SELECT room_nid FROM events WHERE position IN %[1]s)
+AND event_id <> '' AND event_id IN (SELECT event_id FROM events WHERE position IN %[1]s)`
+	removeThreadReceiptsQuery = `DELETE FROM receipts WHERE room_nid IN (SELECT room_nid FROM events WHERE position IN %[1]s)
+AND thread <> '' AND thread <> 'main' AND thread IN (SELECT event_id FROM events WHERE position IN %[1]s)`
+)
+
+// clearReceipts removes the IDs of the given events from receipts. A receipt still says up to where its user has read,
+// since otherwise the events that come after would become unread. Receipts in threads that begin with one of the events
+// are deleted, because the thread ends with its root. It uses the primary key.
+func (tx *Tx) clearReceipts(positions []Pos) error {
+	list, args := In(1, positions)
+	for _, query := range []string{clearReceiptsQuery, removeThreadReceiptsQuery} {
+		if _, err := tx.exec(fmt.Sprintf(query, list), args...); err != nil {
+			return err
+		}
+	}
+	return nil
 }

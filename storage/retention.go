@@ -118,3 +118,45 @@ func (tx *Tx) SetRetentionOverride(room ident.RoomNID, overridden bool, minMilli
 	_, err := tx.exec(setOverrideQuery, int64(room), n, minMillis, maxMillis)
 	return err
 }
+
+// EventRef names an event of a room.
+type EventRef struct {
+	Room    ident.RoomNID
+	EventID string
+}
+
+// EventAge holds what decides whether an event has expired.
+type EventAge struct {
+	EventRef
+	OriginTS, ReceivedTS int64 // ms
+	IsState              bool
+	Flags                EventFlags
+}
+
+const eventAgesQuery = `SELECT room_nid, event_id, origin_ts, received_ts, state_key IS NOT NULL, flags FROM events WHERE id_hash IN `
+
+// EventAges finds events, in no particular order. It omits events that are not stored. It uses the index events_by_id.
+func (tx *Tx) EventAges(refs []EventRef) (out []EventAge, err error) {
+	for part := range slices.Chunk(refs, maxIn) {
+		wanted, hashes := make(map[EventRef]bool, len(part)), make([]int64, len(part))
+		for i, ref := range part {
+			wanted[ref], hashes[i] = true, tx.IDHash(ref.EventID)
+		}
+		list, args := In(1, hashes)
+		rows, err := collect(tx, func(r Row) (a EventAge, err error) {
+			var flags int64
+			err = r.Scan(&a.Room, &a.EventID, &a.OriginTS, &a.ReceivedTS, &a.IsState, &flags)
+			a.Flags = EventFlags(flags)
+			return a, err
+		}, eventAgesQuery+list, args...)
+		if err != nil {
+			return nil, err
+		}
+		for _, row := range rows {
+			if wanted[row.EventRef] {
+				out = append(out, row)
+			}
+		}
+	}
+	return out, nil
+}

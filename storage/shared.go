@@ -11,7 +11,12 @@ func (tx *Tx) SkipTo(p Pos) { tx.committer.pos = max(tx.committer.pos, int64(p))
 type EventIDAt struct {
 	Position Pos
 	EventID  string
+	IsState  bool
+	Sent     EventTimes
 }
+
+// EventTimes are the times from which the age of an event is counted.
+type EventTimes struct{ OriginTS, ReceivedTS int64 } // ms
 
 // EventIDsAt returns the IDs of the events at these positions, in no particular order. It uses the primary key.
 func (tx *Tx) EventIDsAt(positions []Pos) ([]EventIDAt, error) {
@@ -20,9 +25,9 @@ func (tx *Tx) EventIDsAt(positions []Pos) ([]EventIDAt, error) {
 		n := min(len(positions), maxIn)
 		list, args := In(1, positions[:n])
 		rows, err := collect(tx, func(r Row) (e EventIDAt, err error) {
-			err = r.Scan(&e.Position, &e.EventID)
+			err = r.Scan(&e.Position, &e.EventID, &e.IsState, &e.Sent.OriginTS, &e.Sent.ReceivedTS)
 			return e, err
-		}, `SELECT position, event_id FROM events WHERE position IN `+list, args...)
+		}, `SELECT position, event_id, state_key IS NOT NULL, origin_ts, received_ts FROM events WHERE position IN `+list, args...)
 		if err != nil {
 			return nil, err
 		}

@@ -52,7 +52,7 @@ type SyncReceipt struct {
 
 const receiptsSinceQuery = `SELECT r.position, u.user_id, r.user_nid, r.type, r.thread, r.event_id, r.ts
 FROM receipts r JOIN users u ON u.nid = r.user_nid
-WHERE r.room_nid = $1 AND r.position > $2 AND r.position <= $3 AND (r.type <> 'm.read.private' OR r.user_nid = $4)
+WHERE r.room_nid = $1 AND r.position > $2 AND r.position <= $3 AND r.event_id <> '' AND (r.type <> 'm.read.private' OR r.user_nid = $4)
 ORDER BY r.position DESC LIMIT $5`
 
 // ReceiptsSince lists the receipts of a room that were set in (since, upTo] and that the user may see: all public
@@ -67,7 +67,7 @@ func (tx *Tx) ReceiptsSince(room ident.RoomNID, since, upTo Pos, user ident.User
 
 const ownReceiptsQuery = `SELECT r.position, u.user_id, r.user_nid, r.type, r.thread, r.event_id, r.ts
 FROM receipts r JOIN users u ON u.nid = r.user_nid
-WHERE r.room_nid = $1 AND r.user_nid = $2 AND r.position <= $3 ORDER BY r.position`
+WHERE r.room_nid = $1 AND r.user_nid = $2 AND r.position <= $3 AND r.event_id <> '' ORDER BY r.position`
 
 // OwnReceipts lists the receipts of the given user in a room that were set up to a position, oldest first. It uses the
 // primary key.

@@ -14,6 +14,7 @@ const (
 
 // ThreadSubscription is a user's subscription to a thread as it was last changed.
 type ThreadSubscription struct {
+	Room     ident.RoomNID
 	RoomID   string
 	Root     string // the event ID of the thread's root
 	State    Subscription
@@ -57,7 +58,7 @@ func (tx *Tx) ForgetUnsubscribed(user ident.UserNID, limit int) (int64, error) {
 	return tx.exec(forgetUnsubscribedQuery, int64(user), limit)
 }
 
-const threadSubscriptionsQuery = `SELECT r.room_id, e.event_id, t.state, t.position FROM thread_subscriptions t
+const threadSubscriptionsQuery = `SELECT t.room_nid, r.room_id, e.event_id, t.state, t.position FROM thread_subscriptions t
 JOIN rooms r ON r.nid = t.room_nid JOIN events e ON e.position = t.root
 WHERE t.user_nid = $1 AND t.position > $2 AND t.position <= $3 ORDER BY t.position DESC LIMIT $4`
 
@@ -66,7 +67,7 @@ WHERE t.user_nid = $1 AND t.position > $2 AND t.position <= $3 ORDER BY t.positi
 func (tx *Tx) ThreadSubscriptions(user ident.UserNID, since, upTo Pos, limit int) ([]ThreadSubscription, error) {
 	return collect(tx, func(r Row) (s ThreadSubscription, err error) {
 		var state int64
-		err = r.Scan(&s.RoomID, &s.Root, &state, &s.Position)
+		err = r.Scan(&s.Room, &s.RoomID, &s.Root, &state, &s.Position)
 		s.State = Subscription(state)
 		return s, err
 	}, threadSubscriptionsQuery, int64(user), int64(since), int64(upTo), limit)
