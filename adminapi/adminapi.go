@@ -100,7 +100,8 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 		"token revoke":         decoded(a.tokenRevoke),
 		"room list":            decoded(a.roomList),
 		"room show":            decoded(a.roomShow),
-		"room retention get":   decoded(a.roomRetentionGet),
+		"room retention show":  decoded(a.roomRetentionGet),
+		"room retention get":   decoded(a.roomRetentionGet), // the former name
 		"room retention set":   decoded(a.roomRetentionSet),
 		"room retention clear": decoded(a.roomRetentionClear),
 		"report list":          decoded(a.reportList),
@@ -109,6 +110,7 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 		"media quarantine":     decoded(a.mediaQuarantine),
 		"media gc":             decoded(a.mediaGC),
 		"purge now":            decoded(a.purgeNow),
+		"purge status":         decoded(a.purgeStatus),
 		"federation status":    decoded(a.federationStatus),
 		"federation retry":     decoded(a.federationRetry),
 		"email test":           decoded(a.emailTest),
@@ -148,7 +150,7 @@ func (a *API) Run(ctx context.Context, name string, args json.RawMessage) (any, 
 }
 
 // reading are the commands that change nothing. All others are recorded in the audit log.
-var reading = []string{"user list", "user enrol-list", "token list", "token issued", "room list", "room show", "room retention get", "report list", "media list", "federation status", "appservice list", "keys list"}
+var reading = []string{"user list", "user enrol-list", "token list", "token issued", "room list", "room show", "room retention show", "room retention get", "purge status", "report list", "media list", "federation status", "appservice list", "keys list"}
 
 // recorded are the arguments of commands that the audit log shows: none that may be a secret.
 var recorded = []string{"user", "room", "server", "uri", "lift", "dry_run", "id", "device", "admin", "erase", "all", "sign_out", "uses", "expires", "lifetime_ms", "service", "min_lifetime_ms", "max_lifetime_ms"}

@@ -12,6 +12,7 @@ import (
 	"ebb/history"
 	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/retention"
 	"ebb/rooms/expiry"
 )
 
@@ -156,6 +157,7 @@ type RoomArgs struct {
 	// Lifetimes in milliseconds, used by room retention set; nil means unlimited.
 	MinLifetime *int64 `json:"min_lifetime_ms,omitempty"`
 	MaxLifetime *int64 `json:"max_lifetime_ms,omitempty"`
+	DryRun      bool   `json:"dry_run,omitempty"` // for room retention set: only report what would be purged
 }
 
 // Room describes a room in the results of commands.
@@ -171,6 +173,15 @@ type Room struct {
 	Retention  Lifetimes  `json:"retention"`          // the effective policy
 	Override   *Lifetimes `json:"override,omitempty"` // the administrator's policy
 	PurgedUpTo *time.Time `json:"purged_up_to,omitempty"`
+	// WouldGo is what a policy would remove that was only tried.
+	WouldGo *WouldGo `json:"would_go,omitempty"`
+}
+
+// WouldGo counts what a retention policy would remove from a room now.
+type WouldGo struct {
+	Messages int64 `json:"messages"`
+	Bytes    int64 `json:"bytes"` // of the messages
+	Media    int   `json:"media"` // files to which the messages link; links in encrypted messages cannot be seen
 }
 
 // Lifetimes is a retention policy in milliseconds; nil means unlimited.
@@ -250,7 +261,29 @@ func (a *API) roomRetentionSet(ctx context.Context, args RoomArgs) (any, error) 
 		d := time.Duration(*l.from) * time.Millisecond
 		*l.to = &d
 	}
+	if args.DryRun {
+		return a.tryRetention(ctx, args.Room, p)
+	}
 	return a.override(ctx, args.Room, &p)
+}
+
+// tryRetention reports what a policy would remove from a room.
+func (a *API) tryRetention(ctx context.Context, text string, p expiry.Policy) (any, error) {
+	roomID, err := a.roomID(ctx, text)
+	if err != nil {
+		return nil, err
+	}
+	room, err := a.Rooms.Room(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	if p.Min != nil && p.Max != nil && *p.Max < *p.Min {
+		return nil, mxerr.InvalidParam("The maximum must not be shorter than the minimum")
+	}
+	out := Room{Room: roomID, Retention: lifetimesOf(p), WouldGo: &WouldGo{}}
+	g, err := a.Retention.Try(ctx, room, p)
+	out.WouldGo.Messages, out.WouldGo.Bytes, out.WouldGo.Media = g.Messages, g.Bytes, g.Media
+	return out, err
 }
 
 func (a *API) roomRetentionClear(ctx context.Context, args RoomArgs) (any, error) {
@@ -269,22 +302,54 @@ func (a *API) override(ctx context.Context, text string, p *expiry.Policy) (any,
 	return a.showRoom(ctx, room)
 }
 
-// Purged is the result of the command "purge now".
+// PurgeArgs are the arguments of the command "purge now".
+type PurgeArgs struct {
+	All bool `json:"all,omitempty"` // purge everything that has expired, without waiting for retention.purge_delay
+}
+
+// Purged is the result of the command "purge now", and a part of that of "purge status".
 type Purged struct {
-	Rooms  int   `json:"rooms"`  // number of rooms with a maximum lifetime
-	Events int   `json:"events"` // number of removed events
-	Took   int64 `json:"took_ms"`
+	Rooms    int   `json:"rooms"`  // number of rooms with a maximum lifetime
+	Events   int   `json:"events"` // number of removed messages
+	Took     int64 `json:"took_ms"`
+	Waiting  int   `json:"waiting,omitempty"`   // number of expired messages that wait because a policy was shortened
+	FilesDue bool  `json:"files_due,omitempty"` // whether the files may still contain removed messages
 
 	// KeptUntil is when messages that expired only because the clock jumped will be purged. It is nil if the clock has
 	// not jumped.
 	KeptUntil *time.Time `json:"kept_until,omitempty"`
+	// StoppedUntil is when the purge goes on after it was stopped because far more messages have expired than usual.
+	StoppedUntil *time.Time `json:"stopped_until,omitempty"`
 }
 
-func (a *API) purgeNow(ctx context.Context, _ struct{}) (any, error) {
-	r, err := a.Retention.Purge(ctx)
+func purgedOf(r retention.Report) Purged {
+	return Purged{
+		Rooms: r.Rooms, Events: r.Events, Waiting: r.Waiting, Took: r.Took.Milliseconds(), FilesDue: r.Owed,
+		KeptUntil: r.KeptUntil, StoppedUntil: r.StoppedUntil,
+	}
+}
+
+func (a *API) purgeNow(ctx context.Context, args PurgeArgs) (any, error) {
+	r, err := a.Retention.Purge(ctx, args.All)
 	_, filesErr := a.Media.Unlink(ctx)
-	err = errors.Join(err, filesErr)
-	return Purged{Rooms: r.Rooms, Events: r.Events, Took: r.Took.Milliseconds(), KeptUntil: r.KeptUntil}, err
+	return purgedOf(r), errors.Join(err, filesErr)
+}
+
+// PurgeStatus is the result of the command "purge status".
+type PurgeStatus struct {
+	Running bool       `json:"running"`
+	Started *time.Time `json:"started,omitempty"` // the current run, or else the last one since the server was started
+	Oldest  int64      `json:"delay_ms"`          // the longest time between the expiry of a message and its removal
+	Purged
+}
+
+func (a *API) purgeStatus(context.Context, struct{}) (any, error) {
+	s := a.Retention.Status()
+	out := PurgeStatus{Running: s.Running, Oldest: s.Last.Oldest.Milliseconds(), Purged: purgedOf(s.Last)}
+	if !s.Started.IsZero() {
+		out.Started = &s.Started
+	}
+	return out, nil
 }
 
 // ServerArgs are the arguments of the commands "federation …".

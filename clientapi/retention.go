@@ -27,8 +27,8 @@ type lifetimeRange struct {
 }
 
 // getRetentionConfiguration returns three things with which clients delete their own copies of messages: the default
-// retention policy, under the key "*"; the policies of the user's rooms, but only where the administrator's
-// configuration overrides the room's own policy; and the limits on the policies that rooms may set.
+// retention policy, under the key "*"; the policies of those of the user's rooms for which neither this nor the room's
+// own state applies; and the limits on the policies that rooms may set.
 // Spec: MSC1763
 func (a *API) getRetentionConfiguration(r *httpapi.Request) (any, error) {
 	policies := map[string]lifetimes{"*": lifetimesOf(a.Rooms.RetentionPolicy().Default)}
@@ -44,7 +44,7 @@ func (a *API) getRetentionConfiguration(r *httpapi.Request) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		if room.Override() != nil {
+		if room.Override() != nil || !room.StatesRetention() && !room.Retention().Equal(a.Rooms.RetentionPolicy().Default) {
 			policies[string(room.ID())] = lifetimesOf(room.Retention())
 		}
 	}

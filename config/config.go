@@ -322,8 +322,13 @@ type Push struct {
 // Retention configures how long rooms keep messages.
 type Retention struct {
 	Default       Lifetimes      `yaml:"default" doc:"The policy for rooms without a policy of their own; null: no limit."`
+	Direct        Lifetimes      `yaml:"direct" doc:"The same for conversations of at most two people in rooms that are not public; if both are null, as for other rooms."`
+	Private       Lifetimes      `yaml:"private" doc:"The same for rooms that are not public."`
+	Public        Lifetimes      `yaml:"public" doc:"The same for rooms that anybody can join."`
+	Encrypted     Lifetimes      `yaml:"encrypted" doc:"The same for encrypted rooms. If a room is of several kinds, the first of public, direct, encrypted and private that is set applies."`
 	Limits        LifetimeLimits `yaml:"limits" doc:"The range within which rooms can choose their policy. A value outside it counts as the nearest allowed value."`
 	PurgeInterval Duration       `yaml:"purge_interval" doc:"How often expired messages are deleted from disk. They are hidden as soon as they expire."`
+	PurgeDelay    Duration       `yaml:"purge_delay" doc:"How long messages stay on disk, hidden, that expired only because a policy was shortened, because the clock jumped ahead, or together with far more messages than usual. Until then the change can be undone. 0: they are deleted at once."`
 }
 
 // Lifetimes is a retention policy; nil means unlimited.
@@ -392,7 +397,7 @@ func Default() *Config {
 		Push:      Push{LegacyMentionRules: true, EmailDelay: Duration(10 * time.Minute), EmailInterval: Duration(12 * time.Hour)},
 		TURN:      TURN{Lifetime: Duration(time.Hour)},
 		Search:    Search{Enabled: true},
-		Retention: Retention{PurgeInterval: Duration(10 * time.Minute)},
+		Retention: Retention{PurgeInterval: Duration(10 * time.Minute), PurgeDelay: Duration(24 * time.Hour)},
 		Rooms:     Rooms{DefaultVersion: "12"},
 		Cache:     Cache{Size: 256 << 20},
 		Log:       Log{Level: "info", Format: "text"},

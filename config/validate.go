@@ -392,7 +392,10 @@ func (r Retention) validate(p *problems) {
 	ordered := func(key string, low, high *Duration) {
 		p.check(low == nil || high == nil || *low <= *high, key, "the minimum is larger than the maximum")
 	}
-	ordered("retention.default", r.Default.MinLifetime, r.Default.MaxLifetime)
+	p.check(r.PurgeDelay >= 0, "retention.purge_delay", "must not be negative")
+	for key, l := range map[string]Lifetimes{"default": r.Default, "direct": r.Direct, "private": r.Private, "public": r.Public, "encrypted": r.Encrypted} {
+		ordered("retention."+key, l.MinLifetime, l.MaxLifetime)
+	}
 	ordered("retention.limits.min_lifetime", r.Limits.MinLifetime.Min, r.Limits.MinLifetime.Max)
 	ordered("retention.limits.max_lifetime", r.Limits.MaxLifetime.Min, r.Limits.MaxLifetime.Max)
 }

@@ -54,7 +54,7 @@ func (s *Service) ListRooms(ctx context.Context, after ident.RoomNID, limit int)
 }
 
 // readDetails returns the details of the rooms that find finds, from one snapshot. It reads the database even if the
-// rooms are in memory, and loads none.
+// rooms are in memory, and loads none, unless retention depends on the kind of a room.
 func (s *Service) readDetails(ctx context.Context, find func(*storage.Tx) ([]storage.RoomRow, error)) (list []Details, err error) {
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		rows, err := find(tx)
@@ -76,7 +76,23 @@ func (s *Service) readDetails(ctx context.Context, find func(*storage.Tx) ([]sto
 		list, err = s.detailsOf(rows, joined, state)
 		return err
 	})
+	if err == nil && s.rooms.RetentionPolicy().ByKind.Any() {
+		err = s.addRetention(ctx, list)
+	}
 	return list, err
+}
+
+// addRetention sets the effective policies of rooms from memory, since they depend on more state than is read for a
+// list.
+func (s *Service) addRetention(ctx context.Context, list []Details) error {
+	for i := range list {
+		r, err := s.rooms.RoomByNID(ctx, list[i].NID)
+		if err != nil {
+			return err
+		}
+		list[i].Retention = r.Retention()
+	}
+	return nil
 }
 
 // detailsOf makes the details of rooms from their rows, their numbers of joined members and their describing state.
@@ -107,7 +123,7 @@ func (s *Service) detailsOf(rows []storage.RoomRow, joined map[ident.RoomNID]int
 		list[i] = Details{
 			NID: row.NID, ID: id.RoomID(row.RoomID), Version: versions[row.NID].ID, Name: state.text("m.room.name", "name"),
 			Alias: state.text("m.room.canonical_alias", "alias"), Joined: int(joined[row.NID]), Encrypted: state["m.room.encryption"] != nil,
-			Published: row.Published, Created: time.UnixMilli(row.CreatedTS), Retention: s.rooms.EffectiveRetention(override, state.of),
+			Published: row.Published, Created: time.UnixMilli(row.CreatedTS), Retention: s.rooms.EffectiveRetention(override, state.of, 0),
 			Override: override, PurgedBefore: row.PurgedBefore,
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -250,7 +251,7 @@ type searchedRoom struct {
 	*viewer
 	unreadable bool
 	upTo       ident.Order
-	cutoff     *int64
+	cutoff     *storage.Cutoff
 }
 
 // found is an event that matches the query and that the user may see.
@@ -287,7 +288,7 @@ func (x *searching) fields() (out []postings.Field) {
 // of these.
 func (x *searching) hit(h search.Hit) error {
 	r, err := x.roomOf(h.Room)
-	if err != nil || r.unreadable || h.Order > r.upTo || r.cutoff != nil && h.Field == postings.Body && h.Time <= *r.cutoff {
+	if err != nil || r.unreadable || h.Order > r.upTo || r.expired(h) {
 		return err
 	}
 	if x.isSure(r, h) {
@@ -308,7 +309,17 @@ func (x *searching) hit(h search.Hit) error {
 // isSure reports whether the user was certainly joined to the room when the event of a hit was sent. Whether the user
 // may see it then does not depend on the history visibility.
 func (x *searching) isSure(r *searchedRoom, h search.Hit) bool {
-	return r.joined && r.joinedPos != 0 && h.Order >= ident.Order(r.joinedPos)*graph.OrderStep
+	return !r.mayBeExpired(h) && r.joined && r.joinedPos != 0 && h.Order >= ident.Order(r.joinedPos)*graph.OrderStep
+}
+
+// expired reports whether a hit has certainly expired.
+func (r *searchedRoom) expired(h search.Hit) bool {
+	return r.mayBeExpired(h) && r.cutoff.Received == math.MaxInt64
+}
+
+// mayBeExpired reports whether a hit has expired unless its min_lifetime is not over, which the index does not know.
+func (r *searchedRoom) mayBeExpired(h search.Hit) bool {
+	return r.cutoff != nil && h.Field == postings.Body && h.Time <= r.cutoff.Sent
 }
 
 // roomOf returns the user's view of a room. It creates the view at the first hit in the room.

@@ -158,10 +158,10 @@ func (v *viewer) expired(e *rooms.Event) bool {
 	return !e.IsState() && expiry.Expired(v.policy, e.OriginServerTS(), e.ReceivedTS, v.now)
 }
 
-// cutoff returns the argument by which queries leave out expired events (see expiry.Cutoff), or nil if nothing expires.
-func (v *viewer) cutoff() *int64 {
-	if c, ok := expiry.Cutoff(v.policy, v.now); ok {
-		return &c
+// cutoff returns the argument by which queries leave out expired events, or nil if nothing expires.
+func (v *viewer) cutoff() *storage.Cutoff {
+	if c, ok := expiry.CutoffOf(v.policy, v.now); ok {
+		return (*storage.Cutoff)(&c)
 	}
 	return nil
 }

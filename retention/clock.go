@@ -13,13 +13,11 @@ const (
 	recordInterval = 10 * time.Minute
 	// maxUnseen is the longest time between two checks of the clock that is not considered a jump.
 	maxUnseen = time.Hour
-	// jumpWait is how long messages that expired only because the clock jumped are hidden before they are purged.
-	jumpWait = 24 * time.Hour
 )
 
 // clock determines the time by which messages are purged. If the clock is wrong, messages are hidden only until it is
 // right again, but a purge would remove them permanently. Therefore messages that expired only because the clock jumped
-// are not purged for a day, so that an administrator can notice.
+// are not purged until a delay is over, so that an administrator can notice.
 type clock struct {
 	mu      sync.Mutex    // guards the fields below; held during a read and a write; taken after Job.running
 	known   storage.Clock // as recorded in the database
@@ -37,7 +35,7 @@ func (j *Job) Time(ctx context.Context) (time.Time, error) {
 		return by, err
 	}
 	now := j.opts.Now()
-	if known := j.clock.known; known.JumpedTo != 0 && now.Sub(time.UnixMilli(known.JumpedTo)) < jumpWait {
+	if known := j.clock.known; known.JumpedTo != 0 && now.Sub(time.UnixMilli(known.JumpedTo)) < j.opts.Delay {
 		return withoutJump(known, now), nil
 	}
 	return now, nil
@@ -62,7 +60,7 @@ func (j *Job) readLocked(ctx context.Context) (by, keptUntil time.Time, err erro
 	}
 	now := j.opts.Now()
 	first := !j.clock.started
-	next, jumped := j.clock.compare(known, now, j.opts.Elapsed)
+	next, jumped := j.clock.compare(known, now, j.opts.Delay, j.opts.Elapsed)
 	if next != known {
 		err = j.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.SetClock(next) })
 	}
@@ -73,10 +71,10 @@ func (j *Job) readLocked(ctx context.Context) (by, keptUntil time.Time, err erro
 	j.clock.known = next
 	by = now
 	if next.JumpedTo != 0 {
-		by, keptUntil = withoutJump(next, now), time.UnixMilli(next.JumpedTo).Add(jumpWait)
+		by, keptUntil = withoutJump(next, now), time.UnixMilli(next.JumpedTo).Add(j.opts.Delay)
 	}
 	if jumped || first && next.JumpedTo != 0 {
-		j.opts.Log.Warn("The clock is far ahead of the time when this server last ran. Messages that expired in between are hidden now and will be purged permanently in a day; if the clock is wrong, correct it before then",
+		j.opts.Log.Warn("The clock is far ahead of the time when this server last ran. Messages that expired in between are hidden now and will be purged permanently after retention.purge_delay; if the clock is wrong, correct it before then",
 			"last_seen", time.UnixMilli(next.JumpedFrom).UTC(), "now", now.UTC(), "kept_until", keptUntil.UTC())
 	}
 	return by, keptUntil, nil
@@ -88,7 +86,7 @@ func withoutJump(c storage.Clock, now time.Time) time.Time {
 }
 
 // compare compares the clock with its recorded state and returns the new state. It sets jumped if the clock has jumped.
-func (c *clock) compare(known storage.Clock, now time.Time, elapsed func() time.Duration) (next storage.Clock, jumped bool) {
+func (c *clock) compare(known storage.Clock, now time.Time, delay time.Duration, elapsed func() time.Duration) (next storage.Clock, jumped bool) {
 	next, last := known, known.Seen
 	if c.started {
 		last = now.UnixMilli() // without a steady clock, the clock is considered right
@@ -101,11 +99,11 @@ func (c *clock) compare(known storage.Clock, now time.Time, elapsed func() time.
 		c.elapsed = elapsed()
 	}
 	next.Seen = now.UnixMilli()
-	jumped = last != 0 && now.Sub(time.UnixMilli(last)) > maxUnseen
+	jumped = last != 0 && delay > 0 && now.Sub(time.UnixMilli(last)) > maxUnseen
 	if !jumped {
 		last = now.UnixMilli()
 	}
-	if over := last - known.JumpedTo; over < 0 || over >= jumpWait.Milliseconds() {
+	if over := last - known.JumpedTo; over < 0 || over >= delay.Milliseconds() {
 		next.JumpedFrom, next.JumpedTo = 0, 0 // the clock was set back, or the waiting time is over
 	}
 	switch {

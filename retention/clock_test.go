@@ -17,7 +17,9 @@ import (
 func (f *fixture) restart() *bytes.Buffer {
 	o, log := f.opts, &bytes.Buffer{}
 	o.Log = slog.New(slog.NewTextHandler(log, nil))
-	f.Job = New(o)
+	var err error
+	f.Job, err = New(f.Context(), o)
+	f.ok(err)
 	return log
 }
 

@@ -24,10 +24,13 @@ type Options struct {
 	Rooms    *rooms.Service
 	Policy   rooms.Retention // default policy and limits of the server
 	Interval time.Duration
-	Observe  func(Report) // called after every run, for metrics; may be nil
-	Now      func() time.Time
-	Elapsed  func() time.Duration // a steady clock with which Now is compared; if nil, Now is considered right
-	Log      *slog.Logger
+	// Delay is how long messages are hidden before they are purged if they expired only because a policy was shortened,
+	// because the clock jumped, or together with far more messages than usual.
+	Delay   time.Duration
+	Observe func(Report) // called after every run, for metrics; may be nil
+	Now     func() time.Time
+	Elapsed func() time.Duration // a steady clock with which Now is compared; if nil, Now is considered right
+	Log     *slog.Logger
 }
 
 // Job purges expired messages on a schedule and on demand.
@@ -37,19 +40,43 @@ type Job struct {
 	// any other lock.
 	running sync.Mutex
 	clock   clock
+	state   storage.PurgeState
 	// owed means that the files may still contain purged bytes, because the last run was interrupted, possibly in an
 	// earlier process.
 	owed bool
+
+	status status
 }
 
 // New returns a Job. Run starts it.
-func New(o Options) *Job { return &Job{opts: o, owed: true} }
+func New(ctx context.Context, o Options) (*Job, error) {
+	j := &Job{opts: o, owed: true}
+	return j, j.noteConfig(ctx)
+}
+
+// run holds what stays the same during one run.
+type run struct {
+	all  bool      // purge everything that has expired, without waiting
+	now  time.Time // when it began
+	by   time.Time // messages are purged that have expired by then
+	left int       // how many more messages may be purged; unlimited: any number
+	// released is set if the purge goes on after it was stopped.
+	released bool
+}
 
 // Report is the result of one run.
 type Report struct {
 	Rooms  int // number of rooms with an effective maximum lifetime
 	Events int // number of purged events
 	Took   time.Duration
+
+	Waiting int           // number of messages that have expired, but wait because a policy was shortened
+	Oldest  time.Duration // the longest time between the expiry of a message and its purge
+	Owed    bool          // the files may still contain purged bytes
+
+	// StoppedUntil is when the purge goes on after it was stopped, because far more messages have expired than usual.
+	StoppedUntil *time.Time
+	Stopped      bool // this run was stopped
 
 	// KeptUntil is when messages that expired only because the clock jumped will be purged; nil if it has not jumped.
 	KeptUntil *time.Time
@@ -61,7 +88,7 @@ func (j *Job) Run(ctx context.Context) error {
 	defer tick.Stop()
 	defer record.Stop()
 	for {
-		if _, err := j.Purge(ctx); err != nil && ctx.Err() == nil {
+		if _, err := j.Purge(ctx, false); err != nil && ctx.Err() == nil {
 			j.opts.Log.Error("Cannot purge expired messages; trying again", "err", err)
 		}
 		for purge := false; !purge; {
@@ -86,24 +113,24 @@ func (j *Job) record(ctx context.Context) {
 	}
 }
 
-// Purge removes all messages that have expired, and returns the freed space to the file system.
-func (j *Job) Purge(ctx context.Context) (Report, error) {
+// Purge removes all messages that have expired, and returns the freed space to the file system. Unless all is set,
+// messages wait for the delay that expired in an unusual way (see Options.Delay).
+func (j *Job) Purge(ctx context.Context, all bool) (Report, error) {
 	j.running.Lock()
 	defer j.running.Unlock()
 	start := time.Now()
 	var report Report
-	by, keptUntil, err := j.read(ctx)
+	r, err := j.begin(ctx, all, &report)
 	if err != nil {
-		return report, fmt.Errorf("check the clock: %w", err)
+		return report, err
 	}
-	if !keptUntil.IsZero() {
-		report.KeptUntil = &keptUntil
-	}
-	errs := []error{j.purgeRooms(ctx, by, &report)}
+	j.status.begin(r.now)
+	defer j.status.end(&report)
+	errs := []error{j.purgeRooms(ctx, r, &report)}
 	if ctx.Err() != nil {
 		return report, ctx.Err()
 	}
-	errs = append(errs, j.opts.Rooms.ForgetPurged(ctx))
+	errs = append(errs, j.account(ctx, r, &report), j.opts.Rooms.ForgetPurged(ctx))
 	if j.owed {
 		err := j.opts.DB.Maintain(ctx)
 		j.owed = err != nil
@@ -112,11 +139,28 @@ func (j *Job) Purge(ctx context.Context) (Report, error) {
 	if report.Events > 0 {
 		j.opts.Log.Info("purged expired messages", "rooms", report.Rooms, "events", report.Events, "took", time.Since(start))
 	}
-	report.Took = time.Since(start)
+	report.Took, report.Owed = time.Since(start), j.owed
 	if j.opts.Observe != nil {
 		j.opts.Observe(report)
 	}
 	return report, errors.Join(errs...)
+}
+
+// begin checks the clock and determines what may be purged in a run.
+func (j *Job) begin(ctx context.Context, all bool, report *Report) (*run, error) {
+	by, keptUntil, err := j.read(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("check the clock: %w", err)
+	}
+	r := &run{all: all, now: j.opts.Now(), by: by}
+	switch {
+	case all:
+		r.by = r.now
+	case !keptUntil.IsZero():
+		report.KeptUntil = &keptUntil
+	}
+	r.left, err = j.allowance(ctx, r)
+	return r, err
 }
 
 // roomsPerPage is the number of rooms that are listed at a time.
@@ -124,7 +168,7 @@ const roomsPerPage = 100
 
 // purgeRooms purges, in all rooms, the messages that have expired by the given time. An error in one room does not stop
 // it.
-func (j *Job) purgeRooms(ctx context.Context, by time.Time, report *Report) error {
+func (j *Job) purgeRooms(ctx context.Context, r *run, report *Report) error {
 	var errs []error
 	for after, more := ident.RoomNID(0), true; more; {
 		page, err := j.rooms(ctx, after)
@@ -132,14 +176,12 @@ func (j *Job) purgeRooms(ctx context.Context, by time.Time, report *Report) erro
 			return errors.Join(append(errs, err)...)
 		}
 		for _, nid := range page {
-			n, has, err := j.purgeRoom(ctx, nid, by)
-			report.Events += n
-			j.owed = j.owed || n > 0
-			if has {
-				report.Rooms++
-			}
+			err := j.purgeRoom(ctx, nid, r, report)
 			if ctx.Err() != nil {
 				return ctx.Err()
+			}
+			if report.Stopped {
+				return errors.Join(append(errs, err)...)
 			}
 			if err != nil {
 				errs = append(errs, fmt.Errorf("room %d: %w", nid, err))
@@ -155,7 +197,7 @@ func (j *Job) purgeRooms(ctx context.Context, by time.Time, report *Report) erro
 // rooms returns the next page of rooms that may have expired messages.
 func (j *Job) rooms(ctx context.Context, after ident.RoomNID) (page []ident.RoomNID, err error) {
 	err = j.opts.DB.Read(ctx, func(tx *storage.Tx) error {
-		if j.opts.Policy.Default.Max != nil || j.opts.Policy.Limits.MaxLifetime.Max != nil {
+		if j.opts.Policy.Default.Max != nil || j.opts.Policy.ByKind.Any() || j.opts.Policy.Limits.MaxLifetime.Max != nil {
 			page, err = tx.AllRooms(after, roomsPerPage)
 		} else {
 			page, err = tx.RoomsWithPolicy(after, roomsPerPage)
@@ -165,22 +207,36 @@ func (j *Job) rooms(ctx context.Context, after ident.RoomNID) (page []ident.Room
 	return page, err
 }
 
-// purgeRoom purges the messages in one room that have expired by the given time, batch by batch.
-func (j *Job) purgeRoom(ctx context.Context, nid ident.RoomNID, by time.Time) (events int, hasPolicy bool, err error) {
+// purgeRoom purges the messages in one room, batch by batch.
+func (j *Job) purgeRoom(ctx context.Context, nid ident.RoomNID, r *run, report *Report) error {
 	room, err := j.opts.Rooms.RoomByNID(ctx, nid)
 	if err != nil {
-		return 0, false, err
+		return err
 	}
-	hasPolicy = room.Retention().Max != nil
-	for after, more := ident.Order(0), hasPolicy; more; {
+	rule, expires, err := j.rule(ctx, room, r)
+	if err != nil || !expires {
+		return err
+	}
+	report.Rooms++
+	for after, more := ident.Order(0), true; more; {
 		if err := ctx.Err(); err != nil {
-			return events, hasPolicy, err
+			return err
 		}
-		var n int
-		if n, after, more, err = j.opts.Rooms.Purge(ctx, room, by, after); err != nil {
-			return events, hasPolicy, err
+		if r.left == 0 {
+			report.Stopped = true
+			return nil
 		}
-		events += n
+		p, err := j.opts.Rooms.Purge(ctx, room, rule, after)
+		if err != nil {
+			return err
+		}
+		after, more = p.Next, p.More
+		report.Events += p.Events
+		report.Waiting += p.Waiting
+		report.Oldest = max(report.Oldest, p.Oldest)
+		j.owed = j.owed || p.Events > 0
+		r.spend(p.Events)
+		j.status.progress(report)
 	}
-	return events, hasPolicy, nil
+	return nil
 }

@@ -37,9 +37,10 @@ func newFixture(t *testing.T, db *storage.DB, policy rooms.Retention) *fixture {
 		Signer: pdu.Signer{Server: "here", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))},
 	})
 	f.ok(err)
-	f.Job = New(Options{
-		DB: db, Rooms: svc, Policy: policy, Interval: time.Millisecond, Now: func() time.Time { return f.now }, Observe: func(r Report) { f.runs = append(f.runs, r) }, Log: slog.New(slog.DiscardHandler),
+	f.Job, err = New(t.Context(), Options{
+		DB: db, Rooms: svc, Policy: policy, Interval: time.Millisecond, Delay: 24 * time.Hour, Now: func() time.Time { return f.now }, Observe: func(r Report) { f.runs = append(f.runs, r) }, Log: slog.New(slog.DiscardHandler),
 	})
+	f.ok(err)
 	f.alice.UserID = "@alice:here"
 	f.alice.UserNID, err = svc.UserNID(t.Context(), f.alice.UserID)
 	f.ok(err)
@@ -71,7 +72,7 @@ func (f *fixture) room(lifetime string, messages int) id.RoomID {
 
 func (f *fixture) purged() Report {
 	f.Helper()
-	r, err := f.Purge(f.Context())
+	r, err := f.Purge(f.Context(), false)
 	f.ok(err)
 	return r
 }
@@ -151,7 +152,7 @@ func TestInterruptedRunIsFinishedByTheNext(t *testing.T) {
 	f.now = f.now.Add(time.Minute)
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := f.Purge(gone); err == nil || !f.owed {
+	if _, err := f.Purge(gone, false); err == nil || !f.owed {
 		t.Errorf("a run without time succeeds: %v", err)
 	}
 	if r := f.purged(); r.Events != 3 || f.owed {

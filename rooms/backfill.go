@@ -225,10 +225,31 @@ func (g *gathering) gatherStatesBefore(ctx context.Context) error {
 	return nil
 }
 
-// isOver reports whether a message sent at the time of the given event would have expired by now, or have been purged.
+// isOver reports whether messages from the time of an event have expired or were purged. It decides about events of the
+// history: min_lifetime does not apply to them, since otherwise messages that were purged could be fetched again.
 func (r *Room) isOver(e *pdu.Event, receivedTS int64) bool {
+	p := r.Retention()
+	p.Min = nil
 	purged := r.PurgedBefore() // 0 if nothing was purged; no message is from before 1970
-	return expiry.Expired(r.Retention(), e.OriginServerTS(), receivedTS, r.svc.opts.Now()) || purged != 0 && e.OriginServerTS() < purged
+	return expiry.Expired(p, e.OriginServerTS(), receivedTS, r.svc.opts.Now()) || purged != 0 && e.OriginServerTS() < purged
+}
+
+// hasExpired is like isOver, but decides about an event that arrives as new: if the room has a min_lifetime, the event
+// is kept for that long, whatever time its sender claims, unless it was purged before.
+func (r *Room) hasExpired(e *pdu.Event, receivedTS int64) (bool, error) {
+	p := r.Retention()
+	if p.Min == nil || !r.isOver(e, receivedTS) {
+		return r.isOver(e, receivedTS), nil
+	}
+	if expiry.Expired(p, e.OriginServerTS(), receivedTS, r.svc.opts.Now()) {
+		return true, nil
+	}
+	purged := false
+	err := r.svc.db.ReadInner(context.Background(), func(tx *storage.Tx) (err error) {
+		_, purged, err = tx.PurgedSender(r.nid, string(e.ID()))
+		return err
+	})
+	return purged, err
 }
 
 // AskTimestampToEvent asks other servers for the event of a room that is closest to a time (ms). It returns the ID and

@@ -224,25 +224,40 @@ func (h *head) dropServer(server string) {
 
 // effective returns the retention policy that applies to the room with the given head.
 func (s *Service) effective(h *head) expiry.Policy {
-	return s.EffectiveRetention(h.override, func(typ string) *Event { return h.state[pdu.StateKey{Type: typ}] })
+	return s.EffectiveRetention(h.override, func(typ string) *Event { return h.state[pdu.StateKey{Type: typ}] }, h.counts[Join]+h.counts[Invite])
 }
 
 // EffectiveRetention returns the retention policy that applies to a room. override is the administrator's policy or
-// nil, and state returns the room's state event of the given type. There are two types of retention events; if the room
-// has both, the newer one applies. An invalid event is ignored.
-func (s *Service) EffectiveRetention(override *expiry.Policy, state func(typ string) *Event) expiry.Policy {
-	var room *expiry.Policy
+// nil, state returns the room's state event of the given type, and members is the number of joined and invited users.
+// There are two types of retention events; if the room has both, the newer one applies. An invalid event is ignored.
+func (s *Service) EffectiveRetention(override *expiry.Policy, state func(typ string) *Event, members int) expiry.Policy {
+	o := &s.opts.Retention
+	room, _ := statedRetention(state)
+	def := o.Default
+	if o.ByKind.Any() {
+		joinRules := state(typeJoinRules)
+		def = o.ByKind.For(expiry.Kind{
+			Public: joinRules != nil && joinRules.ContentString("join_rule") == "public", Direct: members <= expiry.MaxDirect, Encrypted: state(typeEncryption) != nil,
+		}, def)
+	}
+	return expiry.Effective(override, room, o.Limits, def)
+}
+
+// statedRetention returns the retention policy in the state of a room and the time (ms) when it was received. It
+// returns nil if there is no valid one.
+func statedRetention(state func(typ string) *Event) (p *expiry.Policy, since int64) {
 	var newest storage.Pos
 	for _, typ := range []string{typeRetention, typeRetentionUnstable} {
 		e := state(typ)
 		if e == nil || e.Pos < newest {
 			continue
 		}
-		if p, err := expiry.ParsePolicy(e.Content()); err == nil {
-			room, newest = &p, e.Pos
+		since = max(since, e.ReceivedTS) // also of an invalid event, which may have replaced a valid one
+		if parsed, err := expiry.ParsePolicy(e.Content()); err == nil {
+			p, newest = &parsed, e.Pos
 		}
 	}
-	return expiry.Effective(override, room, s.opts.Retention.Limits, s.opts.Retention.Default)
+	return p, since
 }
 
 // apply adds a committed event to the head. r.mu is held.
@@ -278,6 +293,7 @@ func (r *Room) applyState(c *stateChange) {
 		h.changed[c.key] = c.by.Pos
 	}
 	if c.member != nil {
+		defer r.derive(typeMember)
 		r.pending.joined -= c.member.joinedMore()
 		if old := h.members[c.member.user]; old != nil && old.event.Load() != nil {
 			r.memberEvents.Add(-1)
@@ -314,7 +330,11 @@ func (r *Room) derive(typ string) {
 	switch typ {
 	case typeCreate, typePowerLevels:
 		h.levels = eventauth.Levels(r.version, h.pdu(typeCreate), h.pdu(typePowerLevels))
-	case typeRetention, typeRetentionUnstable:
+	case typeMember:
+		if r.svc.opts.Retention.ByKind.Direct != nil {
+			h.policy = r.svc.effective(h)
+		}
+	case typeRetention, typeRetentionUnstable, typeJoinRules, typeEncryption:
 		h.policy = r.svc.effective(h)
 	}
 }

@@ -202,7 +202,7 @@ func (b *batch) stateBeforeHistory(p *graph.Reader, in *incoming) (*graph.Snapsh
 // not fetched.
 func (b *batch) finishHistory(p *graph.Reader, in *incoming, pe *pendingEvent) error {
 	revealInPlace(in, pe)
-	if err := b.redactIfNeeded(in, pe); err != nil {
+	if err := b.redactIfNeeded(in, pe, b.room.isOver(in.Event, pe.ReceivedTS)); err != nil {
 		return err
 	}
 	rejected := pe.Flags&storage.RejectedEvent != 0

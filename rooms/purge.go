@@ -20,36 +20,41 @@ import (
 // wait long.
 const purgeBatch = 500
 
-// Purge deletes expired message events of a room. It looks at up to purgeBatch events that come after the given order,
-// and deletes those that had expired at the time by. It returns the number of deleted events, the order to continue
-// after, and whether there may be more. State events stay, and an event that the graph still needs is reduced to a
-// skeleton, which no client sees.
-func (s *Service) Purge(ctx context.Context, r *Room, by time.Time, after ident.Order) (purged int, next ident.Order, more bool, err error) {
-	cutoff, expires := expiry.Cutoff(r.Retention(), by)
-	if !expires {
-		return 0, after, false, nil
-	}
+// Purged is the result of one transaction of a purge.
+type Purged struct {
+	Events  int           // number of messages whose content was removed
+	Waiting int           // number of expired messages that the rule does not cover yet
+	Oldest  time.Duration // the longest time between the expiry of one of the messages and its purge
+	Next    ident.Order   // where to continue
+	More    bool          // whether there may be more
+}
+
+// Purge removes expired messages of a room. It looks at up to purgeBatch events that come after the given order, and
+// removes those that rule covers. State events stay, and an event that the graph still needs is reduced to a skeleton,
+// which no client sees.
+func (s *Service) Purge(ctx context.Context, r *Room, rule expiry.PurgeRule, after ident.Order) (out Purged, err error) {
 	var gone []storage.Pos
+	watermark := rule.Watermark()
 	err = s.touch(ctx, r.id, func(loaded *Room) storage.Write {
 		r = loaded
 		return storage.Write{Do: func(tx *storage.Tx) error {
+			out = Purged{}
 			batch, err := tx.PurgeCandidates(r.nid, after, purgeBatch)
 			if err != nil {
 				return err
 			}
-			gone, err = s.purge(tx, r, batch, cutoff)
-			if err != nil || len(batch) == 0 {
+			if gone, err = s.purge(tx, r, batch, rule, &out); err != nil || len(batch) == 0 {
 				return err
 			}
-			next = batch[len(batch)-1].Order
-			more = len(batch) == purgeBatch && slices.ContainsFunc(batch, func(c storage.PurgeCandidate) bool { return c.SentAt <= cutoff })
-			return tx.SetPurgedBefore(r.nid, cutoff)
-		}, Committed: func() { s.purged(r, gone, cutoff) }}
+			out.Next = batch[len(batch)-1].Order
+			out.More = len(batch) == purgeBatch && slices.ContainsFunc(batch, func(c storage.PurgeCandidate) bool { return rule.Reaches(min(c.OriginTS, c.ReceivedTS)) })
+			return tx.SetPurgedBefore(r.nid, watermark)
+		}, Committed: func() { s.purged(r, gone, watermark) }}
 	})
-	return len(gone), next, more, err
+	return out, err
 }
 
-func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate, cutoff int64) (gone []storage.Pos, err error) {
+func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate, rule expiry.PurgeRule, out *Purged) (gone []storage.Pos, err error) {
 	row, found, err := tx.RoomByNID(r.nid)
 	if err != nil || !found {
 		return nil, err
@@ -58,12 +63,14 @@ func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate,
 	if err != nil {
 		return nil, err
 	}
+	now := s.opts.Now().UnixMilli()
 	var deleted []storage.PurgeCandidate
 	for _, c := range batch {
-		if c.IsState || c.SentAt > cutoff {
+		skeleton := c.Flags&storage.SkeletonEvent != 0
+		if c.IsState || !s.mustGo(c, rule, out) {
 			continue
 		}
-		needed, skeleton := slices.Contains(row.Extremities, c.Position), c.Flags&storage.SkeletonEvent != 0
+		needed := slices.Contains(row.Extremities, c.Position)
 		switch {
 		case needed && skeleton:
 			continue
@@ -76,12 +83,25 @@ func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate,
 		}
 		if !skeleton {
 			gone = append(gone, c.Position)
+			out.Oldest = max(out.Oldest, time.Duration(now-rule.ExpiredAt(c.OriginTS, c.ReceivedTS))*time.Millisecond)
 		}
 	}
 	if err := tx.PurgeEvents(deleted, dependents); err != nil {
 		return gone, fmt.Errorf("purge %d messages: %w", len(deleted), err)
 	}
+	out.Events = len(gone)
 	return gone, nil
+}
+
+// mustGo reports whether a message is removed now. It counts those that wait.
+func (s *Service) mustGo(c storage.PurgeCandidate, rule expiry.PurgeRule, out *Purged) bool {
+	if expiry.FateOf(expiry.Facts{Expired: rule.Covers(c.OriginTS, c.ReceivedTS)}).Gone() {
+		return true
+	}
+	if c.Flags&storage.SkeletonEvent == 0 && rule.Waits(c.OriginTS, c.ReceivedTS) {
+		out.Waiting++
+	}
+	return false
 }
 
 func skeletonize(tx *storage.Tx, v *pdu.Version, c storage.PurgeCandidate) error {
@@ -145,7 +165,9 @@ func (s *Service) SetRetentionOverride(ctx context.Context, roomID id.RoomID, ov
 	}
 	return s.touch(ctx, roomID, func(r *Room) storage.Write {
 		return storage.Write{
-			Do: func(tx *storage.Tx) error { return tx.SetRetentionOverride(r.nid, override != nil, low, high) },
+			Do: func(tx *storage.Tx) error {
+				return tx.SetRetentionOverride(r.nid, override != nil, low, high, s.opts.Now().UnixMilli())
+			},
 			Committed: func() {
 				s.commit(&Commit{Room: r, Retention: true}, headFunc(func(r *Room) {
 					r.head.override = override

@@ -29,14 +29,19 @@ func (h *house) keep(room id.RoomID, longest time.Duration) {
 // purge purges a room batch by batch, and returns the number of removed events.
 func (h *house) purge(room id.RoomID) (purged int) {
 	h.Helper()
-	for after, more := ident.Order(0), true; more; {
-		var n int
-		var err error
-		n, after, more, err = h.svc.Purge(h.Context(), h.room(room), h.svc.opts.Now(), after)
+	rule, expires := h.rule(room)
+	for after, more := ident.Order(0), expires; more; {
+		p, err := h.svc.Purge(h.Context(), h.room(room), rule, after)
 		h.ok(err)
-		purged += n
+		purged, after, more = purged+p.Events, p.Next, p.More
 	}
 	return purged
+}
+
+// rule returns the rule by which everything goes that has expired.
+func (h *house) rule(room id.RoomID) (expiry.PurgeRule, bool) {
+	policy := h.room(room).Retention()
+	return expiry.Standing{Policy: policy, Before: policy}.Rule(h.svc.opts.Now())
 }
 
 // position returns the position of an event, or 0 if the event is not stored.
@@ -200,13 +205,14 @@ func TestPurgeContinuesWhereItStopped(t *testing.T) {
 	before := len(h.timeline(room)) - messages // the state events
 	h.keep(room, time.Minute)
 	h.now = h.now.Add(time.Hour)
-	n, after, more, err := h.svc.Purge(t.Context(), h.room(room), h.svc.opts.Now(), 0)
-	if h.ok(err); n != purgeBatch-before || !more || after == 0 {
-		t.Fatalf("%d events were purged up to order %d (more: %v), want a full batch", n, after, more)
+	rule, _ := h.rule(room)
+	p, err := h.svc.Purge(t.Context(), h.room(room), rule, 0)
+	if h.ok(err); p.Events != purgeBatch-before || !p.More || p.Next == 0 {
+		t.Fatalf("the first purge: %+v, want a full batch", p)
 	}
 	h.svc = h.open() // simulates a restart at this point
-	if rest := h.purge(room); rest != messages-n {
-		t.Errorf("the first purge purged %d events and the second %d, want %d in total", n, rest, messages)
+	if rest := h.purge(room); rest != messages-p.Events {
+		t.Errorf("the first purge purged %d events and the second %d, want %d in total", p.Events, rest, messages)
 	}
 	if left := h.timeline(room); len(left) != before+1 { // one event remains as a skeleton
 		t.Errorf("the timeline has %d events, want %d", len(left), before+1)

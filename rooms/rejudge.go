@@ -366,7 +366,11 @@ func (c *completion) accept(in *incoming, e *Event, before *graph.Snapshot) erro
 		return err
 	}
 	revealInPlace(in, pe)
-	if err := c.redactIfNeeded(in, pe); err != nil {
+	expired, err := c.room.hasExpired(in.Event, pe.ReceivedTS)
+	if err != nil {
+		return err
+	}
+	if err := c.redactIfNeeded(in, pe, expired); err != nil {
 		return err
 	}
 	if err := c.applyRedaction(c.p, in, pe); err != nil {

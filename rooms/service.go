@@ -48,7 +48,8 @@ type Profile struct{ DisplayName, AvatarURL string }
 
 // Retention is the server's policy on how long messages are kept.
 type Retention struct {
-	Default expiry.Policy
+	Default expiry.Policy   // for rooms without a policy of their own
+	ByKind  expiry.Defaults // the same for rooms of certain kinds, before Default
 	Limits  expiry.Limits
 }
 

@@ -110,7 +110,10 @@ func (s *Service) readmit(ctx context.Context, nid ident.RoomNID) error {
 // extremity, because later events of other servers may follow it already. State events are left to state resolution.
 func (b *batch) readmit(ctx context.Context, p *graph.Reader, row *storage.EventRow) error {
 	e, err := b.room.LoadEvent(row)
-	if err != nil || e.IsState() || e.Flags&storage.HiddenEvent != storage.SoftFailedEvent || b.room.isOver(e.Event, e.ReceivedTS) {
+	if err != nil || e.IsState() || e.Flags&storage.HiddenEvent != storage.SoftFailedEvent {
+		return err
+	}
+	if expired, err := b.room.hasExpired(e.Event, e.ReceivedTS); expired || err != nil {
 		return err
 	}
 	if verdict, err := b.checkCurrentState(e.Event); verdict != nil || err != nil {

@@ -33,7 +33,11 @@ func (b *batch) applyVerdict(ctx context.Context, p *graph.Reader, in *incoming,
 	if err := b.noteGaps(p, in, pe); err != nil {
 		return err
 	}
-	if err := b.redactIfNeeded(in, pe); err != nil {
+	expired, err := b.room.hasExpired(in.Event, pe.ReceivedTS)
+	if err != nil {
+		return err
+	}
+	if err := b.redactIfNeeded(in, pe, expired); err != nil {
 		return err
 	}
 	if pe.Flags&(storage.RejectedEvent|storage.SoftFailedEvent) != 0 {
@@ -103,12 +107,12 @@ func (b *batch) noteGaps(p *graph.Reader, in *incoming, pe *pendingEvent) error 
 	return err
 }
 
-// redactIfNeeded replaces an event by its redacted form if the event is an expired message, is rejected or undecided,
-// or was redacted before it arrived.
-func (b *batch) redactIfNeeded(in *incoming, pe *pendingEvent) error {
+// redactIfNeeded replaces an event by its redacted form if the event is a message and expired is set, is rejected or
+// undecided, or was redacted before it arrived.
+func (b *batch) redactIfNeeded(in *incoming, pe *pendingEvent, expired bool) error {
 	r := b.room
 	undecided := pe.Flags&storage.UndecidedEvent != 0
-	expired := !in.IsState() && r.isOver(in.Event, pe.ReceivedTS)
+	expired = expired && !in.IsState()
 	rejected := pe.Flags&storage.RejectedEvent != 0 && r.partialState() == nil // in a partial-state room the event may be accepted later
 	if !expired && !rejected && !undecided && in.redactedBy == 0 {
 		return nil

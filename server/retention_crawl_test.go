@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -31,7 +32,7 @@ var crawlQueries = map[string][]string{
 	"getNotifications":             {"limit=100", "only=highlight"},
 	"getMutualRooms":               {"user_id={userId}"},
 	"getKeysChanges":               {"from={since}&to={since}"},
-	"getThreadSubscriptions":       {"limit=100"},
+	"getThreadSubscriptions":       {"dir=b&limit=100"},
 	"getRoomStateWithKey":          {"", "format=event"},
 	"backfillRoom":                 {"v={eventId}&limit=100"},
 	"getRoomStateIds":              {"event_id={eventId}"},
@@ -78,9 +79,9 @@ var crawlWrites = strings.Fields(`deactivateAccount requestTokenTo3PIDEmail requ
 	requestTokenToRegisterEmail requestTokenToRegisterMSISDN register reportRoom reportEvent reportUser postMessage
 	upgradeRoom registerWithSharedSecret claimUserEncryptionKeys postAuthorizePage postLinkPage`)
 
-// crawlNoEvents matches the paths of operations that only have accounts, keys, pages or media. Their responses are
-// searched too, but they may be errors.
-var crawlNoEvents = regexp.MustCompile(`/oauth2/|/account/|/admin/|/keys/|/room_keys/|/media/|/thirdparty/|/register|/login|/pushrules|/pushers|/devices|/dehydrated_device|/email/|/well-known|/delayed_events|/filter/|/voip/|/rtc/|/openid/|/query/|/account_data/|/directory/|/profile/|/subscription|/keys$|/make_|/mutual_rooms|/auth_metadata|/presence/`)
+// crawlNoEvents matches the paths of operations that only have accounts, keys, pages or media. Their GET operations are
+// requested too, but the responses may be errors.
+var crawlNoEvents = regexp.MustCompile(`/oauth2/|/account/|/admin/|/keys/|/room_keys/|/media/|/thirdparty/|/register|/login|/pushrules|/pushers|/devices|/dehydrated_device|/email/|well-known|/delayed_events|/filter/|/voip/|/rtc/|/openid/|/query/|/account_data/|/directory/|/profile/|/subscription|/keys$|/make_|/mutual_rooms|/auth_metadata|/presence/|/rendezvous`)
 
 var placeholder = regexp.MustCompile(`\{(\w+)\}`)
 
@@ -106,7 +107,7 @@ type crawl struct {
 func (c *crawl) run(f func(crawled)) {
 	c.t.Helper()
 	for _, route := range c.s.Routes() {
-		if (route.Auth == httpapi.Homeserver) != (c.as == nil) {
+		if forServers(route) != (c.as == nil) {
 			continue
 		}
 		switch bodies, reads := crawlBodies[route.OperationID]; {
@@ -122,19 +123,29 @@ func (c *crawl) run(f func(crawled)) {
 			for _, body := range bodies {
 				c.request(route, route.Path, "", body, f)
 			}
-		case route.Method == http.MethodPost && !slices.Contains(crawlWrites, route.OperationID):
+		case route.Method == http.MethodPost && !slices.Contains(crawlWrites, route.OperationID) && !crawlNoEvents.MatchString(route.Path):
 			c.t.Errorf("%s %s is in neither crawlBodies nor crawlWrites: does it return events?", route.OperationID, route.Path)
 		}
 	}
+}
+
+// forServers reports whether other servers call an operation.
+func forServers(r httpapi.Route) bool {
+	return strings.HasPrefix(r.Path, "/_matrix/federation/") || strings.HasPrefix(r.Path, "/_matrix/key/")
 }
 
 // request makes a request for each room and event that its placeholders can stand for.
 func (c *crawl) request(route httpapi.Route, path, query, body string, f func(crawled)) {
 	c.t.Helper()
 	text := path + "\x00" + query + "\x00" + body
+	for _, p := range placeholder.FindAllStringSubmatch(path, -1) {
+		if crawlNoEvents.MatchString(route.Path) && !c.knows(route.OperationID, p[1]) {
+			return
+		}
+	}
 	for _, room := range c.rooms {
 		for _, event := range c.events[room] {
-			filled := placeholder.ReplaceAllStringFunc(text, func(p string) string { return c.value(p[1:len(p)-1], room, event) })
+			filled := placeholder.ReplaceAllStringFunc(text, func(p string) string { return c.value(route.OperationID, p[1:len(p)-1], room, event) })
 			parts := strings.Split(filled, "\x00")
 			f(c.send(route, parts[0], parts[1], parts[2]))
 			if !strings.Contains(text, "{eventId}") {
@@ -147,7 +158,7 @@ func (c *crawl) request(route httpapi.Route, path, query, body string, f func(cr
 	}
 }
 
-func (c *crawl) value(name, room, event string) string {
+func (c *crawl) value(operation, name, room, event string) string {
 	switch name {
 	case "roomId", "roomIdOrAlias":
 		return url.PathEscape(room)
@@ -159,12 +170,19 @@ func (c *crawl) value(name, room, event string) string {
 	case "now":
 		return fmt.Sprint(c.s.Now().UnixMilli())
 	}
-	v, known := c.values[name]
-	if !known {
+	if !c.knows(operation, name) {
 		c.t.Fatalf("the crawl has no value for {%s}", name)
 	}
-	return v
+	return cmp.Or(c.values[operation+" "+name], c.values[name])
 }
+
+// knows reports whether the crawl has a value for a placeholder that names neither a room nor an event.
+func (c *crawl) knows(operation, name string) bool {
+	return c.values[operation+" "+name] != "" || c.values[name] != "" || crawlNames[name]
+}
+
+// crawlNames are the placeholders that may have an empty value or stand for rooms and events.
+var crawlNames = map[string]bool{"roomId": true, "roomIdOrAlias": true, "eventId": true, "since": true}
 
 // send makes one request.
 func (c *crawl) send(route httpapi.Route, path, query, body string) crawled {
@@ -212,7 +230,7 @@ func signedRequest(t testing.TB, from, to *testserver.Server, method, uri string
 // crawlValues returns the values of placeholders that name neither a room nor an event.
 func crawlValues(user, since, word string) map[string]string {
 	return map[string]string{
-		"userId": url.PathEscape(user), "since": since, "word": word, "eventType": "m.room.message", "relType": "m.thread", "stateKey": "x", "type": "m.fully_read",
+		"userId": url.PathEscape(user), "since": since, "word": word, "eventType": "m.room.message", "relType": "m.thread", "stateKey": url.PathEscape(user), "getRoomStateWithKey eventType": "m.room.member", "type": "m.fully_read",
 		"keyName": "displayname", "deviceId": "D", "device_id": "D", "filterId": "1", "kind": "override", "ruleId": ".m.rule.master", "scope": "global", "protocol": "irc",
 		"version": "1", "sessionId": "s", "serverName": "hs1.test", "mediaId": "none", "fileName": "f", "delayId": "d", "queryType": "profile", "roomAlias": "%23none%3Ahs1.test",
 	}

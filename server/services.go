@@ -219,7 +219,13 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		DB: s.db, Rooms: s.rooms, MaxDelay: time.Duration(cfg.DelayedEvents.MaxDelay), MaxPerUser: cfg.DelayedEvents.MaxPerUser, Now: o.Now, Timer: o.Timer, Log: o.Log,
 	})
 	s.redactions = redactions.New(redactions.Options{DB: s.db, Rooms: s.rooms, Timer: o.Timer, Log: o.Log})
-	s.retention = retention.New(retention.Options{DB: s.db, Rooms: s.rooms, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Observe: observePurge, Now: o.Now, Elapsed: o.elapsed, Log: o.Log})
+	s.retention, err = retention.New(ctx, retention.Options{
+		DB: s.db, Rooms: s.rooms, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Delay: time.Duration(cfg.Retention.PurgeDelay),
+		Observe: observePurge, Now: o.Now, Elapsed: o.elapsed, Log: o.Log,
+	})
+	if err != nil {
+		return fmt.Errorf("read the state of the purge: %w", err)
+	}
 	s.moderation = moderation.New(moderation.Options{DB: s.db, Rooms: s.rooms, History: s.history, Now: o.Now})
 	files := media.Options{
 		DB: s.db, Server: cfg.ServerName, Cache: keyed.Budget(cfg.Cache.Size), Dir: filepath.Join(cfg.Dir(), "media"), Key: s.db.Secret("media"), MaxUploadSize: int64(cfg.Media.MaxUploadSize),
@@ -502,11 +508,22 @@ func terms(cfg *config.Config) []accounts.Term {
 func retentionPolicy(c config.Retention) rooms.Retention {
 	return rooms.Retention{
 		Default: expiry.Policy{Min: lifetime(c.Default.MinLifetime), Max: lifetime(c.Default.MaxLifetime)},
+		ByKind: expiry.Defaults{
+			Direct: policyOf(c.Direct), Private: policyOf(c.Private), Public: policyOf(c.Public), Encrypted: policyOf(c.Encrypted),
+		},
 		Limits: expiry.Limits{
 			MinLifetime: expiry.Bounds{Min: lifetime(c.Limits.MinLifetime.Min), Max: lifetime(c.Limits.MinLifetime.Max)},
 			MaxLifetime: expiry.Bounds{Min: lifetime(c.Limits.MaxLifetime.Min), Max: lifetime(c.Limits.MaxLifetime.Max)},
 		},
 	}
+}
+
+// policyOf returns the policy for a kind of room, or nil if the configuration has none.
+func policyOf(l config.Lifetimes) *expiry.Policy {
+	if l.MinLifetime == nil && l.MaxLifetime == nil {
+		return nil
+	}
+	return &expiry.Policy{Min: lifetime(l.MinLifetime), Max: lifetime(l.MaxLifetime)}
 }
 
 func lifetime(d *config.Duration) *time.Duration {

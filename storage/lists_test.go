@@ -61,9 +61,9 @@ func TestRoomsWithPolicyAreThoseWithAnOverrideOrAnEvent(t *testing.T) {
 		for nid := range ident.RoomNID(8) {
 			ok(t, tx.InsertRoom(&storage.RoomRow{NID: nid + 1, RoomID: fmt.Sprint("!", nid+1), Version: "12"}))
 		}
-		ok(t, tx.SetRetentionOverride(2, true, nil, nil), tx.SetCurrentState(3, "m.room.retention", "", 50, 0), tx.SetCurrentState(4, "m.room.retention", "key", 51, 0),
+		ok(t, tx.SetRetentionOverride(2, true, nil, nil, 0), tx.SetCurrentState(3, "m.room.retention", "", 50, 0), tx.SetCurrentState(4, "m.room.retention", "key", 51, 0),
 			tx.SetCurrentState(5, "m.room.name", "", 52, 0), tx.SetCurrentState(6, "org.matrix.msc1763.retention", "", 53, 0),
-			tx.SetCurrentState(6, "m.room.retention", "", 54, 0), tx.SetRetentionOverride(6, true, nil, nil), tx.SetRetentionOverride(8, true, nil, nil))
+			tx.SetCurrentState(6, "m.room.retention", "", 54, 0), tx.SetRetentionOverride(6, true, nil, nil, 0), tx.SetRetentionOverride(8, true, nil, nil, 0))
 		if all := pages(t, 2, tx.RoomsWithPolicy, same, func() {}); !slices.Equal(all, []ident.RoomNID{2, 3, 6, 8}) {
 			t.Errorf("the rooms are %v", all)
 		}

@@ -13,18 +13,22 @@ type PurgeCandidate struct {
 	Order    ident.Order
 	EventID  string
 	IsState  bool
-	SentAt   int64 // ms; the earlier of origin_server_ts and arrival
 	Flags    EventFlags
+	EventTimes
 }
 
-const purgeCandidatesQuery = `SELECT position, ord, event_id, state_key IS NOT NULL, CASE WHEN origin_ts < received_ts THEN origin_ts ELSE received_ts END, flags
+// Cutoff describes expired messages (see expiry.Cutoff): those sent or received at Sent or before, in milliseconds
+// since 1970, that were received at Received or before.
+type Cutoff struct{ Sent, Received int64 }
+
+const purgeCandidatesQuery = `SELECT position, ord, event_id, state_key IS NOT NULL, origin_ts, received_ts, flags
 FROM events WHERE room_nid = $1 AND ord > $2 ORDER BY ord LIMIT $3`
 
 // PurgeCandidates lists events of a room's timeline after an order. It uses the index events_by_order.
 func (tx *Tx) PurgeCandidates(room ident.RoomNID, after ident.Order, limit int) ([]PurgeCandidate, error) {
 	return collect(tx, func(r Row) (c PurgeCandidate, err error) {
 		var flags int64
-		err = r.Scan(&c.Position, &c.Order, &c.EventID, &c.IsState, &c.SentAt, &flags)
+		err = r.Scan(&c.Position, &c.Order, &c.EventID, &c.IsState, &c.OriginTS, &c.ReceivedTS, &flags)
 		c.Flags = EventFlags(flags)
 		return c, err
 	}, purgeCandidatesQuery, int64(room), int64(after), limit)
@@ -106,16 +110,16 @@ func (tx *Tx) SetPurgedBefore(room ident.RoomNID, ts int64) error {
 	return err
 }
 
-const setOverrideQuery = `UPDATE rooms SET overridden = $2, override_min = $3, override_max = $4 WHERE nid = $1`
+const setOverrideQuery = `UPDATE rooms SET overridden = $2, override_min = $3, override_max = $4, override_ts = $5 WHERE nid = $1`
 
-// SetRetentionOverride sets the retention policy that an administrator has chosen for a room, with times in ms. If
+// SetRetentionOverride sets the retention policy that an administrator has chosen for a room. All times are in ms. If
 // overridden is false, it removes that policy.
-func (tx *Tx) SetRetentionOverride(room ident.RoomNID, overridden bool, minMillis, maxMillis *int64) error {
+func (tx *Tx) SetRetentionOverride(room ident.RoomNID, overridden bool, minMillis, maxMillis *int64, now int64) error {
 	n := 0
 	if overridden {
 		n = 1
 	}
-	_, err := tx.exec(setOverrideQuery, int64(room), n, minMillis, maxMillis)
+	_, err := tx.exec(setOverrideQuery, int64(room), n, minMillis, maxMillis, now)
 	return err
 }
 
@@ -128,9 +132,9 @@ type EventRef struct {
 // EventAge holds what decides whether an event has expired.
 type EventAge struct {
 	EventRef
-	OriginTS, ReceivedTS int64 // ms
-	IsState              bool
-	Flags                EventFlags
+	EventTimes
+	IsState bool
+	Flags   EventFlags
 }
 
 const eventAgesQuery = `SELECT room_nid, event_id, origin_ts, received_ts, state_key IS NOT NULL, flags FROM events WHERE id_hash IN `

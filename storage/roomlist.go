@@ -10,7 +10,8 @@ const (
 	allRoomsQuery        = `SELECT nid FROM rooms WHERE nid > $1 ORDER BY nid LIMIT $2`
 	publishedRoomsQuery  = `SELECT nid FROM rooms WHERE published = 1 AND nid > $1 ORDER BY nid LIMIT $2`
 	roomsWithPolicyQuery = `SELECT nid FROM rooms r WHERE nid > $1 AND (overridden = 1 OR EXISTS (SELECT 1 FROM current_state c
-WHERE c.room_nid = r.nid AND c.type IN ('m.room.retention', 'org.matrix.msc1763.retention') AND c.state_key = '' AND c.position <> 0)) ORDER BY nid LIMIT $2`
+WHERE c.room_nid = r.nid AND c.type IN ('m.room.retention', 'org.matrix.msc1763.retention') AND c.state_key = '' AND c.position <> 0)
+OR EXISTS (SELECT 1 FROM room_policies p WHERE p.room_nid = r.nid)) ORDER BY nid LIMIT $2`
 )
 
 // AllRooms returns a page of all rooms. It uses the primary key.
@@ -23,7 +24,8 @@ func (tx *Tx) PublishedRooms(after ident.RoomNID, limit int) ([]ident.RoomNID, e
 	return collect(tx, scanNumber[ident.RoomNID], publishedRoomsQuery, int64(after), limit)
 }
 
-// RoomsWithPolicy returns a page of the rooms with their own retention policy. It uses the primary keys of both tables.
+// RoomsWithPolicy returns a page of the rooms with their own retention policy, or with a record of one. It uses the
+// primary keys.
 func (tx *Tx) RoomsWithPolicy(after ident.RoomNID, limit int) ([]ident.RoomNID, error) {
 	return collect(tx, scanNumber[ident.RoomNID], roomsWithPolicyQuery, int64(after), limit)
 }

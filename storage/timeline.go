@@ -161,13 +161,13 @@ const (
 	relationCountsPlain = relationCountsFrom + `WHERE r.room_nid = $1 AND r.parent_hash IN `
 	// The join is used only if messages expire, because it reads a row of events for each relation.
 	relationCountsAlive = relationCountsFrom + `JOIN events e ON e.position = r.position
-WHERE r.room_nid = $1 AND e.origin_ts > $3 AND e.received_ts > $3 AND r.parent_hash IN `
+WHERE r.room_nid = $1 AND NOT ((e.origin_ts <= $3 OR e.received_ts <= $3) AND e.received_ts <= $4) AND r.parent_hash IN `
 )
 
 // RelationCounts returns the counts for bundled aggregations, by parent, relation type and sender. It omits events that
-// have expired by the cutoff (ms; see expiry.Cutoff); nil means that nothing expires. It uses the index
+// the cutoff covers; nil means that nothing expires. It uses the index
 // relations_by_parent.
-func (tx *Tx) RelationCounts(room ident.RoomNID, parents []string, cutoff *int64) ([]RelationCount, error) {
+func (tx *Tx) RelationCounts(room ident.RoomNID, parents []string, cutoff *Cutoff) ([]RelationCount, error) {
 	var out []RelationCount
 	for rest := parents; len(rest) > 0; {
 		n := min(len(rest), maxIn)
@@ -184,13 +184,13 @@ func (tx *Tx) RelationCounts(room ident.RoomNID, parents []string, cutoff *int64
 	return out, nil
 }
 
-func (tx *Tx) relationCounts(room ident.RoomNID, hashes []int64, cutoff *int64) ([]RelationCount, error) {
+func (tx *Tx) relationCounts(room ident.RoomNID, hashes []int64, cutoff *Cutoff) ([]RelationCount, error) {
 	if cutoff == nil {
 		list, args := In(3, hashes)
 		return collect(tx, scanRelationCount, relationCountsPlain+list+` LIMIT $2`+relationCountsGroup, append([]any{int64(room), maxCounted}, args...)...)
 	}
-	list, args := In(4, hashes)
-	return collect(tx, scanRelationCount, relationCountsAlive+list+` LIMIT $2`+relationCountsGroup, append([]any{int64(room), maxCounted, *cutoff}, args...)...)
+	list, args := In(5, hashes)
+	return collect(tx, scanRelationCount, relationCountsAlive+list+` LIMIT $2`+relationCountsGroup, append([]any{int64(room), maxCounted, cutoff.Sent, cutoff.Received}, args...)...)
 }
 
 // maxRelationScan bounds the relations of one event, newest first, that one query searches for those of a kind, which

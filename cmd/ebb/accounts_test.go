@@ -50,9 +50,10 @@ type (
 		PurgedUpTo *time.Time      `json:"purged_up_to"`
 	}
 	purgeShape struct {
-		Rooms  int   `json:"rooms"`
-		Events int   `json:"events"`
-		Took   int64 `json:"took_ms"`
+		Rooms   int   `json:"rooms"`
+		Events  int   `json:"events"`
+		Took    int64 `json:"took_ms"`
+		Waiting int   `json:"waiting"`
 	}
 )
 

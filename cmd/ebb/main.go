@@ -67,10 +67,10 @@ func commands() []command {
 		userEnrolLinkCommand, userEnrolListCommand, userEnrolRevokeCommand, adminRecoverCommand, noticeSendCommand,
 		tokenCreateCommand, tokenListCommand, tokenRevokeCommand,
 		tokenCreateCommand, tokenListCommand, tokenRevokeCommand, tokenIssueCommand, tokenIssuedCommand, tokenWithdrawCommand,
-		roomListCommand, roomShowCommand, roomRetentionGetCommand, roomRetentionSetCommand, roomRetentionClearCommand,
+		roomListCommand, roomShowCommand, roomRetentionShowCommand, roomRetentionGetCommand, roomRetentionSetCommand, roomRetentionClearCommand,
 		federationStatusCommand, federationRetryCommand, appserviceListCommand, appservicePingCommand, keysListCommand, keysRotateCommand, keysCreateCommand,
 		auditVerifyCommand, auditExportCommand, auditKeyCommand,
-		emailTestCommand, reportListCommand, purgeNowCommand, mediaListCommand, mediaDeleteCommand, mediaQuarantineCommand, mediaGCCommand, healthcheckCommand, doctorCommand, versionCommand, resolveStateCommand,
+		emailTestCommand, reportListCommand, purgeNowCommand, purgeStatusCommand, mediaListCommand, mediaDeleteCommand, mediaQuarantineCommand, mediaGCCommand, healthcheckCommand, doctorCommand, versionCommand, resolveStateCommand,
 	}
 }
 

@@ -20,7 +20,9 @@ var roomShowCommand = roomCommand("room show", "describe a room", func(w io.Writ
 	printRetention(w, r)
 })
 
-var roomRetentionGetCommand = roomCommand("room retention get", "show how long a room keeps messages", printRetention)
+var roomRetentionShowCommand = roomCommand("room retention show", "show how long a room keeps messages", printRetention)
+
+var roomRetentionGetCommand = roomCommand("room retention get", "the former name of room retention show", printRetention)
 
 var roomRetentionClearCommand = roomCommand("room retention clear", "remove the administrator's retention policy, so that the room's own applies again", printRetention)
 
@@ -47,6 +49,9 @@ func roomCommand(name, short string, text func(io.Writer, adminapi.Room)) comman
 
 func printRetention(w io.Writer, r adminapi.Room) {
 	fmt.Fprintf(w, "keeps      %s\n", lifetimes(r.Retention))
+	if g := r.WouldGo; g != nil {
+		fmt.Fprintf(w, "would go   %d messages (%d bytes) that link to %d files; nothing was changed\n", g.Messages, g.Bytes, g.Media)
+	}
 	if r.Override != nil {
 		fmt.Fprintf(w, "override   %s\n", lifetimes(*r.Override))
 	}
@@ -71,13 +76,14 @@ var roomRetentionSetCommand = command{
 	setup: func(inv *invocation) func(context.Context) error {
 		low := inv.flags.String("min", "", "keep messages for at least this long, such as 7d")
 		high := inv.flags.String("max", "", "remove messages after this long, such as 30d; by default never")
+		dryRun := inv.flags.Bool("dry-run", false, "only report what would be removed now")
 		inv.jsonFlag()
 		return func(ctx context.Context) error {
 			room, err := inv.one("room id or alias")
 			if err != nil {
 				return err
 			}
-			args := adminapi.RoomArgs{Room: room}
+			args := adminapi.RoomArgs{Room: room, DryRun: *dryRun}
 			if args.MinLifetime, err = millis("--min", *low); err != nil {
 				return err
 			}
@@ -108,21 +114,64 @@ func millis(flag, text string) (*int64, error) {
 var purgeNowCommand = command{
 	name: "purge now", short: "delete expired messages from disk now", example: "ebb purge now",
 	setup: func(inv *invocation) func(context.Context) error {
+		all := inv.flags.Bool("all", false, "do not wait for retention.purge_delay")
 		inv.jsonFlag()
 		return func(ctx context.Context) error {
 			if err := inv.none(); err != nil {
 				return err
 			}
 			var report adminapi.Purged
-			if err := inv.call(ctx, "purge now", struct{}{}, &report); err != nil {
+			if err := inv.call(ctx, "purge now", adminapi.PurgeArgs{All: *all}, &report); err != nil {
 				return err
 			}
-			return inv.print(report, func(w io.Writer) {
-				fmt.Fprintf(w, "removed %d messages; rooms with a maximum lifetime: %d\n", report.Events, report.Rooms)
-				if report.KeptUntil != nil {
-					fmt.Fprintf(w, "the clock has jumped ahead: messages that expired during the jump stay on disk until %s; if the clock is wrong, correct it before then\n", report.KeptUntil.Local().Format(time.RFC3339))
+			return inv.print(report, func(w io.Writer) { printPurged(w, report) })
+		}
+	},
+}
+
+var purgeStatusCommand = command{
+	name: "purge status", short: "show the progress of the purge, or what the last one did", example: "ebb purge status",
+	setup: func(inv *invocation) func(context.Context) error {
+		inv.jsonFlag()
+		return func(ctx context.Context) error {
+			if err := inv.none(); err != nil {
+				return err
+			}
+			var s adminapi.PurgeStatus
+			if err := inv.call(ctx, "purge status", struct{}{}, &s); err != nil {
+				return err
+			}
+			return inv.print(s, func(w io.Writer) {
+				switch {
+				case s.Started == nil:
+					fmt.Fprintln(w, "no purge has run since the server was started")
+					return
+				case s.Running:
+					fmt.Fprintf(w, "a purge has been running since %s\n", s.Started.Local().Format(time.RFC3339))
+				default:
+					fmt.Fprintf(w, "the last purge began at %s and took %s\n", s.Started.Local().Format(time.RFC3339), time.Duration(s.Took)*time.Millisecond)
+				}
+				printPurged(w, s.Purged)
+				if s.Events > 0 {
+					fmt.Fprintf(w, "longest time between expiry and removal: %s\n", time.Duration(s.Oldest)*time.Millisecond)
 				}
 			})
 		}
 	},
+}
+
+func printPurged(w io.Writer, p adminapi.Purged) {
+	fmt.Fprintf(w, "removed %d messages; rooms with a maximum lifetime: %d\n", p.Events, p.Rooms)
+	if p.Waiting > 0 {
+		fmt.Fprintf(w, "%d messages are hidden but stay on disk for now, because their policy was shortened; purge now --all removes them\n", p.Waiting)
+	}
+	if p.StoppedUntil != nil {
+		fmt.Fprintf(w, "far more messages have expired than usual: the purge goes on at %s; purge now --all does not wait\n", p.StoppedUntil.Local().Format(time.RFC3339))
+	}
+	if p.KeptUntil != nil {
+		fmt.Fprintf(w, "the clock has jumped ahead: messages that expired during the jump stay on disk until %s; if the clock is wrong, correct it before then\n", p.KeptUntil.Local().Format(time.RFC3339))
+	}
+	if p.FilesDue {
+		fmt.Fprintln(w, "the write-ahead log could not be emptied yet, so that the files may still contain removed messages; the next purge tries again")
+	}
 }

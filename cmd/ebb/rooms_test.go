@@ -92,8 +92,17 @@ func TestPurgeWhileTheServerRunsEmptiesTheFiles(t *testing.T) {
 	if !holds(t, s.dir, marker) {
 		t.Fatal("the message is in no file before it is purged")
 	}
+	if text := must(t, "", "room", "retention", "set", "--max", "1ms", "--dry-run", room, "--config", s.config); !strings.Contains(text, "would go   1 messages") {
+		t.Errorf("room retention set --dry-run: %q", text)
+	}
 	must(t, "", "room", "retention", "set", "--max", "1ms", room, "--config", s.config)
-	if report := parsed[purgeShape](t, must(t, "", "purge", "now", "--json", "--config", s.config)); report.Events < 1 {
+	if report := parsed[purgeShape](t, must(t, "", "purge", "now", "--json", "--config", s.config)); report.Events != 0 || report.Waiting != 1 {
+		t.Errorf("purge now, while the policy has not stood for a day: %+v", report)
+	}
+	if text := must(t, "", "purge", "status", "--config", s.config); !strings.Contains(text, "the last purge began") || !strings.Contains(text, "1 messages are hidden but stay on disk") {
+		t.Errorf("purge status: %q", text)
+	}
+	if report := parsed[purgeShape](t, must(t, "", "purge", "now", "--all", "--json", "--config", s.config)); report.Events < 1 {
 		t.Errorf("purge now: %+v", report)
 	}
 	if holds(t, s.dir, marker) {

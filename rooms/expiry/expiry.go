@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"ebb/canonjson"
@@ -113,23 +114,34 @@ func ordered(p Policy) Policy {
 	return p
 }
 
-// sentAt returns the time at which the lifetime of a message begins: its origin_server_ts, or the time at which this
-// server received it if that was earlier. So senders cannot escape expiry by dating messages in the future. A message
-// dated in the past expires early; its sender could just as well not have sent it.
-func sentAt(originTS, receivedTS int64) int64 { return min(originTS, receivedTS) }
-
 // Expired reports whether a message has expired. originTS is its origin_server_ts and receivedTS is when this server
 // received it, both in milliseconds since 1970.
 func Expired(p Policy, originTS, receivedTS int64, now time.Time) bool {
-	cutoff, ok := Cutoff(p, now)
-	return ok && sentAt(originTS, receivedTS) <= cutoff
+	c, ok := CutoffOf(p, now)
+	return ok && c.Covers(originTS, receivedTS)
 }
 
-// Cutoff returns the time of the newest messages that have expired by now, in milliseconds since 1970: a message has
-// expired if it was sent or received at that time or before. Cutoff returns false if messages never expire.
-func Cutoff(p Policy, now time.Time) (int64, bool) {
+// Cutoff describes the messages that have expired by some time, in milliseconds since 1970: those that were sent at
+// Sent or before and that this server received at Received or before.
+type Cutoff struct{ Sent, Received int64 }
+
+// CutoffOf returns the Cutoff of the messages that have expired by now. It returns false if messages never expire.
+//
+// max_lifetime counts from the origin_server_ts of a message, or from when this server received it if that was earlier,
+// so that senders cannot escape expiry by dating messages in the future. min_lifetime counts from when this server
+// received it, so that senders cannot make messages disappear early by dating them in the past.
+func CutoffOf(p Policy, now time.Time) (Cutoff, bool) {
 	if p.Max == nil {
-		return 0, false
+		return Cutoff{}, false
 	}
-	return now.UnixMilli() - p.Max.Milliseconds(), true
+	c := Cutoff{Sent: now.UnixMilli() - p.Max.Milliseconds(), Received: math.MaxInt64}
+	if p.Min != nil {
+		c.Received = now.UnixMilli() - p.Min.Milliseconds()
+	}
+	return c, true
+}
+
+// Covers reports whether a message has expired.
+func (c Cutoff) Covers(originTS, receivedTS int64) bool {
+	return min(originTS, receivedTS) <= c.Sent && receivedTS <= c.Received
 }

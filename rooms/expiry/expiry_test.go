@@ -124,6 +124,7 @@ func TestEffectivePolicyKeepsItsPromises(t *testing.T) {
 
 func TestMessagesExpireByTheClock(t *testing.T) {
 	policy := expiry.Policy{Max: lifetime(10 * time.Second)}
+	both := expiry.Policy{Min: lifetime(5 * time.Second), Max: lifetime(10 * time.Second)}
 	for _, tc := range []struct {
 		name           string
 		policy         expiry.Policy
@@ -138,14 +139,17 @@ func TestMessagesExpireByTheClock(t *testing.T) {
 		{"at once", expiry.Policy{Max: lifetime(0)}, 1000, 1000, 1000, true},
 		{"dated into the future", policy, 1 << 53, 1000, 11_000, true},
 		{"dated into the past", policy, -1 << 63, 1000, 1001, true},
+		{"dated into the past, but kept from when it came", both, 0, 50_000, 54_999, false},
+		{"until that is over", both, 0, 50_000, 55_000, true},
+		{"dated into the future with both", both, 1 << 53, 1000, 11_000, true},
 		{"came late", policy, 1000, 50_000, 50_001, true},
 	} {
 		now := time.UnixMilli(tc.now)
 		if got := expiry.Expired(tc.policy, tc.sent, tc.received, now); got != tc.want {
 			t.Errorf("%s: Expired = %v", tc.name, got)
 		}
-		if cutoff, ok := expiry.Cutoff(tc.policy, now); (ok && min(tc.sent, tc.received) <= cutoff) != tc.want {
-			t.Errorf("%s: Cutoff = %d, %v", tc.name, cutoff, ok)
+		if cutoff, ok := expiry.CutoffOf(tc.policy, now); (ok && cutoff.Covers(tc.sent, tc.received)) != tc.want {
+			t.Errorf("%s: the cutoff is %+v, %v", tc.name, cutoff, ok)
 		}
 	}
 }

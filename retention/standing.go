@@ -1,0 +1,119 @@
+package retention
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"time"
+
+	"ebb/ident"
+	"ebb/rooms"
+	"ebb/rooms/expiry"
+	"ebb/storage"
+)
+
+// rule returns the rule for a purge of a room by a time, and records since when the room's policy has applied. It
+// returns false if nothing expires in the room.
+func (j *Job) rule(ctx context.Context, room *rooms.Room, run *run) (rule expiry.PurgeRule, ok bool, err error) {
+	policy := room.Retention()
+	if run.all {
+		rule, ok = expiry.Standing{Policy: policy, Before: policy}.Rule(run.by)
+		return rule, ok, nil
+	}
+	var row storage.RoomPolicy
+	var known bool
+	var override int64
+	err = j.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		if row, known, err = tx.RoomPolicy(room.NID()); err == nil {
+			override, err = tx.OverrideSetAt(room.NID())
+		}
+		return err
+	})
+	switch {
+	case err != nil:
+		return rule, false, err
+	case policy.Max == nil && known:
+		return rule, false, j.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteRoomPolicy(room.NID()) })
+	case policy.Max == nil:
+		return rule, false, nil
+	}
+	changed := max(room.RetentionSince(), override, j.state.ConfigSince)
+	if known && j.opts.Policy.ByKind.Any() {
+		changed = run.now.UnixMilli() // the room may have become one of another kind just now
+	}
+	before := standingOf(row)
+	now := before.Observe(policy, known, changed).Settle(run.by, j.opts.Delay)
+	recorded := known || override != 0 || room.RetentionSince() != 0 || j.opts.Policy.ByKind.Any()
+	if recorded && (!known || !now.Equal(before)) {
+		err = j.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.SetRoomPolicy(rowOf(room.NID(), now)) })
+	}
+	rule, ok = now.Rule(run.by)
+	return rule, ok, err
+}
+
+func standingOf(row storage.RoomPolicy) expiry.Standing {
+	return expiry.Standing{
+		Policy: expiry.Policy{Min: span(row.Min), Max: span(row.Max)}, Since: row.Since, Before: expiry.Policy{Min: span(row.BeforeMin), Max: span(row.BeforeMax)},
+	}
+}
+
+func rowOf(room ident.RoomNID, s expiry.Standing) storage.RoomPolicy {
+	return storage.RoomPolicy{
+		Room: room, Min: millis(s.Policy.Min), Max: millis(s.Policy.Max), Since: s.Since, BeforeMin: millis(s.Before.Min), BeforeMax: millis(s.Before.Max),
+	}
+}
+
+func span(ms *int64) *time.Duration {
+	if ms == nil {
+		return nil
+	}
+	d := time.Duration(*ms) * time.Millisecond
+	return &d
+}
+
+func millis(d *time.Duration) *int64 {
+	if d == nil {
+		return nil
+	}
+	ms := d.Milliseconds()
+	return &ms
+}
+
+// noteConfig records since when the retention settings of the configuration are as they are.
+func (j *Job) noteConfig(ctx context.Context) error {
+	err := j.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		j.state, err = tx.PurgeState()
+		return err
+	})
+	if sum := fingerprint(&j.opts.Policy); err == nil && sum != j.state.Config {
+		j.state.Config, j.state.ConfigSince = sum, j.opts.Now().UnixMilli()
+		return j.saveState(ctx)
+	}
+	return err
+}
+
+func (j *Job) saveState(ctx context.Context) error {
+	state := j.state
+	return j.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.SetPurgeState(state) })
+}
+
+// fingerprint returns a hash of the settings on which policies depend.
+func fingerprint(p *rooms.Retention) int64 {
+	h := fnv.New64a()
+	limits := []*expiry.Policy{{Min: p.Limits.MinLifetime.Min, Max: p.Limits.MinLifetime.Max}, {Min: p.Limits.MaxLifetime.Min, Max: p.Limits.MaxLifetime.Max}}
+	for _, policy := range append(limits, &p.Default, p.ByKind.Direct, p.ByKind.Private, p.ByKind.Public, p.ByKind.Encrypted) {
+		if policy == nil {
+			_, _ = fmt.Fprint(h, "none;")
+			continue
+		}
+		_, _ = fmt.Fprint(h, text(policy.Min), text(policy.Max), ";")
+	}
+	return int64(h.Sum64() >> 1) //nolint:gosec // the shift makes it fit
+}
+
+func text(d *time.Duration) string {
+	if d == nil {
+		return "-"
+	}
+	return d.String()
+}
