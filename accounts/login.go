@@ -188,13 +188,13 @@ func (s *Service) checkPassword(ctx context.Context, named storage.AccountRow, p
 	return a, nil
 }
 
-// failed logs a failed attempt to log in, and records it in the audit log. The client does not get the reason.
+// failed logs a failed attempt to log in, and records it in the audit log. The client does not get the reason. A name
+// that no account has is left out, since it may be a password that was typed in the wrong field.
 func (s *Service) failed(ctx context.Context, name, reason string) {
 	if reason == noSuchUser {
-		s.opts.Audit.Failed("", reason) // the name may be a password that was typed in the wrong field
-	} else {
-		s.opts.Audit.Failed(name, reason)
+		name = ""
 	}
+	s.opts.Audit.Failed(ctx, name, reason)
 	s.opts.Log.InfoContext(ctx, "sign-in failed", "user", name, "reason", reason)
 }
 

@@ -1,6 +1,7 @@
 // Package audit keeps the audit log: sign-ins and failures, sessions that ended, changed passwords and factors, and the
 // acts of administrators. A record is added in the same write as the act that it records, and is never changed. Only
-// its body, which has all personal data, is removed after a while (audit.keep).
+// its body, which has all personal data, is removed after a while (audit.keep). The networks from which people acted
+// are stored apart from the body, which has their hash, and are removed earlier (audit.keep_addresses).
 //
 // The records form a chain: the hash of each one covers that of the record before. Whoever controls the database could
 // still compute the whole chain again. So signed checkpoints are sent to sinks outside the host, and a Verifier
@@ -19,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"ebb/ident"
 	"ebb/secrets"
 	"ebb/storage"
 )
@@ -29,6 +31,7 @@ type Options struct {
 	Server   string        // this server's name
 	Secrets  *secrets.Ring // encrypts the key that signs checkpoints
 	Keep     time.Duration // how long the bodies of records are kept; 0: for ever
+	Networks time.Duration // how long networks are kept; 0: as long as bodies
 	Sinks    []Sink
 	Interval time.Duration // between checkpoints
 	Now      func() time.Time
@@ -39,9 +42,10 @@ type Options struct {
 type Log struct {
 	opts Options
 
-	// mu guards failures; a leaf lock.
+	// mu guards the fields below; a leaf lock.
 	mu       sync.Mutex
 	failures map[failure]int64
+	networks map[string]int64 // failed sign-ins by network
 }
 
 // New returns a Log.
@@ -52,7 +56,7 @@ func New(o Options) *Log {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Log{opts: o, failures: map[failure]int64{}}
+	return &Log{opts: o, failures: map[failure]int64{}, networks: map[string]int64{}}
 }
 
 // maxBody bounds the body of a record, in bytes; beyond it, the record has only its kind.
@@ -66,8 +70,32 @@ func WithActor(ctx context.Context, actor string) context.Context {
 	return context.WithValue(ctx, actorKey{}, actor)
 }
 
+// networkKey is the context key of the client's network.
+type networkKey struct{}
+
+// WithNetwork returns a context that makes Add, Record and Failed name the client's network, which is masked
+// (ident.MaskedNetwork).
+func WithNetwork(ctx context.Context, network string) context.Context {
+	return context.WithValue(ctx, networkKey{}, network)
+}
+
+// networkOf returns the masked network of a context, or "".
+func networkOf(ctx context.Context) string {
+	network, _ := ctx.Value(networkKey{}).(string)
+	return ident.MaskedNetwork(network)
+}
+
 // Add appends a record in the caller's write. The attributes are alternating names and values, as for a log message.
 func (l *Log) Add(ctx context.Context, tx *storage.Tx, kind string, attrs ...any) error {
+	networks := map[string]int64{}
+	if n := networkOf(ctx); n != "" {
+		networks[n] = 1
+	}
+	return l.add(ctx, tx, kind, networks, attrs)
+}
+
+// add is Add with the networks of the record and how often each of them acted.
+func (l *Log) add(ctx context.Context, tx *storage.Tx, kind string, networks map[string]int64, attrs []any) error {
 	if l == nil {
 		return nil
 	}
@@ -78,31 +106,53 @@ func (l *Log) Add(ctx context.Context, tx *storage.Tx, kind string, attrs ...any
 	for i := 0; i+1 < len(attrs); i += 2 {
 		body[fmt.Sprint(attrs[i])] = fmt.Sprint(attrs[i+1])
 	}
+	row := storage.AuditRow{TS: tx.Now().UnixMilli(), Kind: kind, Salt: newSalt()}
+	if len(networks) > 0 {
+		text, err := json.Marshal(networks)
+		if err != nil {
+			return err
+		}
+		row.Networks, row.NetworksSalt = string(text), newSalt()
+		body[networksMember] = networksHash(row)
+	}
 	text, err := json.Marshal(body) // with sorted members
 	if err != nil {
 		return err
 	}
 	if len(text) > maxBody {
-		text = []byte(`{"shortened":"true"}`)
+		text, row.Networks, row.NetworksSalt = []byte(`{"shortened":"true"}`), "", ""
 	}
-	return add(tx, kind, string(text))
+	row.Body = string(text)
+	return appendRow(tx, row)
 }
 
-func add(tx *storage.Tx, kind, body string) error {
+// networksMember is the member of a body with the hash of the record's networks.
+const networksMember = "networks_hash"
+
+func newSalt() string {
+	var salt [16]byte
+	_, _ = rand.Read(salt[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(salt[:])
+}
+
+// appendRow adds a row to the end of the chain.
+func appendRow(tx *storage.Tx, row storage.AuditRow) error {
 	last, _, err := tx.LastAudit()
 	if err != nil {
 		return err
 	}
-	var salt [16]byte
-	_, _ = rand.Read(salt[:]) // never fails (crypto/rand)
-	row := storage.AuditRow{Seq: last.Seq + 1, TS: tx.Now().UnixMilli(), Kind: kind, Salt: hex.EncodeToString(salt[:]), Body: body}
-	row.BodyHash = bodyHash(row)
+	row.Seq, row.BodyHash = last.Seq+1, bodyHash(row)
 	row.Hash = chainHash(last.Hash, row)
 	return tx.AddAudit(row)
 }
 
 func bodyHash(a storage.AuditRow) string {
 	sum := sha256.Sum256([]byte(a.Salt + "\n" + a.Body))
+	return hex.EncodeToString(sum[:])
+}
+
+func networksHash(a storage.AuditRow) string {
+	sum := sha256.Sum256([]byte(a.NetworksSalt + "\n" + a.Networks))
 	return hex.EncodeToString(sum[:])
 }
 
@@ -123,17 +173,20 @@ func (l *Log) Record(ctx context.Context, kind string, attrs ...any) error {
 // failure identifies failed sign-ins that are counted together.
 type failure struct{ user, reason string }
 
-// maxFailures bounds the number of counts in one record of failed sign-ins; the failures beyond it share one more
-// count.
-const maxFailures = 20
+// Bounds of one record of failed sign-ins.
+const (
+	maxFailures        = 20 // counts; the failures beyond it share one more count
+	maxFailureNetworks = 50 // networks; those beyond it are missing
+)
 
 // Failed counts a failed sign-in. Anybody can cause these, so they do not get a record each: Flush writes the counts
 // from time to time. user must be "" unless the account exists, because users sometimes type their password as the user
 // name.
-func (l *Log) Failed(user, reason string) {
+func (l *Log) Failed(ctx context.Context, user, reason string) {
 	if l == nil {
 		return
 	}
+	network := networkOf(ctx)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f := failure{user, reason}
@@ -141,13 +194,16 @@ func (l *Log) Failed(user, reason string) {
 		f = failure{reason: "others"}
 	}
 	l.failures[f]++
+	if _, known := l.networks[network]; network != "" && (known || len(l.networks) < maxFailureNetworks) {
+		l.networks[network]++
+	}
 }
 
 // Flush writes one record with the counts of the sign-ins that have failed since the last call.
 func (l *Log) Flush(ctx context.Context) error {
 	l.mu.Lock()
-	counted := l.failures
-	l.failures = map[failure]int64{}
+	counted, networks := l.failures, l.networks
+	l.failures, l.networks = map[failure]int64{}, map[string]int64{}
 	l.mu.Unlock()
 	if len(counted) == 0 {
 		return nil
@@ -156,29 +212,37 @@ func (l *Log) Flush(ctx context.Context) error {
 	for f, n := range counted {
 		attrs = append(attrs, f.user+" "+f.reason, n)
 	}
-	return l.Record(ctx, "sign-ins failed", attrs...)
+	return l.opts.DB.Write(ctx, func(tx *storage.Tx) error { return l.add(ctx, tx, "sign-ins failed", networks, attrs) })
 }
 
 // pruneBatch is the number of bodies that one write removes.
 const pruneBatch = 500
 
-// KindPruned is the kind of a record that tells up to which record the bodies were removed.
-const KindPruned = "bodies removed"
+// The kinds of records that tell up to which record bodies, and networks, were removed.
+const (
+	KindPruned         = "bodies removed"
+	KindNetworksPruned = "networks removed"
+)
 
-// Prune removes the bodies of records that are older than Options.Keep. It adds a record that tells up to which record
-// the bodies were removed.
+// Prune removes the bodies of records that are older than Options.Keep, and the networks of records that are older than
+// Options.Networks. It adds records that tell up to which record.
 func (l *Log) Prune(ctx context.Context) error {
-	if l.opts.Keep == 0 {
-		return nil
+	if err := l.prune(ctx, l.opts.Keep, KindPruned, (*storage.Tx).PruneAudit); err != nil {
+		return err
 	}
-	before := l.opts.Now().Add(-l.opts.Keep).UnixMilli()
-	for more := true; more; {
+	return l.prune(ctx, l.opts.Networks, KindNetworksPruned, (*storage.Tx).PruneAuditNetworks)
+}
+
+// prune calls remove for records that are older than keep, unless keep is 0, until it finds none.
+func (l *Log) prune(ctx context.Context, keep time.Duration, kind string, remove func(tx *storage.Tx, beforeTS int64, limit int) (int64, error)) error {
+	before := l.opts.Now().Add(-keep).UnixMilli()
+	for more := keep != 0; more; {
 		err := l.opts.DB.Write(ctx, func(tx *storage.Tx) error {
-			last, err := tx.PruneAudit(before, pruneBatch)
+			last, err := remove(tx, before, pruneBatch)
 			if more = last != 0; err != nil || !more {
 				return err
 			}
-			return l.Add(ctx, tx, KindPruned, "up_to", last)
+			return l.Add(ctx, tx, kind, "up_to", last)
 		})
 		if err != nil {
 			return err

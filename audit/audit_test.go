@@ -159,10 +159,60 @@ func TestBodiesAreRemovedAfterTheirTimeAndHashesStay(t *testing.T) {
 	})
 }
 
+func TestNetworksAreRemovedBeforeBodiesAndTheChainStaysValid(t *testing.T) {
+	each(t, Options{Keep: 72 * time.Hour, Networks: 24 * time.Hour}, func(t *testing.T, l *lab) {
+		l.must(l.Record(WithNetwork(ctx, "192.0.2.77"), "signed in", "user", "alice"))
+		for range 3 {
+			l.Failed(WithNetwork(ctx, "2001:db8:1:2::/64"), "alice", "wrong password")
+		}
+		l.Failed(ctx, "alice", "wrong password")
+		l.must(l.Flush(ctx))
+		rows, _ := l.rows()
+		if len(rows) != 2 || rows[0].Networks != `{"192.0.2.0/24":1}` || rows[1].Networks != `{"2001:db8:1::/48":3}` || strings.Contains(rows[0].Body, "192.0") {
+			t.Fatalf("%+v", rows)
+		}
+		head := Checkpoint{2, rows[1].Hash}
+		for name, change := range map[string]func(*storage.AuditRow){
+			"changed": func(a *storage.AuditRow) { a.Networks = `{"198.51.100.0/24":1}` },
+			"removed": func(a *storage.AuditRow) { a.Networks, a.NetworksSalt = "", "" },
+		} {
+			forged := append([]storage.AuditRow{}, rows...)
+			change(&forged[0])
+			if err := verify(forged, head); err == nil || !strings.Contains(err.Error(), "row 1: its networks were "+name) {
+				t.Errorf("networks %s: %v", name, err)
+			}
+		}
+		for day := range 5 {
+			l.ms.Add((25 * time.Hour).Milliseconds())
+			l.must(l.Prune(ctx))
+			now, _ := l.rows()
+			if err := verify(now, head); err != nil {
+				t.Errorf("day %d: %v", day, err)
+			}
+			if bodies := day < 2; now[0].Networks+now[0].NetworksSalt+now[1].Networks != "" || bodies != (now[0].Body != "") {
+				t.Errorf("day %d: %+v", day, now[:2])
+			}
+		}
+	})
+}
+
+func TestFailuresFromManyNetworksAreBounded(t *testing.T) {
+	each(t, Options{}, func(t *testing.T, l *lab) {
+		for i := range 200 {
+			l.Failed(WithNetwork(ctx, fmt.Sprintf("198.18.%d.1", i)), "", "no such user")
+		}
+		l.must(l.Flush(ctx))
+		rows, _ := l.rows()
+		if n := strings.Count(rows[0].Networks, "198.18."); len(rows) != 1 || n != maxFailureNetworks {
+			t.Errorf("%d rows with %d networks", len(rows), n)
+		}
+	})
+}
+
 func TestFailuresOfStrangersTakeOneBoundedRecord(t *testing.T) {
 	each(t, Options{}, func(t *testing.T, l *lab) {
 		for i := range 10_000 {
-			l.Failed(fmt.Sprintf("user%d", i), "wrong password")
+			l.Failed(ctx, fmt.Sprintf("user%d", i), "wrong password")
 		}
 		l.must(l.Flush(ctx))
 		l.must(l.Flush(ctx))
@@ -171,7 +221,7 @@ func TestFailuresOfStrangersTakeOneBoundedRecord(t *testing.T) {
 			t.Errorf("%d rows, %+v", len(rows), rows)
 		}
 		var none *Log
-		none.Failed("alice", "wrong password")
+		none.Failed(ctx, "alice", "wrong password")
 	})
 }
 

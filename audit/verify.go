@@ -15,6 +15,8 @@ type Verifier struct {
 	newest   int64            // the last row with a checkpoint
 	bare     []span           // rows without a body
 	prunedTo int64            // the last row whose body was removed, according to the log itself
+	hidden   int64            // the last row whose networks were removed
+	hiddenTo int64            // the same, according to the log itself
 	Checked  int              // checkpoints that were compared
 }
 
@@ -51,12 +53,35 @@ func (v *Verifier) Row(a storage.AuditRow) error {
 		}
 		v.Checked++
 	}
-	if a.Body == "" {
+	if err := v.networks(a); err != nil {
+		return err
+	}
+	switch {
+	case a.Body == "":
 		v.noteBare(a.Seq)
-	} else if a.Kind == KindPruned {
-		v.notePruned(a.Body)
+	case a.Kind == KindPruned:
+		v.prunedTo = max(v.prunedTo, upTo(a.Body))
+	case a.Kind == KindNetworksPruned:
+		v.hiddenTo = max(v.hiddenTo, upTo(a.Body))
 	}
 	v.last = a
+	return nil
+}
+
+// networks compares the networks of a row with their hash in its body.
+func (v *Verifier) networks(a storage.AuditRow) error {
+	var body map[string]string
+	if a.Body != "" {
+		if err := json.Unmarshal([]byte(a.Body), &body); err != nil {
+			return fmt.Errorf("row %d: its body is not JSON", a.Seq)
+		}
+	}
+	switch hash := body[networksMember]; {
+	case a.Networks == "" && hash != "":
+		v.hidden = a.Seq
+	case a.Networks != "" && networksHash(a) != hash:
+		return fmt.Errorf("row %d: its networks were changed", a.Seq)
+	}
 	return nil
 }
 
@@ -68,12 +93,14 @@ func (v *Verifier) noteBare(seq int64) {
 	v.bare = append(v.bare, span{seq, seq})
 }
 
-func (v *Verifier) notePruned(body string) {
+// upTo returns the last row of which something was removed, from the body of the record that tells it.
+func upTo(body string) int64 {
 	var b map[string]string
-	if json.Unmarshal([]byte(body), &b) == nil {
-		upTo, _ := strconv.ParseInt(b["up_to"], 10, 64)
-		v.prunedTo = max(v.prunedTo, upTo)
+	if json.Unmarshal([]byte(body), &b) != nil {
+		return 0
 	}
+	row, _ := strconv.ParseInt(b["up_to"], 10, 64)
+	return row
 }
 
 // End is called after the last row. It makes the checks for which the whole chain must be known, and returns the number
@@ -83,6 +110,9 @@ func (v *Verifier) End() (rows int64, err error) {
 		if s.to > v.prunedTo {
 			return v.last.Seq, fmt.Errorf("row %d: its body was removed, and no record says so", max(s.from, v.prunedTo+1))
 		}
+	}
+	if v.hidden > v.hiddenTo {
+		return v.last.Seq, fmt.Errorf("row %d: its networks were removed, and no record says so", v.hidden)
 	}
 	if v.newest > v.last.Seq {
 		return v.last.Seq, fmt.Errorf("row %d is missing: there is a checkpoint of row %d", v.last.Seq+1, v.newest)

@@ -39,6 +39,9 @@ type Options struct {
 	// Reading returns the context for a request that may read much, which keeps it from delaying other requests. If
 	// Reading is nil, the request's own context is used.
 	Reading func(ctx context.Context, who string) context.Context
+	// Signing returns the context for a request without an access token, which may sign somebody in, and is given the
+	// client's network. If Signing is nil, the request's own context is used.
+	Signing func(ctx context.Context, network string) context.Context
 	// Requests bounds the concurrent requests per network. 0 means no bounds on concurrent requests, neither per
 	// network nor per user.
 	Requests int
@@ -259,6 +262,9 @@ func (s *Server) handle(r *Request) (any, error) {
 	reads := r.route.Rate == Reads || r.Server != "" && r.route.Method != http.MethodPut
 	if reads && s.opt.Reading != nil {
 		r.Request = r.Request.WithContext(s.opt.Reading(r.Context(), r.who()))
+	}
+	if s.opt.Signing != nil && r.UserID == "" && r.Server == "" {
+		r.Request = r.Request.WithContext(s.opt.Signing(r.Context(), r.Network()))
 	}
 	return r.route.Handler(r)
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -36,7 +35,7 @@ func (s *Service) SignedIn(tx *storage.Tx, in SignIn) error {
 	if s == nil {
 		return nil
 	}
-	network, newNetwork := maskedNetwork(in.Network), false
+	network, newNetwork := ident.MaskedNetwork(in.Network), false
 	if network != "" {
 		hash := s.hashOf(network)
 		known, err := tx.KnownNetworks(in.User, s.knownSince(), maxNetworks)
@@ -55,7 +54,7 @@ func (s *Service) SignedIn(tx *storage.Tx, in SignIn) error {
 	if err != nil {
 		return err
 	}
-	newNetwork = newNetwork && !slices.ContainsFunc(others, func(d storage.DeviceRow) bool { return maskedNetwork(d.SeenAddr) == network })
+	newNetwork = newNetwork && !slices.ContainsFunc(others, func(d storage.DeviceRow) bool { return ident.MaskedNetwork(d.SeenAddr) == network })
 	newDevice := in.New && len(others) > 0
 	if !newDevice && !newNetwork {
 		return nil
@@ -63,25 +62,6 @@ func (s *Service) SignedIn(tx *storage.Tx, in SignIn) error {
 	return s.Add(tx, Notice{User: in.User, Kind: SignedIn, Device: in.Device, Details: Details{
 		Device: in.DeviceID, Name: in.Name, NewDevice: newDevice, NewNetwork: newNetwork, Network: network,
 	}})
-}
-
-// maskedNetwork returns the network of an address by which sign-ins are compared: its /24 (IPv4) or /48 (IPv6). It also
-// accepts a network, such as a /64. It returns "" for anything else.
-func maskedNetwork(text string) string {
-	addr, err := netip.ParseAddr(text)
-	if err != nil {
-		prefix, err := netip.ParsePrefix(text)
-		if err != nil {
-			return ""
-		}
-		addr = prefix.Addr()
-	}
-	addr = addr.Unmap().WithZone("")
-	bits := 48
-	if addr.Is4() {
-		bits = 24
-	}
-	return netip.PrefixFrom(addr, bits).Masked().String()
 }
 
 // hashOf returns the keyed hash under which a network is stored.

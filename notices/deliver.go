@@ -88,7 +88,8 @@ func (s *Service) wait(ctx context.Context, woken <-chan struct{}, pause time.Du
 	}
 }
 
-// Prune deletes links that have expired, and networks that are no longer known.
+// Prune deletes links that have expired, networks that are no longer known, and the addresses of devices that were last
+// seen as long ago.
 func (s *Service) Prune(ctx context.Context) error {
 	for more := true; more; {
 		err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
@@ -97,7 +98,11 @@ func (s *Service) Prune(ctx context.Context) error {
 				return err
 			}
 			networks, err := tx.ExpireNetworks(s.knownSince(), pruneChunk)
-			more = links == pruneChunk || networks == pruneChunk
+			if err != nil {
+				return err
+			}
+			devices, err := tx.ForgetAddresses(s.knownSince(), pruneChunk)
+			more = links == pruneChunk || networks == pruneChunk || devices == pruneChunk
 			return err
 		})
 		if err != nil {

@@ -352,10 +352,32 @@ func TestSignInsFromNewDevicesAndNetworks(t *testing.T) {
 		if n := stored(); n != 4 {
 			t.Errorf("%d networks are stored", n)
 		}
+		address := func() (addr string) {
+			h.ok(db.Read(t.Context(), func(tx *storage.Tx) error {
+				d, _, err := tx.Device(h.alice.UserNID, "A")
+				addr = d.SeenAddr
+				return err
+			}))
+			return addr
+		}
+		h.ok(db.Write(t.Context(), func(tx *storage.Tx) error {
+			d, _, err := tx.Device(h.alice.UserNID, "A")
+			if err != nil {
+				return err
+			}
+			return tx.DeviceSeen(d.NID, h.now.UnixMilli(), "192.0.2.1", "agent")
+		}))
+		h.ok(h.notices.Prune(t.Context()))
+		if address() == "" {
+			t.Error("the address of a device is removed too early")
+		}
 		h.now = h.now.Add(h.options.KeepNetworks + time.Hour)
 		h.ok(h.notices.Prune(t.Context()))
 		if n := stored(); n != 0 {
 			t.Errorf("%d networks are stored after their lifetime", n)
+		}
+		if addr := address(); addr != "" {
+			t.Errorf("the address of a device is stored after its lifetime: %s", addr)
 		}
 	})
 }

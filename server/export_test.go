@@ -26,3 +26,6 @@ func (s *Server) SendDelayed(ctx context.Context) error {
 
 // SearchIndex returns the search index, or nil if search is switched off.
 func (s *Server) SearchIndex() *search.Index { return s.svc.search }
+
+// FlushAudit writes the failed sign-ins that were counted, as Run does by itself.
+func (s *Server) FlushAudit(ctx context.Context) error { return s.svc.audit.Flush(ctx) }

@@ -60,7 +60,7 @@ func factorName(factor gate.Evidence) string {
 }
 
 // Failed implements factors.Journal.
-func (j factorJournal) Failed(user, reason string) {
-	j.Log.Failed(user, reason)
+func (j factorJournal) Failed(ctx context.Context, user, reason string) {
+	j.Log.Failed(ctx, user, reason)
 	j.notices.WrongCode(user)
 }

@@ -180,7 +180,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	}
 	s.e2ee = e2ee.New(keys)
 	s.audit = audit.New(audit.Options{
-		DB: s.db, Server: cfg.ServerName, Secrets: s.secrets, Keep: time.Duration(cfg.Audit.Keep), Sinks: auditSinks(cfg),
+		DB: s.db, Server: cfg.ServerName, Secrets: s.secrets, Keep: time.Duration(cfg.Audit.Keep), Networks: time.Duration(cfg.Audit.Addresses), Sinks: auditSinks(cfg),
 		Interval: time.Duration(cfg.Audit.Checkpoints.Interval), Now: o.Now, Log: o.Log,
 	})
 	if err := s.openGate(ctx, cfg, o); err != nil {

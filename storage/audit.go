@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"slices"
 )
 
 // AuditRow is a record of the audit log.
@@ -14,12 +15,18 @@ type AuditRow struct {
 	Body     string // JSON; "" if it was removed
 	BodyHash string
 	Hash     string
+
+	Networks     string // JSON; "": none, or removed
+	NetworksSalt string // "" without networks
 }
 
-const auditColumns = `seq, ts, kind, salt, body, body_hash, hash`
+const (
+	auditColumns    = `seq, ts, kind, salt, body, body_hash, hash, networks, networks_salt`
+	oldAuditColumns = `seq, ts, kind, salt, body, body_hash, hash, '', ''` // before networksFile
+)
 
 func scanAudit(r Row) (a AuditRow, err error) {
-	err = r.Scan(&a.Seq, &a.TS, &a.Kind, &a.Salt, &a.Body, &a.BodyHash, &a.Hash)
+	err = r.Scan(&a.Seq, &a.TS, &a.Kind, &a.Salt, &a.Body, &a.BodyHash, &a.Hash, &a.Networks, &a.NetworksSalt)
 	return a, err
 }
 
@@ -28,29 +35,47 @@ func (tx *Tx) LastAudit() (AuditRow, bool, error) {
 	return one(tx, scanAudit, `SELECT `+auditColumns+` FROM audit ORDER BY seq DESC LIMIT 1`)
 }
 
+const addAuditQuery = `INSERT INTO audit (` + auditColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
+
 // AddAudit appends a record to the audit log.
 func (tx *Tx) AddAudit(a AuditRow) error {
-	_, err := tx.exec(`INSERT INTO audit (`+auditColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7)`, a.Seq, a.TS, a.Kind, a.Salt, a.Body, a.BodyHash, a.Hash)
+	_, err := tx.exec(addAuditQuery, a.Seq, a.TS, a.Kind, a.Salt, a.Body, a.BodyHash, a.Hash, a.Networks, a.NetworksSalt)
 	return err
 }
 
 const (
 	// It uses the index audit_bodies.
 	oldAuditBodiesQuery   = `SELECT seq FROM audit WHERE ts < $1 AND body <> '' ORDER BY ts, seq LIMIT $2`
-	pruneAuditBodiesQuery = `UPDATE audit SET body = '', salt = '' WHERE seq <= $1 AND body <> '' AND ts < $2`
+	pruneAuditBodiesQuery = `UPDATE audit SET body = '', salt = '', networks = '', networks_salt = '' WHERE seq <= $1 AND body <> '' AND ts < $2`
 )
 
-// PruneAudit removes the bodies of the oldest records from before a time (ms), at most limit at once. It returns the
-// number of the last of these records, or 0 if there are none.
+// PruneAudit removes the bodies and networks of the oldest records from before a time (ms), at most limit at once. It
+// returns the number of the last of these records, or 0 if there are none.
 func (tx *Tx) PruneAudit(beforeTS int64, limit int) (last int64, err error) {
 	old, err := collect(tx, scanNumber[int64], oldAuditBodiesQuery, beforeTS, limit)
 	if err != nil || len(old) == 0 {
 		return 0, err
 	}
-	for _, seq := range old {
-		last = max(last, seq)
-	}
+	last = slices.Max(old)
 	_, err = tx.exec(pruneAuditBodiesQuery, last, beforeTS)
+	return last, err
+}
+
+const (
+	// It uses the index audit_networks.
+	oldAuditNetworksQuery   = `SELECT seq FROM audit WHERE ts < $1 AND networks <> '' ORDER BY ts, seq LIMIT $2`
+	pruneAuditNetworksQuery = `UPDATE audit SET networks = '', networks_salt = '' WHERE seq <= $1 AND networks <> '' AND ts < $2`
+)
+
+// PruneAuditNetworks removes the networks of the oldest records from before a time (ms), at most limit at once. It
+// returns the number of the last of these records, or 0 if there are none.
+func (tx *Tx) PruneAuditNetworks(beforeTS int64, limit int) (last int64, err error) {
+	old, err := collect(tx, scanNumber[int64], oldAuditNetworksQuery, beforeTS, limit)
+	if err != nil || len(old) == 0 {
+		return 0, err
+	}
+	last = slices.Max(old)
+	_, err = tx.exec(pruneAuditNetworksQuery, last, beforeTS)
 	return last, err
 }
 
@@ -94,8 +119,11 @@ func (tx *Tx) SetAuditKey(sealed, verifier string) error {
 // ErrNoAudit means that a database has no audit log.
 var ErrNoAudit = errors.New("the database has no audit log")
 
-// auditFile is the migration that creates the table audit.
-const auditFile = "0056_audit.sql"
+// The migrations that create the table audit, and that add the networks to it.
+const (
+	auditFile    = "0056_audit.sql"
+	networksFile = "0074_audit_networks.sql"
+)
 
 // PeekAudit reads the audit log of a database without changing the database, which may be in use or a backup. It calls
 // f for every record, in order, and returns the public part of the key that signs checkpoints.
@@ -113,12 +141,12 @@ func PeekAudit(ctx context.Context, dsn string, f func(AuditRow) error) (verifie
 	if err != nil {
 		return "", err
 	}
-	known := false
-	for _, name := range applied {
-		known = known || name == auditFile
-	}
-	if !known {
+	if !slices.Contains(applied, auditFile) {
 		return "", ErrNoAudit
+	}
+	columns := auditColumns
+	if !slices.Contains(applied, networksFile) {
+		columns = oldAuditColumns
 	}
 	if err := c.query(func(r Row) error { return r.Scan(&verifier) }, identityQuery, metaAuditVerifier); err != nil {
 		return "", err
@@ -129,7 +157,7 @@ func PeekAudit(ctx context.Context, dsn string, f func(AuditRow) error) (verifie
 			return err
 		}
 		return f(a)
-	}, `SELECT `+auditColumns+` FROM audit ORDER BY seq`)
+	}, `SELECT `+columns+` FROM audit ORDER BY seq`)
 }
 
 func errOrNil(is bool, err error) error {

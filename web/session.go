@@ -14,6 +14,7 @@ import (
 	"ebb/httpapi"
 	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/notices"
 	"ebb/storage"
 )
 
@@ -62,6 +63,7 @@ const (
 // standing is a session with what the policy on second factors says about it.
 type standing struct {
 	session
+	network  string        // the client's
 	found    bool          // whether there is a session
 	needed   bool          // whether the account needs a second factor now
 	required bool          // whether the policy requires one, perhaps after a grace period
@@ -71,6 +73,7 @@ type standing struct {
 
 // standing reads the session of a browser.
 func (p *Pages) standing(r *httpapi.Request) (st standing, err error) {
+	st.network = r.Network()
 	if st.cookie = p.cookieOf(r, sessionCookie); st.cookie == "" {
 		return st, nil
 	}
@@ -166,12 +169,13 @@ type proof struct {
 // Errors: M_FORBIDDEN, M_USER_LOCKED.
 func (p *Pages) prove(ctx context.Context, st standing, shown proof) ([]*http.Cookie, error) {
 	cookie := gate.Secret("", 32)
-	err := p.opts.DB.Write(ctx, func(tx *storage.Tx) error { return p.proveIn(tx, st.cookie, cookie, shown) })
+	err := p.opts.DB.Write(ctx, func(tx *storage.Tx) error { return p.proveIn(tx, st, cookie, shown) })
 	return []*http.Cookie{p.cookie(sessionCookie, cookie, sessionLifetime), p.cookie(formCookie, "", 0)}, err
 }
 
-// proveIn is prove within a write. from is the former cookie, or "".
-func (p *Pages) proveIn(tx *storage.Tx, from, cookie string, shown proof) error {
+// proveIn is prove within a write. The session gets a new cookie. When the user is signed in completely, an alert says
+// so if the network is new.
+func (p *Pages) proveIn(tx *storage.Tx, st standing, cookie string, shown proof) error {
 	a, found, err := tx.Account(shown.user)
 	switch {
 	case err != nil:
@@ -181,7 +185,7 @@ func (p *Pages) proveIn(tx *storage.Tx, from, cookie string, shown proof) error 
 	case a.Locked:
 		return mxerr.UserLocked()
 	}
-	old := gate.KeyOf(from).String()
+	old := gate.KeyOf(st.cookie).String()
 	s, found, err := tx.AnyWebSession(old)
 	if err != nil {
 		return err
@@ -199,7 +203,12 @@ func (p *Pages) proveIn(tx *storage.Tx, from, cookie string, shown proof) error 
 	if err != nil {
 		return err
 	}
-	s = add(s, shown.shown, needed, tx.Now())
+	complete := found && !s.Pending
+	if s = add(s, shown.shown, needed, tx.Now()); !complete && !s.Pending {
+		if err := p.opts.Notices.SignedIn(tx, notices.SignIn{User: a.NID, Network: st.network}); err != nil {
+			return err
+		}
+	}
 	if !found {
 		return tx.AddWebSession(gate.KeyOf(cookie).String(), s, maxBrowsers)
 	}

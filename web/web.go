@@ -55,6 +55,7 @@ type Options struct {
 	DB        *storage.DB
 	Accounts  *accounts.Service
 	Gate      *gate.Gate
+	Notices   *notices.Service // nil to alert nobody
 	Factors   *factors.Service
 	OAuth     *oauth.Service // nil if OAuth 2.0 is off; then there are only the pages that need no session
 	HelpPage  string         // address of a page of the administrator's, to which the welcome page links; "" if there is none

@@ -66,7 +66,7 @@ type acts struct {
 	failed []string // users and reasons
 }
 
-func (a *acts) Failed(user, reason string) {
+func (a *acts) Failed(_ context.Context, user, reason string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.failed = append(a.failed, user+": "+reason)

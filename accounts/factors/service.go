@@ -33,7 +33,7 @@ type Journal interface {
 	// Record records an act within its write.
 	Record(ctx context.Context, tx *storage.Tx, a Act) error
 	// Failed counts a wrong code.
-	Failed(user, reason string)
+	Failed(ctx context.Context, user, reason string)
 }
 
 // Kind says what happened in an Act.

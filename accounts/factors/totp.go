@@ -206,7 +206,7 @@ func (s *Service) failed(ctx context.Context, user ident.UserNID, reason string)
 		}
 		s.opts.Log.InfoContext(ctx, "sign-in failed", "user", a.Localpart, "reason", reason)
 		if s.opts.Journal != nil {
-			s.opts.Journal.Failed(a.Localpart, reason)
+			s.opts.Journal.Failed(ctx, a.Localpart, reason)
 		}
 		return nil
 	})

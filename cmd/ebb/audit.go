@@ -125,6 +125,9 @@ type auditLine struct {
 	Salt     string          `json:"salt,omitempty"`
 	BodyHash string          `json:"body_hash"`
 	Hash     string          `json:"hash"`
+
+	Networks     json.RawMessage `json:"networks,omitempty"` // missing: none, or removed after audit.keep_addresses
+	NetworksSalt string          `json:"networks_salt,omitempty"`
 }
 
 var auditExportCommand = command{
@@ -134,7 +137,7 @@ var auditExportCommand = command{
 			w := bufio.NewWriter(inv.stdout)
 			out := json.NewEncoder(w)
 			_, err := storage.PeekAudit(ctx, dsn, func(a storage.AuditRow) error {
-				return out.Encode(auditLine{a.Seq, time.UnixMilli(a.TS).UTC(), a.Kind, json.RawMessage(a.Body), a.Salt, a.BodyHash, a.Hash})
+				return out.Encode(auditLine{a.Seq, time.UnixMilli(a.TS).UTC(), a.Kind, json.RawMessage(a.Body), a.Salt, a.BodyHash, a.Hash, json.RawMessage(a.Networks), a.NetworksSalt})
 			})
 			if err != nil {
 				return err

@@ -34,7 +34,7 @@ func TestSecurityEventsAreLoggedWithTheAddress(t *testing.T) {
 		`msg="account made" user=@alice:test admin=false .*` + local,
 		`msg="registration token made" .*` + local,
 		`msg="sign-in failed" user=alice reason="wrong password" .*` + client,
-		`msg="sign-in failed" user=nobody reason="no such user" .*` + client,
+		`msg="sign-in failed" user="" reason="no such user" .*` + client,
 		`msg="sign-in failed" user=gone reason="deactivated account" .*` + client,
 		`msg="signed in" user=@alice:test device=[A-Z0-9]+ .*` + client,
 		`msg="sign-in failed" user="" reason="unknown refresh token" .*` + client,

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -48,6 +49,12 @@ func New(t testing.TB, change func(*config.Config)) *Server {
 func NewWithPolicy(t testing.TB, policy gate.Policy, change func(*config.Config)) *Server {
 	t.Helper()
 	return start(t, change, server.Options{MFA: &policy})
+}
+
+// NewWithLog is like New, with a log of its own and a policy on second factors.
+func NewWithLog(t testing.TB, log *slog.Logger, policy gate.Policy, change func(*config.Config)) *Server {
+	t.Helper()
+	return start(t, change, server.Options{MFA: &policy, Log: log})
 }
 
 // start starts a server that is closed when the test ends.
