@@ -169,6 +169,13 @@ func (s *Service) SetProfileField(ctx context.Context, who ident.Requester, name
 	return s.changeProfile(ctx, who, name, func(w *write) error { return w.SetProfileField(who.UserNID, f) })
 }
 
+// SetDisplayName sets a user's display name. An empty one removes it.
+//
+// Errors: M_INVALID_PARAM, M_PROFILE_TOO_LARGE.
+func (s *Service) SetDisplayName(ctx context.Context, who ident.Requester, name string) error {
+	return s.SetProfileField(ctx, who, fieldDisplayName, json.RawMessage(jsonString(name)))
+}
+
 // DeleteProfileField removes a field of a user's profile.
 //
 // Errors: M_INVALID_PARAM, M_KEY_TOO_LARGE.

@@ -26,5 +26,5 @@ func (a *API) deactivateAccount(r *httpapi.Request) (any, error) {
 	if err := a.Accounts.Deactivate(r.Context(), r.UserID, body.Erase); err != nil {
 		return nil, err
 	}
-	return a.unbindAll(r.Context(), r.UserID, bindings), nil
+	return unbound(a.Identity.UnbindAll(r.Context(), r.UserID, bindings)), nil
 }

@@ -101,16 +101,6 @@ func (a *API) unbindAt(ctx context.Context, who ident.Requester, b accounts.Bind
 	return done, err
 }
 
-// unbindAll removes the bindings of a deactivated account. It continues if an identity server refuses.
-func (a *API) unbindAll(ctx context.Context, user id.UserID, bindings []accounts.Binding) unbindResult {
-	all := true
-	for _, b := range bindings {
-		done, err := a.Identity.Unbind(ctx, b.IDServer, user, identity.Threepid{Medium: b.Medium, Address: b.Address})
-		all = all && done && err == nil
-	}
-	return unbound(all)
-}
-
 // addressInvite is an invite to the owner of an address, who need not have an account yet.
 // Spec: client-server-api#thirdparty_post_matrixclientv3roomsroomidinvite
 type addressInvite struct {

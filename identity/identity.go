@@ -23,6 +23,7 @@ import (
 
 	"ebb/fedclient"
 	"ebb/mxerr"
+	"ebb/storage"
 )
 
 // Options are the dependencies and settings of a Client.
@@ -85,6 +86,17 @@ func (c *Client) Unbind(ctx context.Context, server string, user id.UserID, t Th
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// UnbindAll removes the bindings of a user whose account is closed, and reports whether all identity servers did so. It
+// continues if one refuses.
+func (c *Client) UnbindAll(ctx context.Context, user id.UserID, bindings []storage.IdentityBinding) bool {
+	all := true
+	for _, b := range bindings {
+		done, err := c.Unbind(ctx, b.IDServer, user, Threepid{Medium: b.Medium, Address: b.Address})
+		all = all && done && err == nil
+	}
+	return all
 }
 
 // Lookup returns the user to whom an address is bound, or "" if there is none. It sends only a hash of the address to

@@ -94,6 +94,20 @@ func (tx *Tx) AddOAuthSession(s OAuthSession) error {
 	return err
 }
 
+// OAuthDeviceClient is the client with which a device was signed in.
+type OAuthDeviceClient struct{ DeviceID, Metadata string }
+
+const oauthClientsOfQuery = `SELECT d.device_id, c.metadata FROM devices d JOIN oauth_sessions s ON s.device_nid = d.nid
+JOIN oauth_clients c ON c.client_id = s.client_id WHERE d.user_nid = $1 ORDER BY d.device_id LIMIT $2`
+
+// OAuthClientsOf returns the clients with which at most limit devices of a user were signed in.
+func (tx *Tx) OAuthClientsOf(user ident.UserNID, limit int) ([]OAuthDeviceClient, error) {
+	return collect(tx, func(r Row) (c OAuthDeviceClient, err error) {
+		err = r.Scan(&c.DeviceID, &c.Metadata)
+		return c, err
+	}, oauthClientsOfQuery, int64(user), limit)
+}
+
 // OAuthSessionUsed records that a session was refreshed now.
 func (tx *Tx) OAuthSessionUsed(device ident.DeviceNID) error {
 	_, err := tx.exec(`UPDATE oauth_sessions SET used_ts = $2 WHERE device_nid = $1`, int64(device), tx.now.UnixMilli())

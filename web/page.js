@@ -70,6 +70,18 @@
       button.textContent = button.dataset.done;
     });
   }
+  // The client that has opened the page continues when its user has approved a request.
+  if (document.querySelector('[data-auth-done]')) {
+    if (window.onAuthDone) window.onAuthDone();
+    else if (window.opener) window.opener.postMessage('authDone', '*');
+  }
+
+  // The client that has opened the page continues when its user has approved a request.
+  if (document.querySelector('[data-auth-done]')) {
+    if (window.onAuthDone) window.onAuthDone();
+    else if (window.opener) window.opener.postMessage('authDone', '*');
+  }
+
   for (const button of document.querySelectorAll('button[data-print]')) {
     button.hidden = false;
     button.addEventListener('click', () => window.print());

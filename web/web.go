@@ -32,6 +32,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,6 +41,7 @@ import (
 	"ebb/accounts/gate"
 	"ebb/accounts/oauth"
 	"ebb/httpapi"
+	"ebb/identity"
 	"ebb/mxerr"
 	"ebb/notices"
 	"ebb/storage"
@@ -57,6 +59,7 @@ type Options struct {
 	Gate      *gate.Gate
 	Notices   *notices.Service // nil to alert nobody
 	Factors   *factors.Service
+	Identity  *identity.Client
 	OAuth     *oauth.Service // nil if OAuth 2.0 is off; then there are only the pages that need no session
 	HelpPage  string         // address of a page of the administrator's, to which the welcome page links; "" if there is none
 	Now       func() time.Time
@@ -102,7 +105,7 @@ func (p *Pages) Routes() []httpapi.Route {
 	page := func(method, path, operation string, handler func(*httpapi.Request) (any, error)) httpapi.Route {
 		return always(method, path, operation, p.ifOn(handler))
 	}
-	return append(p.ssoRoutes(), []httpapi.Route{
+	return slices.Concat(p.ssoRoutes(), p.accountRoutes(page), []httpapi.Route{
 		always("GET", "/", "getWelcomePage", p.getWelcome),
 		always("GET", accounts.EmailLinkPath, "getEmailPage", p.getEmail),
 		always("POST", accounts.EmailLinkPath, "postEmailPage", p.postEmail),
@@ -114,7 +117,7 @@ func (p *Pages) Routes() []httpapi.Route {
 		page("POST", oauth.PathLink, "postLinkPage", p.postLink),
 		page("GET", factors.LinkPath, "getEnrolPage", p.getEnrol),
 		page("POST", factors.LinkPath, "postEnrolPage", p.postEnrol),
-	}...)
+	})
 }
 
 // view is what a page shows.

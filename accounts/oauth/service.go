@@ -95,6 +95,9 @@ func (s *Service) Metadata() map[string]any {
 		"code_challenge_methods_supported":      []string{"S256"},
 		"token_endpoint_auth_methods_supported": []string{"none"},
 
+		"account_management_uri":               s.url(PathAccount),
+		"account_management_actions_supported": accountActions(),
+
 		"revocation_endpoint_auth_methods_supported":     []string{"none"},
 		"authorization_response_iss_parameter_supported": true,
 
