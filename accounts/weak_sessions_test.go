@@ -58,6 +58,42 @@ func TestSessionsWithoutASecondFactorEndSoftlyWhenGraceEnds(t *testing.T) {
 	})
 }
 
+func TestSessionsEndWhenOneAccountMustHaveASecondFactor(t *testing.T) {
+	each(t, Options{}, func(t *testing.T, s *Service, c *clock) {
+		s.gate = gate.New(gate.Options{Policy: gate.Policy{MFA: gate.Optional, Grace: time.Hour}, Now: c.now})
+		alice, bob := mustCreate(t, s, "alice"), mustCreate(t, s, "bob")
+		set := func(mode gate.Mode) {
+			t.Helper()
+			if err := s.SetMFA(t.Context(), ident.Requester{}, "@alice:here", mode); err != nil {
+				t.Fatal(err)
+			}
+		}
+		end := func(want string) {
+			t.Helper()
+			if err := s.endWeakSessions(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Authenticate(t.Context(), alice.Access, "", ""); mxerr.Code(err) != want || want != "" && !soft(err) {
+				t.Errorf("alice's session: %v", err)
+			}
+			mustSession(t, s, bob.Access)
+		}
+		set(gate.Required)
+		c.advance(time.Hour - time.Second)
+		end("")
+		set(gate.Required) // the grace period does not begin again
+		c.advance(time.Second)
+		set("")
+		end("")
+		set(gate.Required) // now it does
+		end("")
+		c.advance(time.Hour)
+		end(mxerr.CodeUnknownToken)
+		refused(t, "an unknown policy", s.SetMFA(t.Context(), ident.Requester{}, "@alice:here", "always"), mxerr.CodeInvalidParam)
+		refused(t, "an unknown user", s.SetMFA(t.Context(), ident.Requester{}, "@nobody:here", gate.Off), mxerr.CodeNotFound)
+	})
+}
+
 // oneFactor is a Factors in which every account has a second factor.
 type oneFactor struct{}
 

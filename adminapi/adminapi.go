@@ -87,6 +87,7 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 		"user unlock":          decoded(a.userUnlock),
 		"user suspend":         decoded(a.userSuspend),
 		"user unsuspend":       decoded(a.userUnsuspend),
+		"user mfa":             decoded(a.userMFA),
 		"user enrol-link":      decoded(a.userEnrolLink),
 		"user enrol-list":      decoded(a.userEnrolList),
 		"user enrol-revoke":    decoded(a.userEnrolRevoke),

@@ -10,9 +10,34 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/accounts/factors"
+	"ebb/accounts/gate"
 	"ebb/ident"
 	"ebb/mxerr"
 )
+
+// MFAArgs are the arguments of user mfa.
+type MFAArgs struct {
+	User string `json:"user"`
+	Mode string `json:"mode"` // off, optional, required or default
+}
+
+// userMFA sets the policy on second factors for one account.
+func (a *API) userMFA(ctx context.Context, args MFAArgs) (any, error) {
+	user, err := a.userID(args.User)
+	if err != nil {
+		return nil, err
+	}
+	mode := gate.Mode(args.Mode)
+	switch {
+	case mode == "":
+		return nil, mxerr.MissingParam("mode is missing: off, optional, required or default")
+	case mode == "default":
+		mode = ""
+	case mode != gate.Off && !a.Config.OAuth.Enabled:
+		return nil, mxerr.Forbidden("Users set up and show second factors on the web pages of this server: set oauth.enabled first")
+	}
+	return struct{}{}, a.Accounts.SetMFA(ctx, ident.Requester{}, user, mode)
+}
 
 // EnrolLink is a link with which a user sets up a second factor.
 type EnrolLink struct {

@@ -57,6 +57,42 @@ func (d *desk) linkBy(command, user string) (EnrolLink, string) {
 	return l, u.Query().Get("token")
 }
 
+func TestPolicyOfOneAccountNeedsTheWebPages(t *testing.T) {
+	d := withFactors(t, gate.Off)
+	run := func(user, mode string) string {
+		t.Helper()
+		raw, err := json.Marshal(MFAArgs{User: user, Mode: mode})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = d.api.Run(t.Context(), "user mfa", raw)
+		if err != nil && mxerr.Code(err) == "" {
+			t.Error(err)
+		}
+		return mxerr.Code(err)
+	}
+	needed := func() (needed bool) {
+		t.Helper()
+		_, err := d.api.Accounts.LoginPassword(t.Context(), accounts.Identifier{User: "alice"}, "correct horse", accounts.NewSession{})
+		return err != nil
+	}
+	if code := run("alice", "required"); code != mxerr.CodeForbidden || needed() {
+		t.Errorf("without web pages: %q", code)
+	}
+	d.api.Config.OAuth.Enabled = true
+	if code := run("alice", "required"); code != "" || !needed() {
+		t.Errorf("required: %q", code)
+	}
+	if code := run("@alice:here", "default"); code != "" || needed() {
+		t.Errorf("default: %q", code)
+	}
+	for args, want := range map[[2]string]string{{"alice", ""}: mxerr.CodeMissingParam, {"alice", "always"}: mxerr.CodeInvalidParam, {"nobody", "off"}: mxerr.CodeNotFound} {
+		if code := run(args[0], args[1]); code != want {
+			t.Errorf("%v: %q, want %s", args, code, want)
+		}
+	}
+}
+
 func TestLinksAreMadeListedAndRevoked(t *testing.T) {
 	d := withFactors(t, gate.Required)
 	_, token := d.linkBy("user enrol-link", "alice")

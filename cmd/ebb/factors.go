@@ -13,6 +13,18 @@ var (
 	adminRecoverCommand  = linkCommand("admin recover", "the same for an administrator, if nobody else can help; all administrators are told")
 )
 
+var userMFACommand = command{
+	name: "user mfa", args: "USER off|optional|required|default", short: "set whether one user needs a second factor, whatever auth.mfa says", example: "ebb user mfa alice required",
+	setup: func(inv *invocation) func(context.Context) error {
+		return func(ctx context.Context) error {
+			if inv.flags.NArg() != 2 {
+				return usagef("expected a user and one of off, optional, required, default")
+			}
+			return inv.call(ctx, "user mfa", adminapi.MFAArgs{User: inv.flags.Arg(0), Mode: inv.flags.Arg(1)}, &struct{}{})
+		}
+	},
+}
+
 // linkCommand returns a command that prints a new link for the user given as its only argument.
 func linkCommand(name, short string) command {
 	return command{

@@ -64,7 +64,7 @@ func commands() []command {
 		userAddCommand, userListCommand, userPasswdCommand, userAdminCommand, userDeactivateCommand,
 		userLockCommand, userUnlockCommand, userSuspendCommand, userUnsuspendCommand,
 		userIdentitiesCommand, userLinkCommand, userUnlinkCommand,
-		userEnrolLinkCommand, userEnrolListCommand, userEnrolRevokeCommand, adminRecoverCommand, noticeSendCommand,
+		userMFACommand, userEnrolLinkCommand, userEnrolListCommand, userEnrolRevokeCommand, adminRecoverCommand, noticeSendCommand,
 		tokenCreateCommand, tokenListCommand, tokenRevokeCommand,
 		tokenCreateCommand, tokenListCommand, tokenRevokeCommand, tokenIssueCommand, tokenIssuedCommand, tokenWithdrawCommand,
 		roomListCommand, roomShowCommand, roomRetentionShowCommand, roomRetentionGetCommand, roomRetentionSetCommand, roomRetentionClearCommand,
