@@ -411,7 +411,7 @@ func (s *Service) Renew(ctx context.Context, path gate.Path, refreshToken string
 		}
 		if !found {
 			s.failed(ctx, "", "unknown refresh token")
-			return mxerr.UnknownToken(false)
+			return mxerr.UnknownToken(s.opts.DB.ForgotTokens())
 		}
 		pass, err := s.gate.Admit(w.Tx, gate.Attempt{Path: path, User: t.User, Shown: gate.Evidence(t.Evidence)})
 		if err != nil {

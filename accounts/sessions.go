@@ -19,8 +19,8 @@ import (
 // was seen now, with the client's address addr and user agent. Tokens in use are cached. The caller decides what a
 // locked or suspended account may do.
 //
-// Errors: M_UNKNOWN_TOKEN, with soft_logout if the token has merely expired; M_USER_LOCKED if it has expired and the
-// account is locked.
+// Errors: M_UNKNOWN_TOKEN, with soft_logout if the token has merely expired, or if a restored backup may be too old to
+// have it; M_USER_LOCKED if it has expired and the account is locked.
 func (s *Service) Authenticate(ctx context.Context, token, addr, userAgent string) (ident.Requester, error) {
 	key := keyOf(token)
 	c := s.sessions.get(key)
@@ -61,7 +61,7 @@ func (s *Service) loadSession(ctx context.Context, key tokenKey) (*session, erro
 	case err != nil:
 		return nil, fmt.Errorf("read access token: %w", err)
 	case !found:
-		return nil, mxerr.UnknownToken(false)
+		return nil, mxerr.UnknownToken(s.opts.DB.ForgotTokens())
 	case row.ExpiresTS != 0 && row.ExpiresTS <= s.opts.Now().UnixMilli():
 		return nil, errExpired(row.Locked)
 	case row.Unused:

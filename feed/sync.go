@@ -143,7 +143,7 @@ func (s *Service) rest() {
 
 // request parses a SyncRequest.
 func (s *Service) request(ctx context.Context, q *SyncRequest) (*request, error) {
-	r := &request{SyncRequest: *q, initial: q.Since == "", online: event.PresenceOnline}
+	r := &request{SyncRequest: *q, initial: q.Since == "" || s.isFromBeforeRestore(q.Since), online: event.PresenceOnline}
 	var err error
 	if q.SetPresence != "" {
 		if r.online, err = parsePresence(q.SetPresence); err != nil {
@@ -160,6 +160,17 @@ func (s *Service) request(ctx context.Context, q *SyncRequest) (*request, error)
 	}
 	r.session = s.sessions.of(q.UserNID, q.DeviceNID, s.opts.Now())
 	return r, nil
+}
+
+// isFromBeforeRestore reports whether a token was issued before the database was restored from a backup. Its client may
+// have events and state that the database has lost, so it gets an initial sync.
+func (s *Service) isFromBeforeRestore(since string) bool {
+	restored := s.opts.DB.Restored()
+	if restored == 0 {
+		return false
+	}
+	t, err := ParseToken(since)
+	return err == nil && t.Pos < restored
 }
 
 // parseSince parses a token, and rejects one that this database cannot have issued.

@@ -48,6 +48,11 @@ func (s *Service) Purge(ctx context.Context, r *Room, rule expiry.PurgeRule, aft
 			}
 			out.Next = batch[len(batch)-1].Order
 			out.More = len(batch) == purgeBatch && slices.ContainsFunc(batch, func(c storage.PurgeCandidate) bool { return rule.Reaches(min(c.OriginTS, c.ReceivedTS)) })
+			if len(gone) > 0 {
+				if err := tx.Note(storage.LedgerPurged, int64(r.nid), 0, rule.String()); err != nil {
+					return err
+				}
+			}
 			return tx.SetPurgedBefore(r.nid, watermark)
 		}, Committed: func() { s.purged(r, gone, watermark) }}
 	})

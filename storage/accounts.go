@@ -106,26 +106,34 @@ func (tx *Tx) IdleGuests(since int64, limit int) ([]string, error) {
 
 // SetPassword replaces the password hash of an active account.
 func (tx *Tx) SetPassword(user ident.UserNID, hash string) error {
-	_, err := tx.exec(`UPDATE accounts SET password = $2 WHERE nid = $1 AND deactivated_ts = 0`, int64(user), hash)
-	return err
+	if _, err := tx.exec(`UPDATE accounts SET password = $2 WHERE nid = $1 AND deactivated_ts = 0`, int64(user), hash); err != nil {
+		return err
+	}
+	return tx.Note(LedgerPassword, int64(user), 0, "")
 }
 
 // SetAdmin makes a user an administrator, or no longer one.
 func (tx *Tx) SetAdmin(user ident.UserNID, admin bool) error {
-	_, err := tx.exec(`UPDATE accounts SET admin = $2 WHERE nid = $1`, int64(user), admin)
-	return err
+	if _, err := tx.exec(`UPDATE accounts SET admin = $2 WHERE nid = $1`, int64(user), admin); err != nil {
+		return err
+	}
+	return tx.noteFlag(LedgerAdmin, int64(user), admin)
 }
 
 // SetLocked locks or unlocks an account.
 func (tx *Tx) SetLocked(user ident.UserNID, locked bool) error {
-	_, err := tx.exec(`UPDATE accounts SET locked = $2 WHERE nid = $1`, int64(user), locked)
-	return err
+	if _, err := tx.exec(`UPDATE accounts SET locked = $2 WHERE nid = $1`, int64(user), locked); err != nil {
+		return err
+	}
+	return tx.noteFlag(LedgerLocked, int64(user), locked)
 }
 
 // SetSuspended suspends an account or ends its suspension.
 func (tx *Tx) SetSuspended(user ident.UserNID, suspended bool) error {
-	_, err := tx.exec(`UPDATE accounts SET suspended = $2 WHERE nid = $1`, int64(user), suspended)
-	return err
+	if _, err := tx.exec(`UPDATE accounts SET suspended = $2 WHERE nid = $1`, int64(user), suspended); err != nil {
+		return err
+	}
+	return tx.noteFlag(LedgerSuspended, int64(user), suspended)
 }
 
 const deactivateQuery = `UPDATE accounts SET password = '', admin = 0, search = '', deactivated_ts = $2, leaving = $3 WHERE nid = $1 AND deactivated_ts = 0`
@@ -138,6 +146,9 @@ func (tx *Tx) Deactivate(user ident.UserNID, erase bool) (bool, error) {
 		leaving = 2
 	}
 	n, err := tx.exec(deactivateQuery, int64(user), tx.now.UnixMilli(), leaving)
+	if err == nil && n == 1 {
+		err = tx.noteFlag(LedgerDeactivated, int64(user), erase)
+	}
 	return n == 1, err
 }
 

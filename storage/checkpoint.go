@@ -30,8 +30,10 @@ type checkpointer struct {
 	commits chan struct{}
 	ended   chan struct{}
 	rest    func() error // copies the rest of the log between batches
-	log     *slog.Logger
-	seen    int // commits since the last check; used by the committer only
+	// gate has a value while a checkpoint runs, or while the file of the database must not change; see DB.Hold.
+	gate chan struct{}
+	log  *slog.Logger
+	seen int // commits since the last check; used by the committer only
 }
 
 func (d sqliteDialect) openCheckpointer(db *DB) (*checkpointer, error) {
@@ -40,7 +42,7 @@ func (d sqliteDialect) openCheckpointer(db *DB) (*checkpointer, error) {
 		return nil, err
 	}
 	return &checkpointer{
-		conn: c, commits: make(chan struct{}, 1), ended: make(chan struct{}), log: db.cfg.Log,
+		conn: c, commits: make(chan struct{}, 1), ended: make(chan struct{}), gate: make(chan struct{}, 1), log: db.cfg.Log,
 		rest: func() error {
 			return db.between(context.Background(), func(w conn) error {
 				_, err := fold(w.(*liteConn), "PASSIVE")
@@ -75,7 +77,14 @@ func (k *checkpointer) run() {
 	}
 }
 
+// look copies the log if it has become long, unless the file of the database must not change.
 func (k *checkpointer) look() error {
+	select {
+	case k.gate <- struct{}{}:
+	default:
+		return nil // the next commits make run look again
+	}
+	defer func() { <-k.gate }()
 	l, err := fold(k.conn, "NOOP")
 	if err != nil || l.pages-l.copied < longLog {
 		return err
@@ -115,7 +124,8 @@ const (
 	truncateTries = 200
 )
 
-// maintain returns free pages to the file system and empties the log, in small steps between batches.
+// maintain returns free pages to the file system and empties the log, in small steps between batches. It waits while
+// the file of the database is held; see DB.Hold.
 func (sqliteDialect) maintain(ctx context.Context, db *DB) error {
 	for more := true; more; {
 		err := db.between(ctx, func(w conn) (err error) { more, err = vacuumStep(w.(*liteConn)); return err })
@@ -123,22 +133,11 @@ func (sqliteDialect) maintain(ctx context.Context, db *DB) error {
 			return fmt.Errorf("return free pages to the file system: %w", err)
 		}
 	}
-	for range truncateTries {
-		var l walState
-		err := db.between(ctx, func(w conn) (err error) { l, err = truncateLog(w.(*liteConn)); return err })
-		if err != nil {
-			return fmt.Errorf("empty the write-ahead log: %w", err)
-		}
-		if !l.busy {
-			return nil
-		}
-		select {
-		case <-time.After(truncateWait):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	if err := db.checkpointer.acquire(ctx); err != nil {
+		return err
 	}
-	return errors.New("empty the write-ahead log: a reader still uses it")
+	defer db.checkpointer.release()
+	return emptyLog(ctx, db)
 }
 
 func vacuumStep(w *liteConn) (more bool, err error) {

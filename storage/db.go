@@ -22,6 +22,7 @@ type Config struct {
 	Now         func() time.Time
 	Log         *slog.Logger
 	OnBatch     func(writes int, took time.Duration) // after every commit, for metrics; may be nil
+	Ledger      bool                                 // whether deletions are queued for the ledger; see Tx.Note
 	OnStatement func(query string)                   // before every statement of a transaction, for tests; may be nil
 }
 
@@ -42,6 +43,9 @@ type DB struct {
 	// announcing is held by the committer while the Committed hooks of a batch run, until Settled covers the batch.
 	announcing sync.RWMutex
 	idKey      []byte
+	noted      chan struct{} // see Noted
+	restored   atomic.Int64  // see Restored
+	restoredTS atomic.Int64  // ms; see ForgotTokens
 	health     health
 	ctx        context.Context // ends after Close; used to reconnect
 	cancel     context.CancelFunc
@@ -64,7 +68,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{cfg: cfg, dialect: d, shares: newShares(cfg.ReadConns)}
+	db := &DB{cfg: cfg, dialect: d, shares: newShares(cfg.ReadConns), noted: make(chan struct{}, 1)}
 	db.ctx, db.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := db.openOrMakeRoom(ctx); err != nil {
 		db.cancel()
@@ -133,6 +137,9 @@ func (db *DB) boot(w conn) (position int64, err error) {
 	}
 	db.settled.Store(meta.position)
 	db.idKey = meta.idKey
+	if err := db.readRestored(w); err != nil {
+		return 0, fmt.Errorf("read meta: %w", err)
+	}
 	return meta.position, nil
 }
 

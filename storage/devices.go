@@ -86,5 +86,5 @@ func (tx *Tx) DeleteDevice(device ident.DeviceNID) error {
 			return err
 		}
 	}
-	return nil
+	return tx.Note(LedgerDevice, int64(device), 0, "")
 }

@@ -241,6 +241,9 @@ func (tx *Tx) RedactEvent(room ident.RoomNID, p Pos, eventID string, json []byte
 	if err := tx.releaseMedia(takeRowsMediaQuery, tx.IDHash(eventID), eventID, int64(room)); err != nil {
 		return err
 	}
+	if err := tx.Note(LedgerRedacted, int64(p), int64(by), ""); err != nil {
+		return err
+	}
 	return tx.removeDependents(redacted, p, eventID)
 }
 

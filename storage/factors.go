@@ -34,8 +34,10 @@ func (tx *Tx) TOTP(user ident.UserNID) (TOTPRow, bool, error) {
 // PutTOTP stores the secret of a user, in place of the former one. step is the time step of the code with which the
 // user confirmed the secret.
 func (tx *Tx) PutTOTP(user ident.UserNID, secret string, step int64) error {
-	_, err := tx.exec(putTOTPQuery, int64(user), secret, step, tx.now.UnixMilli())
-	return err
+	if _, err := tx.exec(putTOTPQuery, int64(user), secret, step, tx.now.UnixMilli()); err != nil {
+		return err
+	}
+	return tx.Note(LedgerTOTP, int64(user), 0, "")
 }
 
 // UseTOTP records that the code of the given time step was accepted. It returns false if the code of this step or of a
@@ -59,6 +61,9 @@ func (tx *Tx) ResealTOTP(user ident.UserNID, from, to string) error {
 // DeleteTOTP deletes the secret of a user. It returns false if there is none.
 func (tx *Tx) DeleteTOTP(user ident.UserNID) (bool, error) {
 	n, err := tx.exec(`DELETE FROM totp WHERE user_nid = $1`, int64(user))
+	if err == nil && n == 1 {
+		err = tx.Note(LedgerTOTP, int64(user), 0, "")
+	}
 	return n == 1, err
 }
 
@@ -131,6 +136,9 @@ func (tx *Tx) RenamePasskey(user ident.UserNID, credentialID, name string) (bool
 // DeletePasskey deletes a passkey. It returns false if the user does not have it.
 func (tx *Tx) DeletePasskey(user ident.UserNID, credentialID string) (bool, error) {
 	n, err := tx.exec(`DELETE FROM passkeys WHERE credential_id = $1 AND user_nid = $2`, credentialID, int64(user))
+	if err == nil && n == 1 {
+		err = tx.Note(LedgerPasskey, int64(user), 0, credentialID)
+	}
 	return n == 1, err
 }
 
@@ -248,12 +256,15 @@ func (tx *Tx) SetRecoveryCodes(user ident.UserNID, hashes []string) error {
 			return err
 		}
 	}
-	return nil
+	return tx.Note(LedgerRecovery, int64(user), 0, "")
 }
 
 // TakeRecoveryCode deletes a recovery code. It returns false if the user does not have it.
 func (tx *Tx) TakeRecoveryCode(user ident.UserNID, hash string) (bool, error) {
 	n, err := tx.exec(`DELETE FROM recovery_codes WHERE user_nid = $1 AND hash = $2`, int64(user), hash)
+	if err == nil && n == 1 {
+		err = tx.Note(LedgerRecovery, int64(user), 0, hash)
+	}
 	return n == 1, err
 }
 
@@ -329,8 +340,10 @@ func (tx *Tx) DeleteFactors(user ident.UserNID) error {
 	if _, err := tx.exec(`DELETE FROM passkeys WHERE user_nid = $1`, int64(user)); err != nil {
 		return err
 	}
-	_, err := tx.exec(`DELETE FROM recovery_codes WHERE user_nid = $1`, int64(user))
-	return err
+	if _, err := tx.exec(`DELETE FROM recovery_codes WHERE user_nid = $1`, int64(user)); err != nil {
+		return err
+	}
+	return tx.Note(LedgerFactors, int64(user), 0, "")
 }
 
 // ForgetFactors deletes everything about the second factors of a user whose account is being closed.

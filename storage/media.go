@@ -96,6 +96,9 @@ func (tx *Tx) DeleteMedia(mediaID string) (bool, error) {
 	if err != nil || !found {
 		return false, err
 	}
+	if err := tx.Note(LedgerMedia, 0, 0, mediaID); err != nil {
+		return false, err
+	}
 	return true, tx.releaseBlob(blob)
 }
 

@@ -217,6 +217,9 @@ func (tx *Tx) deleteUnreferenced(m MediaName) error {
 	if err != nil || !found {
 		return err
 	}
+	if err := tx.Note(LedgerMedia, 0, 0, m.ID); err != nil {
+		return err
+	}
 	return tx.releaseBlob(blob)
 }
 

@@ -103,7 +103,7 @@ func (tx *Tx) DeleteDeviceTokens(device ident.DeviceNID) error {
 			return err
 		}
 	}
-	return nil
+	return tx.Note(LedgerTokens, int64(device), 0, "")
 }
 
 const addLoginTokenQuery = `INSERT INTO login_tokens (hash, user_nid, evidence, expires_ts) VALUES ($1, $2, $3, $4)`

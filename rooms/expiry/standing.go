@@ -1,6 +1,10 @@
 package expiry
 
-import "time"
+import (
+	"fmt"
+	"strings"
+	"time"
+)
 
 // Standing records since when a room's policy has applied. Readers obey a policy at once. A purge cannot be undone, so
 // messages from before a policy was shortened are purged only when it has stood for a while, or when they have expired
@@ -104,4 +108,26 @@ func (r PurgeRule) ExpiredAt(originTS, receivedTS int64) int64 {
 		at = max(at, receivedTS+r.policy.Min.Milliseconds())
 	}
 	return at
+}
+
+// String returns the times of the rule as a text that ParsePurgeRule parses.
+func (r PurgeRule) String() string {
+	text := fmt.Sprintf("%d %d %d", r.now.Sent, r.now.Received, r.since)
+	if r.before != nil {
+		text += fmt.Sprintf(" %d %d", r.before.Sent, r.before.Received)
+	}
+	return text
+}
+
+// ParsePurgeRule parses the text of a rule. The result covers the same messages, but its ExpiredAt only returns when a
+// message was sent or received.
+func ParsePurgeRule(text string) (r PurgeRule, err error) {
+	r.policy.Max = new(time.Duration)
+	if strings.Count(text, " ") == 2 {
+		_, err = fmt.Sscan(text, &r.now.Sent, &r.now.Received, &r.since)
+		return r, err
+	}
+	r.before = new(Cutoff)
+	_, err = fmt.Sscan(text, &r.now.Sent, &r.now.Received, &r.since, &r.before.Sent, &r.before.Received)
+	return r, err
 }
