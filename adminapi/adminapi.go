@@ -62,12 +62,13 @@ type API struct {
 	Log        *slog.Logger
 
 	nonces *nonces
+	hold   *hold
 	secret *atomic.Pointer[string] // the current registration.shared_secret
 }
 
 // New returns an API.
 func New(a API) *API {
-	a.nonces, a.secret = newNonces(a.Now), &atomic.Pointer[string]{}
+	a.nonces, a.secret, a.hold = newNonces(a.Now), &atomic.Pointer[string]{}, &hold{}
 	a.SetSharedSecret(a.Config.Registration.SharedSecret)
 	return &a
 }
@@ -119,6 +120,10 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 		"appservice ping":      decoded(a.appservicePing),
 		"keys list":            decoded(a.keysList),
 		"keys rotate":          decoded(a.keysRotate),
+		"backup begin":         decoded(a.backupBegin),
+		"backup renew":         decoded(a.backupRenew),
+		"backup end":           decoded(a.backupEnd),
+		"backup policy":        decoded(a.backupPolicy),
 	}
 }
 
@@ -151,7 +156,7 @@ func (a *API) Run(ctx context.Context, name string, args json.RawMessage) (any, 
 }
 
 // reading are the commands that change nothing. All others are recorded in the audit log.
-var reading = []string{"user list", "user enrol-list", "token list", "token issued", "room list", "room show", "room retention show", "room retention get", "purge status", "report list", "media list", "federation status", "appservice list", "keys list"}
+var reading = []string{"user list", "user enrol-list", "token list", "token issued", "room list", "room show", "room retention show", "room retention get", "purge status", "report list", "media list", "federation status", "appservice list", "keys list", "backup renew", "backup end", "backup policy"}
 
 // recorded are the arguments of commands that the audit log shows: none that may be a secret.
 var recorded = []string{"user", "room", "server", "uri", "lift", "dry_run", "id", "device", "admin", "erase", "all", "sign_out", "uses", "expires", "lifetime_ms", "service", "min_lifetime_ms", "max_lifetime_ms"}

@@ -28,6 +28,7 @@ type Config struct {
 	Audit          Audit        `yaml:"audit"`
 	Notices        Notices      `yaml:"notices"`
 	Alerts         Alerts       `yaml:"alerts"`
+	Backup         Backup       `yaml:"backup"`
 	OAuth          OAuth        `yaml:"oauth"`
 	Email          Email        `yaml:"email"`
 	Identity       Identity     `yaml:"identity"`
@@ -147,6 +148,13 @@ type Alerts struct {
 	Changes    bool `yaml:"changes" doc:"Changed passwords, second factors and e-mail addresses; cross-signing keys that were reset."`
 	Suspicious bool `yaml:"suspicious" doc:"Several wrong codes of a second factor; a refresh token that is used again after it was replaced."`
 	Email      bool `yaml:"email" doc:"Whether alerts are also sent by e-mail, to all addresses of the account. Needs email.smtp."`
+}
+
+// Backup configures ebb backup.
+type Backup struct {
+	Recipients []string `yaml:"recipients" doc:"To whom backups are encrypted: the public parts of age keys (age1…) or of SSH keys. Keep the private part elsewhere; without it nobody can read the backups."`
+	Keep       Duration `yaml:"keep" doc:"ebb backup deletes older backups from its folder, except for the newest; 0s: none. Choose no longer time than messages are kept."`
+	Ledger     string   `yaml:"ledger" doc:"A file on another disk or host that records what is deleted and revoked. ebb restore then deletes and revokes it again. Empty: a restored server has again what was deleted after the backup."`
 }
 
 // OAuth configures signing in by OAuth 2.0.

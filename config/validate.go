@@ -61,6 +61,7 @@ func (c *Config) mistakes(found Problems) Problems {
 	c.Auth.LDAP.validate(&p)
 	c.Audit.validate(&p)
 	c.Notices.validate(&p)
+	c.Backup.validate(&p)
 	c.validateOAuth(&p)
 	p.check(c.Login.AccessTokenLifetime > 0, "login.access_token_lifetime", "must be positive")
 	p.check(c.Cache.Size >= 16<<20, "cache.size", "must be at least 16M")
@@ -160,6 +161,14 @@ var noticeLocalpart = regexp.MustCompile(`^[a-z0-9._=/+-]{1,100}$`)
 func (n Notices) validate(p *problems) {
 	p.check(n.Localpart == "" || noticeLocalpart.MatchString(n.Localpart), "notices.localpart", "%q is not the local part of a user ID, such as server-notices", n.Localpart)
 	p.check(n.RoomName != "" && len(n.RoomName) <= 100, "notices.room_name", "must have 1 to 100 bytes")
+}
+
+func (b Backup) validate(p *problems) {
+	p.check(b.Keep >= 0, "backup.keep", "must not be negative")
+	for i, r := range b.Recipients {
+		p.check(strings.HasPrefix(r, "age1") || strings.HasPrefix(r, "ssh-"), fmt.Sprintf("backup.recipients[%d]", i),
+			"is not the public part of an age key (age1…) or of an SSH key")
+	}
 }
 
 func (a Auth) validate(p *problems, pages bool) {

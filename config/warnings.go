@@ -26,6 +26,7 @@ func (c *Config) Warnings() Problems {
 	if n := len(c.Registration.SharedSecret); n > 0 && n < shortSecret {
 		w.add("registration.shared_secret", "is short: anybody who guesses it can create administrators; use at least %d characters", shortSecret)
 	}
+	c.warnOfBackups(&w)
 	if !c.RateLimits.Enabled {
 		w.add("rate_limits.enabled", "is false: anybody can try any number of passwords")
 	}
@@ -102,5 +103,29 @@ func (c *Config) warnOfProxies(w *problems) {
 	ownTLS := slices.ContainsFunc(c.Listen, func(l Listener) bool { return l.TLS.Certificate != "" || len(l.TLS.ACMEHosts) > 0 })
 	if strings.HasPrefix(c.PublicURL, "https://") && !ownTLS && len(c.TrustedProxies) == 0 && len(c.Listen) > 0 {
 		w.add("trusted_proxies", "is empty, although public_url is https and no address has a certificate: name the proxy; otherwise all clients share one rate limit")
+	}
+}
+
+// ShortestRetention returns the shortest time after which the configuration makes messages expire: the default, or the
+// most that rooms may choose. It returns 0 if messages are kept for ever.
+func (c *Config) ShortestRetention() Duration {
+	shortest := Duration(0)
+	for _, d := range []*Duration{c.Retention.Default.MaxLifetime, c.Retention.Limits.MaxLifetime.Max} {
+		if d != nil && (shortest == 0 || *d < shortest) {
+			shortest = *d
+		}
+	}
+	return shortest
+}
+
+func (c *Config) warnOfBackups(w *problems) {
+	if len(c.Backup.Recipients) == 0 {
+		return
+	}
+	if c.Backup.Ledger == "" {
+		w.add("backup.ledger", "is not set: a restored backup brings back what was deleted after it, and signs everybody out; name a file on another disk")
+	}
+	if shortest := c.ShortestRetention(); shortest > 0 && (c.Backup.Keep == 0 || c.Backup.Keep > shortest) {
+		w.add("backup.keep", "is longer than messages are kept, which is %s: backups still have messages that the server has deleted", shortest)
 	}
 }

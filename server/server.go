@@ -53,7 +53,8 @@ type Options struct {
 	Resolver    fedclient.Resolver // looks up the names of other servers; nil for the system's resolver
 	Dial        netguard.DialFunc  // connects to other servers; nil for the network
 
-	elapsed func() time.Duration // monotonic time, which unlike the system's clock nobody can set
+	restoring bool                 // the server is opened by Restore
+	elapsed   func() time.Duration // monotonic time, which unlike the system's clock nobody can set
 }
 
 func (o *Options) setDefaults() {
@@ -106,7 +107,14 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 }
 
 // Close closes the database of a Server whose Run was never called.
-func (s *Server) Close() error { return s.svc.db.Close() }
+func (s *Server) Close() error {
+	if s.svc.ledger != nil {
+		if err := s.svc.ledger.Write(context.Background()); err != nil {
+			s.opt.Log.Warn("Cannot write the ledger; the next start tries again", "file", s.cfg.Backup.Ledger, "err", err)
+		}
+	}
+	return s.svc.db.Close()
+}
 
 // Routes returns every operation that an address can serve.
 func (s *Server) Routes() []httpapi.Route {
@@ -226,6 +234,9 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	}
 	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.audit.Run, s.svc.notices.Run, s.svc.guests.Run, s.svc.retention.Run, s.svc.e2ee.Run, s.svc.media.Run, s.svc.pushers.Run, s.svc.apps.Run, s.svc.delayed.Run, s.svc.redactions.Run, s.prune, s.measure} {
 		g.Go(func() error { return job(ctx) })
+	}
+	if s.svc.ledger != nil {
+		g.Go(func() error { return s.svc.ledger.Run(ctx) })
 	}
 	if s.svc.oauth != nil {
 		g.Go(func() error { return s.svc.oauth.Run(ctx) })

@@ -20,6 +20,7 @@ import (
 	"ebb/accounts/passwords"
 	"ebb/appservice"
 	"ebb/audit"
+	"ebb/backup"
 	"ebb/config"
 	"ebb/delayed"
 	"ebb/directory"
@@ -62,6 +63,7 @@ type services struct {
 	gate        *gate.Gate
 	factors     *factors.Service
 	audit       *audit.Log
+	ledger      *backup.Ledger // nil without backup.ledger
 	secrets     *secrets.Ring
 	accounts    *accounts.Service
 	oauth       *oauth.Service // nil if OAuth 2.0 is off
@@ -98,6 +100,9 @@ type services struct {
 
 // open opens the database and builds the services on it.
 func open(ctx context.Context, cfg *config.Config, o Options) (*services, error) {
+	if err := refuseUnrestored(cfg, o); err != nil {
+		return nil, err
+	}
 	if err := keepPrivate(cfg); err != nil {
 		return nil, err
 	}
@@ -121,11 +126,15 @@ func open(ctx context.Context, cfg *config.Config, o Options) (*services, error)
 		_ = db.Close() // the first error is returned
 		return nil, err
 	}
+	if cfg.Backup.Ledger != "" && !o.restoring {
+		s.ledger = backup.NewLedger(backup.LedgerOptions{DB: db, Path: cfg.File(cfg.Backup.Ledger), Log: o.Log})
+	}
 	return s, nil
 }
 
 func openDatabase(ctx context.Context, cfg *config.Config, o Options) (*storage.DB, error) {
-	return storage.Open(ctx, storage.Config{DSN: cfg.DSN(), Server: cfg.ServerName, CommitDelay: o.CommitDelay, Now: o.Now, Log: o.Log, OnBatch: observeBatch, OnStatement: o.OnStatement})
+	return storage.Open(ctx, storage.Config{DSN: cfg.DSN(), Server: cfg.ServerName, CommitDelay: o.CommitDelay, Now: o.Now, Log: o.Log, OnBatch: observeBatch, OnStatement: o.OnStatement,
+		Ledger: cfg.Backup.Ledger != "" && !o.restoring})
 }
 
 func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roomOptions rooms.Options) (err error) {

@@ -90,8 +90,8 @@ func TestStoragePageListsEveryFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for pattern, there := range seen {
-		// A file of an upload in progress exists only for moments, a restore has ended before the server starts, and make
-		// run writes the token.
+		// A file of an upload in progress exists only for moments, a restore has ended before the server starts, and
+		// make run writes the token.
 		if passing := pattern == "media/tmp/*" || pattern == "restore.incomplete" || pattern == "registration-token"; !there && !passing {
 			t.Errorf("docs/storage.md lists %s, and a server at work has no such file", pattern)
 		}

@@ -70,6 +70,7 @@ func commands() []command {
 		roomListCommand, roomShowCommand, roomRetentionShowCommand, roomRetentionGetCommand, roomRetentionSetCommand, roomRetentionClearCommand,
 		federationStatusCommand, federationRetryCommand, appserviceListCommand, appservicePingCommand, keysListCommand, keysRotateCommand, keysCreateCommand,
 		auditVerifyCommand, auditExportCommand, auditKeyCommand,
+		backupCommand, backupVerifyCommand, restoreCommand,
 		emailTestCommand, reportListCommand, purgeNowCommand, purgeStatusCommand, mediaListCommand, mediaDeleteCommand, mediaQuarantineCommand, mediaGCCommand, healthcheckCommand, doctorCommand, versionCommand, resolveStateCommand,
 	}
 }

@@ -67,6 +67,7 @@ var rules = map[string]rule{
 	"rooms/txns":   {rank: 3},
 	"search":       {rank: 3},
 	"audit":        {rank: 3},
+	"backup":       {rank: 3},
 	"rooms/graph": {
 		rank: 3, only: []string{"canonjson", "ident", "storage", "telemetry", "rooms/pdu", "rooms/eventauth", "rooms/stateres"}, sideways: []string{"pushrules"},
 	},
@@ -149,6 +150,7 @@ var libraries = map[string][]string{
 	"github.com/google/uuid":            {"accounts/factors"},
 	"github.com/pquerna/otp":            {"accounts/factors"},
 	"github.com/piglig/go-qr":           {"accounts/factors"},
+	"filippo.io/age":                    {"backup"},
 	"golang.org/x/":                     {"*"},
 	"github.com/emersion/":              {"mail", "internal/"},
 }

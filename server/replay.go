@@ -1,0 +1,277 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/backup"
+	"ebb/ident"
+	"ebb/mxerr"
+	"ebb/rooms"
+	"ebb/rooms/expiry"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// replayBatch is the number of ledger entries that are applied in one write.
+const replayBatch = 500
+
+// replayRows opens the restored database, prepares it for use, and applies those ledger entries that concern only rows.
+func (r *restore) replayRows(ctx context.Context) (err error) {
+	db, err := openDatabase(ctx, r.cfg, r.opt)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	r.position = db.Settled()
+	usable, err := r.checkLedger(ctx, db)
+	if err != nil {
+		return err
+	}
+	r.report.SignedOut = !usable
+	if err := db.MarkRestored(ctx, !usable); err != nil {
+		return err
+	}
+	var batch []storage.LedgerEntry
+	apply := func() error {
+		entries := batch
+		batch = nil
+		return db.Write(ctx, func(tx *storage.Tx) error {
+			for _, e := range entries {
+				if err := r.applyRow(tx, e); err != nil {
+					return fmt.Errorf("entry %q of the ledger: %w", e.Kind, err)
+				}
+			}
+			return nil
+		})
+	}
+	err = r.eachEntry(backup.LedgerKey(db), func(e storage.LedgerEntry) error {
+		if batch = append(batch, e); len(batch) < replayBatch {
+			return nil
+		}
+		return apply()
+	})
+	if err != nil {
+		return err
+	}
+	return apply()
+}
+
+// checkLedger checks the ledger. It returns false if the restored server must not trust the sessions of the backup,
+// because there is no ledger or it is damaged.
+func (r *restore) checkLedger(ctx context.Context, db *storage.DB) (usable bool, err error) {
+	if r.Ledger == "" {
+		return false, nil
+	}
+	mark := r.manifest.Ledger
+	if mark == nil {
+		mark = new(storage.LedgerHead)
+	}
+	end, err := backup.ReadLedger(r.Ledger, backup.LedgerKey(db), nil)
+	if err == nil && end.Line < mark.Line {
+		err = fmt.Errorf("%w: %s ends at line %d, but had line %d when the backup was made", backup.ErrLedger, r.Ledger, end.Line, mark.Line)
+	}
+	if !end.Time.IsZero() {
+		r.report.LedgerEnd = &end.Time
+	}
+	if errors.Is(err, backup.ErrLedger) && r.Damaged {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("%w; find an undamaged copy, or use --damaged-ledger to apply what is left of it and to end all sessions", err)
+	}
+	return true, ctx.Err()
+}
+
+// eachEntry calls f for the ledger entries that were made after the backup.
+func (r *restore) eachEntry(key []byte, f func(storage.LedgerEntry) error) error {
+	if r.Ledger == "" {
+		return nil
+	}
+	_, err := backup.ReadLedger(r.Ledger, key, func(e storage.LedgerEntry) error {
+		if e.Seq <= r.position {
+			return nil
+		}
+		return f(e)
+	})
+	if errors.Is(err, backup.ErrLedger) && r.Damaged {
+		return nil
+	}
+	return err
+}
+
+// applyRow applies an entry that needs no service. It does nothing if the backup does not have what the entry is about.
+func (r *restore) applyRow(tx *storage.Tx, e storage.LedgerEntry) error {
+	user := ident.UserNID(e.Ref)
+	var err error
+	switch e.Kind {
+	case storage.LedgerRedacted:
+		return r.redactAgain(tx, storage.Pos(e.Ref), storage.Pos(e.Value))
+	case storage.LedgerPassword:
+		return r.dropPassword(tx, user)
+	case storage.LedgerAdmin:
+		err = tx.SetAdmin(user, e.Value != 0)
+	case storage.LedgerLocked:
+		err = tx.SetLocked(user, e.Value != 0)
+	case storage.LedgerSuspended:
+		err = tx.SetSuspended(user, e.Value != 0)
+	case storage.LedgerTokens:
+		err = tx.DeleteDeviceTokens(ident.DeviceNID(e.Ref))
+	case storage.LedgerTOTP:
+		_, err = tx.DeleteTOTP(user)
+	case storage.LedgerPasskey:
+		_, err = tx.DeletePasskey(user, e.Name)
+	case storage.LedgerRecovery:
+		if e.Name == "" {
+			err = tx.SetRecoveryCodes(user, nil)
+		} else {
+			_, err = tx.TakeRecoveryCode(user, e.Name)
+		}
+	case storage.LedgerFactors:
+		err = tx.DeleteFactors(user)
+	case storage.LedgerMedia:
+		_, err = tx.DeleteMedia(e.Name)
+	default:
+		return nil // replayServices applies the others
+	}
+	r.report.Replayed[e.Kind]++
+	return err
+}
+
+// redactAgain replaces an event by its redacted form. The redaction itself may be lost; by is what its position was.
+func (r *restore) redactAgain(tx *storage.Tx, p, by storage.Pos) error {
+	row, found, err := tx.EventAt(p)
+	if err != nil || !found || row.RedactedBy != 0 {
+		return err
+	}
+	room, found, err := tx.RoomByNID(row.Room)
+	if err != nil || !found {
+		return err
+	}
+	v, known := pdu.VersionOf(id.RoomVersion(room.Version))
+	if !known {
+		return nil
+	}
+	ev, err := pdu.ParseStored(v, id.EventID(row.EventID), row.JSON)
+	if err != nil {
+		return err
+	}
+	redacted, err := ev.Redact()
+	if err != nil {
+		return err
+	}
+	r.report.Replayed[storage.LedgerRedacted]++
+	return tx.RedactEvent(row.Room, p, row.EventID, redacted.JSON(), by)
+}
+
+// dropPassword removes a password that was changed after the backup.
+func (r *restore) dropPassword(tx *storage.Tx, user ident.UserNID) error {
+	a, found, err := tx.Account(user)
+	if err != nil || !found || a.Password == "" {
+		return err
+	}
+	r.report.Replayed[storage.LedgerPassword]++
+	r.report.Passwords = append(r.report.Passwords, "@"+a.Localpart+":"+r.cfg.ServerName)
+	return tx.SetPassword(user, "")
+}
+
+// replayServices applies the other entries of the ledger through the services, and purges what has expired.
+func (r *restore) replayServices(ctx context.Context) (err error) {
+	s, err := New(ctx, r.cfg, r.opt)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	err = r.eachEntry(backup.LedgerKey(s.svc.db), func(e storage.LedgerEntry) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return r.applyByService(ctx, s.svc, e)
+	})
+	if err != nil {
+		return err
+	}
+	report, err := s.svc.retention.Purge(ctx, true)
+	r.report.Purged = report.Events
+	if err != nil {
+		return err
+	}
+	if _, err := s.svc.media.Unlink(ctx); err != nil {
+		return err
+	}
+	return s.svc.db.Maintain(ctx)
+}
+
+func (r *restore) applyByService(ctx context.Context, s *services, e storage.LedgerEntry) error {
+	done, err := false, error(nil)
+	switch e.Kind {
+	case storage.LedgerDevice:
+		done, err = deleteAgain(ctx, s, ident.DeviceNID(e.Ref))
+	case storage.LedgerDeactivated:
+		done, err = deactivateAgain(ctx, s, ident.UserNID(e.Ref), e.Value != 0)
+	case storage.LedgerPurged:
+		done, err = purgeAgain(ctx, s.rooms, ident.RoomNID(e.Ref), e.Name)
+	}
+	if done {
+		r.report.Replayed[e.Kind]++
+	}
+	return err
+}
+
+// deleteAgain deletes a device if it exists.
+func deleteAgain(ctx context.Context, s *services, device ident.DeviceNID) (done bool, err error) {
+	var user ident.UserNID
+	var deviceID string
+	err = s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		user, deviceID, done, err = tx.DeviceOwner(device)
+		return err
+	})
+	if err != nil || !done {
+		return false, err
+	}
+	return true, s.accounts.DeleteDevices(ctx, user, []id.DeviceID{id.DeviceID(deviceID)})
+}
+
+// deactivateAgain closes an account if it exists and is active.
+func deactivateAgain(ctx context.Context, s *services, user ident.UserNID, erase bool) (done bool, err error) {
+	var name string
+	err = s.db.Read(ctx, func(tx *storage.Tx) error {
+		if _, found, err := tx.Account(user); err != nil || !found {
+			return err
+		}
+		name, err = tx.UserID(user)
+		return err
+	})
+	if err != nil || name == "" {
+		return false, err
+	}
+	err = s.accounts.Deactivate(ctx, id.UserID(name), erase)
+	if mxerr.Code(err) == mxerr.CodeNotFound {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// purgeAgain repeats a purge of a room by its rule, if the room exists.
+func purgeAgain(ctx context.Context, s *rooms.Service, room ident.RoomNID, text string) (done bool, err error) {
+	rule, err := expiry.ParsePurgeRule(text)
+	if err != nil {
+		return false, err
+	}
+	r, err := s.RoomByNID(ctx, room)
+	if errors.Is(err, rooms.ErrNoRoom) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	for after, more := ident.Order(0), true; more && err == nil; {
+		var out rooms.Purged
+		out, err = s.Purge(ctx, r, rule, after)
+		after, more = out.Next, out.More
+	}
+	return true, err
+}
