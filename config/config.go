@@ -159,7 +159,7 @@ type Backup struct {
 
 // OAuth configures signing in by OAuth 2.0.
 type OAuth struct {
-	Enabled         bool     `yaml:"enabled" doc:"Whether clients can sign in by OAuth 2.0, on web pages of this server at public_url. Clients that support it, such as Element, then use nothing else. It is off by default, because a reverse proxy must pass on the paths of the pages (docs/admin.md)."`
+	Enabled         bool     `yaml:"enabled" doc:"Whether clients can sign in by OAuth 2.0, on web pages of this server at public_url. Clients that support it, such as Element, then use nothing else; passwords still work for the others. The default is true if public_url is an https address, or on this computer, and has no path; otherwise false."`
 	Clients         []string `yaml:"clients" doc:"Hosts of the only clients that can be used, such as app.element.io; empty: all clients."`
 	DeviceGrant     string   `yaml:"device_grant" doc:"on or off: whether devices without a browser can sign in by a code that the user types on a web page."`
 	IdleLifetime    Duration `yaml:"idle_lifetime" doc:"How long a client that has signed in by OAuth 2.0 may be unused before it is signed out; 0s: for ever."`
@@ -393,7 +393,7 @@ func Default() *Config {
 		Audit:   Audit{Keep: Duration(180 * 24 * time.Hour), Addresses: Duration(90 * 24 * time.Hour), Checkpoints: Checkpoints{Interval: Duration(time.Hour)}},
 		Notices: Notices{Localpart: "server-notices", RoomName: "Server notices"},
 		Alerts:  Alerts{SignIns: true, Changes: true, Suspicious: true, Email: true},
-		OAuth:   OAuth{DeviceGrant: "on"},
+		OAuth:   OAuth{Enabled: true, DeviceGrant: "on"},
 		Email:   Email{SMTP: SMTP{Port: 587, TLS: "starttls", Timeout: Duration(30 * time.Second)}},
 		RateLimits: RateLimits{Enabled: true, Connections: 2000, Sends: Bucket{20, 200}, Reads: Bucket{50, 1000}, Logins: Bucket{0.2, 10},
 			Registrations: Bucket{0.2, 50}, Emails: Bucket{0.002, 5}, Anonymous: Bucket{50, 500}, Invites: Bucket{1, 100}, Joins: Bucket{1, 30}, Uploads: Bucket{5, 200}, Claims: Bucket{20, 200}},

@@ -164,3 +164,26 @@ func TestAConfigurationIsNotReadFromAPipe(t *testing.T) {
 		t.Errorf("a named pipe: %v", err)
 	}
 }
+
+func TestOAuthIsOnWhereItsPagesAreProtected(t *testing.T) {
+	for text, want := range map[string]bool{
+		"": true, "public_url: https://matrix.example.org": true, "public_url: http://localhost:8008/": true,
+		"public_url: http://192.0.2.1:8008": false, "public_url: https://example.org/matrix": false,
+		"oauth: {enabled: false}": false, "oauth: {device_grant: \"off\"}": true,
+	} {
+		c, err := Parse([]byte(text))
+		if err != nil || c.OAuth.Enabled != want {
+			t.Errorf("%s: %v, %v", text, c.OAuth.Enabled, err)
+		}
+		if err := c.Validate(); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	c, err := Parse([]byte("public_url: http://192.0.2.1:8008\noauth: {enabled: true}"))
+	if err == nil {
+		err = c.Validate()
+	}
+	if err == nil || !strings.Contains(err.Error(), "oauth.enabled") {
+		t.Errorf("on without https: %v", err)
+	}
+}

@@ -45,6 +45,9 @@ func parse(raw []byte, c *Config) (Problems, error) {
 		d.expand(root)
 		d.value(root, reflect.ValueOf(c).Elem(), "", false, 0)
 	}
+	if c.source.lines["oauth.enabled"] == 0 {
+		c.OAuth.Enabled = c.pageProblem() == ""
+	}
 	return d.list, nil
 }
 

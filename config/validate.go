@@ -210,11 +210,24 @@ func (c *Config) validateOAuth(p *problems) {
 		p.check(host != "" && host == strings.ToLower(host) && !strings.ContainsAny(host, ":/ "), fmt.Sprintf("oauth.clients[%d]", i),
 			"%q is not a host name in lower case such as app.element.io", host)
 	}
-	if u, err := url.Parse(c.PublicURL); o.Enabled && err == nil {
-		loopback := u.Hostname() == "localhost" || u.Hostname() == "127.0.0.1" || u.Hostname() == "::1"
-		p.check(u.Scheme == "https" || loopback, "oauth.enabled", "needs a public_url with https: passwords and tokens would not be protected")
-		p.check(u.Path == "" || u.Path == "/", "oauth.enabled", "needs a public_url without a path: the web pages are at its root")
+	if problem := c.pageProblem(); o.Enabled && problem != "" {
+		p.add("oauth.enabled", "%s", problem)
 	}
+}
+
+// pageProblem returns why there can be no web pages at public_url, or "". If public_url is no address, it returns "",
+// since that is a mistake of its own.
+func (c *Config) pageProblem() string {
+	u, err := url.Parse(c.PublicURL)
+	switch {
+	case err != nil:
+		return ""
+	case u.Scheme == "http" && u.Hostname() != "localhost" && u.Hostname() != "127.0.0.1" && u.Hostname() != "::1":
+		return "needs a public_url with https: passwords and tokens would not be protected"
+	case u.Path != "" && u.Path != "/":
+		return "needs a public_url without a path: the web pages are at its root"
+	}
+	return ""
 }
 
 func (s SMTP) validate(p *problems) {
