@@ -59,6 +59,7 @@ func (d *desk) linkBy(command, user string) (EnrolLink, string) {
 
 func TestPolicyOfOneAccountNeedsTheWebPages(t *testing.T) {
 	d := withFactors(t, gate.Off)
+	d.api.Config.OAuth.Enabled = false
 	run := func(user, mode string) string {
 		t.Helper()
 		raw, err := json.Marshal(MFAArgs{User: user, Mode: mode})

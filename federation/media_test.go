@@ -7,7 +7,9 @@ import (
 	"image/color"
 	"image/png"
 	"io"
+	"io/fs"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -90,20 +92,35 @@ func TestConcurrentRequestsForAFileShareOneDownload(t *testing.T) {
 	}
 }
 
+// mediaFiles lists the media files of a server. They are encrypted, so their content does not identify them.
+func mediaFiles(t *testing.T, s *testserver.Server) (paths []string) {
+	t.Helper()
+	err := filepath.WalkDir(filepath.Join(s.Dir, "media"), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			paths = append(paths, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return paths
+}
+
 func TestUnusedFilesOfOtherServersAreRemoved(t *testing.T) {
 	net, alice, bob := pair(t)
 	mediaID := upload(t, bob, "a", []byte("what nobody looks at"))
 	asked := count(net, "/media/download/")
 	alice.Raw("GET", downloads+"hs2.test/"+mediaID, nil)
 	s := net.Servers[0]
-	if found := s.FilesWith("what nobody looks at"); len(found) != 1 {
-		t.Fatalf("kept in %v", found)
+	if kept := mediaFiles(t, s); len(kept) != 1 {
+		t.Fatalf("kept in %v", kept)
 	}
 	s.Advance(31 * 24 * time.Hour)
 	// old files are removed to make room for a new one
 	alice.Raw("GET", downloads+"hs2.test/"+upload(t, bob, "b", []byte("another")), nil)
-	if found := s.FilesWith("what nobody looks at"); len(found) != 0 {
-		t.Errorf("still in %v", found)
+	if kept := mediaFiles(t, s); len(kept) != 1 {
+		t.Errorf("a month later there is more than the new file: %v", kept)
 	}
 	if status, _, body := alice.Raw("GET", downloads+"hs2.test/"+mediaID, nil); status != 200 || string(body) != "what nobody looks at" || asked.Load() != 3 {
 		t.Errorf("%d %s after %d requests", status, body, asked.Load())
@@ -116,15 +133,22 @@ func TestTheCacheOfOtherServersFilesIsBounded(t *testing.T) {
 	})
 	alice, bob := net.Servers[0].Register("alice"), net.Servers[1].Register("bob")
 	text := func(i int) string { return strings.Repeat(fmt.Sprintf("file %d. ", i), 100) } // 800 bytes
+	var ids []string
 	for i := range 4 {
-		alice.Raw("GET", downloads+"hs2.test/"+upload(t, bob, "a", []byte(text(i))), nil)
+		ids = append(ids, upload(t, bob, "a", []byte(text(i))))
+		alice.Raw("GET", downloads+"hs2.test/"+ids[i], nil)
 		net.Servers[0].Advance(time.Minute)
 	}
-	if found := net.Servers[0].FilesWith(text(0)); len(found) != 0 {
-		t.Errorf("the oldest is still in %v", found)
+	asked := count(net, "/media/download/")
+	for i, want := range map[int]int32{3: 0, 0: 1} { // the newest is kept, and the oldest is not
+		before := asked.Load()
+		alice.Raw("GET", downloads+"hs2.test/"+ids[i], nil)
+		if got := asked.Load() - before; got != want {
+			t.Errorf("file %d of 4: the other server was asked %d times, want %d", i+1, got, want)
+		}
 	}
-	if found := net.Servers[0].FilesWith(text(3)); len(found) != 1 {
-		t.Errorf("the newest is in %v", found)
+	if kept := mediaFiles(t, net.Servers[0]); len(kept) > 3 { // of some 800 bytes, in a cache of 2,500
+		t.Errorf("the cache has %d files: %v", len(kept), kept)
 	}
 	alice.Refused("GET", downloads+"hs2.test/"+upload(t, bob, "a", make([]byte, 1001)), nil, 502, "M_TOO_LARGE")
 }

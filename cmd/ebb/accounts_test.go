@@ -81,9 +81,8 @@ func TestAccountsAreCreatedListedAndDeactivated(t *testing.T) {
 		}
 		must(t, "", "user", "unlock", "alice", cfg)
 		must(t, "", "user", "unsuspend", "alice", cfg)
-		must(t, "", "user", "mfa", "alice", "off", cfg)
+		must(t, "", "user", "mfa", "alice", "required", cfg)
 		must(t, "", "user", "mfa", "@alice:test", "default", cfg)
-		refusedWith(t, 3, "oauth.enabled", "", "user", "mfa", "alice", "required", cfg)
 		refusedWith(t, 2, "one of", "", "user", "mfa", "alice", cfg)
 		refusedWith(t, 3, "this server", "", "user", "lock", "@eve:elsewhere.org", cfg)
 		must(t, "", "user", "deactivate", "--erase", "bob", cfg)

@@ -65,7 +65,6 @@ func commands() []command {
 		userLockCommand, userUnlockCommand, userSuspendCommand, userUnsuspendCommand,
 		userIdentitiesCommand, userLinkCommand, userUnlinkCommand,
 		userMFACommand, userEnrolLinkCommand, userEnrolListCommand, userEnrolRevokeCommand, adminRecoverCommand, noticeSendCommand,
-		tokenCreateCommand, tokenListCommand, tokenRevokeCommand,
 		tokenCreateCommand, tokenListCommand, tokenRevokeCommand, tokenIssueCommand, tokenIssuedCommand, tokenWithdrawCommand,
 		roomListCommand, roomShowCommand, roomRetentionShowCommand, roomRetentionGetCommand, roomRetentionSetCommand, roomRetentionClearCommand,
 		federationStatusCommand, federationRetryCommand, appserviceListCommand, appservicePingCommand, keysListCommand, keysRotateCommand, keysCreateCommand,

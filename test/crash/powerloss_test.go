@@ -46,8 +46,19 @@ func TestNoAnswerLeavesBeforeItsFsync(t *testing.T) {
 
 // change is a request whose marker must occur in the bytes that are written to disk. If answer (an event ID) is set, it
 // identifies the response among others. Otherwise the request was sent alone, and the next response after its bytes
-// belongs to it.
-type change struct{ marker, answer string }
+// belongs to it. The bytes of an uploaded file are encrypted: for those, folder is set instead of marker, and stands for
+// what was last written there.
+type change struct{ marker, folder, answer string }
+
+func (c change) isWrittenBy(one *call) bool {
+	if !strings.HasPrefix(one.file, "/") || !strings.Contains(one.name, "write") {
+		return false
+	}
+	if c.folder != "" {
+		return strings.Contains(one.file, c.folder)
+	}
+	return strings.Contains(one.text, c.marker)
+}
 
 // writeOneByOne makes one change of every kind, with no other requests in progress.
 func writeOneByOne(t *testing.T, s *process.Server) []change {
@@ -68,8 +79,8 @@ func writeOneByOne(t *testing.T, s *process.Server) []change {
 			"messages": process.Object{c.UserID: process.Object{"*": process.Object{"marker": marker}}}})
 		done = append(done, change{marker: marker})
 	}
-	c.Must(t, http.MethodPost, "/_matrix/media/v3/upload?filename=x.txt", "media-marker-end")
-	return append(done, change{marker: "media-marker-end"})
+	c.Must(t, http.MethodPost, "/_matrix/media/v3/upload?filename=media-marker-end", "a file")
+	return append(done, change{marker: "media-marker-end"}, change{folder: "/media/"})
 }
 
 // writeTogether sends messages over many connections, so that some commits contain several messages.
@@ -149,24 +160,23 @@ func readCalls(t *testing.T, path string) calls {
 func (all calls) checkOrder(c change) error {
 	var written *call
 	for _, one := range all {
-		isFile := strings.HasPrefix(one.file, "/")
 		switch {
-		case written == nil && isFile && strings.Contains(one.name, "write") && strings.Contains(one.text, c.marker):
+		case c.isWrittenBy(one) && (written == nil || c.folder != ""):
 			written = one
 		case written != nil && one.isAnswer(c.answer):
 			// The sync must begin after the bytes were written and return before the response is sent.
 			if !all.syncedBetween(written, one) {
-				return fmt.Errorf("%s: the answer left before %s was synced", c.marker, written.file)
+				return fmt.Errorf("%s: the answer left before %s was synced", c.marker+c.folder, written.file)
 			}
 			return nil
 		case one.isAnswer(c.answer) && c.answer != "":
-			return fmt.Errorf("%s: the answer left before anything was written", c.marker)
+			return fmt.Errorf("%s: the answer left before anything was written", c.marker+c.folder)
 		}
 	}
 	if written == nil {
-		return fmt.Errorf("%s is in no write to a file", c.marker)
+		return fmt.Errorf("%s is in no write to a file", c.marker+c.folder)
 	}
-	return fmt.Errorf("%s: no answer left", c.marker)
+	return fmt.Errorf("%s: no answer left", c.marker+c.folder)
 }
 
 // isAnswer reports whether the call sends a response with status 200 that contains text.
