@@ -151,6 +151,6 @@ func removeUnneeded(dir string, needed map[string]bool) error {
 		if needed[filepath.Base(filepath.Dir(path))+filepath.Base(path)] {
 			return nil
 		}
-		return os.Remove(path)
+		return os.Remove(path) //nolint:gosec // the folder belongs to this program alone
 	})
 }

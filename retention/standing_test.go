@@ -29,16 +29,16 @@ func (f *fixture) setPolicy(room id.RoomID, content string) {
 func TestMessagesFromBeforeAPolicyWait(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		f := newFixture(t, db, rooms.Retention{})
-		minutes := func(n time.Duration) { f.now = f.now.Add(n * time.Minute); f.purged() } // a run an hour, or the clock seems to jump
+		pass := func(d time.Duration) { f.now = f.now.Add(d); f.purged() } // a run an hour, or the clock seems to jump
 		room := f.room("", 3)
-		minutes(50)
+		pass(50 * time.Minute)
 		f.setPolicy(room, `{"max_lifetime":60000}`)
 		_, err := f.opts.Rooms.Send(f.Context(), rooms.NewEvent{Room: room, Sender: f.alice, Type: "m.room.message", Content: json.RawMessage(`{"body":"under the policy"}`)})
 		f.ok(err)
 		f.now = f.now.Add(10 * time.Minute)
 		f.wantReport(1, 3, "what was sent under the policy")
 		for range 28 {
-			minutes(50)
+			pass(50 * time.Minute)
 		}
 		f.now = f.now.Add(25 * time.Minute)
 		f.wantReport(0, 3, "before the day is over")

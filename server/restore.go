@@ -43,8 +43,11 @@ const restoringFile = "restore.incomplete"
 
 // refuseUnrestored returns an error if the files in data_dir are from a restore that was not completed.
 func refuseUnrestored(cfg *config.Config, o Options) error {
-	if _, err := os.Lstat(filepath.Join(cfg.Dir(), restoringFile)); err != nil || o.restoring {
+	switch _, err := os.Lstat(filepath.Join(cfg.Dir(), restoringFile)); {
+	case o.restoring || errors.Is(err, fs.ErrNotExist):
 		return nil
+	case err != nil:
+		return err
 	}
 	return fmt.Errorf("a restore into %s was interrupted: run ebb restore again, which begins anew", cfg.Dir())
 }

@@ -164,11 +164,11 @@ func (p *Pages) ownView(r *httpapi.Request, s session, title string, data any) v
 }
 
 // done sends the browser back to a page, which says what was done.
-func done(path, what string, cookies ...*http.Cookie) (any, error) {
+func done(path, what string) (any, error) {
 	to, query, _ := strings.Cut(path, "?")
 	q, _ := url.ParseQuery(query) // made by this package
 	q.Set("done", what)
-	return redirect(to+"?"+q.Encode(), cookies...)
+	return redirect(to + "?" + q.Encode())
 }
 
 // account returns the account of a session.

@@ -54,6 +54,7 @@ func runPostgres(ctx context.Context, dsn, program string, in io.Reader, out io.
 		return fmt.Errorf("backups of a database on PostgreSQL need the programs pg_dump and pg_restore, of the server's version or a newer one: %w", err)
 	}
 	var stderr bytes.Buffer
+	//nolint:gosec // the programs are constants, and the address is that of the configuration
 	cmd := exec.CommandContext(ctx, program, append(args, "--dbname="+u.String())...)
 	if password != "" {
 		cmd.Env = append(os.Environ(), "PGPASSWORD="+password)

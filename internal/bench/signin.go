@@ -125,7 +125,7 @@ func (h *house) pacedSends(f func() error) ([]float64, error) {
 	for _, w := range waits {
 		all = append(all, w...)
 	}
-	return all, errors.Join(append(errs, err)...)
+	return all, errors.Join(err, errors.Join(errs...))
 }
 
 // signInAll signs everybody in at once, and returns how long (s) each took.
@@ -163,7 +163,7 @@ func (p *process) signInClient() (*oauth2.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp, err := http.Post("http://"+p.addr+"/oauth2/register", "application/json", strings.NewReader(string(raw))) //nolint:noctx // a measurement on this machine
+	resp, err := http.Post("http://"+p.addr+"/oauth2/register", "application/json", strings.NewReader(string(raw)))
 	if err != nil {
 		return nil, err
 	}
@@ -242,9 +242,9 @@ func fields(page string, filled url.Values) url.Values {
 func (s *person) load(address string, form url.Values) (page string, away *url.URL, err error) {
 	var resp *http.Response
 	if form == nil {
-		resp, err = s.http.Get(address) //nolint:noctx // the client has a timeout
+		resp, err = s.http.Get(address)
 	} else {
-		resp, err = s.http.PostForm(address, form) //nolint:noctx // the same
+		resp, err = s.http.PostForm(address, form)
 	}
 	if err != nil {
 		return "", nil, err

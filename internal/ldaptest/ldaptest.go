@@ -68,7 +68,7 @@ func newServer() *Server {
 // freePort returns a port of 127.0.0.1 on which nobody listens at the moment.
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ const maxTries = 5
 // answers waits until a port accepts connections. It returns false if the server ends or does not begin to.
 func answers(port int, ended <-chan struct{}) bool {
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
-		if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+		if c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second); err == nil { //nolint:noctx // it has a timeout
 			_ = c.Close()
 			return true
 		}

@@ -2,6 +2,7 @@ package ldaptest
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
@@ -30,7 +31,8 @@ func startSlapd(t testing.TB) *Server {
 		plain, secure := freePort(t), freePort(t)
 		s.Plain, s.Secure = fmt.Sprintf("ldap://127.0.0.1:%d", plain), fmt.Sprintf("ldaps://127.0.0.1:%d", secure)
 		var out bytes.Buffer
-		cmd := exec.Command(program, "-d", "0", "-f", filepath.Join(dir, "slapd.conf"), "-h", s.Plain+" "+s.Secure)
+		//nolint:gosec // all arguments are made here
+		cmd := exec.CommandContext(context.WithoutCancel(t.Context()), program, "-d", "0", "-f", filepath.Join(dir, "slapd.conf"), "-h", s.Plain+" "+s.Secure)
 		cmd.Stdout, cmd.Stderr = &out, &out
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -90,7 +92,8 @@ access to attrs=userPassword by anonymous auth by * none
 access to * by dn.exact="`+SearchDN+`" read by self read by * none
 `, "DIR", dir)))
 	write("people.ldif", entries())
-	if out, err := exec.Command("/usr/sbin/slapadd", "-f", filepath.Join(dir, "slapd.conf"), "-l", filepath.Join(dir, "people.ldif")).CombinedOutput(); err != nil {
+	//nolint:gosec // all arguments are made here
+	if out, err := exec.CommandContext(t.Context(), "/usr/sbin/slapadd", "-f", filepath.Join(dir, "slapd.conf"), "-l", filepath.Join(dir, "people.ldif")).CombinedOutput(); err != nil {
 		t.Fatalf("slapadd: %v %s", err, out)
 	}
 }

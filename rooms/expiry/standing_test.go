@@ -11,7 +11,9 @@ import (
 func TestMessagesFromBeforeAPolicyWasShortenedWait(t *testing.T) {
 	const wait = day
 	at := func(hours int64) int64 { return hours * time.Hour.Milliseconds() }
-	p := func(hours time.Duration) expiry.Policy { return expiry.Policy{Max: lifetime(hours * time.Hour)} }
+	p := func(hours int64) expiry.Policy {
+		return expiry.Policy{Max: lifetime(time.Duration(at(hours)) * time.Millisecond)}
+	}
 	type change struct {
 		at     int64 // hours
 		policy expiry.Policy

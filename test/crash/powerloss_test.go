@@ -46,8 +46,8 @@ func TestNoAnswerLeavesBeforeItsFsync(t *testing.T) {
 
 // change is a request whose marker must occur in the bytes that are written to disk. If answer (an event ID) is set, it
 // identifies the response among others. Otherwise the request was sent alone, and the next response after its bytes
-// belongs to it. The bytes of an uploaded file are encrypted: for those, folder is set instead of marker, and stands for
-// what was last written there.
+// belongs to it. The bytes of an uploaded file are encrypted: for those, folder is set instead of marker, and stands
+// for what was last written there.
 type change struct{ marker, folder, answer string }
 
 func (c change) isWrittenBy(one *call) bool {
