@@ -203,7 +203,12 @@ func (s *Service) purposeOf(ctx context.Context, q Asked) (purpose, error) {
 			return err
 		}
 		more, err := s.gate.NeedsSecond(tx, a)
-		if more || a.Password == "" {
+		if err != nil {
+			return err
+		}
+		_, inLDAP, err := tx.UpstreamSubject(a.NID, storage.DirectoryIssuer)
+		hasPassword := a.Password != "" || inLDAP && s.opts.Upstream.LDAP != nil
+		if more || !hasPassword {
 			p.page = s.opts.AccountPage
 		}
 		return err

@@ -77,7 +77,7 @@ func each(entries []any, path ...any) []any {
 }
 
 func TestMissingOperationsAreUnrecognizedSoThatClientsFallBack(t *testing.T) {
-	alice := signUp(t, testserver.New(t, nil), "alice")
+	alice := signUp(t, testserver.New(t, func(c *config.Config) { c.OAuth.Enabled = false }), "alice")
 	for _, request := range []string{
 		"GET /v1/auth_metadata",
 		"GET /v3/login/sso/redirect",

@@ -260,7 +260,7 @@ func TestAccountsForWhichAPasswordIsNotEnoughConfirmOnThePage(t *testing.T) {
 }
 
 func TestWithoutPagesThePasswordConfirms(t *testing.T) {
-	s := testserver.NewWithPolicy(t, gate.Policy{MFA: gate.Optional}, nil)
+	s := testserver.NewWithPolicy(t, gate.Policy{MFA: gate.Optional}, func(c *config.Config) { c.OAuth.Enabled = false })
 	c := s.Register("alice")
 	l := &pageLab{s, t}
 	err := l.DB().Write(t.Context(), func(tx *storage.Tx) error {
