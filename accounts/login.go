@@ -158,7 +158,7 @@ func (s *Service) LoginToken(ctx context.Context, token string, n NewSession) (S
 			s.failed(ctx, "", "unknown login token")
 			err = mxerr.Forbidden("The login token is unknown or has expired")
 		}
-		return gate.Attempt{Path: gate.PathLoginToken, User: t.User, Shown: gate.Evidence(t.Evidence), Network: n.Network, Guess: try}, err
+		return gate.Attempt{Path: gate.PathLoginToken, User: t.User, Shown: gate.Evidence(t.Evidence), Upstream: t.Upstream, Network: n.Network, Guess: try}, err
 	})
 	if mxerr.Code(err) != mxerr.CodeForbidden {
 		try.Right()
@@ -454,7 +454,11 @@ func (s *Service) CreateLoginToken(ctx context.Context, who ident.Requester) (to
 		if err != nil {
 			return err
 		}
-		pass, err := s.gate.Admit(w.Tx, gate.Attempt{Path: gate.PathHandOver, User: who.UserNID, Shown: gate.Evidence(shown)})
+		upstream, err := w.Upstream(who.DeviceNID)
+		if err != nil {
+			return err
+		}
+		pass, err := s.gate.Admit(w.Tx, gate.Attempt{Path: gate.PathHandOver, User: who.UserNID, Shown: gate.Evidence(shown), Upstream: upstream})
 		if err != nil {
 			return err
 		}

@@ -124,6 +124,25 @@ func (s *Service) Unlink(ctx context.Context, user id.UserID, i Identity) error 
 	})
 }
 
+// AccountOf returns the account to which an identity belongs. Closed accounts have none.
+func (s *Service) AccountOf(ctx context.Context, i Identity) (storage.AccountRow, bool, error) {
+	return s.accountOfIdentity(ctx, i)
+}
+
+// CreateLinked creates an account without a password for an identity, and returns it. The name must be a localpart as
+// it is: capitals, which other services distinguish, are not converted.
+//
+// Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_EXCLUSIVE; M_FORBIDDEN if the identity belongs to an account already.
+func (s *Service) CreateLinked(ctx context.Context, i Identity, name, displayName, email string) (storage.AccountRow, error) {
+	if name != foldName(name) {
+		return storage.AccountRow{}, mxerr.New(400, mxerr.CodeInvalidUsername, "A user name must not have capital letters")
+	}
+	if name == "" {
+		return storage.AccountRow{}, mxerr.New(400, mxerr.CodeInvalidUsername, "The user name is empty")
+	}
+	return s.createNamed(ctx, NewAccount{Username: name, DisplayName: displayName, KnownEmail: email, Identity: &i})
+}
+
 // OffersJWT reports whether anybody can log in with a JSON Web Token.
 func (s *Service) OffersJWT() bool {
 	return s.opts.Upstream.JWT != nil && (s.opts.Upstream.JWTStrong || s.gate.OffersPassword())

@@ -13,6 +13,7 @@ import (
 	"ebb/accounts"
 	"ebb/accounts/oauth"
 	"ebb/accounts/rendezvous"
+	"ebb/accounts/upstream"
 	"ebb/appservice"
 	"ebb/config"
 	"ebb/delayed"
@@ -54,6 +55,7 @@ type API struct {
 	Previews    *preview.Service // nil if previews are off
 	Identity    *identity.Client
 	OAuth       *oauth.Service // nil if OAuth 2.0 is off
+	Upstream    *upstream.Service
 	Rendezvous  *rendezvous.Service
 	Now         func() time.Time
 	Log         *slog.Logger

@@ -34,7 +34,11 @@ func (a *API) loginRoutes() []httpapi.Route {
 func (a *API) getLoginFlows(*httpapi.Request) (any, error) {
 	var flows []map[string]any
 	if a.OAuth != nil {
-		flows = append(flows, map[string]any{"type": loginSSO, "oauth_aware_preferred": true})
+		flow := map[string]any{"type": loginSSO, "oauth_aware_preferred": true}
+		if providers := a.identityProviders(); len(providers) > 0 {
+			flow["identity_providers"] = providers
+		}
+		flows = append(flows, flow)
 	}
 	if a.Accounts.OffersPassword() {
 		flows = append(flows, map[string]any{"type": loginPassword})
@@ -47,6 +51,22 @@ func (a *API) getLoginFlows(*httpapi.Request) (any, error) {
 		flows = append(flows, map[string]any{"type": loginAppService})
 	}
 	return map[string]any{"flows": flows}, nil
+}
+
+// identityProviders lists the OpenID Connect providers that users can choose in a client.
+// Spec: client-server-api#client-login-via-sso
+func (a *API) identityProviders() (all []map[string]any) {
+	for _, p := range a.Upstream.Providers() {
+		one := map[string]any{"id": p.ID, "name": p.Name}
+		if p.Icon != "" {
+			one["icon"] = p.Icon
+		}
+		if p.Brand != "" {
+			one["brand"] = p.Brand
+		}
+		all = append(all, one)
+	}
+	return all
 }
 
 // login logs a user in on a device.

@@ -106,6 +106,8 @@ type Auth struct {
 	JWT               JWT      `yaml:"jwt"`
 	LDAP              LDAP     `yaml:"ldap"`
 	Password          Password `yaml:"password"`
+
+	Providers []Provider `yaml:"providers" doc:"OpenID Connect providers, such as Keycloak, by which users can sign in on the web pages; needs oauth.enabled. Each has id (in URLs, such as office), name (for users), issuer (a URL), client_id, and client_secret or client_secret_file. Optional: scopes; the templates localpart, display_name and email; create_accounts; second_factor (amr, acr); request_acr; skip_userinfo; ca_file; icon (an mxc:// URL); brand. docs/admin.md explains them."`
 }
 
 // Password says which new passwords are accepted.
@@ -462,13 +464,18 @@ type secretFile struct {
 }
 
 func (c *Config) secretFiles() []secretFile {
-	return []secretFile{
+	files := []secretFile{
 		{"registration.shared_secret_file", c.Registration.SharedSecretFile, &c.Registration.SharedSecret},
 		{"email.smtp.password_file", c.Email.SMTP.PasswordFile, &c.Email.SMTP.Password},
 		{"turn.shared_secret_file", c.TURN.SharedSecretFile, &c.TURN.SharedSecret},
 		{"auth.jwt.secret_file", c.Auth.JWT.SecretFile, &c.Auth.JWT.Secret},
 		{"auth.ldap.search_password_file", c.Auth.LDAP.SearchPasswordFile, &c.Auth.LDAP.SearchPassword},
 	}
+	for i := range c.Auth.Providers {
+		one := &c.Auth.Providers[i]
+		files = append(files, secretFile{fmt.Sprintf("auth.providers[%d].client_secret_file", i), one.ClientSecretFile, &one.ClientSecret})
+	}
+	return files
 }
 
 // readFiles reads the secrets that are stored in separate files.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -159,5 +160,55 @@ func (c *Config) warnOfUpstream(w *problems) {
 	j := c.Auth.JWT
 	if len(j.Algorithms) > 0 && len(j.Audiences) == 0 {
 		w.add("auth.jwt.audiences", "is empty: every token that is signed with the secret is accepted, whatever it was issued for")
+	}
+}
+
+// Provider configures an OpenID Connect provider.
+type Provider struct {
+	ID               string       `yaml:"id"`
+	Name             string       `yaml:"name"`
+	Icon             string       `yaml:"icon"`
+	Brand            string       `yaml:"brand"`
+	Issuer           string       `yaml:"issuer"`
+	ClientID         string       `yaml:"client_id"`
+	ClientSecret     string       `yaml:"client_secret" secret:"true"`
+	ClientSecretFile string       `yaml:"client_secret_file"`
+	Scopes           []string     `yaml:"scopes"`
+	Localpart        string       `yaml:"localpart"`
+	DisplayName      string       `yaml:"display_name"`
+	Email            string       `yaml:"email"`
+	CreateAccounts   bool         `yaml:"create_accounts"`
+	SkipUserinfo     bool         `yaml:"skip_userinfo"`
+	RequestACR       []string     `yaml:"request_acr"`
+	SecondFactor     SecondFactor `yaml:"second_factor"`
+	CAFile           string       `yaml:"ca_file"`
+}
+
+// Authorities returns the certificate authorities that are trusted for a provider, or nil for those of the system.
+func (p Provider) Authorities(c *Config) (*x509.CertPool, error) { return c.onlyAuthorities(p.CAFile) }
+
+// providerID matches the IDs of providers, which are parts of URLs.
+var providerID = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
+
+// validateProviders checks the OpenID Connect providers.
+func (c *Config) validateProviders(p *problems) {
+	p.check(len(c.Auth.Providers) == 0 || c.OAuth.Enabled, "auth.providers", "needs oauth.enabled: users sign in by providers on the web pages")
+	for i, one := range c.Auth.Providers {
+		key := fmt.Sprintf("auth.providers[%d]", i)
+		p.check(providerID.MatchString(one.ID) && one.ID != "new", key+".id", "%q must consist of a-z, 0-9, _ and -, such as office", one.ID)
+		p.check(one.Name != "" && len(one.Name) <= 60, key+".name", "must have 1 to 60 characters: users see it")
+		p.check(one.ClientID != "", key+".client_id", "is missing")
+		p.url(key+".issuer", one.Issuer, "https", "http")
+		if u, err := url.Parse(one.Issuer); err == nil {
+			p.check(u.Scheme != "http" || loopback(u.Hostname()), key+".issuer", "must be an https URL: anybody on the network could sign in as any user")
+			p.check(u.RawQuery == "" && u.Fragment == "", key+".issuer", "must have neither a query nor a fragment")
+		}
+		for j, other := range c.Auth.Providers[:i] {
+			p.check(one.ID != other.ID, key+".id", "%q is also that of auth.providers[%d]", one.ID, j)
+			p.check(one.Issuer != other.Issuer, key+".issuer", "is also that of auth.providers[%d]: users are known by the issuer", j)
+		}
+		p.check(len(one.Scopes) == 0 || slices.Contains(one.Scopes, "openid"), key+".scopes", "must contain openid")
+		p.check(one.Icon == "" || strings.HasPrefix(one.Icon, "mxc://"), key+".icon", "%q is not an mxc:// URL", one.Icon)
+		one.SecondFactor.validate(p, key+".second_factor")
 	}
 }

@@ -77,3 +77,41 @@ func TestMistakesInLDAP(t *testing.T) {
 		}
 	}
 }
+
+func TestMistakesInProviders(t *testing.T) {
+	good := Provider{ID: "office", Name: "Office", Issuer: "https://id.example.org", ClientID: "ebb"}
+	for _, c := range []struct {
+		want   string
+		change func(*Config)
+	}{
+		{"", func(*Config) {}},
+		{"", func(c *Config) { c.Auth.Providers[0].Issuer = "http://127.0.0.1:9000" }},
+		{"auth.providers: needs", func(c *Config) { c.OAuth.Enabled = false }},
+		{"auth.providers[0].id", func(c *Config) { c.Auth.Providers[0].ID = "Office 1" }},
+		{"auth.providers[0].id", func(c *Config) { c.Auth.Providers[0].ID = "" }},
+		{"auth.providers[0].name", func(c *Config) { c.Auth.Providers[0].Name = "" }},
+		{"auth.providers[0].client_id", func(c *Config) { c.Auth.Providers[0].ClientID = "" }},
+		{"auth.providers[0].issuer", func(c *Config) { c.Auth.Providers[0].Issuer = "" }},
+		{"auth.providers[0].issuer", func(c *Config) { c.Auth.Providers[0].Issuer = "http://id.example.org" }},
+		{"auth.providers[0].issuer", func(c *Config) { c.Auth.Providers[0].Issuer = "https://id.example.org?x=1" }},
+		{"auth.providers[0].scopes", func(c *Config) { c.Auth.Providers[0].Scopes = []string{"profile"} }},
+		{"auth.providers[0].icon", func(c *Config) { c.Auth.Providers[0].Icon = "https://example.org/icon.png" }},
+		{"auth.providers[0].second_factor.amr[0]", func(c *Config) { c.Auth.Providers[0].SecondFactor.AMR = []string{"pwd"} }},
+		{"auth.providers[1].id", func(c *Config) {
+			c.Auth.Providers = append(c.Auth.Providers, good)
+			c.Auth.Providers[1].Issuer = "https://other.example.org"
+		}},
+		{"auth.providers[1].issuer", func(c *Config) {
+			c.Auth.Providers = append(c.Auth.Providers, good)
+			c.Auth.Providers[1].ID = "branch"
+		}},
+	} {
+		got := mistakesOf(func(cfg *Config) {
+			cfg.OAuth.Enabled, cfg.Auth.Providers = true, []Provider{good}
+			c.change(cfg)
+		})
+		if (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+}

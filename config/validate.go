@@ -59,6 +59,7 @@ func (c *Config) mistakes(found Problems) Problems {
 	c.Auth.Passkeys.validate(&p, c.PublicURL)
 	c.Auth.JWT.validate(&p)
 	c.Auth.LDAP.validate(&p)
+	c.validateProviders(&p)
 	c.Audit.validate(&p)
 	c.Notices.validate(&p)
 	c.Backup.validate(&p)

@@ -38,11 +38,12 @@ func ContentPolicy(nonce string) string {
 // isPage reports whether a preflight is for a route that serves a page.
 func (s *Server) isPage(preflight *http.Request) bool {
 	asked := *preflight
-	if asked.Method = preflight.Header.Get("Access-Control-Request-Method"); asked.Method == "" {
-		asked.Method = http.MethodGet
+	for _, asked.Method = range []string{preflight.Header.Get("Access-Control-Request-Method"), http.MethodGet} {
+		if route, _, _ := s.router.find(&asked); route != nil {
+			return route.Page
+		}
 	}
-	route, _, _ := s.router.find(&asked)
-	return route != nil && route.Page
+	return false
 }
 
 const errorPage = `<!DOCTYPE html>

@@ -9,6 +9,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/accounts/upstream"
 	"ebb/adminapi"
 	"ebb/config"
 	"ebb/fedclient"
@@ -26,8 +27,10 @@ func Check(ctx context.Context, cfg *config.Config, o Options) (mistakes, warnin
 	if _, ok := pdu.VersionOf(id.RoomVersion(cfg.Rooms.DefaultVersion)); !ok {
 		mistakes = append(mistakes, cfg.Problem("rooms.default_version", "%q is not a room version that this server supports: %s", cfg.Rooms.DefaultVersion, versions()))
 	}
-	_, upstream := upstreamOptions(cfg, o)
-	mistakes = append(mistakes, upstream...)
+	_, others := upstreamOptions(cfg, o)
+	mistakes = append(mistakes, others...)
+	_, others = newUpstream(cfg, upstream.Options{})
+	mistakes = append(mistakes, others...)
 	if config.Exists(cfg.Dir()) {
 		mistakes = append(mistakes, checkDatabase(ctx, cfg)...)
 	} else if err := storage.CheckDSN(cfg.DSN()); err != nil {

@@ -18,6 +18,7 @@ import (
 	"ebb/accounts/gate"
 	"ebb/accounts/oauth"
 	"ebb/accounts/passwords"
+	"ebb/accounts/upstream"
 	"ebb/appservice"
 	"ebb/audit"
 	"ebb/backup"
@@ -67,6 +68,7 @@ type services struct {
 	secrets     *secrets.Ring
 	accounts    *accounts.Service
 	oauth       *oauth.Service // nil if OAuth 2.0 is off
+	upstream    *upstream.Service
 	rooms       *rooms.Service
 	accountData *accountdata.Service
 	receipts    *receipts.Service
@@ -195,17 +197,20 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	if err := s.openGate(ctx, cfg, o); err != nil {
 		return err
 	}
-	upstream, mistakes := upstreamOptions(cfg, o)
+	others, mistakes := upstreamOptions(cfg, o)
 	if err := mistakes.Err(); err != nil {
 		return err
 	}
 	s.accounts = accounts.New(accounts.Options{
-		Gate: s.gate, Audit: s.audit, Upstream: upstream, Notices: s.notices, Passwords: passwords.Policy(cfg.Auth.Password),
+		Gate: s.gate, Audit: s.audit, Upstream: others, Notices: s.notices, Passwords: passwords.Policy(cfg.Auth.Password),
 		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
 		Guests: cfg.Registration.Guests, GuestLifetime: time.Duration(cfg.Registration.GuestLifetime),
 		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Emails: s.emails(cfg), AccountPage: accountPage(cfg), SearchAllUsers: cfg.UserDirectory.SearchAllUsers, Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,
 	})
 	s.oauth = s.newOAuth(cfg, o)
+	if s.upstream, mistakes = newUpstream(cfg, upstream.Options{DB: s.db, Accounts: s.accounts, Now: o.Now, Log: o.Log}); len(mistakes) > 0 {
+		return mistakes
+	}
 	if s.apps, err = appservice.New(ctx, appservice.Options{
 		Registry: s.registry, DB: s.db, Accounts: s.accounts, Rooms: s.rooms, History: s.history, Commits: commits, Hub: s.hub, Log: o.Log,
 	}); err != nil {

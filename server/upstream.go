@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"ebb/accounts"
 	"ebb/accounts/jwt"
 	"ebb/accounts/ldap"
+	"ebb/accounts/upstream"
 	"ebb/config"
 )
 
@@ -30,6 +32,32 @@ func upstreamOptions(cfg *config.Config, o Options) (u accounts.UpstreamOptions,
 		u.LDAP, u.LDAPCreate = d, cfg.Auth.LDAP.CreateAccounts
 	}
 	return u, mistakes
+}
+
+// newUpstream returns what signs users in by OpenID Connect providers. It sends no requests.
+func newUpstream(cfg *config.Config, o upstream.Options) (s *upstream.Service, mistakes config.Problems) {
+	for i, c := range cfg.Auth.Providers {
+		roots, err := c.Authorities(cfg)
+		if err != nil {
+			mistakes = append(mistakes, cfg.Problem(fmt.Sprintf("auth.providers[%d].ca_file", i), "%v", err))
+		}
+		one := upstream.Settings{
+			ID: c.ID, Name: c.Name, Icon: c.Icon, Brand: c.Brand, Issuer: c.Issuer, ClientID: c.ClientID, Secret: c.ClientSecret, Scopes: c.Scopes,
+			Localpart: c.Localpart, DisplayName: cmp.Or(c.DisplayName, "{{.name}}"), Email: cmp.Or(c.Email, "{{.email}}"), Create: c.CreateAccounts,
+			SkipUserinfo: c.SkipUserinfo, RequestACR: c.RequestACR, SecondFactor: jwt.SecondFactor(c.SecondFactor), Roots: roots,
+		}
+		if _, err := upstream.New(upstream.Options{Providers: []upstream.Settings{one}}); err != nil {
+			mistakes = append(mistakes, cfg.Problem(fmt.Sprintf("auth.providers[%d]", i), "%v", err))
+			continue
+		}
+		o.Providers = append(o.Providers, one)
+	}
+	o.PublicURL = cfg.PublicURL
+	s, err := upstream.New(o)
+	if err != nil {
+		mistakes = append(mistakes, cfg.Problem("auth.providers", "%v", err))
+	}
+	return s, mistakes
 }
 
 // ldapDirectory returns the LDAP directory that checks passwords.

@@ -34,6 +34,12 @@ func TestCheckFindsMistakesInTheFilesOfOtherServices(t *testing.T) {
 		"auth.ldap: ca_file: ": func(c *config.Config) {
 			c.Auth.LDAP.URL, c.Auth.LDAP.CAFile = "ldaps://ldap.example.org", file("ca.pem", "no certificate")
 		},
+		"auth.providers[0]: localpart": func(c *config.Config) {
+			c.Auth.Providers = []config.Provider{{ID: "office", Name: "Office", Issuer: "https://id.example.org", ClientID: "ebb", Localpart: "{{.name"}}
+		},
+		"auth.providers[0].ca_file": func(c *config.Config) {
+			c.Auth.Providers = []config.Provider{{ID: "office", Name: "Office", Issuer: "https://id.example.org", ClientID: "ebb", CAFile: filepath.Join(dir, "missing")}}
+		},
 		"auth.ldap: the filter": func(c *config.Config) {
 			c.Auth.LDAP.URL, c.Auth.LDAP.Filter = "ldaps://ldap.example.org", "(&(uid={name})"
 		},

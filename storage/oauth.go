@@ -135,25 +135,26 @@ type OAuthCode struct {
 	Nonce                                           string // of the ID token
 	User                                            ident.UserNID
 	Evidence                                        int64
+	Upstream                                        string // the session of an identity provider from which the user's session began, or ""
 	ExpiresTS                                       int64  // ms
 	Family                                          string // of the session for which the code was used; "": it was not used
 }
 
-const addOAuthCodeQuery = `INSERT INTO oauth_codes (hash, client_id, redirect_uri, challenge, scope, device_id, user_nid, evidence, expires_ts, nonce)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
+const addOAuthCodeQuery = `INSERT INTO oauth_codes (hash, client_id, redirect_uri, challenge, scope, device_id, user_nid, evidence, expires_ts, nonce, upstream)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`
 
 // AddOAuthCode stores an authorization code, of which the database has only the hash.
 func (tx *Tx) AddOAuthCode(hash string, c OAuthCode) error {
-	_, err := tx.exec(addOAuthCodeQuery, hash, c.Client, c.RedirectURI, c.Challenge, c.Scope, c.DeviceID, int64(c.User), c.Evidence, c.ExpiresTS, c.Nonce)
+	_, err := tx.exec(addOAuthCodeQuery, hash, c.Client, c.RedirectURI, c.Challenge, c.Scope, c.DeviceID, int64(c.User), c.Evidence, c.ExpiresTS, c.Nonce, c.Upstream)
 	return err
 }
 
-const oauthCodeQuery = `SELECT client_id, redirect_uri, challenge, scope, device_id, user_nid, evidence, expires_ts, family, nonce FROM oauth_codes WHERE hash = $1`
+const oauthCodeQuery = `SELECT client_id, redirect_uri, challenge, scope, device_id, user_nid, evidence, expires_ts, family, nonce, upstream FROM oauth_codes WHERE hash = $1`
 
 // OAuthCode finds an authorization code by its hash, even if the code was used or has expired.
 func (tx *Tx) OAuthCode(hash string) (OAuthCode, bool, error) {
 	return one(tx, func(r Row) (c OAuthCode, err error) {
-		err = r.Scan(&c.Client, &c.RedirectURI, &c.Challenge, &c.Scope, &c.DeviceID, &c.User, &c.Evidence, &c.ExpiresTS, &c.Family, &c.Nonce)
+		err = r.Scan(&c.Client, &c.RedirectURI, &c.Challenge, &c.Scope, &c.DeviceID, &c.User, &c.Evidence, &c.ExpiresTS, &c.Family, &c.Nonce, &c.Upstream)
 		return c, err
 	}, oauthCodeQuery, hash)
 }
@@ -190,6 +191,7 @@ type OAuthDeviceCode struct {
 	State                         int64
 	User                          ident.UserNID // who approved
 	Evidence                      int64
+	Upstream                      string // the session of an identity provider from which that user's session began, or ""
 }
 
 const addOAuthDeviceCodeQuery = `INSERT INTO oauth_device_codes (hash, user_code, client_id, scope, device_id, addr, expires_ts, pause)
@@ -202,10 +204,10 @@ func (tx *Tx) AddOAuthDeviceCode(hash, userCode string, c OAuthDeviceCode) (bool
 	return n == 1, err
 }
 
-const oauthDeviceCodeColumns = `SELECT client_id, scope, device_id, addr, expires_ts, pause, polled_ts, state, user_nid, evidence FROM oauth_device_codes `
+const oauthDeviceCodeColumns = `SELECT client_id, scope, device_id, addr, expires_ts, pause, polled_ts, state, user_nid, evidence, upstream FROM oauth_device_codes `
 
 func scanOAuthDeviceCode(r Row) (c OAuthDeviceCode, err error) {
-	err = r.Scan(&c.Client, &c.Scope, &c.DeviceID, &c.Addr, &c.ExpiresTS, &c.Pause, &c.PolledTS, &c.State, &c.User, &c.Evidence)
+	err = r.Scan(&c.Client, &c.Scope, &c.DeviceID, &c.Addr, &c.ExpiresTS, &c.Pause, &c.PolledTS, &c.State, &c.User, &c.Evidence, &c.Upstream)
 	return c, err
 }
 
@@ -225,12 +227,12 @@ func (tx *Tx) PollOAuthDeviceCode(hash string, pause int64) error {
 	return err
 }
 
-const decideOAuthDeviceCodeQuery = `UPDATE oauth_device_codes SET state = $2, user_nid = $3, evidence = $4 WHERE user_code = $1 AND state = 0 AND expires_ts > $5`
+const decideOAuthDeviceCodeQuery = `UPDATE oauth_device_codes SET state = $2, user_nid = $3, evidence = $4, upstream = $5 WHERE user_code = $1 AND state = 0 AND expires_ts > $6`
 
 // DecideOAuthDeviceCode approves or denies the pending request with the given user code. It returns false if the
 // request is not pending.
-func (tx *Tx) DecideOAuthDeviceCode(userCode string, state int64, user ident.UserNID, evidence int64) (bool, error) {
-	n, err := tx.exec(decideOAuthDeviceCodeQuery, userCode, state, int64(user), evidence, tx.now.UnixMilli())
+func (tx *Tx) DecideOAuthDeviceCode(userCode string, state int64, by WebSession) (bool, error) {
+	n, err := tx.exec(decideOAuthDeviceCodeQuery, userCode, state, int64(by.User), by.Evidence, by.Upstream, tx.now.UnixMilli())
 	return n == 1, err
 }
 

@@ -2,10 +2,17 @@ package storage
 
 import "ebb/ident"
 
-// SetSession records in which way the session of a device began (path), and which factors its user has presented.
-func (tx *Tx) SetSession(device ident.DeviceNID, path string, evidence int64) error {
-	_, err := tx.exec(`UPDATE devices SET path = $2, evidence = $3 WHERE nid = $1`, int64(device), path, evidence)
+// SetSession records in which way the session of a device began (path), which factors its user has presented, and from
+// which session of an identity provider it began, if any.
+func (tx *Tx) SetSession(device ident.DeviceNID, path string, evidence int64, upstream string) error {
+	_, err := tx.exec(`UPDATE devices SET path = $2, evidence = $3, upstream = $4 WHERE nid = $1`, int64(device), path, evidence, upstream)
 	return err
+}
+
+// Upstream returns the session of an identity provider from which the session of a device began, or "".
+func (tx *Tx) Upstream(device ident.DeviceNID) (string, error) {
+	upstream, _, err := one(tx, scanString, `SELECT upstream FROM devices WHERE nid = $1`, int64(device))
+	return upstream, err
 }
 
 // AddEvidence adds factors that the user of a device has presented.

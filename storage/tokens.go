@@ -106,30 +106,30 @@ func (tx *Tx) DeleteDeviceTokens(device ident.DeviceNID) error {
 	return tx.Note(LedgerTokens, int64(device), 0, "")
 }
 
-const addLoginTokenQuery = `INSERT INTO login_tokens (hash, user_nid, evidence, expires_ts) VALUES ($1, $2, $3, $4)`
+const addLoginTokenQuery = `INSERT INTO login_tokens (hash, user_nid, evidence, expires_ts, upstream) VALUES ($1, $2, $3, $4, $5)`
 
-// AddLoginToken stores the hash of a single-use login token, and which factors the user who requested it has presented.
-// It also deletes expired login tokens.
-func (tx *Tx) AddLoginToken(hash string, user ident.UserNID, evidence, expiresTS int64) error {
+// AddLoginToken stores a single-use login token by its hash. It also deletes expired login tokens.
+func (tx *Tx) AddLoginToken(hash string, t LoginToken, expiresTS int64) error {
 	if _, err := tx.exec(`DELETE FROM login_tokens WHERE expires_ts <= $1`, tx.now.UnixMilli()); err != nil {
 		return err
 	}
-	_, err := tx.exec(addLoginTokenQuery, hash, int64(user), evidence, expiresTS)
+	_, err := tx.exec(addLoginTokenQuery, hash, int64(t.User), t.Evidence, expiresTS, t.Upstream)
 	return err
 }
 
 // LoginToken is a single-use login token.
 type LoginToken struct {
 	User     ident.UserNID
-	Evidence int64 // the factors that the user who requested it had presented
+	Evidence int64  // the factors that the user who requested it had presented
+	Upstream string // the session of an identity provider from which that user's session began, or ""
 }
 
 // TakeLoginToken deletes a login token and returns it. It returns false if the token is unknown or expired.
 func (tx *Tx) TakeLoginToken(hash string) (t LoginToken, found bool, err error) {
 	t, found, err = one(tx, func(r Row) (t LoginToken, err error) {
-		err = r.Scan(&t.User, &t.Evidence)
+		err = r.Scan(&t.User, &t.Evidence, &t.Upstream)
 		return t, err
-	}, `SELECT user_nid, evidence FROM login_tokens WHERE hash = $1 AND expires_ts > $2`, hash, tx.now.UnixMilli())
+	}, `SELECT user_nid, evidence, upstream FROM login_tokens WHERE hash = $1 AND expires_ts > $2`, hash, tx.now.UnixMilli())
 	if err != nil || !found {
 		return LoginToken{}, false, err
 	}

@@ -59,3 +59,65 @@ func (tx *Tx) DeleteUpstreamIdentities(user ident.UserNID) error {
 	_, err := tx.exec(`DELETE FROM upstream_identities WHERE user_nid = $1`, int64(user))
 	return err
 }
+
+const upstreamSessionsQuery = `SELECT d.nid, d.user_nid, d.device_id, d.upstream FROM devices d `
+
+func scanUpstreamDevice(r Row) (s OAuthSession, err error) {
+	err = r.Scan(&s.Device, &s.User, &s.DeviceID, &s.Family)
+	return s, err
+}
+
+// UpstreamSessions returns at most limit sessions of devices that began from a session of an identity provider. It uses
+// the index devices_by_upstream.
+func (tx *Tx) UpstreamSessions(upstream string, limit int) ([]OAuthSession, error) {
+	return collect(tx, scanUpstreamDevice, upstreamSessionsQuery+`WHERE d.upstream = $1 AND d.upstream <> '' ORDER BY d.nid LIMIT $2`, upstream, limit)
+}
+
+// UpstreamSessionsOf returns at most limit sessions of a user's devices that began from some session of an identity
+// provider, each with that session as its Family.
+func (tx *Tx) UpstreamSessionsOf(user ident.UserNID, limit int) ([]OAuthSession, error) {
+	return collect(tx, scanUpstreamDevice, upstreamSessionsQuery+`WHERE d.user_nid = $1 AND d.upstream <> '' ORDER BY d.nid LIMIT $2`, int64(user), limit)
+}
+
+// DropUpstream deletes the sessions of browsers that began from a session of an identity provider, and everything with
+// which devices could still be signed in from them.
+func (tx *Tx) DropUpstream(upstream string) error {
+	for _, q := range []string{
+		`DELETE FROM web_sessions WHERE upstream = $1 AND upstream <> ''`,
+		`DELETE FROM oauth_codes WHERE upstream = $1 AND upstream <> ''`,
+		`DELETE FROM oauth_device_codes WHERE upstream = $1 AND upstream <> ''`,
+		`DELETE FROM login_tokens WHERE upstream = $1 AND upstream <> ''`,
+	} {
+		if _, err := tx.exec(q, upstream); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// DropUpstreamOf is DropUpstream for all sessions of one user from sessions of identity providers.
+func (tx *Tx) DropUpstreamOf(user ident.UserNID) error {
+	for _, q := range []string{
+		`DELETE FROM web_sessions WHERE user_nid = $1 AND upstream <> ''`,
+		`DELETE FROM oauth_codes WHERE user_nid = $1 AND upstream <> ''`,
+		`DELETE FROM oauth_device_codes WHERE user_nid = $1 AND upstream <> ''`,
+		`DELETE FROM login_tokens WHERE user_nid = $1 AND upstream <> ''`,
+	} {
+		if _, err := tx.exec(q, int64(user)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const dropUpstreamUsedQuery = `DELETE FROM upstream_used WHERE hash IN (SELECT hash FROM upstream_used WHERE expires_ts <= $1 ORDER BY expires_ts LIMIT 1000)`
+
+// UseUpstream records that something that a provider has sent was used, which must not be accepted again before it
+// expires (ms). It returns false if it was used before. It also deletes what has expired.
+func (tx *Tx) UseUpstream(hash string, expiresTS int64) (bool, error) {
+	if _, err := tx.exec(dropUpstreamUsedQuery, tx.now.UnixMilli()); err != nil {
+		return false, err
+	}
+	n, err := tx.exec(`INSERT INTO upstream_used (hash, expires_ts) VALUES ($1, $2) ON CONFLICT (hash) DO NOTHING`, hash, expiresTS)
+	return n == 1, err
+}

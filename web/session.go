@@ -160,6 +160,11 @@ type proof struct {
 	user     ident.UserNID
 	shown    gate.Evidence
 	password string // the stored form of the password that was compared; "" if none was
+
+	// For the statement of an identity provider: its session (see gate.Attempt), and when the user presented the
+	// factors there, which may be long ago or unknown (zero).
+	upstream string
+	at       time.Time
 }
 
 // prove records what a user has shown: it begins the session of the browser, or adds to it. It is the only place where
@@ -204,7 +209,11 @@ func (p *Pages) proveIn(tx *storage.Tx, st standing, cookie string, shown proof)
 		return err
 	}
 	complete := found && !s.Pending
-	if s = add(s, shown.shown, needed, tx.Now()); !complete && !s.Pending {
+	now := tx.Now()
+	if shown.upstream == "" {
+		shown.at = now
+	}
+	if s = add(s, shown, needed, now); !complete && !s.Pending {
 		if err := p.opts.Notices.SignedIn(tx, notices.SignIn{User: a.NID, Network: st.network}); err != nil {
 			return err
 		}
@@ -217,14 +226,17 @@ func (p *Pages) proveIn(tx *storage.Tx, st standing, cookie string, shown proof)
 }
 
 // add returns a session with more evidence.
-func add(s storage.WebSession, shown gate.Evidence, needed bool, now time.Time) storage.WebSession {
-	if shown.First() {
-		s.FirstTS = now.UnixMilli()
+func add(s storage.WebSession, shown proof, needed bool, now time.Time) storage.WebSession {
+	if shown.shown.First() {
+		s.FirstTS = max(s.FirstTS, shown.at.UnixMilli())
 	}
-	if shown.Second() {
-		s.SecondTS = now.UnixMilli()
+	if shown.shown.Second() {
+		s.SecondTS = max(s.SecondTS, shown.at.UnixMilli())
 	}
-	s.Evidence |= int64(shown)
+	if shown.upstream != "" {
+		s.Upstream = shown.upstream
+	}
+	s.Evidence |= int64(shown.shown)
 	s.Pending = needed && !gate.Evidence(s.Evidence).TwoFactors()
 	lifetime := sessionLifetime
 	if s.Pending {

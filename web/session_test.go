@@ -49,17 +49,24 @@ func TestWhatABrowserLacks(t *testing.T) {
 
 func TestEvidenceAddsUpAndRenewsItsTime(t *testing.T) {
 	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
-	s := add(storage.WebSession{}, gate.Password, true, now)
+	s := add(storage.WebSession{}, proof{shown: gate.Password, at: now}, true, now)
 	if !s.Pending || s.FirstTS != now.UnixMilli() || s.SecondTS != 0 || s.ExpiresTS != now.Add(pendingLifetime).UnixMilli() {
 		t.Errorf("after the password: %+v", s)
 	}
 	later := now.Add(time.Minute)
-	s = add(s, gate.TOTP, true, later)
+	s = add(s, proof{shown: gate.TOTP, at: later}, true, later)
 	if s.Pending || s.FirstTS != now.UnixMilli() || s.SecondTS != later.UnixMilli() || s.ExpiresTS != later.Add(sessionLifetime).UnixMilli() {
 		t.Errorf("after the code: %+v", s)
 	}
-	if s = add(storage.WebSession{}, gate.Passkey, true, now); s.Pending || s.FirstTS != now.UnixMilli() || s.SecondTS != now.UnixMilli() {
+	if s = add(storage.WebSession{}, proof{shown: gate.Passkey, at: now}, true, now); s.Pending || s.FirstTS != now.UnixMilli() || s.SecondTS != now.UnixMilli() {
 		t.Errorf("after a passkey: %+v", s)
+	}
+	long := now.Add(-time.Hour)
+	if s = add(storage.WebSession{}, proof{shown: gate.Upstream, upstream: "x", at: long}, false, now); s.FirstTS != long.UnixMilli() || s.Upstream != "x" {
+		t.Errorf("after a provider at which the user signed in long ago: %+v", s)
+	}
+	if s = add(storage.WebSession{}, proof{shown: gate.Upstream | gate.UpstreamMFA, upstream: "x"}, true, now); s.FirstTS != 0 || s.SecondTS != 0 || s.Pending {
+		t.Errorf("after a provider that does not say when: %+v", s)
 	}
 }
 

@@ -121,7 +121,7 @@ func (p *Pages) ask(r *httpapi.Request, n need, st standing, missing lack, f url
 		v.Title, v.Lead = english["recent.title"], english["recent.lead"]
 	}
 	if st.enrolled == 0 {
-		v.Script = false
+		v.Script, v.Providers = false, p.providerLinks(r, true)
 		return p.showProblem(r, "password-again", st.cookie, v, problem, nil)
 	}
 	v.Data = secondView{TOTP: st.enrolled&gate.TOTP != 0, Passkeys: st.enrolled&(gate.SecurityKey|gate.Passkey) != 0, Recovery: st.enrolled&gate.RecoveryCode != 0}

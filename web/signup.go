@@ -77,7 +77,7 @@ func (p *Pages) askUser(r *httpapi.Request, n need, v view, f url.Values, proble
 		if r.Query(signField) == viewUp || r.Query(signField) == "" && n.SignUp {
 			v.Lead = english["signup.closed"]
 		}
-		v.Data = data
+		v.Data, v.Providers = data, p.providerLinks(r, false)
 		return p.askStranger(r, "sign-in", v, problem)
 	}
 	v.Script = false

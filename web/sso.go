@@ -50,11 +50,19 @@ func (p *Pages) redirectToSSO(r *httpapi.Request) (any, error) {
 	return httpapi.Raw{Status: http.StatusFound, ContentType: httpapi.HTML, Header: http.Header{"Location": {pathSSO + "?" + q.Encode()}}}, nil
 }
 
-// redirectToIdP is redirectToSSO for an identity provider that the user has chosen in the client. This server has none,
-// and lists none in GET /login.
+// redirectToIdP is redirectToSSO for an identity provider that the user has chosen in the client, to which it leads the
+// browser at once.
 // Spec: client-server-api#get_matrixclientv3loginssoredirectidpid
-func (p *Pages) redirectToIdP(*httpapi.Request) (any, error) {
-	return nil, mxerr.NotFound("%s", english["sso.provider"])
+func (p *Pages) redirectToIdP(r *httpapi.Request) (any, error) {
+	if _, err := p.opts.Upstream.Provider(r.Var("idpId")); err != nil {
+		return nil, mxerr.NotFound("%s", english["sso.provider"])
+	}
+	to, err := p.opts.OAuth.SSORedirect(r.Query("redirectUrl"))
+	if err != nil {
+		return nil, err
+	}
+	address := providerURL(r.Var("idpId"), pathSSO+"?"+url.Values{"redirectUrl": {to.URL()}}.Encode(), false)
+	return httpapi.Raw{Status: http.StatusFound, ContentType: httpapi.HTML, Header: http.Header{"Location": {address}}}, nil
 }
 
 // sso returns where an address of the page leads, and the session of the browser. If the answer is set, it is the

@@ -40,6 +40,7 @@ import (
 	"ebb/accounts/factors"
 	"ebb/accounts/gate"
 	"ebb/accounts/oauth"
+	"ebb/accounts/upstream"
 	"ebb/httpapi"
 	"ebb/identity"
 	"ebb/mxerr"
@@ -62,6 +63,7 @@ type Options struct {
 	Identity  *identity.Client
 	OAuth     *oauth.Service // nil if OAuth 2.0 is off; then there are only the pages that need no session
 	HelpPage  string         // address of a page of the administrator's, to which the welcome page links; "" if there is none
+	Upstream  *upstream.Service
 	Now       func() time.Time
 	Log       *slog.Logger
 }
@@ -105,7 +107,7 @@ func (p *Pages) Routes() []httpapi.Route {
 	page := func(method, path, operation string, handler func(*httpapi.Request) (any, error)) httpapi.Route {
 		return always(method, path, operation, p.ifOn(handler))
 	}
-	return slices.Concat(p.ssoRoutes(), p.accountRoutes(page), []httpapi.Route{
+	return slices.Concat(p.ssoRoutes(), p.upstreamRoutes(), p.accountRoutes(page), []httpapi.Route{
 		always("GET", "/", "getWelcomePage", p.getWelcome),
 		always("GET", accounts.EmailLinkPath, "getEmailPage", p.getEmail),
 		always("POST", accounts.EmailLinkPath, "postEmailPage", p.postEmail),
@@ -132,6 +134,7 @@ type view struct {
 	Script               bool   // whether the page has the script for passkeys
 	Target               string // where the form leads besides this server, as a source of a content security policy
 	Data                 any    // what only this page shows
+	Providers            []providerLink
 
 	// The fields below are set by show.
 	Server, Nonce, CSRF string

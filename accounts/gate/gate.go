@@ -140,6 +140,10 @@ type Attempt struct {
 	Shown   Evidence
 	Network string // the client's network; "" for an administrator or an application service
 	Guess   *Guess // the counted guess, if the path allows guessing
+
+	// Upstream identifies the session of an identity provider from which the user's session begins; "" if there is
+	// none. When the provider ends its session, those of this server end too.
+	Upstream string
 }
 
 // Factors stores the second factors of accounts.

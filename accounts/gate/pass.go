@@ -56,7 +56,7 @@ func (p Pass) Tokens(device ident.DeviceNID, o TokenOptions) (Tokens, error) {
 		}
 	}
 	if !rules[p.at.Path].continues {
-		if err := p.tx.SetSession(device, string(p.at.Path), int64(p.at.Shown)); err != nil {
+		if err := p.tx.SetSession(device, string(p.at.Path), int64(p.at.Shown), p.at.Upstream); err != nil {
 			return t, err
 		}
 	}
@@ -70,7 +70,7 @@ func (p Pass) LoginToken(lifetime time.Duration) (string, error) {
 		return "", errNoPass
 	}
 	token := Secret("ebb_l_", 32)
-	return token, p.tx.AddLoginToken(KeyOf(token).String(), p.account.NID, int64(p.at.Shown), p.expires(lifetime))
+	return token, p.tx.AddLoginToken(KeyOf(token).String(), storage.LoginToken{User: p.account.NID, Evidence: int64(p.at.Shown), Upstream: p.at.Upstream}, p.expires(lifetime))
 }
 
 // expires returns the end of a lifetime in ms, or 0 if there is none.

@@ -168,7 +168,7 @@ func (s *Service) DecideDevice(ctx context.Context, typed, session, network stri
 		if allow {
 			state = storage.DeviceCodeApproved
 		}
-		done, err := tx.DecideOAuthDeviceCode(gate.KeyOf(foldUserCode(typed)).String(), state, who.User, who.Evidence)
+		done, err := tx.DecideOAuthDeviceCode(gate.KeyOf(foldUserCode(typed)).String(), state, who)
 		if err == nil && !done {
 			err = errNoUserCode()
 		}
@@ -197,7 +197,7 @@ func (s *Service) PollDevice(ctx context.Context, clientID, code, network string
 		return Grant{}, err
 	}
 	g, err := s.begin(ctx, start{path: gate.PathDevice, client: clientID, name: client.Title(), scope: c.Scope, device: c.DeviceID, network: network,
-		user: c.User, evidence: c.Evidence, use: func(tx *storage.Tx, _ string) error {
+		user: c.User, evidence: c.Evidence, upstream: c.Upstream, use: func(tx *storage.Tx, _ string) error {
 			if first, err := tx.DropOAuthDeviceCode(hash); err != nil || !first {
 				return errors.Join(err, errUsed)
 			}

@@ -209,7 +209,7 @@ func (s *Service) Approve(ctx context.Context, r Request, session string) (strin
 		}
 		return tx.AddOAuthCode(gate.KeyOf(code).String(), storage.OAuthCode{
 			Client: r.ClientID, RedirectURI: r.RedirectURI, Challenge: r.Challenge, Scope: r.Scope.Granted, DeviceID: r.Scope.DeviceID, Nonce: r.Nonce,
-			User: who.User, Evidence: who.Evidence, ExpiresTS: tx.Now().Add(codeLifetime).UnixMilli(),
+			User: who.User, Evidence: who.Evidence, Upstream: who.Upstream, ExpiresTS: tx.Now().Add(codeLifetime).UnixMilli(),
 		})
 	})
 	return r.Answer(url.Values{"code": {code}}), err
@@ -241,7 +241,7 @@ func (s *Service) Exchange(ctx context.Context, clientID, code, redirect, verifi
 		return Grant{}, bad
 	}
 	g, err := s.begin(ctx, start{path: gate.PathCode, client: clientID, name: client.Title(), scope: c.Scope, device: c.DeviceID, network: network,
-		user: c.User, evidence: c.Evidence, nonce: c.Nonce, use: func(tx *storage.Tx, family string) error {
+		user: c.User, evidence: c.Evidence, upstream: c.Upstream, nonce: c.Nonce, use: func(tx *storage.Tx, family string) error {
 			if first, err := tx.UseOAuthCode(hash, family); err != nil || !first {
 				return errors.Join(err, errUsed)
 			}
@@ -291,6 +291,7 @@ type start struct {
 	network  string
 	user     ident.UserNID
 	evidence int64
+	upstream string // see gate.Attempt
 	nonce    string
 	use      func(tx *storage.Tx, family string) error // marks the code as used
 }
@@ -305,7 +306,7 @@ func (s *Service) begin(ctx context.Context, b start) (g Grant, err error) {
 	}
 	name := gate.Secret("", 16)
 	family := gate.KeyOf(name).String()
-	at := gate.Attempt{Path: b.path, User: b.user, Shown: gate.Evidence(b.evidence), Network: b.network}
+	at := gate.Attempt{Path: b.path, User: b.user, Shown: gate.Evidence(b.evidence), Upstream: b.upstream, Network: b.network}
 	n := accounts.NewSession{Device: id.DeviceID(b.device), DisplayName: b.name, Refresh: true, Lifetime: s.lifetime(s.opts.Now().UnixMilli()), Family: prefix(name, 1)}
 	in, err := s.opts.Accounts.SignIn(ctx, at, n, func(tx *storage.Tx, _ accounts.SignedIn) error {
 		d, _, err := tx.Device(b.user, b.device)

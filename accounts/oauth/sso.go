@@ -125,7 +125,7 @@ func (s *Service) ApproveSSO(ctx context.Context, r SSORedirect, session, networ
 		if err != nil {
 			return err
 		}
-		pass, err := s.opts.Gate.Admit(tx, gate.Attempt{Path: gate.PathSSO, User: who.User, Shown: gate.Evidence(who.Evidence), Network: network})
+		pass, err := s.opts.Gate.Admit(tx, gate.Attempt{Path: gate.PathSSO, User: who.User, Shown: gate.Evidence(who.Evidence), Upstream: who.Upstream, Network: network})
 		if err != nil {
 			return err
 		}

@@ -92,10 +92,12 @@ var rules = map[string]rule{
 	// Who a token of another program names.
 	"accounts/jwt": {rank: 5, only: leaf},
 	// Whether an LDAP directory accepts a password.
-	"accounts/ldap":       {rank: 5, only: leaf},
-	"accounts":            {rank: 6},
-	"accounts/oauth":      {rank: 6, sideways: []string{"accounts", "accounts/factors"}},
-	"accounts/factors":    {rank: 6},
+	"accounts/ldap":    {rank: 5, only: leaf},
+	"accounts":         {rank: 6},
+	"accounts/oauth":   {rank: 6, sideways: []string{"accounts", "accounts/factors"}},
+	"accounts/factors": {rank: 6},
+	// Users whom OpenID Connect providers sign in.
+	"accounts/upstream":   {rank: 6, sideways: []string{"accounts"}},
 	"accounts/rendezvous": {rank: 6},
 	"appservice":          {rank: 6},
 	"e2ee":                {rank: 6},
@@ -143,8 +145,10 @@ var libraries = map[string][]string{
 	"go.yaml.in/yaml/v3":                {"config", "appservice", "internal/specindex"},
 	"github.com/dchest/siphash":         {"rooms/words"},
 	"github.com/golang-jwt/jwt/v5":      {"accounts/jwt", "accounts/oauth"},
-	"github.com/go-jose/go-jose/v4":     {"accounts/jwt"},
+	"github.com/go-jose/go-jose/v4":     {"accounts/jwt", "accounts/upstream", "internal/"},
+	"github.com/coreos/go-oidc/v3":      {"accounts/upstream"},
 	"github.com/go-ldap/ldap/v3":        {"accounts/ldap"},
+	"github.com/zitadel/oidc/v3":        {"internal/"},
 	"github.com/jimlambrt/gldap":        {"internal/"},
 	"github.com/go-webauthn/webauthn":   {"accounts/factors"},
 	"github.com/google/uuid":            {"accounts/factors"},
