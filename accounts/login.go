@@ -248,8 +248,8 @@ func (s *Service) SignIn(ctx context.Context, at gate.Attempt, n NewSession, als
 	return s.signIn(ctx, n, func(*write) (gate.Attempt, error) { return at, nil }, also)
 }
 
-// signIn creates the session for every kind of login to an existing account. It calls shown within its write, to get
-// the attempt that the gate decides on.
+// signIn creates the session for every kind of login to an existing account. It calls shown within its write, which
+// returns the attempt on which the gate decides.
 func (s *Service) signIn(ctx context.Context, n NewSession, shown func(*write) (gate.Attempt, error), also ...func(*storage.Tx, SignedIn) error) (SignedIn, error) {
 	if err := n.check(); err != nil {
 		return SignedIn{}, err

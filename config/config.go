@@ -97,7 +97,7 @@ type Login struct {
 	AccessTokenLifetime Duration `yaml:"access_token_lifetime" doc:"How long an access token is valid, for clients that use refresh tokens."`
 }
 
-// Auth says what people must show to sign in.
+// Auth configures what users must present to sign in.
 type Auth struct {
 	MFA               string   `yaml:"mfa" doc:"Second factors. off: they are not used; optional: users can set one up, and then need it; required: every user needs one. The web pages ask for it, so optional and required need oauth.enabled."`
 	MFAAdministrators string   `yaml:"mfa_administrators" doc:"The same for administrators, where it is stricter than mfa."`

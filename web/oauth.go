@@ -11,7 +11,8 @@ import (
 	"ebb/mxerr"
 )
 
-// authorize checks the authorization request in the address of the page. If the answer is set, it is the answer.
+// authorize checks the authorization request in the address of the page. If the request has an error that the client
+// may learn, answer redirects the browser to the client with that error, and is the response.
 func (p *Pages) authorize(r *httpapi.Request) (req oauth.Request, answer any, err error) {
 	req, safe, err := p.opts.OAuth.Authorize(r.Context(), r.QueryValues())
 	var e *oauth.Error
@@ -55,7 +56,7 @@ func source(redirect string) string {
 	return u.Scheme + "://" + u.Host
 }
 
-// target returns where a redirect URI leads, as the user is shown it.
+// target returns the part of a redirect URI that is shown to the user: its host, or its scheme if it has no host.
 func target(redirect string) string {
 	u, err := url.Parse(redirect)
 	switch {
@@ -96,7 +97,8 @@ func (p *Pages) postAuthorize(r *httpapi.Request) (any, error) {
 	return nil, mxerr.InvalidParam("The form is not valid")
 }
 
-// getLink shows the page on which a user types the code of a device, or that for consent. It never allows anything.
+// getLink shows the page on which a user types the code of a device, or the page for consent. It never approves
+// anything itself.
 func (p *Pages) getLink(r *httpapi.Request) (any, error) {
 	s, answer, err := p.signedIn(r, p.linkNeeds())
 	if err != nil || answer != nil {

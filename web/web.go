@@ -122,7 +122,7 @@ func (p *Pages) Routes() []httpapi.Route {
 	})
 }
 
-// view is what a page shows.
+// view holds the values that the template of a page inserts.
 type view struct {
 	Title, Lead, Problem string
 	User                 string // user name in a form, or the user who is signed in
@@ -142,7 +142,8 @@ type view struct {
 	JS                  template.JS
 }
 
-// show returns a page. cookie is the value to which the token in its form is bound.
+// show returns the page made from the named template. cookie is the value to which the token in its form is bound, or
+// "" if it has no form.
 func (p *Pages) show(r *httpapi.Request, status int, name, cookie string, v view, h http.Header) (any, error) {
 	v.Server, v.Nonce, v.CSS = p.opts.Server, r.Nonce, p.css
 	if cookie != "" {
@@ -195,7 +196,8 @@ func (p *Pages) handler(f func(*httpapi.Request) (any, error)) func(*httpapi.Req
 	}
 }
 
-// failed returns the page for an error. Errors that are not for users are left to httpapi, which logs them.
+// failed returns the page that shows an error. It returns errors that are not for users unchanged, because httpapi logs
+// them.
 func (p *Pages) failed(r *httpapi.Request, err error) (any, error) {
 	var status int
 	var message string

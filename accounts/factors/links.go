@@ -57,8 +57,8 @@ func (s *Service) NewLink(ctx context.Context, by ident.Requester, user id.UserI
 	return token, l, err
 }
 
-// Recover makes a link for an administrator, for somebody with access to the host. The journal tells every
-// administrator (Recovered).
+// Recover makes a link for an administrator. It is for the command line, because it needs access to the host. The act
+// Recovered is recorded, so that every administrator is notified.
 //
 // Errors: M_NOT_FOUND, M_FORBIDDEN, M_USER_LOCKED.
 func (s *Service) Recover(ctx context.Context, user id.UserID) (token string, l Link, err error) {
@@ -129,7 +129,7 @@ func (s *Service) OpenLink(ctx context.Context, token string) (l Link, err error
 	return l, err
 }
 
-// Links returns a page of the links that still work, by user: at most limit of those after one.
+// Links returns a page of the links that still work, ordered by user: at most limit of those after the given user.
 func (s *Service) Links(ctx context.Context, after ident.UserNID, limit int) (links []Link, err error) {
 	err = s.read(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.EnrolLinks(after, limit)

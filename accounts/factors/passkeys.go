@@ -159,7 +159,7 @@ func ceremony(tx *storage.Tx, kind string, user ident.UserNID, network string, o
 	return c, err
 }
 
-// badAnswer returns the error for a browser's answer that is malformed or not the one to the challenge.
+// badAnswer returns the error for an answer of a browser that is malformed or does not belong to the challenge.
 func badAnswer(err error) error {
 	var e *protocol.Error
 	if errors.As(err, &e) && e.DevInfo != "" {

@@ -36,8 +36,8 @@ type relyingParty struct {
 	deviceBound bool
 }
 
-// DefaultRPID returns the domain that passkeys are made for if none is configured, "" if the host of a URL is an
-// address, for which browsers make none.
+// DefaultRPID returns the domain for which passkeys are made if none is configured: the host of the public URL. It
+// returns "" if the host is an IP address, for which browsers make no passkeys.
 func DefaultRPID(publicURL string) string {
 	u, err := url.Parse(publicURL)
 	if err != nil || net.ParseIP(u.Hostname()) != nil {
@@ -46,8 +46,8 @@ func DefaultRPID(publicURL string) string {
 	return strings.ToLower(u.Hostname())
 }
 
-// newRelyingParty expects settings that config has checked. A server whose public URL has a bare address has no
-// passkeys.
+// newRelyingParty returns the relyingParty for the given settings, which package config has checked. If the host of the
+// public URL is an IP address, the server has no passkeys.
 func newRelyingParty(server string, o PasskeyOptions) (relyingParty, error) {
 	party := relyingParty{rpID: o.RPID, aaguids: o.AAGUIDs, deviceBound: o.DeviceBound}
 	u, err := url.Parse(o.PublicURL)

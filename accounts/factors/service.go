@@ -20,15 +20,15 @@ import (
 	"ebb/storage"
 )
 
-// Sealer encrypts secrets under a key that is not in the database. A sealed text opens only for the row that it was
-// sealed for.
+// Sealer encrypts secrets with a key that is not in the database. An encrypted (sealed) text can be opened only for the
+// row for which it was sealed.
 type Sealer interface {
 	Seal(row string, plain []byte) (string, error)
 	Open(row, sealed string) ([]byte, error)
 	Stale(sealed string) bool // whether the text was sealed under a former key
 }
 
-// Journal learns what happens to the second factors of accounts.
+// Journal records what happens to the second factors of accounts, for example in the audit log.
 type Journal interface {
 	// Record records an act within its write.
 	Record(ctx context.Context, tx *storage.Tx, a Act) error
@@ -95,7 +95,7 @@ type Options struct {
 	Log      *slog.Logger
 }
 
-// Service implements the package. It is safe for concurrent use.
+// Service sets up, checks and removes the second factors of accounts. It is safe for concurrent use.
 type Service struct {
 	opts     Options
 	passkeys relyingParty

@@ -174,8 +174,8 @@ func (s *Service) CheckTOTP(ctx context.Context, user ident.UserNID, code string
 	})
 }
 
-// guess counts an attempt at a code of an account, and calls check. The attempt counts only if the code is wrong, for
-// which reason is recorded.
+// guess counts an attempt at a code of an account and calls check. If the code is right, the attempt is not counted
+// after all; if it is wrong, a failed sign-in is recorded with the given reason.
 //
 // Errors: M_LIMIT_EXCEEDED, and those of check.
 func (s *Service) guess(ctx context.Context, user ident.UserNID, reason string, check func() (gate.Evidence, error)) (gate.Evidence, error) {
@@ -197,7 +197,7 @@ func (s *Service) guess(ctx context.Context, user ident.UserNID, reason string, 
 	return 0, err
 }
 
-// failed logs a wrong code.
+// failed logs a wrong code, and records it in the journal.
 func (s *Service) failed(ctx context.Context, user ident.UserNID, reason string) error {
 	return s.read(ctx, func(tx *storage.Tx) error {
 		a, found, err := tx.Account(user)
@@ -240,7 +240,8 @@ func (s *Service) RemoveTOTP(ctx context.Context, g Grant) error {
 	})
 }
 
-// stepOf returns the time step of a code of a sealed secret. The step must be after last, the last one accepted.
+// stepOf returns the time step to which a code belongs, given the sealed secret. It returns an error unless the step is
+// later than last, the last one whose code was accepted.
 //
 // Errors: M_FORBIDDEN.
 func (s *Service) stepOf(ctx context.Context, user ident.UserNID, sealed, code string, last int64) (int64, error) {
@@ -269,8 +270,8 @@ func (s *Service) stepOf(ctx context.Context, user ident.UserNID, sealed, code s
 	return step, nil
 }
 
-// clockIsOff returns the error for a code of another time. Its text says so only for past codes: after guessing a
-// future one, an attacker could wait and use it.
+// clockIsOff returns the error for a code of another time. Only for a past code does the text say so: an attacker who
+// has guessed a future code must not learn that, since they could wait and use it.
 func (s *Service) clockIsOff(ctx context.Context, user ident.UserNID, by time.Duration) error {
 	s.opts.Log.WarnContext(ctx, "a one-time code is of another time: the clock of this server or of the user's device is wrong", "user_nid", int64(user), "code_is_ahead_by", by)
 	if by > 0 {
@@ -299,13 +300,13 @@ func findStep(secret, code string, now, reach int64) (step int64, found bool, er
 	return step, found, nil
 }
 
-// rowOfTOTP returns the name of the row for which the secret of a user is sealed.
+// rowOfTOTP returns the row name with which the secret of a user is sealed (see secrets.Ring.Seal).
 func rowOfTOTP(user ident.UserNID) string { return "totp:" + strconv.FormatInt(int64(user), 10) }
 
 // noPadding is the encoding of secrets in authenticator apps.
 var noPadding = base32.StdEncoding.WithPadding(base32.NoPadding)
 
-// seal returns the stored form of a secret, which is base32.
+// seal returns the stored form of a secret that is given in base32.
 func (s *Service) seal(user ident.UserNID, secret string) (string, error) {
 	raw, err := noPadding.DecodeString(secret)
 	if err != nil {

@@ -65,7 +65,7 @@ func (s *Service) Register(ctx context.Context, body []byte) (Registered, error)
 	return Registered{known.ID, m}, err
 }
 
-// register stores a client, unless it is known.
+// register stores a client, or returns the stored client with the same metadata.
 func (s *Service) register(tx *storage.Tx, text, hash string) (storage.OAuthClient, error) {
 	known, found, err := tx.OAuthClientByHash(hash)
 	if err != nil {
@@ -96,7 +96,7 @@ func (s *Service) stale(c storage.OAuthClient) bool {
 	return s.opts.Now().Sub(time.UnixMilli(c.UsedTS)) >= clientDay
 }
 
-// used records that a client was used, if the stored time is old.
+// used records that a client was used now, unless it was recorded less than clientDay ago.
 func (s *Service) used(tx *storage.Tx, clientID string) error {
 	c, found, err := tx.OAuthClient(clientID)
 	switch {

@@ -31,7 +31,7 @@ const (
 // OffersDeviceGrant reports whether the device authorization grant is offered.
 func (s *Service) OffersDeviceGrant() bool { return s.opts.DeviceGrant }
 
-// newUserCode returns a random user code, as it is compared.
+// newUserCode returns a random user code in the form in which codes are compared: without the hyphen.
 func newUserCode() string {
 	var code []byte
 	for len(code) < userLength {
@@ -44,7 +44,7 @@ func newUserCode() string {
 	return string(code)
 }
 
-// foldUserCode returns a code that a user has typed, as it is compared.
+// foldUserCode converts a code that a user has typed to the form in which codes are compared.
 func foldUserCode(typed string) string {
 	return strings.Map(func(c rune) rune {
 		if strings.ContainsRune(userAlphabet, c) {
@@ -61,7 +61,7 @@ type DeviceCodes struct {
 	Expires, Interval    time.Duration
 }
 
-// StartDevice begins a device authorization. addr is the address of the client, which the user is shown.
+// StartDevice begins a device authorization. addr is the address of the client, which is shown to the user.
 //
 // Errors: invalid_client, unauthorized_client, invalid_scope, M_LIMIT_EXCEEDED.
 func (s *Service) StartDevice(ctx context.Context, clientID, scope, addr string) (DeviceCodes, error) {
@@ -109,7 +109,7 @@ func (s *Service) StartDevice(ctx context.Context, clientID, scope, addr string)
 	return DeviceCodes{code, shown, page, page + "?user_code=" + shown, deviceLifetime, firstPause}, err
 }
 
-// DeviceRequest is a pending device authorization, as the user is shown it.
+// DeviceRequest is a pending device authorization in the form that is shown to the user.
 type DeviceRequest struct {
 	Client   Metadata
 	Addr     string // of the client
@@ -117,7 +117,8 @@ type DeviceRequest struct {
 	UserCode string
 }
 
-// Device finds the pending device authorization of a user code, which a user has typed in a browser in a network.
+// Device finds the pending device authorization with the user code that somebody has typed in a browser. A wrong code
+// counts as a guess from the given network.
 //
 // Errors: M_NOT_FOUND, M_LIMIT_EXCEEDED.
 func (s *Service) Device(ctx context.Context, typed, network string) (d DeviceRequest, err error) {
@@ -148,7 +149,8 @@ func errNoUserCode() error {
 	return mxerr.NotFound("There is no such code, or it has expired: look at your device for a new one")
 }
 
-// DecideDevice approves or denies the pending device authorization of a user code, for the user of a browser's session.
+// DecideDevice approves or denies the pending device authorization with the given user code, on behalf of the user who
+// is signed in in the browser.
 //
 // Errors: M_NOT_FOUND, M_FORBIDDEN, M_LIMIT_EXCEEDED.
 func (s *Service) DecideDevice(ctx context.Context, typed, session, network string, allow bool) error {
@@ -180,7 +182,7 @@ func (s *Service) DecideDevice(ctx context.Context, typed, session, network stri
 	return err
 }
 
-// PollDevice gives tokens for a device code that the user has approved.
+// PollDevice returns tokens for a device code that a user has approved.
 //
 // Errors: authorization_pending, slow_down, access_denied, expired_token, invalid_grant, invalid_client.
 func (s *Service) PollDevice(ctx context.Context, clientID, code, network string) (Grant, error) {
@@ -213,7 +215,8 @@ func errNoDeviceCode() *Error {
 	return invalid(errGrant, "The device code is unknown, was used before or belongs to another client")
 }
 
-// poll records a poll. It returns the device code if the user has approved it, and otherwise the answer.
+// poll records a poll. It returns the stored request if a user has approved it, and otherwise the error for the client
+// as answer.
 func (s *Service) poll(ctx context.Context, clientID, hash string) (c storage.OAuthDeviceCode, answer *Error, err error) {
 	err = s.opts.DB.Write(ctx, func(tx *storage.Tx) (err error) {
 		var found bool

@@ -59,7 +59,7 @@ func (m Metadata) Host() string {
 	return strings.ToLower(u.Hostname())
 }
 
-// Title returns the name by which the user is shown the client.
+// Title returns the name of the client that is shown to the user.
 func (m Metadata) Title() string {
 	if m.ClientName != "" {
 		return m.ClientName
@@ -101,7 +101,7 @@ func isControl(c rune) bool {
 	return c < 0x20 || c >= 0x7f && c < 0xa0 || c >= 0x202a && c <= 0x202e || c >= 0x2066 && c <= 0x2069
 }
 
-// checkURIs checks the client URI and the URIs that the user is shown.
+// checkURIs checks the client URI and the URIs that are shown to the user.
 func (r rules) checkURIs(m Metadata) error {
 	home, err := r.parseURI(m.ClientURI)
 	if err != nil {
@@ -144,7 +144,7 @@ func (m *Metadata) checkGrants() error {
 	return nil
 }
 
-// known returns the elements of all that are in list, in the order of all.
+// known returns the elements that list and all have in common, in the order of all.
 func known(list []string, all ...string) []string {
 	return slices.DeleteFunc(all, func(s string) bool { return !slices.Contains(list, s) })
 }
@@ -203,7 +203,8 @@ func (r rules) webRedirect(host, text string) bool {
 	return err == nil && under(u, host)
 }
 
-// nativeRedirect reports whether u has a private-use scheme of a host, or is on the loopback interface.
+// nativeRedirect reports whether u is a redirect URI that a native client of host may use: its scheme is host with the
+// labels reversed, possibly with more labels, or it is an http URI on the loopback interface.
 func (r rules) nativeRedirect(host string, u *url.URL, text string) bool {
 	if u.Scheme == "http" {
 		return isLoopback(u.Hostname()) && u.Port() == "" && !strings.HasSuffix(u.Host, ":") && u.User == nil

@@ -30,7 +30,7 @@ const (
 // deviceIDForm matches what may be in a scope token (RFC 6749, section 3.3).
 var deviceIDForm = regexp.MustCompile(`^[\x21\x23-\x5B\x5D-\x7E]+$`)
 
-// Scope is what a client asks for.
+// Scope is the parsed scope of an authorization request.
 type Scope struct {
 	DeviceID string
 	Granted  string // the tokens that this server knows, as the client wrote them
@@ -153,8 +153,8 @@ func verifies(verifier, challenge string) bool {
 	return verifierForm.MatchString(verifier) && subtle.ConstantTimeCompare([]byte(base64.RawURLEncoding.EncodeToString(sum[:])), []byte(challenge)) == 1
 }
 
-// Answer returns the address to which the browser is sent with the outcome. It names the issuer, so that a client that
-// uses several servers notices an answer from another one (RFC 9207).
+// Answer returns the address at the client to which the browser is redirected with the outcome. It names the issuer, so
+// that a client that uses several servers notices an answer from another one (RFC 9207).
 func (r Request) Answer(params url.Values) string {
 	if r.State != "" {
 		params.Set("state", r.State)

@@ -29,7 +29,7 @@ import (
 	"ebb/storage"
 )
 
-// Error is an error of OAuth 2.0, as a client gets it.
+// Error is an error of OAuth 2.0 in the form for clients.
 type Error struct {
 	Status      int
 	Code        string
@@ -169,7 +169,7 @@ const (
 	codeKept       = time.Hour // after which a replayed code is unknown
 )
 
-// Grant is what a client gets.
+// Grant is a successful response of the token endpoint.
 type Grant struct {
 	gate.Tokens
 	Scope   string
@@ -217,8 +217,8 @@ func (s *Service) Approve(ctx context.Context, r Request, session string) (strin
 
 var errUsed = errors.New("used before")
 
-// Exchange gives tokens for an authorization code. If the code was used before, the session that it gave ends: somebody
-// else may have it.
+// Exchange returns tokens for an authorization code. If the code was used before, somebody may have stolen it, so the
+// session that began with it ends.
 //
 // Errors: invalid_client, invalid_grant.
 func (s *Service) Exchange(ctx context.Context, clientID, code, redirect, verifier, network string) (Grant, error) {
@@ -261,7 +261,7 @@ func (s *Service) code(ctx context.Context, hash string) (c storage.OAuthCode, f
 	return c, found, err
 }
 
-// endReplayed ends the session that a code gave.
+// endReplayed ends the session that began with an authorization code.
 func (s *Service) endReplayed(ctx context.Context, hash string) error {
 	_, err := s.opts.Accounts.EndSessions(ctx, "authorization code used twice", func(tx *storage.Tx) ([]storage.OAuthSession, error) {
 		c, found, err := tx.OAuthCode(hash)
@@ -273,7 +273,7 @@ func (s *Service) endReplayed(ctx context.Context, hash string) error {
 	return err
 }
 
-// some returns a list of the session that was found.
+// some converts the result of a lookup of one session to a list of sessions.
 func some(o storage.OAuthSession, found bool, err error) ([]storage.OAuthSession, error) {
 	if err != nil || !found {
 		return nil, err
@@ -281,7 +281,7 @@ func some(o storage.OAuthSession, found bool, err error) ([]storage.OAuthSession
 	return []storage.OAuthSession{o}, nil
 }
 
-// start describes a session that begins.
+// start describes a session that begin is to begin.
 type start struct {
 	path     gate.Path
 	client   string
@@ -296,7 +296,7 @@ type start struct {
 	use      func(tx *storage.Tx, family string) error // marks the code as used
 }
 
-// begin makes a session.
+// begin begins a session of the user on the device, and returns its tokens.
 func (s *Service) begin(ctx context.Context, b start) (g Grant, err error) {
 	var k *signer // is found first, since the session could not be undone if there were none
 	if wantsIDToken(b.scope) {
@@ -348,8 +348,8 @@ func (s *Service) lifetime(created int64) time.Duration {
 	return min(accessLifetime, time.UnixMilli(created).Add(s.opts.SessionLifetime).Sub(s.opts.Now()))
 }
 
-// prefix returns what is between the kind of a refresh token and its secret. The name of the family and the generation
-// tell a token that was replaced from one that never existed, without a row for each.
+// prefix returns the part of a refresh token between its kind and its secret: the name of the family and the
+// generation. They show whether an unknown token was replaced or never existed, without a row for every old token.
 func prefix(family string, generation int64) string { return fmt.Sprintf("%s.%d.", family, generation) }
 
 // parsePrefix returns the family and the generation of a refresh token.
@@ -365,8 +365,9 @@ func parsePrefix(token string) (family string, generation int64, ok bool) {
 	return parts[0], generation, true
 }
 
-// Refresh gives new tokens for a refresh token. The old ones remain valid until one of the new ones is used, since the
-// answer can be lost. A refresh token that is used after that ends the session: somebody else may have it.
+// Refresh returns new tokens for a refresh token. The old ones remain valid until one of the new ones is used, because
+// the response may be lost. If an old refresh token is used after that, somebody may have stolen it, so the session
+// ends.
 //
 // The refresh of a locked account fails with M_USER_LOCKED and changes nothing: the session goes on when the account is
 // unlocked.
@@ -417,7 +418,7 @@ func (s *Service) endReused(ctx context.Context, token string) error {
 	return err
 }
 
-// expired reports whether a session has reached the end of a lifetime.
+// expired reports whether a session has been idle for too long or has lasted too long.
 func (s *Service) expired(o storage.OAuthSession) bool {
 	now := s.opts.Now()
 	over := func(since int64, lifetime time.Duration) bool {
@@ -426,8 +427,8 @@ func (s *Service) expired(o storage.OAuthSession) bool {
 	return over(o.UsedTS, s.opts.IdleLifetime) || over(o.CreatedTS, s.opts.SessionLifetime)
 }
 
-// Revoke ends the session of an access token or refresh token. Whoever has a token may revoke it, so that tokens that
-// have leaked can be revoked by whoever finds them. An unknown token is no error.
+// Revoke ends the session of an access token or refresh token. Anybody who has a token may revoke it, so that somebody
+// who finds a leaked token can do so. An unknown token is no error.
 func (s *Service) Revoke(ctx context.Context, token string) error {
 	hash := gate.KeyOf(token).String()
 	_, err := s.opts.Accounts.EndSessions(ctx, "token revoked", func(tx *storage.Tx) ([]storage.OAuthSession, error) {
