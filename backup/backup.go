@@ -42,7 +42,7 @@ import (
 
 // Database copies a database.
 type Database interface {
-	// Copy writes a consistent copy to w and returns what it is a copy of.
+	// Copy writes a consistent copy to w and describes the state of the database that was copied.
 	Copy(ctx context.Context, w io.Writer) (storage.Held, error)
 	Engine() string
 }
@@ -55,7 +55,7 @@ type Options struct {
 	Files      map[string]string // keys and configuration: names in the backup and paths; those that do not exist are left out
 	Media      string            // the server's media folder
 	Ledger     bool              // whether the server has a ledger
-	Keep       time.Duration     // older backups are deleted, except for the newest; 0: none
+	Keep       time.Duration     // older backups are deleted, but never the newest; 0: nothing is deleted
 	Server     string
 	Version    string
 	Now        func() time.Time
@@ -158,7 +158,7 @@ func removeUnfinished(dir string) error {
 	return nil
 }
 
-// know reads which stored files earlier backups have. It refuses backups of another server.
+// know reads from the given backups which stored files exist already. It refuses backups of another server.
 func (c *creation) know(earlier []Listed) error {
 	for _, b := range earlier {
 		if b.Server != c.Server {

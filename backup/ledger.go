@@ -132,9 +132,8 @@ type LedgerOptions struct {
 	Log  *slog.Logger
 }
 
-// Ledger moves entries from the queue in the database to the file. It is the only one that writes the file. An entry
-// leaves the queue only after it is in the file on disk; if a crash intervenes, the entry's number shows that the file
-// has it.
+// Ledger moves entries from the queue in the database to the file. Nothing else writes the file. An entry leaves the
+// queue only after it is in the file on disk; if a crash intervenes, the entry's number shows that the file has it.
 type Ledger struct {
 	opts LedgerOptions
 	file *os.File // nil until open succeeds
@@ -171,10 +170,10 @@ func (l *Ledger) Run(ctx context.Context) error {
 	}
 }
 
-// Write writes the entries of all writes that were queued before the call.
+// Write writes the entries of all database writes that were queued before the call.
 func (l *Ledger) Write(ctx context.Context) error { return l.write(ctx, false) }
 
-// write is Write. If checked is set, it also checks the file if there are no entries.
+// write does the work of Write. If checked is set, it checks the file even if there are no entries.
 func (l *Ledger) write(ctx context.Context, checked bool) error {
 	if err := l.opts.DB.Flush(ctx); err != nil {
 		return err

@@ -97,7 +97,7 @@ func ReadManifest(dir string) (*Manifest, error) {
 	return m, nil
 }
 
-// nameFormat is the format of the time of which the name of a backup consists. Names sort by time.
+// nameFormat is the time format of the names of backups. Sorting the names sorts the backups by time.
 const nameFormat = "20060102T150405Z"
 
 // Listed is a backup in a folder of backups.

@@ -83,7 +83,7 @@ func Verify(dir string, identities []age.Identity) (c Checked, err error) {
 	})
 }
 
-// encrypted returns the identities for parts that are encrypted.
+// encrypted returns the identities if the given part is encrypted, and nil if it is not.
 func encrypted(part string, identities []age.Identity) []age.Identity {
 	if strings.HasSuffix(part, ".age") {
 		return identities

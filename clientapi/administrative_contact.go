@@ -89,7 +89,7 @@ func (a *API) post3PIDs(r *httpapi.Request) (any, error) {
 	return nil, err
 }
 
-// threepid identifies the address in requests to remove one.
+// threepid identifies the third-party identifier, such as an e-mail address, that a request is to remove.
 type threepid struct {
 	Medium   string `json:"medium"`
 	Address  string `json:"address"`

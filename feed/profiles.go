@@ -75,8 +75,9 @@ func (b *builder) profilesChanged() bool {
 }
 
 // profileChanges returns the profile fields of local users that changed in (since, upTo]. It selects the fields named
-// in fields, or all if fields is nil, and the users for whom shown returns true. If there are many changes, it reads
-// only those of the users whom everybody returns; these must be the same as those for whom shown returns true.
+// in fields, or all if fields is nil, and the users for whom shown returns true. If there are many changes, it calls
+// the function everybody instead, which must return exactly the users for whom shown returns true, and reads only their
+// changes.
 func profileChanges(
 	tx *storage.Tx, since, upTo storage.Pos, fields []string, shown func(ident.UserNID) bool, everybody func() []ident.UserNID,
 ) ([]storage.ProfileChange, error) {

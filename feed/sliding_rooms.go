@@ -56,7 +56,8 @@ func (b *slidingBuilder) writeSlidingRooms(ctx context.Context) error {
 	return nil
 }
 
-// mayHaveNews reports whether there may be anything new in a room that the client wants, by what is in memory.
+// mayHaveNews reports whether a room may have anything new that the client wants. It decides by what is in memory,
+// without reading the database.
 func (b *slidingBuilder) mayHaveNews(r *slidingRoom) bool {
 	if r.sent < 0 {
 		return true

@@ -22,8 +22,8 @@ import (
 // the client asks again at once.
 const maxStickyEvents = 100
 
-// stickyQuery selects sticky events: all events of the rooms in fresh, and, of the rooms in known, those after the
-// position after.
+// stickyQuery selects sticky events: all those of the rooms in the list fresh, and the newer ones of the rooms in the
+// list known. An event is newer if its position is greater than after.
 type stickyQuery struct {
 	fresh, known []ident.RoomNID
 	after        storage.Pos

@@ -36,7 +36,7 @@ func (w *View) open(ctx context.Context, tx *storage.Tx) (err error) {
 	return err
 }
 
-// Visible is Service.Visible for the view's requester.
+// Visible is like Service.Visible, but for the view's requester.
 func (w *View) Visible(ctx context.Context, tx *storage.Tx, evs []*rooms.Event) (visible []*rooms.Event, err error) {
 	err = w.svc.withTx(ctx, tx, func(tx *storage.Tx) error {
 		if err := w.open(ctx, tx); err != nil {
@@ -54,8 +54,9 @@ func (w *View) Visible(ctx context.Context, tx *storage.Tx, evs []*rooms.Event) 
 	return visible, err
 }
 
-// Append appends events, comma separated, in the form for the requester. The events must come from Visible, or be
-// visible to the requester in any case. The parts that are the same for all requesters are made once per event.
+// Append appends events, comma separated, in the form for the requester. The caller must know that the requester may
+// see the events, for example because Visible returned them. The parts that are the same for all requesters are made
+// once per event.
 // Spec: client-server-api#definition-clientevent
 func (w *View) Append(ctx context.Context, tx *storage.Tx, dst []byte, evs []*rooms.Event, opt FormOptions) (out []byte, err error) {
 	err = w.svc.withTx(ctx, tx, func(tx *storage.Tx) error {

@@ -272,7 +272,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// try calls one of the jobs of Run, and logs its error.
+// try calls a job, one of those that Run repeats, and logs its error with the message failed.
 func (s *Service) try(ctx context.Context, failed string, job func(context.Context) error) {
 	if err := job(ctx); err != nil && ctx.Err() == nil {
 		s.opts.Log.Error(failed, "err", err)

@@ -413,8 +413,8 @@ func (s *Service) named(ctx context.Context, names []string) (named map[string]b
 
 func errGone() *mxerr.Error { return mxerr.NotFound("There is no such file") }
 
-// lookup reads the row of a media ID. An expired reservation or file counts as missing, and so do media that are not
-// shown.
+// lookup reads the row of a media ID. An expired reservation or file counts as missing, and so do media that
+// mustBeShown hides.
 func (s *Service) lookup(ctx context.Context, mediaID string) (m storage.Media, err error) {
 	found := false
 	if !validID(mediaID) {

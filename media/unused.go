@@ -9,10 +9,11 @@ import (
 	"ebb/storage"
 )
 
-// Lifetimes knows how long media may be used to which nothing refers that this server can read.
+// Lifetimes determines how long media may be used if nothing that this server can read refers to them.
 type Lifetimes interface {
-	// Undeclared returns the longest lifetime of messages among the encrypted rooms of a user, who may have sent media
-	// there. It returns false if one of them has no limit, so that the media may be used for ever.
+	// Undeclared returns the longest lifetime of messages in the encrypted rooms of a user, because the user may have
+	// sent media to any of them. It returns false if one of the rooms has no limit, so that the media may be used for
+	// ever.
 	Undeclared(ctx context.Context, user ident.UserNID) (time.Duration, bool, error)
 }
 
@@ -37,7 +38,8 @@ func (c *Count) add(m storage.SweptMedia) {
 	c.Bytes += m.Size
 }
 
-// Unused is the result of CollectUnused: the uploads to which nothing refers that this server can read.
+// Unused is the result of CollectUnused. It counts the unused uploads: those to which nothing refers that this server
+// can read.
 type Unused struct {
 	Deleted    Count // whose time of waiting was over; in a dry run they are not deleted
 	Waiting    Count // that wait for their deletion; in a dry run also those that would begin to
@@ -45,7 +47,7 @@ type Unused struct {
 	Undeclared Count // that may be used in an encrypted room, where messages have not expired
 }
 
-// collectUnused is the job of Run. It calls CollectUnused every unusedInterval.
+// collectUnused is one of the jobs of Run. It calls CollectUnused every unusedInterval.
 func (s *Service) collectUnused(ctx context.Context) error {
 	now := s.opts.Now()
 	if now.Sub(s.collected) < unusedInterval && now.After(s.collected) {
@@ -61,8 +63,8 @@ func (s *Service) collectUnused(ctx context.Context) error {
 	return err
 }
 
-// CollectUnused finds the uploads to which nothing refers. If they have been so for long enough, they begin to wait for
-// their deletion; those that have waited for unusedWait are deleted. A dry run changes nothing.
+// CollectUnused finds the uploads to which nothing refers. Uploads that have been unused for long enough begin to wait
+// for their deletion; those that have waited for unusedWait are deleted. A dry run changes nothing.
 func (s *Service) CollectUnused(ctx context.Context, dry bool) (u Unused, err error) {
 	now, err := s.removeBy(ctx)
 	if err != nil {
@@ -115,7 +117,7 @@ const (
 	over // has waited for long enough
 )
 
-// process decides about a page of uploads and carries it out.
+// process decides the fate of each upload in a page, and carries the decisions out.
 func (c *collection) process(ctx context.Context, page []storage.SweptMedia) error {
 	var begin, end, remove []string
 	for _, m := range page {
@@ -181,7 +183,7 @@ func (c *collection) fate(ctx context.Context, m storage.SweptMedia) (fate, erro
 	return over, nil
 }
 
-// lifetime returns how long the uploads of a user may be used, once for each user.
+// lifetime returns how long the unused uploads of a user may be used. It asks Lifetimes only once for each user.
 func (c *collection) lifetime(ctx context.Context, user ident.UserNID) (lifetime, error) {
 	if l, known := c.lifetimes[user]; known || c.svc.opts.Lifetimes == nil {
 		return l, nil
@@ -194,8 +196,9 @@ func (c *collection) lifetime(ctx context.Context, user ident.UserNID) (lifetime
 // referencePage is how many texts one write of recordReferences reads.
 const referencePage = 500
 
-// recordReferences records which texts refer to which media, if the database is from before storage did that. Until it
-// is done, no media may be deleted with a message, so it runs before the server does.
+// recordReferences records which texts refer to which media, if the database is older than the version of Ebb that
+// began to record references. Until all are recorded, no media may be deleted together with a message, so New calls
+// recordReferences before the server runs.
 func (s *Service) recordReferences(ctx context.Context) error {
 	var done bool
 	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {

@@ -29,8 +29,8 @@ const (
 	maxDevices  = 50 // devices of a user with whose last networks a sign-in is compared
 )
 
-// SignedIn stores an alert within the write of a sign-in if the device or the network is new. It never does so for the
-// first sign-in of an account, of which no device and no network is known.
+// SignedIn stores an alert within the write of a sign-in if the device or the network is new. It stores none for the
+// first sign-in of an account, for which everything is new.
 func (s *Service) SignedIn(tx *storage.Tx, in SignIn) error {
 	if s == nil {
 		return nil
@@ -71,7 +71,8 @@ func (s *Service) hashOf(network string) string {
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:16])
 }
 
-// knownSince returns since when (ms) a user must have signed in from a network that counts as known.
+// knownSince returns the start (ms) of the period in which a user must have signed in from a network for it to count as
+// known.
 func (s *Service) knownSince() int64 {
 	if s.opts.KeepNetworks == 0 {
 		return 0

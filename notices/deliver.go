@@ -23,7 +23,7 @@ import (
 const (
 	// page is how many notices are read at a time.
 	page = 100
-	// retryAfter is the time after which a notice is tried again that could not be sent to a room.
+	// retryAfter is the time after which a notice that could not be sent to a room is tried again.
 	retryAfter = 30 * time.Second
 	// mailPause is the time after which an e-mail is tried again, and mailTime after which it is given up.
 	mailPause = 5 * time.Minute
@@ -88,8 +88,8 @@ func (s *Service) wait(ctx context.Context, woken <-chan struct{}, pause time.Du
 	}
 }
 
-// Prune deletes links that have expired, networks that are no longer known, and the addresses of devices that were last
-// seen as long ago.
+// Prune deletes links that have expired, networks that no longer count as known, and the IP addresses of devices that
+// have not been seen for the same time.
 func (s *Service) Prune(ctx context.Context) error {
 	for more := true; more; {
 		err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
@@ -267,7 +267,7 @@ func (s *Service) SendMail(ctx context.Context) (pause time.Duration, err error)
 	}
 }
 
-// mail sends a notice to one address, and stores what remains.
+// mail sends a notice to the first of its addresses, and stores the addresses that remain.
 func (s *Service) mail(ctx context.Context, n *storage.Notice) error {
 	address, rest, _ := strings.Cut(n.MailTo, " ")
 	now := s.opts.Now()

@@ -2,9 +2,10 @@
 // administrators write. Each user has a room of server notices, which the server's own account creates and to which it
 // invites the user. Alerts are also sent by e-mail to users who have addresses.
 //
-// A notice begins as a row of the table notices, in the write of what it is about, so that no alert is lost and nothing
-// waits for one. Run, the only owner of these rows, delivers them: the write of the message also marks the row as sent,
-// so that each notice is in the room exactly once, even after a crash. An e-mail may be sent twice after a crash.
+// A notice begins as a row of the table notices. The row is added in the same write as the change that the notice is
+// about, so that no alert is lost and nothing waits for its delivery. Run, the only owner of these rows, delivers them:
+// the write of the message also marks the row as sent, so that each notice is in the room exactly once, even after a
+// crash. An e-mail may be sent twice after a crash.
 //
 // An alert contains a link with which the user says "this was not me". Package accounts does what follows, and web has
 // the page.
@@ -61,10 +62,10 @@ type Options struct {
 	Log   *slog.Logger
 }
 
-// Service implements the package. It is safe for concurrent use. A nil Service sends nothing.
+// Service stores and delivers notices. It is safe for concurrent use. A nil Service sends nothing.
 type Service struct {
 	opts       Options
-	networkKey []byte // of the hashes of networks
+	networkKey []byte // the key with which networks are hashed
 	toRooms    chan struct{}
 	toMail     chan struct{}
 	wrong      *keyed.Map[string, wrongCodes]
@@ -150,8 +151,8 @@ const (
 	maxText    = 16 << 10
 )
 
-// Add stores a notice within the write of what it is about. It is delivered in the background. Alerts that the settings
-// exclude, and those beyond the bounds of one user, are not stored.
+// Add stores a notice within the write of the change that it is about. The notice is delivered in the background.
+// Alerts that the settings exclude, and those beyond the bounds of one user, are not stored.
 func (s *Service) Add(tx *storage.Tx, n Notice) error {
 	if s == nil || !s.opts.Alerts.wanted(n.Kind) {
 		return nil
@@ -195,7 +196,8 @@ func (s *Service) AddFirst(tx *storage.Tx, n Notice) error {
 	return s.Add(tx, n)
 }
 
-// priority makes alerts overtake what an administrator sends to everybody.
+// priority returns the place of a kind in the order of delivery, lowest first. Alerts overtake what an administrator
+// sends to everybody.
 func priority(k Kind) int64 {
 	if k == Announcement {
 		return 1

@@ -56,8 +56,8 @@ func (s *Service) room(ctx context.Context, sender ident.Requester, n *storage.N
 // errOtherRoom means that another room was created for the user in the meantime.
 var errOtherRoom = errors.New("notices: the user has got another room")
 
-// createRoom creates a room in place of the given one, and invites the user. The write that creates it also stores that
-// it is the user's room, and tags it.
+// createRoom creates a room in place of the given one, and invites the user. The write that creates the room also
+// records it as the user's room of server notices and tags it.
 func (s *Service) createRoom(ctx context.Context, sender ident.Requester, n *storage.Notice, old storage.NoticeRoom) (id.RoomID, error) {
 	req := rooms.CreateRoom{
 		Preset: "private_chat", Name: s.opts.RoomName, Topic: "Messages from the server " + s.opts.Server, Invite: []id.UserID{id.UserID(n.UserID)},

@@ -34,7 +34,7 @@ func Title(k Kind) string {
 	return "Message from the server"
 }
 
-// sentence returns what has happened, with what the user needs to judge it.
+// sentence returns a sentence that says what has happened, with the details that the user needs to judge it.
 func sentence(k Kind, d Details) string {
 	switch k {
 	case SignedIn:
@@ -69,7 +69,7 @@ func signInSentence(d Details) string {
 	return what + ". The device is new."
 }
 
-// during returns in which session something was done.
+// during returns a phrase that names the session in which something was done.
 func during(d Details) string {
 	if d.Device == "" {
 		return ""

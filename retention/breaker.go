@@ -8,9 +8,10 @@ import (
 )
 
 const (
-	// breakerDays is how many days with purges must be on record before the number of a day can be unusual.
+	// breakerDays is how many days with purges must be on record before a day's number of purged messages can count as
+	// unusual.
 	breakerDays = 3
-	// breakerFactor is by how much a day must exceed the busiest of the days on record to be unusual.
+	// breakerFactor is the factor by which a day must exceed the busiest day on record to count as unusual.
 	breakerFactor = 10
 	// breakerFloor is the number of messages that may always be purged on one day.
 	breakerFloor = 10_000

@@ -58,7 +58,7 @@ func New(ctx context.Context, o Options) (*Job, error) {
 type run struct {
 	all  bool      // purge everything that has expired, without waiting
 	now  time.Time // when it began
-	by   time.Time // messages are purged that have expired by then
+	by   time.Time // messages that have expired by then are purged
 	left int       // how many more messages may be purged; unlimited: any number
 	// released is set if the purge goes on after it was stopped.
 	released bool
@@ -114,7 +114,7 @@ func (j *Job) record(ctx context.Context) {
 }
 
 // Purge removes all messages that have expired, and returns the freed space to the file system. Unless all is set,
-// messages wait for the delay that expired in an unusual way (see Options.Delay).
+// messages that expired in an unusual way wait for the delay (see Options.Delay).
 func (j *Job) Purge(ctx context.Context, all bool) (Report, error) {
 	j.running.Lock()
 	defer j.running.Unlock()
@@ -167,7 +167,7 @@ func (j *Job) begin(ctx context.Context, all bool, report *Report) (*run, error)
 const roomsPerPage = 100
 
 // purgeRooms purges, in all rooms, the messages that have expired by the given time. An error in one room does not stop
-// it.
+// the purge of the others.
 func (j *Job) purgeRooms(ctx context.Context, r *run, report *Report) error {
 	var errs []error
 	for after, more := ident.RoomNID(0), true; more; {

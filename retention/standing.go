@@ -12,7 +12,7 @@ import (
 	"ebb/storage"
 )
 
-// rule returns the rule for a purge of a room by a time, and records since when the room's policy has applied. It
+// rule returns the rule by which the given run purges a room, and records since when the room's policy has applied. It
 // returns false if nothing expires in the room.
 func (j *Job) rule(ctx context.Context, room *rooms.Room, run *run) (rule expiry.PurgeRule, ok bool, err error) {
 	policy := room.Retention()
@@ -79,7 +79,7 @@ func millis(d *time.Duration) *int64 {
 	return &ms
 }
 
-// noteConfig records since when the retention settings of the configuration are as they are.
+// noteConfig records when the retention settings of the configuration last changed.
 func (j *Job) noteConfig(ctx context.Context) error {
 	err := j.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		j.state, err = tx.PurgeState()

@@ -72,8 +72,8 @@ func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, 
 	return results, err
 }
 
-// verify performs checks 1 to 3 on the events that a server sent. It returns the valid events, and the results of the
-// others.
+// verify performs the first three of the specification's "checks performed on receipt of a PDU", for the events that a
+// server sent: format, signatures and hashes. It returns the valid events, and the results of the others.
 func (a *arrivals) verify(ctx context.Context, raws []json.RawMessage) (valid []*incoming, results map[id.EventID]error) {
 	results = make(map[id.EventID]error, len(raws))
 	events, errs := a.svc.verifier.Verify(ctx, a.room.version, raws)

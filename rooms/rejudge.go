@@ -21,8 +21,8 @@ const rejudgedAtOnce = 500
 
 // completion ends the partial state of a room. The full state that a server returned replaces the state before the
 // join; each later event is authorised again in the order of arrival; and the resulting states are resolved into the
-// current state. The room's writer lock is held all the time, and no write of the room is queued. Clients that have
-// received an event which is rejected now keep it; no other client gets it any more.
+// current state. The room's writer lock is held all the time, and all queued writes of the room are done before it
+// begins. Clients that have received an event which is rejected now keep it; no other client gets it any more.
 type completion struct {
 	*batch // its events were rejected before and are accepted now
 	join   *Event

@@ -357,7 +357,7 @@ var crawlReads = map[string]string{}
 func (w *fadingWorld) before() {
 	w.Helper()
 	for _, route := range w.hs1.Routes() {
-		if _, reads := crawlBodies[route.OperationID]; reads || route.Method == http.MethodGet {
+		if _, reads := crawlBodies[route.OperationID]; !route.Page && (reads || route.Method == http.MethodGet) {
 			crawlReads[route.OperationID] = route.Path
 		}
 	}

@@ -53,8 +53,8 @@ const (
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
 )
 
-// AddApproval stores a request that its user has not approved yet, and which has no row. It also deletes expired rows,
-// and all but the newest rows of the device, so that at most most remain.
+// AddApproval stores a new request, which its user has not approved yet. It also deletes expired rows, and the oldest
+// rows of the device, so that no more than most remain.
 func (tx *Tx) AddApproval(a Approval, most int) error {
 	if _, err := tx.exec(dropApprovalsQuery, tx.now.UnixMilli()); err != nil {
 		return err

@@ -1,8 +1,8 @@
 package storage
 
 // LedgerEntry records that something was deleted or revoked. Entries are written to a file outside the database, so
-// that a restored backup can delete and revoke it again. They identify things by their numbers in the database, which
-// are the same in every backup of it and are never used twice, so the file contains no names of people or rooms.
+// that a restored backup can delete and revoke it again. The entries identify things by their numbers in the database,
+// which are the same in every backup of it and are never used twice, so the file contains no names of people or rooms.
 type LedgerEntry struct {
 	Seq   Pos   // increases from entry to entry
 	TS    int64 // ms

@@ -8,7 +8,8 @@ import (
 	"ebb/ident"
 )
 
-// MediaRefKind is the kind of a text that refers to media by mxc URI. Kinds that never expire have the highest numbers.
+// MediaRefKind is the kind of a text that refers to media by mxc URI. The kinds of texts that never expire have the
+// highest numbers.
 type MediaRefKind int64
 
 // The kinds of texts that refer to media.
@@ -63,7 +64,7 @@ func (tx *Tx) mediaIn(text []byte) (found []MediaName) {
 // maxMediaID is the length of the longest media ID, and of the longest server name, that counts as a reference.
 const maxMediaID = 255
 
-// prefixOf returns the length of the longest prefix of text whose bytes are all of one kind.
+// prefixOf returns the length of the longest prefix of text whose bytes all satisfy is.
 func prefixOf(text []byte, is func(byte) bool) int {
 	if at := slices.IndexFunc(text, func(c byte) bool { return !is(c) }); at >= 0 {
 		return at
@@ -81,8 +82,8 @@ func isServerNameByte(c byte) bool {
 	return isAlphanumeric(c) || c == '.' || c == '-' || c == ':' || c == '[' || c == ']'
 }
 
-// unescaped returns JSON in which no character of an mxc URI is escaped. Account data and profiles are stored as
-// clients send them, and some clients escape slashes.
+// unescaped returns the given JSON without escapes in mxc URIs. Account data and profiles are stored as clients send
+// them, and some clients escape slashes.
 func unescaped(text string) []byte {
 	raw := []byte(text)
 	if !bytes.Contains(raw, []byte(`\`)) {
@@ -138,8 +139,8 @@ func (tx *Tx) addEventMediaAgain(p Pos) error {
 
 const dropMediaRefsQuery = `DELETE FROM media_refs WHERE owner = $1 AND kind = $2 AND part = $3`
 
-// replaceMediaRefs records the media to which a text refers that replaces an earlier one. Media of the earlier text
-// stay until a search for unused media finds them.
+// replaceMediaRefs records the media to which the given text refers, when it replaces an earlier text. Media of the
+// earlier text stay until a search for unused media finds them.
 func (tx *Tx) replaceMediaRefs(kind MediaRefKind, owner int64, part, text string) error {
 	if _, err := tx.exec(dropMediaRefsQuery, owner, int64(kind), part); err != nil {
 		return err
@@ -159,8 +160,8 @@ const (
 // releaseEventMedia deletes the references of the row of an event, and the media to which nothing else refers.
 func (tx *Tx) releaseEventMedia(p Pos) error { return tx.releaseMedia(takeEventMediaQuery, int64(p)) }
 
-// releaseMedia runs a query that deletes references and returns their media, and deletes those of them to which nothing
-// refers any more.
+// releaseMedia runs a query that deletes references and returns their media. Then it deletes those of the media to
+// which nothing refers any more.
 func (tx *Tx) releaseMedia(query string, args ...any) error {
 	names, err := collect(tx, scanMediaName, query, args...)
 	if err != nil {
@@ -225,7 +226,8 @@ func (tx *Tx) deleteUnreferenced(m MediaName) error {
 
 func (tx *Tx) goneHash(m MediaName) int64 { return tx.IDHash(m.Server + "/" + m.ID) }
 
-// MediaGone reports whether the last reference to media of another server was deleted in the past days.
+// MediaGone reports whether the last reference to media of another server was deleted recently. ForgetGoneMedia deletes
+// the rows about earlier deletions.
 func (tx *Tx) MediaGone(m MediaName) (bool, error) {
 	_, found, err := one(tx, scanNumber[int64], `SELECT gone_ts FROM media_gone WHERE id_hash = $1`, tx.goneHash(m))
 	return found, err
@@ -233,8 +235,8 @@ func (tx *Tx) MediaGone(m MediaName) (bool, error) {
 
 const forgetGoneQuery = `DELETE FROM media_gone WHERE id_hash IN (SELECT id_hash FROM media_gone WHERE gone_ts < $1 ORDER BY gone_ts LIMIT $2)`
 
-// ForgetGoneMedia deletes at most limit of the rows of media whose last reference was deleted before a time (ms), and
-// reports whether there may be more. It uses the index media_gone_by_time.
+// ForgetGoneMedia deletes at most limit of the rows about media whose last reference was deleted before a time (ms),
+// and reports whether there may be more. It uses the index media_gone_by_time.
 func (tx *Tx) ForgetGoneMedia(before int64, limit int) (more bool, err error) {
 	n, err := tx.exec(forgetGoneQuery, before, limit)
 	return n == int64(limit), err
@@ -245,7 +247,7 @@ type MediaRef struct {
 	Kind                 MediaRefKind
 	Owner                int64
 	Part                 string
-	Room                 ident.RoomNID // of an event that exists; the other fields too
+	Room                 ident.RoomNID // this and the fields below are set only if the text is a stored event
 	EventID              string
 	OriginTS, ReceivedTS int64 // ms
 }
@@ -255,11 +257,11 @@ FROM media_refs r LEFT JOIN events e ON e.position = r.owner AND r.kind IN (0, 2
 WHERE r.media_id = $1 AND r.server = $2 AND (r.kind, r.owner, r.part) < ($3, $4, $5)
 ORDER BY r.kind DESC, r.owner DESC, r.part DESC LIMIT $6`
 
-// FirstMediaRef is the argument before of MediaRefs for the first page.
+// FirstMediaRef is the argument after with which MediaRefs returns the first page.
 var FirstMediaRef = MediaRef{Kind: AccountDataMedia + 1}
 
 // MediaRefs returns a page of the texts that refer to media: at most limit of those that come after the given one.
-// First come those that do not expire, and of the others the newest. It uses the index media_refs_by_media.
+// Texts that do not expire come first, then the others, newest first. It uses the index media_refs_by_media.
 func (tx *Tx) MediaRefs(m MediaName, after MediaRef, limit int) ([]MediaRef, error) {
 	return collect(tx, func(r Row) (ref MediaRef, err error) {
 		var kind int64

@@ -6,7 +6,7 @@ import (
 	"ebb/ident"
 )
 
-// Notice is a message of the server to a user that is not delivered yet.
+// Notice is a message from the server to a user that has not been delivered yet.
 type Notice struct {
 	NID       int64
 	User      ident.UserNID
@@ -20,7 +20,7 @@ type Notice struct {
 	MailTo    string          // addresses to which it is still to be sent, separated by spaces
 	MailTS    int64           // ms; when the next e-mail is tried
 
-	Deactivated bool // the user's account
+	Deactivated bool // whether the user's account is deactivated
 }
 
 const (
@@ -62,7 +62,7 @@ func (tx *Tx) NoticesForMail(limit int) ([]Notice, error) {
 	return collect(tx, scanNotice, noticesForMailQuery, tx.now.UnixMilli(), limit)
 }
 
-// NextNoticeMail returns when (ms) the next e-mail is to be sent, false if none is waiting.
+// NextNoticeMail returns when (ms) the next e-mail is to be sent. found is false if none is waiting.
 func (tx *Tx) NextNoticeMail() (ts int64, found bool, err error) {
 	return one(tx, scanNumber[int64], nextNoticeMailQuery)
 }
@@ -84,7 +84,7 @@ func (tx *Tx) NoticeSent(nid int64) (bool, error) {
 	return n == 1, err
 }
 
-// NoticeMailed records the addresses to which a notice is still to be sent, and when (ms).
+// NoticeMailed records the addresses to which a notice must still be sent, and the time (ms) at which to send it.
 func (tx *Tx) NoticeMailed(nid int64, mailTo string, ts int64) error {
 	if _, err := tx.exec(noticeMailedQuery, nid, mailTo, ts); err != nil {
 		return err
@@ -126,8 +126,8 @@ const countNoticeQuery = `INSERT INTO notice_counts (user_nid, kind, since_ts, n
 SET number = CASE WHEN notice_counts.since_ts <= $4 THEN 1 ELSE notice_counts.number + 1 END,
 since_ts = CASE WHEN notice_counts.since_ts <= $4 THEN excluded.since_ts ELSE notice_counts.since_ts END`
 
-// CountNotice counts a notice of a kind to a user, and returns the number since the interval began. An interval that
-// began before a time (ms) is over.
+// CountNotice counts a notice of a kind to a user, and returns the number of such notices in the current interval. If
+// that interval began before beforeTS (ms), it is over, and a new one begins.
 func (tx *Tx) CountNotice(user ident.UserNID, kind string, beforeTS int64) (int64, error) {
 	if _, err := tx.exec(countNoticeQuery, int64(user), kind, tx.now.UnixMilli(), beforeTS); err != nil {
 		return 0, err
@@ -151,7 +151,7 @@ func (tx *Tx) MarkNoticeSender(user ident.UserNID) error {
 	return err
 }
 
-// Disavowal is a link with which a user says that it was not them.
+// Disavowal is the link in an alert with which a user says "this was not me".
 type Disavowal struct {
 	Notice    int64
 	User      ident.UserNID
@@ -211,7 +211,7 @@ func (tx *Tx) KnownNetworks(user ident.UserNID, sinceTS int64, limit int) ([]str
 	return collect(tx, scanString, knownNetworksQuery, int64(user), sinceTS, limit)
 }
 
-// SeeNetwork records that a user signs in from a network, and keeps the given number of networks.
+// SeeNetwork records that a user signs in from a network, and keeps at most the given number of networks for the user.
 func (tx *Tx) SeeNetwork(user ident.UserNID, network string, keep int) error {
 	if _, err := tx.exec(seeNetworkQuery, int64(user), network, tx.now.UnixMilli()); err != nil {
 		return err
@@ -225,7 +225,8 @@ func (tx *Tx) ExpireNetworks(beforeTS int64, limit int) (int64, error) {
 	return tx.exec(expireNetworksQuery, beforeTS, limit)
 }
 
-// ForgetNotices deletes what waits to be sent to a user, whose account is closed, and what was stored for alerts.
+// ForgetNotices deletes the undelivered notices of a user whose account is closed, and the counts, links and networks
+// that were stored for alerts.
 func (tx *Tx) ForgetNotices(user ident.UserNID) error {
 	for _, q := range []string{
 		dropUserNoticesQuery,
@@ -248,8 +249,8 @@ func (tx *Tx) LaterSessions(user ident.UserNID, device ident.DeviceNID, sinceTS 
 	return collect(tx, scanDevice, laterSessionsQuery, int64(user), int64(device), sinceTS, limit)
 }
 
-// RemoveSince removes what was added to an account since a time (ms) and with which somebody could sign in: second
-// factors, e-mail addresses and verifications of addresses, enrolment links.
+// RemoveSince removes everything that was added to an account since a time (ms) and that could help somebody to sign
+// in: second factors, e-mail addresses and verifications of addresses, enrolment links.
 func (tx *Tx) RemoveSince(user ident.UserNID, ts int64) error {
 	for _, q := range []string{
 		`DELETE FROM totp WHERE user_nid = $1 AND created_ts >= $2`,

@@ -91,7 +91,8 @@ func (tx *Tx) AddDestinationRoom(server string, room ident.RoomNID) error {
 	return err
 }
 
-// DeleteDestinationRoom records that the newest events of a room were sent to a server that had missed many.
+// DeleteDestinationRoom deletes the record that a server has missed many events of a room, because the newest ones have
+// been sent to it.
 func (tx *Tx) DeleteDestinationRoom(server string, room ident.RoomNID) error {
 	_, err := tx.exec(`DELETE FROM destination_rooms WHERE server = $1 AND room_nid = $2`, server, int64(room))
 	return err

@@ -110,8 +110,8 @@ const machineSessionsQuery = `SELECT d.nid, u.user_id, d.device_id, d.created_ts
 coalesce((SELECT max(t.expires_ts) FROM access_tokens t WHERE t.device_nid = d.nid), 0)
 FROM devices d JOIN users u ON u.nid = d.user_nid WHERE d.path = 'machine' AND d.nid > $1 ORDER BY d.nid LIMIT $2`
 
-// MachineSessions returns a page of the sessions of programs, oldest first: at most limit of those after a device. It
-// uses the index devices_of_machines.
+// MachineSessions returns a page of the sessions that programs (not people) have, oldest first: at most limit of those
+// that come after the given device. It uses the index devices_of_machines.
 func (tx *Tx) MachineSessions(after ident.DeviceNID, limit int) ([]MachineSession, error) {
 	return collect(tx, func(r Row) (m MachineSession, err error) {
 		err = r.Scan(&m.Device, &m.UserID, &m.DeviceID, &m.CreatedTS, &m.SeenTS, &m.ExpiresTS)

@@ -50,7 +50,7 @@ func (tx *Tx) AnyWebSession(hash string) (WebSession, bool, error) {
 	}, anyWebSessionQuery, hash, tx.now.UnixMilli())
 }
 
-// WebSession is AnyWebSession for sessions whose user has signed in completely.
+// WebSession is like AnyWebSession, but finds only sessions whose user has signed in completely.
 func (tx *Tx) WebSession(hash string) (WebSession, bool, error) {
 	s, found, err := tx.AnyWebSession(hash)
 	if err != nil || !found || s.Pending {
@@ -61,8 +61,8 @@ func (tx *Tx) WebSession(hash string) (WebSession, bool, error) {
 
 const moveWebSessionQuery = `UPDATE web_sessions SET hash = $2, evidence = $3, pending = $4, first_ts = $5, second_ts = $6, expires_ts = $7, upstream = $8 WHERE hash = $1`
 
-// MoveWebSession gives the session of a browser another cookie and stores what its user has shown since. It returns
-// false if the session has ended.
+// MoveWebSession gives the session of a browser another cookie and stores the evidence that its user has given since.
+// It returns false if the session has ended.
 func (tx *Tx) MoveWebSession(from, to string, s WebSession) (bool, error) {
 	n, err := tx.exec(moveWebSessionQuery, from, to, s.Evidence, s.Pending, s.FirstTS, s.SecondTS, s.ExpiresTS, s.Upstream)
 	return n == 1, err

@@ -29,7 +29,7 @@ const (
 )
 
 // stepUp is how recently a user must have shown a second factor, or the password if the account has no second factor,
-// to do what somebody who finds an open browser must not do.
+// before an action that must not be possible for somebody who only finds an open browser.
 const stepUp = 10 * time.Minute
 
 // maxAction is the maximum length in bytes of the parameters of the account page.
@@ -113,7 +113,7 @@ func (p *Pages) accountRoutes(page func(method, path, operation string, handler 
 	return routes
 }
 
-// needs returns what a page needs.
+// needs returns the requirements of a page.
 func (o ownPage) needs() need { return need{Lead: english["account.lead"], Recent: o.recent} }
 
 // get shows a page.

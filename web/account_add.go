@@ -16,7 +16,7 @@ func (p *Pages) newRecoveryCodes(r *httpapi.Request, s session, _ url.Values) (a
 	return p.showCodes(r, factors.Enrolled{RecoveryCodes: codes}, pathSecurity)
 }
 
-// addNeeds returns what the page needs on which a user adds a second factor.
+// addNeeds returns the requirements of the page on which a user adds a second factor.
 func addNeeds() need { return need{Lead: english["account.lead"], Recent: stepUp} }
 
 // adding returns the page on which the user of a session adds a second factor.
@@ -33,8 +33,8 @@ func (p *Pages) getAdd(r *httpapi.Request) (any, error) {
 	return p.showEnrolment(r, s.adding(), nil, nil)
 }
 
-// postAdd handles the forms of that page. They have signField, as those with which a user sets up a second factor while
-// signing in, so they are handled before signedIn reads them.
+// postAdd handles the forms of that page. They have the field signField, like the forms with which a user sets up a
+// second factor while signing in, so they must be handled before signedIn reads them.
 func (p *Pages) postAdd(r *httpapi.Request) (any, error) {
 	st, err := p.standing(r)
 	if err != nil {

@@ -9,18 +9,18 @@ import (
 	"ebb/mxerr"
 )
 
-// approveView is what the page shows on which a user approves requests of clients.
+// approveView holds the data of the page on which a user approves requests of clients.
 type approveView struct {
 	Requests []requestView
 }
 
-// requestView is what the page shows of a request.
+// requestView holds what that page shows of one request.
 type requestView struct {
 	Session, What, Name, Device, Target, Asked string
 	Reset                                      bool // whether cross-signing keys are replaced
 }
 
-// requestOf returns what the page shows of a request.
+// requestOf returns the requestView of an approval.
 func requestOf(a accounts.Approval) requestView {
 	v := requestView{Session: a.Session, Name: a.DeviceName, Device: string(a.Device), Target: a.Target, Asked: when(a.Created), Reset: a.Operation == "uploadCrossSigningKeys"}
 	what, known := english["approve."+a.Operation]

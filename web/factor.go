@@ -25,7 +25,7 @@ type enrolment struct {
 	until  time.Time // until when the user may put it off; zero: not at all
 }
 
-// factorView is what a page shows on which a user sets up a second factor.
+// factorView holds the data of a page on which a user sets up a second factor.
 type factorView struct {
 	Passkeys bool // whether browsers can use passkeys with this server
 	Skip     string
@@ -107,7 +107,7 @@ func (p *Pages) enrolStep(r *httpapi.Request, e enrolment, f url.Values) (answer
 }
 
 // showCodes returns the page with new recovery codes, which are shown once. next is the address at which the user
-// continues; "" if there is none. If there are no new codes, the browser is sent there at once.
+// continues; "" if there is none. If there are no new codes, the browser is redirected to next at once.
 func (p *Pages) showCodes(r *httpapi.Request, made factors.Enrolled, next string, cookies ...*http.Cookie) (any, error) {
 	if len(made.RecoveryCodes) == 0 && next != "" {
 		return redirect(next, cookies...)
@@ -175,7 +175,7 @@ func (p *Pages) later(r *httpapi.Request, _ need, st standing, _ url.Values) (an
 	return redirect(home(r))
 }
 
-// linkEnrolment returns the page behind an enrolment link.
+// linkEnrolment returns the enrolment for the page behind an enrolment link.
 func (p *Pages) linkEnrolment(r *httpapi.Request) (e enrolment, err error) {
 	token := r.Query("token")
 	l, err := p.opts.Factors.OpenLink(r.Context(), token)

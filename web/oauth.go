@@ -11,8 +11,8 @@ import (
 	"ebb/mxerr"
 )
 
-// authorize checks the authorization request in the address of the page. If the request has an error that the client
-// may learn, answer redirects the browser to the client with that error, and is the response.
+// authorize checks the authorization request in the address of the page. If the request has an error that may be
+// reported to the client, answer is the response, which redirects the browser to the client with that error.
 func (p *Pages) authorize(r *httpapi.Request) (req oauth.Request, answer any, err error) {
 	req, safe, err := p.opts.OAuth.Authorize(r.Context(), r.QueryValues())
 	var e *oauth.Error
@@ -38,7 +38,7 @@ func (p *Pages) getAuthorize(r *httpapi.Request) (any, error) {
 	}, nil)
 }
 
-// clientNeeds returns what the pages of an authorization request need.
+// clientNeeds returns the requirements of the pages of an authorization request.
 func (p *Pages) clientNeeds(req oauth.Request) need {
 	lead, _ := text("signin.client", req.Client.Title(), p.opts.Server) // the name is known
 	return need{Lead: lead, User: hintedUser(req.LoginHint), SignUp: req.SignUp()}
@@ -117,7 +117,7 @@ func (p *Pages) getLink(r *httpapi.Request) (any, error) {
 	}, nil)
 }
 
-// linkNeeds returns what the page on which a device is connected needs.
+// linkNeeds returns the requirements of the page on which a user connects a device.
 func (p *Pages) linkNeeds() need {
 	lead, _ := text("signin.device", p.opts.Server) // the name is known
 	return need{Lead: lead}

@@ -22,7 +22,7 @@ import (
 const (
 	sessionLifetime = 30 * time.Minute // how long a user stays signed in to the pages; longer after more was shown
 	pendingLifetime = 15 * time.Minute // how long a user may take to show a second factor or to set one up
-	formLifetime    = 24 * time.Hour   // of the cookie to which the forms of other browsers are bound
+	formLifetime    = 24 * time.Hour   // of the cookie to which forms are bound while nobody is signed in
 	maxBrowsers     = 50               // sessions of one user, and as many that lack a second factor
 )
 
@@ -48,7 +48,7 @@ type session struct {
 // Shown returns what the user has shown in this session.
 func (s session) Shown() gate.Evidence { return gate.Evidence(s.Evidence) }
 
-// lack is what a browser lacks to be shown a page.
+// lack says why a browser is not shown a page yet.
 type lack int
 
 const (
@@ -105,7 +105,7 @@ func (p *Pages) policy(tx *storage.Tx, st *standing) error {
 	return err
 }
 
-// lacks returns what a session lacks.
+// lacks returns what a session lacks to meet the given needs of a page.
 func (st standing) lacks(n need, now time.Time) lack {
 	two := st.Shown().TwoFactors()
 	switch {
@@ -167,9 +167,9 @@ type proof struct {
 	at       time.Time
 }
 
-// prove records what a user has shown: it begins the session of the browser, or adds to it. It is the only place where
-// sessions of browsers begin. The cookie changes each time, so that a cookie that somebody else has set or seen before
-// gains nothing.
+// prove records the evidence that a user has given: it begins the session of the browser, or adds to it. It is the only
+// place where sessions of browsers begin. The cookie changes each time, so that a cookie that somebody else has set or
+// seen before gains nothing.
 //
 // Errors: M_FORBIDDEN, M_USER_LOCKED.
 func (p *Pages) prove(ctx context.Context, st standing, shown proof) ([]*http.Cookie, error) {
@@ -178,8 +178,8 @@ func (p *Pages) prove(ctx context.Context, st standing, shown proof) ([]*http.Co
 	return []*http.Cookie{p.cookie(sessionCookie, cookie, sessionLifetime), p.cookie(formCookie, "", 0)}, err
 }
 
-// proveIn is prove within a write. The session gets a new cookie. When the user is signed in completely, an alert says
-// so if the network is new.
+// proveIn does the work of prove within the given write. The session gets a new cookie. When the user is signed in
+// completely, an alert says so if the network is new.
 func (p *Pages) proveIn(tx *storage.Tx, st standing, cookie string, shown proof) error {
 	a, found, err := tx.Account(shown.user)
 	switch {

@@ -14,8 +14,9 @@ import (
 	"ebb/mxerr"
 )
 
-// The forms for signing in have a field of this name, whose value is the step. The forms of other pages have none. A
-// page for signing in has a parameter of the same name in its address, which selects one of the views.
+// signField is the name of a field that all forms for signing in have, whose value names the step. The forms of other
+// pages do not have it. A page for signing in has a parameter of the same name in its address, which selects one of the
+// views.
 const signField = "sign"
 
 // step is a step of signing in.
@@ -24,7 +25,7 @@ type step struct {
 	do   func(p *Pages, r *httpapi.Request, n need, st standing, f url.Values) (answer any, err error)
 }
 
-// step returns the step of a value of signField.
+// step returns the step that a value of signField names.
 func (p *Pages) step(name string) (step, bool) {
 	s, found := map[string]step{
 		"password":        {[]lack{lacksUser, lacksRecent}, (*Pages).checkPassword},
@@ -171,7 +172,7 @@ func (p *Pages) showProblem(r *httpapi.Request, page, cookie string, v view, pro
 	return p.show(r, status, page, cookie, v, h)
 }
 
-// proved records what was shown and shows the page again, or asks for what else is missing.
+// proved records the given evidence and shows the page again, or asks for what else is missing.
 func (p *Pages) proved(r *httpapi.Request, st standing, shown proof) (any, error) {
 	cookies, err := p.prove(r.Context(), st, shown)
 	if err != nil {
@@ -270,7 +271,7 @@ func (p *Pages) restart(r *httpapi.Request, _ need, st standing, _ url.Values) (
 	return p.signOut(r, st.session)
 }
 
-// home returns the address of the page without the view of signing in.
+// home returns the address of the page without the parameter signField, which selects a view.
 func home(r *httpapi.Request) string {
 	q := r.URL.Query()
 	if !q.Has(signField) {

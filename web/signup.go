@@ -22,7 +22,7 @@ const (
 	viewReset = "reset" // a forgotten password
 )
 
-// viewOf returns the view that a browser in which nobody is signed in is shown.
+// viewOf returns the view to show in a browser in which nobody is signed in.
 func (p *Pages) viewOf(r *httpapi.Request, n need) string {
 	v := r.Query(signField)
 	if v == "" && n.SignUp {
@@ -41,7 +41,7 @@ func to(r *httpapi.Request, view string) string {
 	return r.URL.Path + "?" + q.Encode()
 }
 
-// strangerView is what a page shows that signs in, creates an account or resets a password.
+// strangerView holds the data of the page for signing in, creating an account or resetting a password.
 type strangerView struct {
 	In, Up, Reset string // addresses of the views; "": not offered
 	Server        string
@@ -113,7 +113,7 @@ const emailCookie = "ebb_email"
 // emailCookieLifetime is how long a browser remembers that it waits for a link, which works for an hour.
 const emailCookieLifetime = time.Hour
 
-// emailState returns how far the verification of the e-mail address has got that a view needs.
+// emailState returns the state of the verification of the e-mail address for a view that needs one.
 func (p *Pages) emailState(r *httpapi.Request, view string, f url.Values) (emailState, string, error) {
 	use := p.opts.Accounts.Requirements().Email
 	if view == viewUp && (use == accounts.EmailOff || use == accounts.EmailOptional && f.Get("skip") != "") {
@@ -201,7 +201,7 @@ func (p *Pages) skipAddress(r *httpapi.Request, n need, _ standing, f url.Values
 	return p.ask(r, n, standing{}, lacksUser, f, nil)
 }
 
-// checkRepeated checks that a form is of a view, and that a new password was entered the same way twice.
+// checkRepeated checks that a form belongs to the given view, and that a new password was entered the same way twice.
 //
 // Errors: M_FORBIDDEN.
 func (p *Pages) checkRepeated(r *httpapi.Request, n need, view string, f url.Values) error {

@@ -25,7 +25,8 @@ func (p *Pages) ssoRoutes() []httpapi.Route {
 	return []httpapi.Route{plain, withProvider, page("GET", pathSSO, "getSSOPage", p.ifOn(p.getSSO)), page("POST", pathSSO, "postSSOPage", p.ifOn(p.postSSO))}
 }
 
-// unlessOff makes an operation of the specification respond as others that are missing if OAuth 2.0 is off.
+// unlessOff returns a handler for an operation of the specification. If OAuth 2.0 is off, it responds as for an unknown
+// endpoint.
 func (p *Pages) unlessOff(f func(*httpapi.Request) (any, error)) func(*httpapi.Request) (any, error) {
 	return func(r *httpapi.Request) (any, error) {
 		if p.opts.OAuth != nil {
@@ -50,8 +51,8 @@ func (p *Pages) redirectToSSO(r *httpapi.Request) (any, error) {
 	return httpapi.Raw{Status: http.StatusFound, ContentType: httpapi.HTML, Header: http.Header{"Location": {pathSSO + "?" + q.Encode()}}}, nil
 }
 
-// redirectToIdP is redirectToSSO for an identity provider that the user has chosen in the client, to which it leads the
-// browser at once.
+// redirectToIdP is like redirectToSSO, but for an identity provider that the user has chosen in the client. It leads the
+// browser to that provider at once.
 // Spec: client-server-api#get_matrixclientv3loginssoredirectidpid
 func (p *Pages) redirectToIdP(r *httpapi.Request) (any, error) {
 	if _, err := p.opts.Upstream.Provider(r.Var("idpId")); err != nil {
@@ -65,8 +66,8 @@ func (p *Pages) redirectToIdP(r *httpapi.Request) (any, error) {
 	return httpapi.Raw{Status: http.StatusFound, ContentType: httpapi.HTML, Header: http.Header{"Location": {address}}}, nil
 }
 
-// sso returns where an address of the page leads, and the session of the browser. If the answer is set, it is the
-// answer.
+// sso returns the redirect to the client that the address of the page asks for, and the session of the browser. If
+// answer is not nil, it is the response, and the session is not set.
 func (p *Pages) sso(r *httpapi.Request) (to oauth.SSORedirect, s session, answer any, err error) {
 	if to, err = p.opts.OAuth.SSORedirect(r.Query("redirectUrl")); err != nil {
 		return to, s, nil, err

@@ -185,7 +185,7 @@ func (p *Pages) ifOn(f func(*httpapi.Request) (any, error)) func(*httpapi.Reques
 	return func(*httpapi.Request) (any, error) { return nil, mxerr.NotFound("%s", english["error.off"]) }
 }
 
-// handler shows errors on a page of the same look.
+// handler returns a handler that calls f and shows its error on a page of the same look.
 func (p *Pages) handler(f func(*httpapi.Request) (any, error)) func(*httpapi.Request) (any, error) {
 	return func(r *httpapi.Request) (any, error) {
 		v, err := f(r)

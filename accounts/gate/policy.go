@@ -134,7 +134,8 @@ func (g *Gate) OffersPassword() bool {
 	return g.opts.Policy.MFA != Required || !g.graceIsOver(g.since.all)
 }
 
-// Enforces reports whether there may be sessions that the policy no longer allows.
+// Enforces reports whether the configuration or the policy of any account requires a second factor. If not, every
+// session is allowed, so none needs to be ended.
 func (g *Gate) Enforces(tx *storage.Tx) (bool, error) {
 	if g.opts.Policy.MFA == Required || g.opts.Policy.Administrators == Required {
 		return true, nil

@@ -1,5 +1,5 @@
-// Package jwt verifies JSON Web Tokens with which users log in (org.matrix.login.jwt). It decides only who a token
-// names; package accounts finds or creates the account, and accounts/gate decides whether it gets a session.
+// Package jwt verifies JSON Web Tokens with which users log in (org.matrix.login.jwt). It only determines which user a
+// token names; package accounts finds or creates the account, and accounts/gate decides whether it gets a session.
 //
 // The algorithms are pinned by the configuration, and the type of the key must fit the algorithm, so that a token can
 // neither be unsigned nor use a public key as a secret.
@@ -29,7 +29,7 @@ type Options struct {
 	Algorithms   []string // the accepted algorithms
 	Keys         Keys
 	Issuer       string   // "" to accept every issuer
-	Audiences    []string // of which the token must have one; empty to accept every audience
+	Audiences    []string // the token must have one of them; empty to accept every audience
 	Subject      string   // the claim with the user name
 	DisplayName  string   // the claim with the display name, or ""
 	SecondFactor SecondFactor

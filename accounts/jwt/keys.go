@@ -33,7 +33,8 @@ type publicKey struct {
 // Spec: RFC 7518, 3.3
 const minRSA = 2048
 
-// Secret returns a secret key. It must be as long as the output of the longest hash of the algorithms.
+// Secret returns Keys that consist of a secret. The secret must be at least as long as the output of the longest hash
+// that the given algorithms use.
 // Spec: RFC 7518, 3.2
 func Secret(text string, algorithms []string) (Keys, error) {
 	least := 0
@@ -46,7 +47,8 @@ func Secret(text string, algorithms []string) (Keys, error) {
 	return Keys{secret: []byte(text)}, nil
 }
 
-// PublicKey returns the public key, or that of the certificate, in a PEM file. It must be one for all the algorithms.
+// PublicKey returns the public key that a PEM file contains, by itself or in a certificate. The key must fit each of
+// the given algorithms.
 func PublicKey(file []byte, algorithms []string) (Keys, error) {
 	block, _ := pem.Decode(file)
 	if block == nil {
@@ -78,7 +80,7 @@ func PublicKey(file []byte, algorithms []string) (Keys, error) {
 	return Keys{public: []publicKey{{key: key}}}, nil
 }
 
-// KeySet returns the public keys in a JSON Web Key Set. Each algorithm must have a key.
+// KeySet returns the public keys in a JSON Web Key Set. Each of the given algorithms must have a key in it.
 func KeySet(file []byte, algorithms []string) (Keys, error) {
 	var set jose.JSONWebKeySet
 	if err := json.Unmarshal(file, &set); err != nil {

@@ -34,7 +34,7 @@ const (
 // ErrUnavailable means that the directory cannot be asked. The error that wraps it says why.
 var ErrUnavailable = errors.New("the directory cannot be asked")
 
-// place stands for the user name in Options.UserDN and Options.Filter.
+// place is the placeholder for the user name in Options.UserDN and Options.Filter.
 const place = "{name}"
 
 // Options are the settings of a Directory.
@@ -151,7 +151,7 @@ func (d *Directory) checkAt(c *ldap.Conn, name, password string) (Person, bool, 
 	return d.person(e)
 }
 
-// checkFound checks the password of a user whose entry is searched.
+// checkFound checks the password of a user whose entry must be searched for first.
 func (d *Directory) checkFound(c *ldap.Conn, name, password string) (Person, bool, error) {
 	if d.opts.SearchDN != "" {
 		if err := c.Bind(d.opts.SearchDN, d.opts.SearchPassword); err != nil {
@@ -172,8 +172,8 @@ func (d *Directory) checkFound(c *ldap.Conn, name, password string) (Person, boo
 	return d.person(e)
 }
 
-// find finds the only entry that the filter matches. If several do, none is found, since a name must not stand for
-// different people.
+// find returns the entry that the filter matches. If it matches several, find returns none of them, because a name must
+// not stand for different people.
 func (d *Directory) find(c *ldap.Conn, base string, scope int, name string) (*ldap.Entry, bool, error) {
 	attributes := []string{d.opts.Name}
 	for _, more := range []string{d.opts.DisplayName, d.opts.Email} {
@@ -209,7 +209,7 @@ func bind(c *ldap.Conn, dn, password string) (bool, error) {
 	return false, fmt.Errorf("%w: bind: %w", ErrUnavailable, err)
 }
 
-// person returns the user of an entry. The name must be unique.
+// person returns the user whom an entry describes. The entry must have exactly one name.
 func (d *Directory) person(e *ldap.Entry) (Person, bool, error) {
 	value := func(attribute string) string {
 		if v := e.GetEqualFoldAttributeValue(attribute); attribute != "" && usable(v, maxValue) {

@@ -139,7 +139,7 @@ func (s *Service) openKey(ctx context.Context, row storage.OAuthKey) *signer {
 	return nil
 }
 
-// makeKey makes a new key, and deletes the private part of an old one.
+// makeKey makes a new key, and deletes the private part of the key with the ID old.
 func (s *Service) makeKey(ctx context.Context, old string) error {
 	key, err := rsa.GenerateKey(rand.Reader, rsaBits)
 	if err != nil {

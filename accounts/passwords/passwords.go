@@ -1,8 +1,8 @@
-// Package passwords decides whether a new password is strong enough: it must have a number of characters and must not
-// be one of those that everybody tries first. Those are the words of an embedded list with what people do to them
-// (capitals, digits for letters, a year or an exclamation mark at the end), rows of the keyboard, repetitions, plain
-// numbers, and the user's own name. Nothing is required of the kinds of characters: such rules make people choose worse
-// passwords.
+// Package passwords decides whether a new password is strong enough: it must have a minimum number of characters and
+// must not be one of the passwords that attackers try first. These are the words of an embedded list with the usual
+// changes (capitals, digits for letters, a year or an exclamation mark at the end), rows of the keyboard, repetitions,
+// plain numbers, and the user's own name. Nothing is required of the kinds of characters: such rules make people choose
+// worse passwords.
 //
 // The list was written for this package. Libraries that estimate the strength of passwords in Go are no longer
 // maintained, or only count kinds of characters.
@@ -52,11 +52,12 @@ var common = func() map[string]bool {
 }()
 
 const (
-	// decoration is how many characters around a common word do not make it hard to guess.
+	// decoration is the number of characters that may surround a common word without making it hard to guess.
 	decoration = 6
 	// shortNumber is the length up to which a plain number, such as a date or a telephone number, is easy to guess.
 	shortNumber = 11
-	// maxGuessable bounds the length in bytes up to which a password can resemble a common one: it bounds the work.
+	// maxGuessable is the maximum length in bytes of the passwords that are compared with common ones. It bounds the
+	// work.
 	maxGuessable = 40
 )
 
@@ -83,12 +84,12 @@ func isCommon(password string) bool {
 
 func notLetter(c rune) bool { return !unicode.IsLetter(c) }
 
-// isNumber reports whether a text consists of few digits, perhaps with separators as in a date.
+// isNumber reports whether a text is short and consists only of digits, perhaps with separators as in a date.
 func isNumber(text string) bool {
 	return len(text) <= shortNumber && strings.Trim(text, "0123456789-/. ") == ""
 }
 
-// isRepetition reports whether a text repeats a few characters.
+// isRepetition reports whether a text only repeats a few characters or a common word.
 func isRepetition(text string) bool {
 	for period := 1; period <= len(text)/2; period++ {
 		if (period <= 4 || common[text[:period]]) && strings.HasPrefix(strings.Repeat(text[:period], len(text)/period+1), text) {
@@ -135,7 +136,7 @@ func isWalk(text string) bool {
 	return false
 }
 
-// unleet replaces digits and signs by the letters for which people use them.
+// leet replaces digits and signs by the letters for which people use them, such as 3 by e.
 var leet = strings.NewReplacer("0", "o", "1", "i", "3", "e", "4", "a", "5", "s", "7", "t", "8", "b", "@", "a", "$", "s", "!", "i", "€", "e")
 
 func unleet(text string) string { return leet.Replace(text) }

@@ -21,7 +21,7 @@ const (
 	lifetime     = 5 * time.Minute // the longest that MSC4388 suggests, since a user may have to find a second factor
 )
 
-// Session is a session at one moment.
+// Session is a copy of a session as it was at one moment.
 type Session struct {
 	ID       string
 	Token    string // changes with every write
@@ -118,8 +118,8 @@ func (s *Service) Get(id string) (Session, error) {
 	return *c, nil
 }
 
-// Put replaces the message of a session whose token is known. If the token is an older one, ok is false, and the
-// session is returned as it is.
+// Put replaces the message of a session. The token, which changes with every message, proves that the caller has seen
+// the current one. If it is out of date, ok is false, and Put returns the session unchanged.
 //
 // Errors: M_NOT_FOUND, M_TOO_LARGE.
 func (s *Service) Put(id, token, data string) (c Session, ok bool, err error) {

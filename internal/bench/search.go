@@ -246,7 +246,7 @@ type prose struct {
 	sep   string
 }
 
-// latin and chinese return the nth word of a language.
+// latin returns the nth word of an invented language in Latin letters; chinese does so for Chinese characters.
 func latin(n int) string {
 	r := rand.New(rand.NewPCG(uint64(n), 11))
 	var w strings.Builder

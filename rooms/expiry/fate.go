@@ -1,6 +1,6 @@
 package expiry
 
-// Facts are what speaks for and against removing a message.
+// Facts are the reasons for and against removing a message.
 type Facts struct {
 	Held      bool // it is under a legal hold
 	WithinMin bool // its min_lifetime is not over
