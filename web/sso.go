@@ -51,8 +51,8 @@ func (p *Pages) redirectToSSO(r *httpapi.Request) (any, error) {
 	return httpapi.Raw{Status: http.StatusFound, ContentType: httpapi.HTML, Header: http.Header{"Location": {pathSSO + "?" + q.Encode()}}}, nil
 }
 
-// redirectToIdP is like redirectToSSO, but for an identity provider that the user has chosen in the client. It leads the
-// browser to that provider at once.
+// redirectToIdP is like redirectToSSO, but for an identity provider that the user has chosen in the client. It leads
+// the browser to that provider at once.
 // Spec: client-server-api#get_matrixclientv3loginssoredirectidpid
 func (p *Pages) redirectToIdP(r *httpapi.Request) (any, error) {
 	if _, err := p.opts.Upstream.Provider(r.Var("idpId")); err != nil {
