@@ -490,7 +490,7 @@ func TestMetadataIsTheSameEverywhere(t *testing.T) {
 }
 
 func TestThereAreNoPagesUnlessOAuthIsOn(t *testing.T) {
-	s := testserver.New(t, nil)
+	s := testserver.New(t, func(c *config.Config) { c.OAuth.Enabled = false })
 	for _, path := range []string{"/v1/auth_metadata", "/.well-known/openid-configuration"} {
 		s.Anonymous().Refused("GET", path, nil, 404, "M_UNRECOGNIZED")
 	}
