@@ -120,7 +120,7 @@ const firstBody = "The kettle is on 🫖"
 
 func TestClientSDKs(t *testing.T) {
 	server := process.Start(t, binary(t), process.Options{
-		Config: "registration: {mode: token}\nrate_limits: {enabled: false}\nretention: {purge_interval: 1s}"})
+		Config: "registration: {mode: token}\nrate_limits: {enabled: false}\nretention: {purge_interval: 1s, purge_delay: 0s}"})
 	s := &scene{script: startScript(t), server: server, other: server}
 	s.run(t, append(slices.Clone(together),
 		part{"sticky events of a call", stickyEvents},
