@@ -407,7 +407,7 @@ func TestProviderThatIsDownLeavesOtherWaysToSignIn(t *testing.T) {
 		"garbage":   func(w http.ResponseWriter, _ *http.Request) bool { _, _ = w.Write([]byte("<html>")); return true },
 		"megabytes": func(w http.ResponseWriter, _ *http.Request) bool { _, _ = w.Write(make([]byte, 8<<20)); return true },
 		"elsewhere": func(w http.ResponseWriter, r *http.Request) bool {
-			http.Redirect(w, r, "http://127.0.0.1:1/", 302)
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
 			return true
 		},
 		"imposter": func(w http.ResponseWriter, _ *http.Request) bool {

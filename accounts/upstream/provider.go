@@ -301,7 +301,7 @@ func (k remoteKeys) VerifySignature(ctx context.Context, token string) ([]byte, 
 	for i, name := range algorithms {
 		accepted[i] = jose.SignatureAlgorithm(name)
 	}
-	jws, err := jose.ParseSigned(token, accepted)
+	jws, err := jose.ParseSignedCompact(token, accepted)
 	if err != nil {
 		return nil, err
 	}

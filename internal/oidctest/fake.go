@@ -79,6 +79,7 @@ func (f *Fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/authorize":
 		code := rand.Text()
 		f.codes[code] = r.URL.Query()
+		//nolint:gosec // a provider for tests, which trusts its client
 		http.Redirect(w, r, r.URL.Query().Get("redirect_uri")+"?"+url.Values{"code": {code}, "state": {r.URL.Query().Get("state")}}.Encode(), http.StatusFound)
 	case "/token":
 		asked, found := f.codes[r.FormValue("code")]

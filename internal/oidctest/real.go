@@ -39,7 +39,7 @@ type Real struct {
 // example storage keeps the clients of the process.
 func NewReal(t testing.TB, clientID string, redirects ...string) *Real {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
