@@ -12,7 +12,6 @@ import (
 	"ebb/accounts/gate"
 	"ebb/adminapi"
 	"ebb/config"
-	"ebb/ident"
 	"ebb/internal/mailsink"
 	"ebb/internal/testserver"
 	"ebb/storage"
@@ -118,13 +117,7 @@ func TestNoSecretIsInTheLogOrTheAuditLog(t *testing.T) {
 	secrets = append(secrets, strings.Fields(token)[0])
 	p.follow(m)
 	p.Anonymous().Do("POST", "/v3/account/password", obj{"new_password": "MARKER-new password", "auth": byEmail(sid), "logout_devices": false})
-	var nid ident.UserNID
-	if err := s.DB().Read(t.Context(), func(tx *storage.Tx) (err error) {
-		nid, _, err = tx.LookupUser(alice.User)
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
+	nid := (&pageLab{s, t}).user("alice")
 	grant := factors.Grant{User: nid, Shown: gate.Password}
 	e, err := s.Factors().BeginTOTP(t.Context(), grant)
 	if err != nil {

@@ -1,5 +1,10 @@
 package storage
 
+import (
+	"maps"
+	"slices"
+)
+
 // Clock holds what the database records about the server's clock, in milliseconds since 1970.
 type Clock struct {
 	Seen       int64 // the latest recorded time, or else the arrival of the newest event; 0 if there is neither
@@ -15,16 +20,14 @@ const (
 )
 
 const (
-	clockQuery         = `SELECT name, value FROM meta WHERE name IN ($1, $2, $3)`
 	setMetaNumberQuery = `INSERT INTO meta (name, value, secret) VALUES ($1, $2, '') ON CONFLICT (name) DO UPDATE SET value = excluded.value`
 	newestEventQuery   = `SELECT received_ts FROM events ORDER BY position DESC LIMIT 1`
 )
 
-// Clock returns what the database records about the server's clock. If it records no time yet, Seen is the arrival of
-// the newest event.
-func (tx *Tx) Clock() (c Clock, err error) {
-	to := map[string]*int64{metaSeen: &c.Seen, metaJumpedFrom: &c.JumpedFrom, metaJumpedTo: &c.JumpedTo}
-	err = tx.each(func(r Row) error {
+// metaNumbers reads the numbers that meta stores under the given names. It leaves those without a row as they are.
+func (tx *Tx) metaNumbers(to map[string]*int64) error {
+	list, args := In(1, slices.Sorted(maps.Keys(to)))
+	return tx.each(func(r Row) error {
 		var name string
 		var value int64
 		if err := r.Scan(&name, &value); err != nil {
@@ -32,7 +35,13 @@ func (tx *Tx) Clock() (c Clock, err error) {
 		}
 		*to[name] = value
 		return nil
-	}, clockQuery, metaSeen, metaJumpedFrom, metaJumpedTo)
+	}, `SELECT name, value FROM meta WHERE name IN `+list, args...)
+}
+
+// Clock returns what the database records about the server's clock. If it records no time yet, Seen is the arrival of
+// the newest event.
+func (tx *Tx) Clock() (c Clock, err error) {
+	err = tx.metaNumbers(map[string]*int64{metaSeen: &c.Seen, metaJumpedFrom: &c.JumpedFrom, metaJumpedTo: &c.JumpedTo})
 	if err == nil && c.Seen == 0 {
 		c.Seen, _, err = one(tx, scanNumber[int64], newestEventQuery)
 	}

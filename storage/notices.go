@@ -158,7 +158,7 @@ type Disavowal struct {
 	Kind      string
 	Details   string
 	Device    ident.DeviceNID // the session that it ends; 0: none
-	SinceTS   int64           // ms
+	SinceTS   int64           // ms; what was added to the account since then is removed
 	ExpiresTS int64           // ms
 }
 

@@ -89,16 +89,7 @@ const (
 
 // PurgeState returns what the purge has recorded.
 func (tx *Tx) PurgeState() (s PurgeState, err error) {
-	to := map[string]*int64{metaConfig: &s.Config, metaConfigSince: &s.ConfigSince, metaTripped: &s.Tripped}
-	err = tx.each(func(r Row) error {
-		var name string
-		var value int64
-		if err := r.Scan(&name, &value); err != nil {
-			return err
-		}
-		*to[name] = value
-		return nil
-	}, clockQuery, metaConfig, metaConfigSince, metaTripped)
+	err = tx.metaNumbers(map[string]*int64{metaConfig: &s.Config, metaConfigSince: &s.ConfigSince, metaTripped: &s.Tripped})
 	return s, err
 }
 

@@ -17,7 +17,7 @@ import (
 const (
 	MaxData      = 4096            // bytes of a message, as in the MSCs
 	maxSessions  = 2000            // 4 KiB each
-	maxOfNetwork = 30              // sessions of one network, such as an office; together they need half a minute to use them up
+	maxOfNetwork = 30              // sessions of one network, such as an office
 	lifetime     = 5 * time.Minute // the longest that MSC4388 suggests, since a user may have to find a second factor
 )
 
