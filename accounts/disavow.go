@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/notices"
 	"ebb/storage"
@@ -26,6 +27,9 @@ type Disavowal struct {
 	// How the user can set a new password: by e-mail, or after signing in with a passkey. If neither is possible, an
 	// administrator has to do it.
 	ByEmail, ByPasskey bool
+	Service            string // the service that has the password, where the user must change it; "": this server
+
+	Identities []Identity // at other services, which can still sign the user in
 }
 
 func errNoDisavowal() error {
@@ -69,6 +73,16 @@ func (s *Service) disavowal(tx *storage.Tx, token string) (d storage.Disavowal, 
 // waysBack finds out how the user of a link can set a new password. What was added since the alert does not count,
 // since the link removes it.
 func (s *Service) waysBack(tx *storage.Tx, d storage.Disavowal, out *Disavowal) error {
+	a, _, err := tx.Account(d.User)
+	if err != nil {
+		return err
+	}
+	if out.Identities, err = s.identities(tx, d.User, d.SinceTS); err != nil {
+		return err
+	}
+	if out.Service, err = s.serviceOf(tx, a); err != nil || out.Service != "" {
+		return err
+	}
 	addresses, err := tx.Emails(d.User, maxEmails)
 	if err != nil {
 		return err
@@ -84,8 +98,9 @@ func (s *Service) waysBack(tx *storage.Tx, d storage.Disavowal, out *Disavowal) 
 }
 
 // Disavow does what the user of a link asks for: it ends the session that the alert is about and all that began later,
-// removes second factors, e-mail addresses and links that were added since the alert, signs out all browsers, and makes
-// the password unusable. The link cannot be used again, nor can another one of the same alert.
+// removes second factors, e-mail addresses, identities at other services and links that were added since the alert,
+// signs out all browsers, and makes the password unusable. The link cannot be used again, nor can another one of the
+// same alert.
 //
 // Errors: M_NOT_FOUND.
 func (s *Service) Disavow(ctx context.Context, token string) (out Disavowal, err error) {
@@ -111,10 +126,20 @@ func (s *Service) Disavow(ctx context.Context, token string) (out Disavowal, err
 		if err := w.RemoveSince(d.User, d.SinceTS); err != nil {
 			return err
 		}
-		if err := w.SetPassword(d.User, ""); err != nil {
+		if err := s.spoilPassword(w, d.User); err != nil {
 			return err
 		}
 		return w.DropDisavowals(d.User, d.Notice)
 	})
 	return out, err
+}
+
+// spoilPassword makes the password of an account unusable. If the account has none on this server, because another
+// service signs its user in, nothing is changed.
+func (s *Service) spoilPassword(w *write, user ident.UserNID) error {
+	a, _, err := w.Account(user)
+	if err != nil || !a.HasPassword() {
+		return err
+	}
+	return w.replacePassword(user, storage.UnusablePassword, "")
 }

@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/accounts/gate"
+	"ebb/ident"
 	"ebb/keyed"
 	"ebb/mail"
 	"ebb/mxerr"
@@ -139,25 +140,38 @@ func checkNextLink(text string) error {
 	return nil
 }
 
+// emailHolder is the account that has an address.
+type emailHolder struct {
+	user    id.UserID // "": none
+	service string    // the service with which the user signs in instead of a password of this server; "": none
+}
+
 // emailSession returns the session of a client, creating it if necessary, and the account that has the address. A new
 // session has no token yet.
-func (s *Service) emailSession(ctx context.Context, q EmailRequest) (v storage.EmailSession, holder id.UserID, err error) {
+func (s *Service) emailSession(ctx context.Context, q EmailRequest) (v storage.EmailSession, holder emailHolder, err error) {
 	hash := keyOf(q.ClientSecret).String()
 	found, held := false, false
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		if v, found, err = tx.EmailSessionOfClient(q.Address, hash, string(q.Purpose)); err != nil {
 			return err
 		}
-		holder, _, held, err = s.userOfEmail(tx, q.Address)
+		var nid ident.UserNID
+		if holder.user, nid, held, err = s.userOfEmail(tx, q.Address); err != nil || !held {
+			return err
+		}
+		a, _, err := tx.Account(nid)
+		if err == nil {
+			holder.service, err = s.serviceOf(tx, a)
+		}
 		return err
 	})
 	switch {
 	case err != nil:
-		return v, "", err
+		return v, holder, err
 	case s.opts.Emails.Reveal && held && q.Purpose != EmailForPassword:
-		return v, "", errEmailInUse()
+		return v, holder, errEmailInUse()
 	case s.opts.Emails.Reveal && !held && q.Purpose == EmailForPassword:
-		return v, "", errNoSuchEmail()
+		return v, holder, errNoSuchEmail()
 	case !found:
 		v = storage.EmailSession{SID: secret("", 16), Purpose: string(q.Purpose), Address: q.Address, SecretHash: hash, SendAttempt: -1}
 	}
@@ -183,10 +197,10 @@ func (s *Service) countEmail(q EmailRequest) error {
 // e-mail without a link.
 //
 // Errors: M_INVALID_PARAM if the SMTP server refuses the address; 502 M_UNKNOWN if it fails.
-func (s *Service) sendLink(ctx context.Context, q EmailRequest, v storage.EmailSession, holder id.UserID) error {
+func (s *Service) sendLink(ctx context.Context, q EmailRequest, v storage.EmailSession, holder emailHolder) error {
 	token := secret("", emailTokenLength)
 	v.NextLink, v.Wrong, v.ExpiresTS = q.NextLink, 0, s.opts.Now().Add(emailLifetime).UnixMilli()
-	usable := (holder != "") == (q.Purpose == EmailForPassword)
+	usable := (holder.user != "") == (q.Purpose == EmailForPassword) && (holder.service == "" || q.Purpose != EmailForPassword)
 	if v.TokenHash = ""; usable {
 		v.TokenHash = keyOf(token).String()
 	}
@@ -218,7 +232,7 @@ type EmailLink struct {
 }
 
 func errBadLink() error {
-	return mxerr.NotFound("This link is not valid any more. A link works for one hour, and only the newest one of several does. Ask for another one in your Matrix client.")
+	return mxerr.NotFound("This link is no longer valid. A link works for one hour, and if you were sent several, only the newest one works. Ask for another one where you asked for this one.")
 }
 
 // EmailLink returns the purpose of a link without confirming it, because programs that check links in e-mails follow

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net/http"
 
-	"maunium.net/go/mautrix/id"
-
 	"ebb/accounts/ldap"
 	"ebb/ident"
 	"ebb/mxerr"
@@ -94,49 +92,6 @@ func (s *Service) accountOfIdentity(ctx context.Context, i Identity) (a storage.
 		err = fmt.Errorf("read the account of an identity: %w", err)
 	}
 	return a, found, err
-}
-
-// errPasswordElsewhere returns the error for a change of a password that the LDAP directory has.
-func errPasswordElsewhere() *mxerr.Error {
-	return mxerr.Forbidden("The password of this account is kept in your organisation's directory: change it there")
-}
-
-// refuseLDAP returns an error if the password of an account is in the LDAP directory.
-//
-// Errors: M_FORBIDDEN.
-func (s *Service) refuseLDAP(tx *storage.Tx, user ident.UserNID) error {
-	if s.opts.Upstream.LDAP == nil {
-		return nil
-	}
-	a, _, err := tx.Account(user)
-	if err != nil || a.Password != "" {
-		return err
-	}
-	_, there, err := tx.UpstreamSubject(user, storage.DirectoryIssuer)
-	if err == nil && there {
-		err = errPasswordElsewhere()
-	}
-	return err
-}
-
-// MayChangePassword reports whether a user can change the password of the account on this server.
-func (s *Service) MayChangePassword(ctx context.Context, user ident.UserNID) (bool, error) {
-	if s.opts.Upstream.LDAP == nil {
-		return true, nil
-	}
-	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) error { return s.refuseLDAP(tx, user) })
-	if mxerr.Code(err) == mxerr.CodeForbidden {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// OverridePassword sets a user's password on behalf of an administrator, even if the LDAP directory has one, which is
-// then no longer used. If signOut is set, it deletes all devices.
-//
-// Errors: M_NOT_FOUND, M_WEAK_PASSWORD.
-func (s *Service) OverridePassword(ctx context.Context, user id.UserID, password string, signOut bool) error {
-	return s.changePassword(ctx, user, password, signOut, "", func(*storage.Tx, ident.UserNID) error { return nil })
 }
 
 // addKnownEmail adds an address that another service vouches for to a new account, if accounts may have it and no

@@ -208,7 +208,7 @@ func whyRefused(a storage.AccountRow) string {
 		return noSuchUser
 	case a.DeactivatedTS != 0:
 		return "deactivated account"
-	case a.Password == "":
+	case !a.HasPassword():
 		return "account without password"
 	}
 	return "wrong password"

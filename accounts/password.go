@@ -15,6 +15,7 @@ import (
 
 	"ebb/accounts/passwords"
 	"ebb/mxerr"
+	"ebb/storage"
 )
 
 // Cost parameters of argon2id, the second set that OWASP recommends. Hashing takes about 24 ms on the reference
@@ -86,10 +87,10 @@ func encodeHash(salt, sum []byte) string {
 		b64.EncodeToString(salt), b64.EncodeToString(sum))
 }
 
-// verify reports whether password matches a stored form. An empty form, which stands for accounts without a password
-// and for unknown users, matches nothing but costs the same as any other.
+// verify reports whether password matches a stored form. An empty or unusable form, as accounts without a password and
+// unknown users have it, matches nothing but costs the same as any other.
 func (h *hasher) verify(ctx context.Context, password, stored string) (bool, error) {
-	nobody := stored == ""
+	nobody := stored == "" || stored == storage.UnusablePassword
 	if nobody {
 		stored = h.dummy
 	}

@@ -11,7 +11,6 @@ import (
 	"ebb/accounts/gate"
 	"ebb/ident"
 	"ebb/mxerr"
-	"ebb/notices"
 	"ebb/storage"
 )
 
@@ -422,69 +421,4 @@ func (s *Service) activeAccount(tx *storage.Tx, user id.UserID) (storage.Account
 		err = mxerr.NotFound("The account has been deactivated")
 	}
 	return a, err
-}
-
-// SetPassword sets a user's password. If signOut is set, it deletes all devices except keep, which may be "".
-//
-// Errors: M_NOT_FOUND, M_WEAK_PASSWORD; M_FORBIDDEN if the password is in the LDAP directory.
-func (s *Service) SetPassword(ctx context.Context, user id.UserID, password string, signOut bool, keep id.DeviceID) error {
-	return s.changePassword(ctx, user, password, signOut, keep, s.refuseLDAP)
-}
-
-// changePassword is SetPassword with a check within the write.
-func (s *Service) changePassword(ctx context.Context, user id.UserID, password string, signOut bool, keep id.DeviceID, check func(*storage.Tx, ident.UserNID) error) error {
-	if err := s.CheckPassword(password, string(user)); err != nil {
-		return err
-	}
-	hash, err := s.hasher.hash(ctx, password)
-	if err != nil {
-		return err
-	}
-	return s.write(ctx, func(w *write) error {
-		a, err := s.activeAccount(w.Tx, user)
-		if err != nil {
-			return err
-		}
-		if err := check(w.Tx, a.NID); err != nil {
-			return err
-		}
-		w.note("password changed", "user", user)
-		return s.setPassword(w, a.NID, hash, signOut, keep)
-	})
-}
-
-// SetPasswordHash sets a user's password by a bcrypt hash from another server. The next sign-in replaces it by a hash
-// of this server's own kind.
-//
-// Errors: M_NOT_FOUND, M_INVALID_PARAM.
-func (s *Service) SetPasswordHash(ctx context.Context, user id.UserID, hash string) error {
-	if err := checkImported(hash); err != nil {
-		return err
-	}
-	return s.write(ctx, func(w *write) error {
-		a, err := s.activeAccount(w.Tx, user)
-		if err != nil {
-			return err
-		}
-		w.note("password hash imported", "user", user)
-		return w.SetPassword(a.NID, hash)
-	})
-}
-
-func (s *Service) setPassword(w *write, user ident.UserNID, hash string, signOut bool, keep id.DeviceID) error {
-	if err := w.SetPassword(user, hash); err != nil {
-		return err
-	}
-	alert := notices.Notice{User: user, Kind: notices.PasswordChanged, Details: notices.Details{Device: string(keep)}}
-	if keep != "" {
-		d, _, err := w.Device(user, string(keep))
-		if err != nil {
-			return err
-		}
-		alert.Device = d.NID
-	}
-	if err := s.opts.Notices.Add(w.Tx, alert); err != nil || !signOut {
-		return err
-	}
-	return s.deleteAllDevices(w, user, keep)
 }

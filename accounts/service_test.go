@@ -226,7 +226,7 @@ func TestNewPasswordReplacesTheOld(t *testing.T) {
 			t.Fatal(err)
 		}
 		mustSession(t, s, other.Access)
-		if err := s.SetPassword(t.Context(), alice.User, "another one", true, alice.Device); err != nil {
+		if err := s.SetPassword(t.Context(), alice.User, "another one", PasswordChange{SignOut: true, Device: alice.Device}); err != nil {
 			t.Fatal(err)
 		}
 		_, err = s.LoginPassword(t.Context(), Identifier{User: "alice"}, goodPassword, NewSession{})
@@ -238,7 +238,7 @@ func TestNewPasswordReplacesTheOld(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.SetPassword(t.Context(), alice.User, "a third", false, ""); err != nil {
+		if err := s.SetPassword(t.Context(), alice.User, "a third", PasswordChange{}); err != nil {
 			t.Fatal(err)
 		}
 		mustSession(t, s, third.Access)
@@ -281,7 +281,7 @@ func TestDeactivatedAccountsAreClosedForGood(t *testing.T) {
 		_, err = s.LoginToken(t.Context(), token, NewSession{})
 		refused(t, "login token", err, mxerr.CodeForbidden)
 		refused(t, "the name", s.Available(t.Context(), "alice"), mxerr.CodeUserInUse)
-		refused(t, "new password", s.SetPassword(t.Context(), alice.User, "x", false, ""), mxerr.CodeNotFound)
+		refused(t, "new password", s.SetPassword(t.Context(), alice.User, "x", PasswordChange{}), mxerr.CodeNotFound)
 		refused(t, "again", s.Deactivate(t.Context(), alice.User, true), mxerr.CodeNotFound)
 		if len(left) != 1 || left[0] != alice.User || len(erased) != 0 {
 			t.Errorf("left %v, erased %v", left, erased)

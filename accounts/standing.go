@@ -32,7 +32,7 @@ func (s *Service) Standing(ctx context.Context, by ident.Requester, user id.User
 }
 
 // SetLocked locks or unlocks an account. The tokens of a locked account stay valid, so that they can be used again
-// after it is unlocked. The zero requester stands for the command line.
+// after it is unlocked, but browsers are signed out of the web pages. The zero requester stands for the command line.
 // Spec: client-server-api#account-locking
 //
 // Errors: M_INVALID_PARAM, M_FORBIDDEN, M_NOT_FOUND.
@@ -42,7 +42,10 @@ func (s *Service) SetLocked(ctx context.Context, by ident.Requester, user id.Use
 		if s.opts.Hooks.Locked != nil {
 			w.after(func() { s.opts.Hooks.Locked(a.NID, locked) })
 		}
-		return w.SetLocked(a.NID, locked)
+		if err := w.SetLocked(a.NID, locked); err != nil || !locked {
+			return err
+		}
+		return w.DeleteLoginTokens(a.NID)
 	})
 }
 

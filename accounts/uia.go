@@ -154,14 +154,18 @@ func (s *Service) resetPassword(ctx context.Context, v Verified, password string
 		if !found { // removed from the account in the meantime
 			return errNoSuchEmail()
 		}
-		if err := s.refuseLDAP(w.Tx, nid); err != nil {
+		a, _, err := w.Account(nid)
+		if err != nil {
+			return err
+		}
+		if err := s.refuseElsewhere(w.Tx, a); err != nil {
 			return err
 		}
 		if _, err := s.gate.Admit(w.Tx, gate.Attempt{Path: gate.PathReset, User: nid, Shown: gate.Email}); err != nil {
 			return err
 		}
 		w.note("password reset by e-mail", "user", user, "address", v.Address)
-		return s.setPassword(w, nid, hash, signOut, "")
+		return s.setPassword(w, nid, hash, PasswordChange{SignOut: signOut})
 	})
 }
 

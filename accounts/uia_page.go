@@ -206,9 +206,8 @@ func (s *Service) purposeOf(ctx context.Context, q Asked) (purpose, error) {
 		if err != nil {
 			return err
 		}
-		_, inLDAP, err := tx.UpstreamSubject(a.NID, storage.DirectoryIssuer)
-		hasPassword := a.Password != "" || inLDAP && s.opts.Upstream.LDAP != nil
-		if more || !hasPassword {
+		has, err := s.comparesPassword(tx, a)
+		if more || !has {
 			p.page = s.opts.AccountPage
 		}
 		return err

@@ -3,14 +3,10 @@ package accounts
 import (
 	"context"
 	"errors"
-	"time"
-
-	"maunium.net/go/mautrix/id"
 
 	"ebb/accounts/gate"
 	"ebb/accounts/jwt"
 	"ebb/accounts/ldap"
-	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -21,107 +17,10 @@ type UpstreamOptions struct {
 	JWTCreate bool          // whether the first login with such a token creates the account
 	JWTStrong bool          // whether some tokens state that the user has presented two factors
 
+	Providers map[string]string // names of the OpenID Connect providers, by issuer
+
 	LDAP       *ldap.Directory // nil if there is no directory
 	LDAPCreate bool            // whether the first sign-in of a user of the directory creates the account
-}
-
-// Identity is the account of a local user at another service.
-type Identity struct {
-	Issuer  string // of an OpenID Connect provider, or storage.DirectoryIssuer
-	Subject string
-	Created time.Time
-}
-
-// maxIdentities bounds the identities of a user at other services.
-const maxIdentities = 20
-
-// errIdentityTaken returns the error for an identity that belongs to an account already.
-func errIdentityTaken() error {
-	return mxerr.Forbidden("This identity belongs to an account on this server already: sign in with it")
-}
-
-// addIdentity records that an account belongs to an identity at another service.
-//
-// Errors: M_FORBIDDEN if the identity belongs to an account already, or the account has too many.
-func (w *write) addIdentity(i Identity, user ident.UserNID) error {
-	all, err := w.UpstreamIdentities(user, maxIdentities)
-	if err != nil {
-		return err
-	}
-	if len(all) == maxIdentities {
-		return mxerr.Forbidden("This account has too many identities at other services: remove one first")
-	}
-	fresh, err := w.AddUpstreamIdentity(storage.UpstreamIdentity{Issuer: i.Issuer, Subject: i.Subject, User: user})
-	if err == nil && !fresh {
-		err = errIdentityTaken()
-	}
-	if err != nil {
-		return err
-	}
-	name, err := w.UserID(user)
-	w.note("identity linked", "user", name, "issuer", i.Issuer, "subject", i.Subject)
-	return err
-}
-
-// Identities returns the identities of a user at other services.
-//
-// Errors: M_NOT_FOUND.
-func (s *Service) Identities(ctx context.Context, user id.UserID) ([]Identity, error) {
-	var rows []storage.UpstreamIdentity
-	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
-		a, err := s.account(tx, user)
-		if err == nil {
-			rows, err = tx.UpstreamIdentities(a.NID, maxIdentities)
-		}
-		return err
-	})
-	out := make([]Identity, len(rows))
-	for i, r := range rows {
-		out[i] = Identity{Issuer: r.Issuer, Subject: r.Subject, Created: time.UnixMilli(r.CreatedTS)}
-	}
-	return out, err
-}
-
-// Link records that an account belongs to an identity at another service. If that is the LDAP directory, the account
-// loses its password here, since the directory is not asked for accounts that have one.
-//
-// Errors: M_NOT_FOUND; M_FORBIDDEN if the identity belongs to an account already, or the account has too many;
-// M_INVALID_PARAM.
-func (s *Service) Link(ctx context.Context, user id.UserID, i Identity) error {
-	if i.Issuer == "" || i.Subject == "" {
-		return mxerr.InvalidParam("The issuer and the subject must not be empty")
-	}
-	return s.write(ctx, func(w *write) error {
-		a, err := s.activeAccount(w.Tx, user)
-		if err != nil {
-			return err
-		}
-		if i.Issuer == storage.DirectoryIssuer {
-			i.Subject = foldName(i.Subject)
-			if err := w.SetPassword(a.NID, ""); err != nil {
-				return err
-			}
-		}
-		return w.addIdentity(i, a.NID)
-	})
-}
-
-// Unlink removes an identity of a user. Sessions that began with it continue.
-//
-// Errors: M_NOT_FOUND.
-func (s *Service) Unlink(ctx context.Context, user id.UserID, i Identity) error {
-	return s.write(ctx, func(w *write) error {
-		a, err := s.account(w.Tx, user)
-		if err != nil {
-			return err
-		}
-		w.note("identity unlinked", "user", user, "issuer", i.Issuer, "subject", i.Subject)
-		found, err := w.DeleteUpstreamIdentity(storage.UpstreamIdentity{Issuer: i.Issuer, Subject: i.Subject, User: a.NID})
-		if err == nil && !found {
-			err = mxerr.NotFound("The user has no such identity")
-		}
-		return err
-	})
 }
 
 // AccountOf returns the account to which an identity belongs. Closed accounts have none.

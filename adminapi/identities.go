@@ -18,6 +18,7 @@ type IdentityArgs struct {
 type Identity struct {
 	Issuer  string    `json:"issuer"`
 	Subject string    `json:"subject"`
+	Name    string    `json:"name,omitempty"` // the user's name there, as the service stated it when it was linked
 	Created time.Time `json:"created"`
 }
 
@@ -29,7 +30,7 @@ func (a *API) userIdentities(ctx context.Context, i IdentityArgs) (any, error) {
 	all, err := a.Accounts.Identities(ctx, user)
 	out := make([]Identity, len(all))
 	for n, one := range all {
-		out[n] = Identity(one)
+		out[n] = Identity{Issuer: one.Issuer, Subject: one.Subject, Name: one.Label, Created: one.Created}
 	}
 	return out, err
 }

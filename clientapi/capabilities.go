@@ -15,7 +15,7 @@ func (a *API) capabilitiesRoutes() []httpapi.Route {
 // getCapabilities returns what the user can do on this server.
 // Spec: client-server-api#capabilities-negotiation
 func (a *API) getCapabilities(r *httpapi.Request) (any, error) {
-	password, err := a.Accounts.MayChangePassword(r.Context(), r.UserNID)
+	elsewhere, err := a.Accounts.PasswordElsewhere(r.Context(), r.UserNID)
 	if err != nil {
 		return nil, err
 	}
@@ -27,7 +27,7 @@ func (a *API) getCapabilities(r *httpapi.Request) (any, error) {
 	}
 	can := func(enabled bool) map[string]bool { return map[string]bool{"enabled": enabled} }
 	all := map[string]any{
-		"m.change_password":              can(!oauth && password),
+		"m.change_password":              can(!oauth && elsewhere == ""),
 		"m.set_displayname":              can(true),
 		"m.set_avatar_url":               can(true),
 		"m.3pid_changes":                 can(!oauth && a.Accounts.HasEmail()),

@@ -46,7 +46,7 @@ func (a *API) changePassword(r *httpapi.Request) (any, error) {
 	if body.NewPassword == nil {
 		return nil, missing("new_password")
 	}
-	return nil, a.Accounts.SetPassword(r.Context(), r.UserID, *body.NewPassword, signOut, r.DeviceID)
+	return nil, a.Accounts.SetPassword(r.Context(), r.UserID, *body.NewPassword, accounts.PasswordChange{SignOut: signOut, Device: r.DeviceID})
 }
 
 // resetPassword sets the password of the account whose e-mail address the client has verified.

@@ -40,7 +40,7 @@ type Mailer interface {
 // Alerts says which alerts are sent.
 type Alerts struct {
 	SignIns    bool // sign-ins from new devices and networks
-	Changes    bool // changes of passwords, second factors, e-mail addresses and cross-signing keys
+	Changes    bool // changes of passwords, second factors, e-mail addresses, linked identities and cross-signing keys
 	Suspicious bool // several wrong codes, and refresh tokens that are used again
 	Email      bool // alerts are also sent by e-mail
 }
@@ -101,6 +101,7 @@ const (
 	PasswordChanged   Kind = "password"
 	FactorChanged     Kind = "factor"
 	EmailChanged      Kind = "email"
+	IdentityChanged   Kind = "identity"
 	CrossSigningReset Kind = "cross-signing"
 	WrongCodes        Kind = "wrong-codes"
 	TokenReused       Kind = "refresh-token"
@@ -113,7 +114,7 @@ func (a Alerts) wanted(k Kind) bool {
 	switch k {
 	case SignedIn:
 		return a.SignIns
-	case PasswordChanged, FactorChanged, EmailChanged, CrossSigningReset:
+	case PasswordChanged, FactorChanged, EmailChanged, IdentityChanged, CrossSigningReset:
 		return a.Changes
 	case WrongCodes, TokenReused:
 		return a.Suspicious

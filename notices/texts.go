@@ -22,6 +22,8 @@ func Title(k Kind) string {
 		return "The second factors of your account were changed"
 	case EmailChanged:
 		return "The e-mail addresses of your account were changed"
+	case IdentityChanged:
+		return "The ways to sign in to your account were changed"
 	case CrossSigningReset:
 		return "Your digital identity was reset"
 	case WrongCodes:
@@ -41,7 +43,7 @@ func sentence(k Kind, d Details) string {
 		return signInSentence(d)
 	case PasswordChanged:
 		return "The password of your account was changed" + during(d) + "."
-	case FactorChanged, EmailChanged:
+	case FactorChanged, EmailChanged, IdentityChanged:
 		return "This was changed" + during(d) + ": " + d.What + "."
 	case CrossSigningReset:
 		return "The keys with which your devices and your contacts verify you were replaced" + during(d) + ". Your contacts have to verify you again."

@@ -271,7 +271,7 @@ func TestNobodyFindsOutWhichAddressesHaveAccounts(t *testing.T) {
 	for _, c := range []struct{ operation, address, says string }{
 		{"register", "alice@example.org", "already belongs to the account " + alice.User},
 		{"account/3pid", "alice@example.org", "already belongs to the account " + alice.User},
-		{"account/password", "nobody@example.org", "No account there has this address"},
+		{"account/password", "nobody@example.org", "no account there has it"},
 	} {
 		sid := p.link(c.operation, c.address, 1)
 		m := p.sink.Next()

@@ -170,12 +170,12 @@ func (r *restore) redactAgain(tx *storage.Tx, p, by storage.Pos) error {
 // dropPassword removes a password that was changed after the backup.
 func (r *restore) dropPassword(tx *storage.Tx, user ident.UserNID) error {
 	a, found, err := tx.Account(user)
-	if err != nil || !found || a.Password == "" {
+	if err != nil || !found || !a.HasPassword() {
 		return err
 	}
 	r.report.Replayed[storage.LedgerPassword]++
 	r.report.Passwords = append(r.report.Passwords, "@"+a.Localpart+":"+r.cfg.ServerName)
-	return tx.SetPassword(user, "")
+	return tx.SetPassword(user, storage.UnusablePassword)
 }
 
 // replayServices applies the other entries of the ledger through the services, and purges what has expired.

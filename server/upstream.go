@@ -31,6 +31,10 @@ func upstreamOptions(cfg *config.Config, o Options) (u accounts.UpstreamOptions,
 		}
 		u.LDAP, u.LDAPCreate = d, cfg.Auth.LDAP.CreateAccounts
 	}
+	u.Providers = map[string]string{}
+	for _, p := range cfg.Auth.Providers {
+		u.Providers[p.Issuer] = cmp.Or(u.Providers[p.Issuer], p.Name)
+	}
 	return u, mistakes
 }
 

@@ -6,7 +6,7 @@ import "ebb/ident"
 type AccountRow struct {
 	NID           ident.UserNID // users.nid
 	Localpart     string
-	Password      string // argon2id in PHC form; "" if sign-in by password is not possible
+	Password      string // argon2id in PHC form, or bcrypt if it was imported; "": none; UnusablePassword
 	CreatedTS     int64  // ms
 	Admin         bool
 	DeactivatedTS int64 // ms; 0 if the account is active
@@ -16,6 +16,13 @@ type AccountRow struct {
 	MFA           string // the policy on second factors for this account; "": that of the server
 	MFASinceTS    int64  // ms; when a second factor became required for this account, 0 if it is not
 }
+
+// UnusablePassword stands for a password that nobody can use any more, since somebody else may know it. Unlike an
+// account without a password, which another service may sign in, its user sets a new one.
+const UnusablePassword = "!"
+
+// HasPassword reports whether the user can sign in with a password that this server compares.
+func (a AccountRow) HasPassword() bool { return a.Password != "" && a.Password != UnusablePassword }
 
 const accountColumns = `nid, localpart, password, created_ts, admin, deactivated_ts, locked, suspended, guest, mfa, mfa_since_ts`
 

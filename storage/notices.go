@@ -250,13 +250,15 @@ func (tx *Tx) LaterSessions(user ident.UserNID, device ident.DeviceNID, sinceTS 
 }
 
 // RemoveSince removes everything that was added to an account since a time (ms) and that could help somebody to sign
-// in: second factors, e-mail addresses and verifications of addresses, enrolment links.
+// in: second factors, e-mail addresses and verifications of addresses, identities at other services, enrolment links.
+// Only administrators can link accounts to the LDAP directory.
 func (tx *Tx) RemoveSince(user ident.UserNID, ts int64) error {
 	for _, q := range []string{
 		`DELETE FROM totp WHERE user_nid = $1 AND created_ts >= $2`,
 		`DELETE FROM passkeys WHERE user_nid = $1 AND created_ts >= $2`,
 		`DELETE FROM recovery_codes WHERE user_nid = $1 AND created_ts >= $2`,
 		`DELETE FROM enrol_links WHERE user_nid = $1 AND created_ts >= $2`,
+		`DELETE FROM upstream_identities WHERE user_nid = $1 AND created_ts >= $2 AND issuer <> '` + DirectoryIssuer + `'`,
 		`DELETE FROM email_sessions WHERE address IN (SELECT address FROM emails WHERE user_nid = $1 AND added_ts >= $2)`,
 		`DELETE FROM emails WHERE user_nid = $1 AND added_ts >= $2`,
 	} {

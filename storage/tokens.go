@@ -172,15 +172,21 @@ func (tx *Tx) DeleteOpenIDTokens(user ident.UserNID) error {
 // DeleteLoginTokens deletes everything with which another device could be signed in without a password: a user's login
 // tokens, authorization codes, approved device codes and sessions in browsers.
 func (tx *Tx) DeleteLoginTokens(user ident.UserNID) error {
+	return tx.DeleteLoginTokensExcept(user, "")
+}
+
+// DeleteLoginTokensExcept is like DeleteLoginTokens, but keeps the session in one browser, given by the hash of its
+// cookie.
+func (tx *Tx) DeleteLoginTokensExcept(user ident.UserNID, browser string) error {
 	for _, q := range []string{
 		`DELETE FROM login_tokens WHERE user_nid = $1`,
 		`DELETE FROM oauth_codes WHERE user_nid = $1`,
 		`DELETE FROM oauth_device_codes WHERE user_nid = $1`,
-		`DELETE FROM web_sessions WHERE user_nid = $1`,
 	} {
 		if _, err := tx.exec(q, int64(user)); err != nil {
 			return err
 		}
 	}
-	return nil
+	_, err := tx.exec(`DELETE FROM web_sessions WHERE user_nid = $1 AND hash <> $2`, int64(user), browser)
+	return err
 }

@@ -6,6 +6,7 @@ import "ebb/ident"
 type UpstreamIdentity struct {
 	Issuer    string // of an OpenID Connect provider, or DirectoryIssuer
 	Subject   string // by which the issuer knows the user
+	Label     string // the user's name there, as the issuer stated it when the identity was linked; may be ""
 	User      ident.UserNID
 	CreatedTS int64 // ms
 }
@@ -13,10 +14,10 @@ type UpstreamIdentity struct {
 // DirectoryIssuer is the issuer of identities in the LDAP directory.
 const DirectoryIssuer = "ldap"
 
-const upstreamIdentityColumns = `SELECT issuer, subject, user_nid, created_ts FROM upstream_identities `
+const upstreamIdentityColumns = `SELECT issuer, subject, label, user_nid, created_ts FROM upstream_identities `
 
 func scanUpstreamIdentity(r Row) (i UpstreamIdentity, err error) {
-	err = r.Scan(&i.Issuer, &i.Subject, &i.User, &i.CreatedTS)
+	err = r.Scan(&i.Issuer, &i.Subject, &i.Label, &i.User, &i.CreatedTS)
 	return i, err
 }
 
@@ -40,11 +41,11 @@ func (tx *Tx) UpstreamSubject(user ident.UserNID, issuer string) (subject string
 	return one(tx, scanString, upstreamSubjectQuery, int64(user), issuer)
 }
 
-const addUpstreamIdentityQuery = `INSERT INTO upstream_identities (issuer, subject, user_nid, created_ts) VALUES ($1, $2, $3, $4) ON CONFLICT (issuer, subject) DO NOTHING`
+const addUpstreamIdentityQuery = `INSERT INTO upstream_identities (issuer, subject, label, user_nid, created_ts) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (issuer, subject) DO NOTHING`
 
 // AddUpstreamIdentity stores an identity of a user. It returns false if the identity belongs to a user already.
 func (tx *Tx) AddUpstreamIdentity(i UpstreamIdentity) (bool, error) {
-	n, err := tx.exec(addUpstreamIdentityQuery, i.Issuer, i.Subject, int64(i.User), tx.now.UnixMilli())
+	n, err := tx.exec(addUpstreamIdentityQuery, i.Issuer, i.Subject, i.Label, int64(i.User), tx.now.UnixMilli())
 	return n == 1, err
 }
 

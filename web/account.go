@@ -273,18 +273,25 @@ func (p *Pages) removeEmail(r *httpapi.Request, s session, f url.Values) (any, e
 }
 
 func (p *Pages) showPassword(r *httpapi.Request, s session, problem error) (any, error) {
-	return p.showProblem(r, "password", s.cookie, p.ownView(r, s, "password.title", nil), problem, nil)
+	service, err := p.opts.Accounts.PasswordElsewhere(r.Context(), s.User)
+	if err != nil {
+		return nil, err
+	}
+	return p.showProblem(r, "password", s.cookie, p.ownView(r, s, "password.title", service), problem, nil)
 }
 
 func (p *Pages) setPassword(r *httpapi.Request, s session, f url.Values) (any, error) {
 	if f.Get("password") != f.Get("again") {
 		return nil, mxerr.InvalidParam("%s", english["password.differ"])
 	}
-	signOut := f.Get("all") != ""
-	if err := p.opts.Accounts.SetPassword(r.Context(), s.UserID, f.Get("password"), signOut, ""); err != nil {
+	c := accounts.PasswordChange{SignOut: f.Get("all") != ""}
+	if !c.SignOut {
+		c.Browser = s.cookie
+	}
+	if err := p.opts.Accounts.SetPassword(r.Context(), s.UserID, f.Get("password"), c); err != nil {
 		return nil, err
 	}
-	if signOut { // also in this browser
+	if c.SignOut { // also in this browser
 		return p.show(r, http.StatusOK, "signed-out", "", view{Title: english["password.done"], Lead: english["password.everywhere"]}, p.forget())
 	}
 	return done(pathAccount, "password")

@@ -122,7 +122,11 @@ func (p *Pages) ask(r *httpapi.Request, n need, st standing, missing lack, f url
 		v.Title, v.Lead = english["recent.title"], english["recent.lead"]
 	}
 	if st.enrolled == 0 {
-		v.Script, v.Providers = false, p.providerLinks(r, true)
+		has, err := p.opts.Accounts.ComparesPassword(r.Context(), st.User)
+		if err != nil {
+			return nil, err
+		}
+		v.Script, v.Providers, v.Data = false, p.providerLinks(r, true), has
 		return p.showProblem(r, "password-again", st.cookie, v, problem, nil)
 	}
 	v.Data = secondView{TOTP: st.enrolled&gate.TOTP != 0, Passkeys: st.enrolled&(gate.SecurityKey|gate.Passkey) != 0, Recovery: st.enrolled&gate.RecoveryCode != 0}

@@ -134,7 +134,7 @@ func (p *Pages) finishUpstream(r *httpapi.Request) (any, error) {
 }
 
 func identityOf(u upstream.Person) accounts.Identity {
-	return accounts.Identity{Issuer: u.Issuer, Subject: u.Subject}
+	return accounts.Identity{Issuer: u.Issuer, Subject: u.Subject, Label: u.Label}
 }
 
 // signInPerson begins the session of a user whom a provider has signed in. If the account needs a second factor that

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"ebb/accounts/gate"
 	"ebb/config"
+	"ebb/internal/mailsink"
 	"ebb/internal/oidctest"
 	"ebb/internal/testserver"
 )
@@ -571,4 +573,98 @@ func TestStepUpByAProviderNeedsAFreshSignInThere(t *testing.T) {
 			t.Errorf("%s: %d", name, status)
 		}
 	}
+}
+
+func TestAccountsOfAProviderGetNoPasswordHere(t *testing.T) {
+	p := oidctest.NewFake(t, "elsewhere")
+	sink := mailsink.New(t, mailsink.Options{})
+	l := newProviderLab(t, p.Issuer, p.ClientID, gate.Policy{}, func(c *config.Config) {
+		c.Email.SMTP.Host, c.Email.SMTP.Port, c.Email.SMTP.TLS, c.Email.SMTP.From = sink.Host, sink.Port, "none", "Test <ebb@example.org>"
+		c.Email.RevealAddresses = true
+	})
+	b := l.browser()
+	b.follow(b.submit(b.follow(b.get(b.atFake(b.begin(b.get(l.authorize()), "Office"))))))
+	again := b.get(accountPage + "/password")
+	p.Claims = map[string]any{"auth_time": time.Now().Unix()}
+	if again.shows("password") {
+		t.Error("a password is asked for, which the account does not have")
+	}
+	page := b.follow(b.get(b.atFake(b.begin(again, "Office"))))
+	page.has("you sign in with Office")
+	if strings.Contains(page.body, `name="again"`) {
+		t.Error("the page has a form for a password")
+	}
+	_, f := b.get(accountPage + "/profile").form()
+	f.Set("step", "password")
+	f.Set("password", "another long password")
+	f.Set("again", "another long password")
+	if r := b.post(accountPage+"/password", f); r.status != http.StatusForbidden {
+		t.Errorf("a form sent nevertheless: %d", r.status)
+	}
+	c := l.Anonymous()
+	c.Token = l.tokenOf(b)
+	if can := testserver.Get(c.Do("GET", "/v3/capabilities", nil), "capabilities", "m.change_password", "enabled"); can != false {
+		t.Errorf("m.change_password is %v", can)
+	}
+	// The account has the address that the provider has verified.
+	other := l.browser()
+	other.step(other.get(l.authorize()+"&sign=reset"), "email", "email", "user@example.org")
+	if m := sink.Next(); strings.Contains(m.Text, "/email/verify") || !strings.Contains(m.Text, "you sign in with Office") {
+		t.Errorf("the e-mail: %s", m.Text)
+	}
+	l.control("user passwd", obj{"user": "dora", "password": "another long password"}) // an administrator can
+	if r := l.browser(); !r.step(r.get(l.authorize()), "password", "user", "dora", "password", "another long password").consents() {
+		t.Error("the password of an administrator does not sign in")
+	}
+}
+
+func TestDisavowingEndsIdentitiesLinkedSince(t *testing.T) {
+	p := oidctest.NewFake(t, "disavow")
+	l := newProviderLab(t, p.Issuer, p.ClientID, gate.Policy{}, nil)
+	alice := l.Register("alice")
+	l.control("user link", obj{"user": "alice", "issuer": p.Issuer, "subject": "alice's own"})
+	l.control("user link", obj{"user": "alice", "issuer": "https://gone.example.org", "subject": "former"})
+	l.Advance(time.Minute)
+	thief := l.Login("alice")
+	l.Advance(time.Minute)
+	l.control("user link", obj{"user": "alice", "issuer": p.Issuer, "subject": "the thief's"})
+	b := l.browser()
+	page := b.get(l.disavowalOf(alice, thief.DeviceID))
+	page.has("accounts at other services that have been added since then")
+	done := b.submit(page)
+	done.has("Office (alice&#39;s own)", "no longer uses (former)", "old password can no longer be used")
+	if strings.Contains(done.body, "thief") {
+		t.Error("the identity of the thief is still listed")
+	}
+	if ids := l.control("user identities", obj{"user": "alice"}); strings.Contains(ids, "thief") || !strings.Contains(ids, "own") {
+		t.Errorf("the identities are %s", ids)
+	}
+}
+
+// disavowalOf returns the address of the link in the alert about a sign-in on a device.
+func (l *lab) disavowalOf(user *testserver.Client, device string) string {
+	l.t.Helper()
+	if err := l.DeliverNotices(l.t.Context()); err != nil {
+		l.t.Fatal(err)
+	}
+	_, _, raw := user.Raw("GET", "/v3/sync", nil)
+	if room := regexp.MustCompile(`"invite":\{"(![^"]+)"`).FindSubmatch(raw); room != nil {
+		user.Do("POST", "/v3/rooms/"+url.PathEscape(string(room[1]))+"/join", nil)
+		_, _, raw = user.Raw("GET", "/v3/rooms/"+url.PathEscape(string(room[1]))+"/messages?dir=b&limit=99", nil)
+	}
+	var page struct {
+		Chunk []struct {
+			Content struct{ Body string }
+		}
+	}
+	if err := json.Unmarshal(raw, &page); err != nil {
+		l.t.Fatal(err)
+	}
+	for _, e := range page.Chunk {
+		if link := regexp.MustCompile(`/_ebb/account/notme\?token=[\w-]+`).FindString(e.Content.Body); link != "" && strings.Contains(e.Content.Body, "The device "+device) {
+			return link
+		}
+	}
+	l.t.Fatalf("no alert about %s: %s", device, raw)
+	return ""
 }
