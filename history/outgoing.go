@@ -124,7 +124,7 @@ func (s *Service) outgoing(ctx context.Context, row *storage.EventRow) (Outgoing
 		return out, nil
 	}
 	r, err := s.rooms.RoomByNID(ctx, row.Room)
-	if err != nil || !expiry.Expired(r.Retention(), row.OriginTS, row.ReceivedTS, s.now()) {
+	if err != nil || row.Flags&storage.KeptEvent == 0 && !expiry.Expired(r.Retention(), row.OriginTS, row.ReceivedTS, s.now()) {
 		return out, err
 	}
 	e, err := r.LoadEvent(row)

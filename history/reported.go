@@ -50,7 +50,7 @@ func (s *Service) Unexpired(ctx context.Context, positions []storage.Pos) (map[s
 		if err != nil {
 			return nil, err
 		}
-		gone := e.Flags&storage.SkeletonEvent != 0 || !e.IsState() && expiry.Expired(room.Retention(), e.OriginServerTS(), e.ReceivedTS, s.now())
+		gone := e.Flags&storage.GoneEvent != 0 || !e.IsState() && expiry.Expired(room.Retention(), e.OriginServerTS(), e.ReceivedTS, s.now())
 		if !gone {
 			out[e.Pos] = e.Form(true)
 		}

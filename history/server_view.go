@@ -160,7 +160,7 @@ func (v *serverView) sees(e *rooms.Event) bool {
 
 // expired reports whether an event is an expired message.
 func (v *serverView) expired(e *rooms.Event) bool {
-	return e.Flags&storage.SkeletonEvent != 0 || !e.IsState() && expiry.Expired(v.policy, e.OriginServerTS(), e.ReceivedTS, v.svc.now())
+	return e.Flags&storage.GoneEvent != 0 || !e.IsState() && expiry.Expired(v.policy, e.OriginServerTS(), e.ReceivedTS, v.svc.now())
 }
 
 // erased reports whether the sender's account was erased after the event was sent. In that case only servers that were

@@ -57,6 +57,9 @@ func (s *Service) live(ctx context.Context, ref storage.MediaRef) (bool, error) 
 	if ref.Kind != storage.MessageMedia || s.opts.Rooms == nil {
 		return true, nil
 	}
+	if ref.Flags&storage.GoneEvent != 0 {
+		return false, nil
+	}
 	expired, err := s.opts.Rooms.MessageExpired(ctx, ref.Room, ref.OriginTS, ref.ReceivedTS)
 	return !expired, err
 }

@@ -44,13 +44,15 @@ type Job struct {
 	// owed means that the files may still contain purged bytes, because the last run was interrupted, possibly in an
 	// earlier process.
 	owed bool
+	// lifted is the value of Rooms.HoldsLifted up to which messages that holds had kept were purged; -1 at first.
+	lifted int64
 
 	status status
 }
 
 // New returns a Job. Run starts it.
 func New(ctx context.Context, o Options) (*Job, error) {
-	j := &Job{opts: o, owed: true}
+	j := &Job{opts: o, owed: true, lifted: -1}
 	return j, j.noteConfig(ctx)
 }
 
@@ -126,7 +128,7 @@ func (j *Job) Purge(ctx context.Context, all bool) (Report, error) {
 	}
 	j.status.begin(r.now)
 	defer j.status.end(&report)
-	errs := []error{j.purgeRooms(ctx, r, &report)}
+	errs := []error{j.purgeReleased(ctx, &report), j.purgeRooms(ctx, r, &report)}
 	if ctx.Err() != nil {
 		return report, ctx.Err()
 	}

@@ -37,7 +37,7 @@ func (s *Service) GoneEvents(ctx context.Context, tx *storage.Tx, refs []storage
 		if err != nil {
 			return nil, err
 		}
-		if a.IsState || a.Flags&storage.SkeletonEvent == 0 && !expiry.Expired(r.Retention(), a.OriginTS, a.ReceivedTS, now) {
+		if a.IsState || a.Flags&storage.GoneEvent == 0 && !expiry.Expired(r.Retention(), a.OriginTS, a.ReceivedTS, now) {
 			delete(gone, a.EventRef)
 		}
 	}

@@ -23,6 +23,7 @@ const purgeBatch = 500
 // Purged is the result of one transaction of a purge.
 type Purged struct {
 	Events  int           // number of messages whose content was removed
+	Kept    int           // number of messages that were only hidden because a legal hold covers them
 	Waiting int           // number of expired messages that the rule does not cover yet
 	Oldest  time.Duration // the longest time between the expiry of one of the messages and its purge
 	Next    ident.Order   // where to continue
@@ -59,54 +60,99 @@ func (s *Service) Purge(ctx context.Context, r *Room, rule expiry.PurgeRule, aft
 	return out, err
 }
 
+// purge removes those messages of a batch that the rule covers, and returns the positions of those that readers must
+// not see any more.
 func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate, rule expiry.PurgeRule, out *Purged) (gone []storage.Pos, err error) {
 	row, found, err := tx.RoomByNID(r.nid)
 	if err != nil || !found {
 		return nil, err
 	}
-	dependents, err := tx.WithDependents(batch)
-	if err != nil {
-		return nil, err
-	}
+	p := purging{tx: tx, room: r, ends: row.Extremities}
 	now := s.opts.Now().UnixMilli()
-	var deleted []storage.PurgeCandidate
 	for _, c := range batch {
-		skeleton := c.Flags&storage.SkeletonEvent != 0
-		if c.IsState || !s.mustGo(c, rule, out) {
+		if c.IsState {
 			continue
 		}
-		needed := slices.Contains(row.Extremities, c.Position)
-		switch {
-		case needed && skeleton:
-			continue
-		case needed:
-			if err := skeletonize(tx, r.version, c); err != nil {
-				return gone, fmt.Errorf("purge %s: %w", c.EventID, err)
+		over := c.Flags&storage.GoneEvent != 0
+		switch fate := s.fateOf(r, c, rule); {
+		case fate.Gone():
+			err = p.remove(c)
+		case fate == expiry.StaysHeld && !over && rule.Covers(c.OriginTS, c.ReceivedTS):
+			p.keep(c)
+		default:
+			if !over && rule.Waits(c.OriginTS, c.ReceivedTS) {
+				out.Waiting++
 			}
-		default: // a skeleton that the graph no longer needs is deleted too
-			deleted = append(deleted, c)
+			continue
 		}
-		if !skeleton {
-			gone = append(gone, c.Position)
+		if err != nil {
+			return p.gone, err
+		}
+		if !over {
 			out.Oldest = max(out.Oldest, time.Duration(now-rule.ExpiredAt(c.OriginTS, c.ReceivedTS))*time.Millisecond)
 		}
 	}
-	if err := tx.PurgeEvents(deleted, dependents); err != nil {
-		return gone, fmt.Errorf("purge %d messages: %w", len(deleted), err)
-	}
-	out.Events = len(gone)
-	return gone, nil
+	return p.gone, p.finish(batch, out)
 }
 
-// mustGo reports whether a message is removed now. It counts those that wait.
-func (s *Service) mustGo(c storage.PurgeCandidate, rule expiry.PurgeRule, out *Purged) bool {
-	if expiry.FateOf(expiry.Facts{Expired: rule.Covers(c.OriginTS, c.ReceivedTS)}).Gone() {
-		return true
+// fateOf returns what a purge does with a message. A message that a legal hold kept when it expired is still to be
+// removed, even if the room's policy would keep it now.
+func (s *Service) fateOf(r *Room, c storage.PurgeCandidate, rule expiry.PurgeRule) expiry.Fate {
+	return expiry.FateOf(expiry.Facts{
+		Held:    s.Held(r.nid, c.Sender),
+		Expired: c.Flags&storage.KeptEvent != 0 || rule.Covers(c.OriginTS, c.ReceivedTS),
+	})
+}
+
+// purging collects what one transaction of a purge does with messages of a room.
+type purging struct {
+	tx      *storage.Tx
+	room    *Room
+	ends    []storage.Pos // the room's forward extremities
+	deleted []storage.PurgeCandidate
+	kept    []storage.PurgeCandidate
+	gone    []storage.Pos // messages that readers must not see any more
+	purged  int
+}
+
+// remove deletes a message. If the graph needs it, remove reduces it to a skeleton.
+func (p *purging) remove(c storage.PurgeCandidate) error {
+	needed, skeleton := slices.Contains(p.ends, c.Position), c.Flags&storage.SkeletonEvent != 0
+	switch {
+	case needed && skeleton:
+		return nil
+	case needed:
+		if err := skeletonize(p.tx, p.room.version, c); err != nil {
+			return fmt.Errorf("purge %s: %w", c.EventID, err)
+		}
+	default: // a skeleton that the graph no longer needs is deleted too
+		p.deleted = append(p.deleted, c)
 	}
-	if c.Flags&storage.SkeletonEvent == 0 && rule.Waits(c.OriginTS, c.ReceivedTS) {
-		out.Waiting++
+	if !skeleton {
+		p.gone = append(p.gone, c.Position)
+		p.purged++
 	}
-	return false
+	return nil
+}
+
+// keep hides a message that a legal hold covers.
+func (p *purging) keep(c storage.PurgeCandidate) {
+	p.kept, p.gone = append(p.kept, c), append(p.gone, c.Position)
+}
+
+// finish carries out what was collected about the messages of a batch.
+func (p *purging) finish(batch []storage.PurgeCandidate, out *Purged) error {
+	if out.Events, out.Kept = p.purged, len(p.kept); len(p.deleted)+len(p.kept) == 0 {
+		return nil
+	}
+	dependents, err := p.tx.WithDependents(batch)
+	if err != nil {
+		return err
+	}
+	if err := p.tx.PurgeEvents(p.deleted, dependents); err != nil {
+		return fmt.Errorf("purge %d messages: %w", len(p.deleted), err)
+	}
+	return p.tx.KeepEvents(p.kept, dependents)
 }
 
 func skeletonize(tx *storage.Tx, v *pdu.Version, c storage.PurgeCandidate) error {

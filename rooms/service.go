@@ -114,6 +114,7 @@ type Service struct {
 	lastCreated atomic.Int64 // ms; see createTime
 
 	erased  erasures
+	holds   legalHolds
 	threads threadCache
 	invites *invites.Policy
 }
@@ -149,6 +150,9 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	s.threads.init(o.Cache.Entries(maxCachedThreads))
 	if err := s.erased.load(ctx, o.DB); err != nil {
 		return nil, fmt.Errorf("rooms: read erased users: %w", err)
+	}
+	if err := s.holds.load(ctx, o.DB); err != nil {
+		return nil, fmt.Errorf("rooms: read legal holds: %w", err)
 	}
 	if err := s.sticky.Load(ctx, o.DB, o.Now().UnixMilli()); err != nil {
 		return nil, fmt.Errorf("rooms: read sticky events: %w", err)

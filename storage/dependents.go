@@ -9,6 +9,7 @@ const (
 	redacted fate = 1 << iota // the content is replaced by the redacted form
 	rejected                  // an accepted event is rejected and loses its position in the timeline
 	purged                    // the row is deleted or reduced to what the event graph needs
+	kept                      // the row stays as it is because of a legal hold, but for readers the event is purged
 )
 
 // A dependent is a kind of row that is stored because of an event, besides the event's own row.
@@ -29,7 +30,7 @@ type dependent struct {
 // table with rows for events (search terms, attachments, notifications) needs an entry.
 var dependents = []dependent{
 	{ // Replies return to the main timeline. This reads their relations, so it comes before these are removed.
-		goesWhen: purged,
+		goesWhen: purged | kept,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT DISTINCT parent_hash FROM relations WHERE parent_hash IN `+list, keys...)
 		},
@@ -40,7 +41,7 @@ var dependents = []dependent{
 		},
 	},
 	{ // The thread whose root is the event.
-		goesWhen: purged,
+		goesWhen: purged | kept,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT root FROM threads WHERE root IN `+list, keys...)
 		},
@@ -50,7 +51,7 @@ var dependents = []dependent{
 		},
 	},
 	{ // The subscriptions to the thread whose root is the event.
-		goesWhen: purged,
+		goesWhen: purged | kept,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT DISTINCT root FROM thread_subscriptions WHERE root IN `+list, keys...)
 		},
@@ -60,13 +61,14 @@ var dependents = []dependent{
 		},
 	},
 	{ // The event's relation to another one.
-		goesWhen: redacted | rejected | purged,
+		goesWhen: redacted | rejected | purged | kept,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT position FROM relations WHERE position IN `+list, keys...)
 		},
 		remove: func(tx *Tx, p Pos, _ string) error { return tx.DeleteRelation(p) },
 	},
-	{ // The reports about the event. They show it as it is now, so only a purge leaves nothing to show.
+	{ // The reports about the event. They show it as it is now, so only a purge leaves nothing to show. A legal hold keeps
+		// them: they may be evidence.
 		goesWhen: purged,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT position FROM report_events WHERE position IN `+list, keys...)
@@ -77,7 +79,7 @@ var dependents = []dependent{
 		},
 	},
 	{ // The users whom the event notifies differently from the rest of the room.
-		goesWhen: redacted | rejected | purged,
+		goesWhen: redacted | rejected | purged | kept,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT position FROM event_push WHERE position IN `+list, keys...)
 		},
@@ -87,7 +89,7 @@ var dependents = []dependent{
 		},
 	},
 	{ // That the event is sticky.
-		goesWhen: redacted | rejected | purged,
+		goesWhen: redacted | rejected | purged | kept,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT position FROM sticky_events WHERE position IN `+list, keys...)
 		},
@@ -97,7 +99,7 @@ var dependents = []dependent{
 		},
 	},
 	{ // The event's references to media, and the media to which nothing else refers. A redaction has deleted those of all
-		// rows of the event before.
+		// rows of the event before. A legal hold keeps them.
 		goesWhen: redacted | purged,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], eventsWithMediaQuery+list, keys...)
@@ -115,15 +117,15 @@ var dependents = []dependent{
 		},
 	},
 	{ // Receipts at the event, and those in its thread.
-		goesWhen:  purged,
+		goesWhen:  purged | kept,
 		removeAll: (*Tx).clearReceipts,
 	},
 	{ // m.fully_read markers at the event.
-		goesWhen:  purged,
+		goesWhen:  purged | kept,
 		removeAll: (*Tx).removeMarkers,
 	},
 	{ // The words of the event in the search index.
-		goesWhen:  redacted | rejected | purged,
+		goesWhen:  redacted | rejected | purged | kept,
 		removeAll: (*Tx).removeFromSearch,
 	},
 }

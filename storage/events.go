@@ -20,9 +20,13 @@ const (
 	WithheldEvent                          // a redaction that has not been found valid
 	UndecidedEvent                         // rejected until a missing key or auth event arrives
 	PrecedingEvent                         // precedes the join with which this server entered the room, but arrived as new
+	KeptEvent                              // would have been purged, but a legal hold covers it
+
+	// GoneEvent holds the flags of messages whose time is over: for readers they do not exist.
+	GoneEvent = SkeletonEvent | KeptEvent
 
 	// HiddenEvent holds the flags of events that are not sent to clients.
-	HiddenEvent = OutlierEvent | RejectedEvent | SoftFailedEvent | SkeletonEvent | DummyEvent | WithheldEvent
+	HiddenEvent = OutlierEvent | RejectedEvent | SoftFailedEvent | GoneEvent | DummyEvent | WithheldEvent
 )
 
 // EventRow is a row of events.

@@ -109,5 +109,5 @@ AND e.flags & $5 = 0 AND (e.origin_ts <= $3 OR e.received_ts <= $3) AND e.receiv
 // Expired returns the messages of a room that a cutoff covers, in the order of the timeline after the given one. It
 // uses the index events_by_order.
 func (tx *Tx) Expired(room ident.RoomNID, after ident.Order, c Cutoff, limit int) ([]EventRow, error) {
-	return collect(tx, scanEvent, expiredQuery, int64(room), int64(after), c.Sent, c.Received, int64(SkeletonEvent), limit)
+	return collect(tx, scanEvent, expiredQuery, int64(room), int64(after), c.Sent, c.Received, int64(GoneEvent), limit)
 }

@@ -28,7 +28,7 @@ ON CONFLICT (root) DO UPDATE SET latest = excluded.latest WHERE excluded.latest 
 
 // TouchThread records a reply in a thread, unless the thread's root was purged meanwhile.
 func (tx *Tx) TouchThread(root Pos, order ident.Order) error {
-	_, err := tx.exec(touchThreadQuery, int64(root), int64(order), int64(SkeletonEvent))
+	_, err := tx.exec(touchThreadQuery, int64(root), int64(order), int64(GoneEvent))
 	return err
 }
 

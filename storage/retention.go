@@ -12,6 +12,7 @@ type PurgeCandidate struct {
 	Position Pos
 	Order    ident.Order
 	EventID  string
+	Sender   ident.UserNID
 	IsState  bool
 	Flags    EventFlags
 	EventTimes
@@ -21,17 +22,21 @@ type PurgeCandidate struct {
 // since 1970, that were received at Received or before.
 type Cutoff struct{ Sent, Received int64 }
 
-const purgeCandidatesQuery = `SELECT position, ord, event_id, state_key IS NOT NULL, origin_ts, received_ts, flags
-FROM events WHERE room_nid = $1 AND ord > $2 ORDER BY ord LIMIT $3`
+const (
+	candidatesFrom       = `SELECT position, ord, event_id, sender_nid, state_key IS NOT NULL, origin_ts, received_ts, flags FROM events `
+	purgeCandidatesQuery = candidatesFrom + `WHERE room_nid = $1 AND ord > $2 ORDER BY ord LIMIT $3`
+)
 
 // PurgeCandidates lists events of a room's timeline after an order. It uses the index events_by_order.
 func (tx *Tx) PurgeCandidates(room ident.RoomNID, after ident.Order, limit int) ([]PurgeCandidate, error) {
-	return collect(tx, func(r Row) (c PurgeCandidate, err error) {
-		var flags int64
-		err = r.Scan(&c.Position, &c.Order, &c.EventID, &c.IsState, &c.OriginTS, &c.ReceivedTS, &flags)
-		c.Flags = EventFlags(flags)
-		return c, err
-	}, purgeCandidatesQuery, int64(room), int64(after), limit)
+	return collect(tx, scanCandidate, purgeCandidatesQuery, int64(room), int64(after), limit)
+}
+
+func scanCandidate(r Row) (c PurgeCandidate, err error) {
+	var flags int64
+	err = r.Scan(&c.Position, &c.Order, &c.EventID, &c.Sender, &c.IsState, &c.OriginTS, &c.ReceivedTS, &flags)
+	c.Flags = EventFlags(flags)
+	return c, err
 }
 
 // PurgeEvent deletes a message event and its dependents.
@@ -100,7 +105,7 @@ func (tx *Tx) SkeletonizeEvent(p Pos, eventID string, flags EventFlags, redacted
 	if err := tx.removeDependents(purged, p, eventID); err != nil {
 		return err
 	}
-	_, err := tx.exec(skeletonQuery, int64(p), string(redactedForm), int64(flags|SkeletonEvent))
+	_, err := tx.exec(skeletonQuery, int64(p), string(redactedForm), int64(flags&^KeptEvent|SkeletonEvent))
 	return err
 }
 

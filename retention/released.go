@@ -1,0 +1,67 @@
+package retention
+
+import (
+	"context"
+	"errors"
+
+	"ebb/rooms"
+	"ebb/storage"
+)
+
+// keptPage is how many pairs of a room and a sender with kept messages are read at a time.
+const keptPage = 100
+
+// purgeReleased purges the messages that expired under a legal hold which was lifted. Their rooms may have no retention
+// policy any more. It does nothing if no hold was lifted since the last time.
+func (j *Job) purgeReleased(ctx context.Context, report *Report) error {
+	lifted := j.opts.Rooms.HoldsLifted()
+	if lifted == j.lifted {
+		return nil
+	}
+	for after, more := (storage.KeptBy{}), true; more; {
+		var page []storage.KeptBy
+		err := j.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+			page, err = tx.KeptEvents(after, keptPage)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, of := range page {
+			if err := j.release(ctx, of, report); err != nil {
+				return err
+			}
+			after = of
+		}
+		more = len(page) == keptPage
+	}
+	j.lifted = lifted
+	return nil
+}
+
+// release purges the kept messages of a sender in a room, unless a hold still covers them.
+func (j *Job) release(ctx context.Context, of storage.KeptBy, report *Report) error {
+	if j.opts.Rooms.Held(of.Room, of.Sender) {
+		return nil
+	}
+	room, err := j.opts.Rooms.RoomByNID(ctx, of.Room)
+	if errors.Is(err, rooms.ErrNoRoom) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for after, more := storage.Pos(0), true; more; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		p, last, err := j.opts.Rooms.PurgeReleased(ctx, room, of, after)
+		if err != nil {
+			return err
+		}
+		after, more = last, p.More
+		report.Events += p.Events
+		j.owed = j.owed || p.Events > 0
+	}
+	return nil
+}

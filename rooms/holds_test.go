@@ -1,0 +1,133 @@
+package rooms
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"ebb/storage"
+)
+
+// legalHold adds a legal hold, or lifts the one with the given number.
+func (h *house) legalHold(c CommittedHold, nid int64) int64 {
+	h.Helper()
+	h.ok(h.db.Enqueue(storage.Write{
+		Do: func(tx *storage.Tx) (err error) {
+			if c.Lifted = nid != 0; c.Lifted {
+				return tx.LiftLegalHold(nid, "@a:x", 1)
+			}
+			nid, err = tx.AddLegalHold(storage.LegalHold{Room: c.Room, User: c.User, Reason: "case 7"})
+			return err
+		},
+		Committed: func() { h.svc.opts.Commits.Deliver(&Commit{Holds: []CommittedHold{c}}) },
+	}).Wait(h.Context()))
+	return nid
+}
+
+// released purges what holds kept that were lifted, as the purge job does.
+func (h *house) released() (events int) {
+	h.Helper()
+	var page []storage.KeptBy
+	h.ok(h.db.Read(h.Context(), func(tx *storage.Tx) (err error) {
+		page, err = tx.KeptEvents(storage.KeptBy{}, 100)
+		return err
+	}))
+	for _, of := range page {
+		r, err := h.svc.RoomByNID(h.Context(), of.Room)
+		h.ok(err)
+		p, _, err := h.svc.PurgeReleased(h.Context(), r, of, 0)
+		h.ok(err)
+		events += p.Events
+	}
+	return events
+}
+
+func TestHeldMessagesAreHiddenAndNotPurged(t *testing.T) {
+	eachHouse(t, func(h *house) {
+		alice, bob := h.user("alice"), h.user("bob")
+		room, other := h.public(alice, bob), h.public(bob)
+		of := map[string]CommittedHold{"room": {Room: h.room(room).NID()}, "user": {User: alice.UserNID}}
+		for _, kind := range []string{"room", "user"} {
+			hold := of[kind]
+			first := h.say(alice, room, "held")
+			h.say(bob, room, "bob's")
+			outside := h.say(bob, other, "elsewhere")
+			nid := h.legalHold(hold, 0)
+			h.now = h.now.Add(time.Hour)
+			h.keep(room, time.Minute)
+			h.keep(other, time.Minute)
+			want := 1 // bob's last event remains as a skeleton, or goes
+			if kind == "room" {
+				want = 0
+			}
+			if n := h.purge(room); n != want {
+				t.Fatalf("hold on a %s: %d messages were purged, want %d", kind, n, want)
+			}
+			h.purge(room) // finds nothing to do with what it has kept
+			if h.purge(other) == 0 {
+				t.Fatalf("hold on a %s: the hold protects another room", kind)
+			}
+			row, found := h.row(string(first))
+			if !found || row.Flags&storage.KeptEvent == 0 || row.Flags&storage.SkeletonEvent != 0 || !strings.Contains(string(row.JSON), `"held"`) {
+				t.Fatalf("hold on a %s: %+v", kind, row)
+			}
+			if slices.Contains(h.ring(room), first) || slices.Contains(h.ring(other), outside) {
+				t.Fatalf("hold on a %s: readers see the message", kind)
+			}
+			// A longer policy does not bring the message back.
+			h.keep(room, 1000*time.Hour)
+			if e, err := h.room(room).FindEvent(h.Context(), first); err != nil || e == nil || !e.Hidden() {
+				t.Fatalf("hold on a %s: after a longer policy: %+v, %v", kind, e, err)
+			}
+			if h.released() != 0 {
+				t.Fatalf("hold on a %s: messages were purged under the hold", kind)
+			}
+			h.legalHold(hold, nid)
+			if h.released() == 0 {
+				t.Fatalf("hold on a %s: nothing was purged after the hold was lifted", kind)
+			}
+			if row, found := h.row(string(first)); found && row.Flags&storage.SkeletonEvent == 0 {
+				t.Fatalf("hold on a %s: after it was lifted: %+v", kind, row)
+			}
+		}
+	})
+}
+
+// row returns the row of an event.
+func (h *house) row(eventID string) (row storage.EventRow, found bool) {
+	h.Helper()
+	h.ok(h.db.Read(h.Context(), func(tx *storage.Tx) (err error) {
+		row, found, err = tx.EventAnywhere(eventID)
+		return err
+	}))
+	return row, found
+}
+
+// A hold is known after a restart, and holds on the same room count separately.
+func TestHoldsAreLoadedAtStartAndCounted(t *testing.T) {
+	eachHouse(t, func(h *house) {
+		alice := h.user("alice")
+		room := h.room(h.public(alice)).NID()
+		h.legalHold(CommittedHold{Room: room}, 0)
+		h.legalHold(CommittedHold{Room: room}, 0)
+		h.legalHold(CommittedHold{User: alice.UserNID}, 0)
+		var fresh legalHolds
+		h.ok(fresh.load(h.Context(), h.db))
+		if set := fresh.current.Load(); set.rooms[room] != 2 || set.users[alice.UserNID] != 1 {
+			t.Fatalf("after a restart: %+v", set)
+		}
+		for n, want := range []bool{true, false} {
+			h.svc.holds.committed(&Commit{Holds: []CommittedHold{{Room: room, Lifted: true}}})
+			if h.svc.RoomHeld(room) != want {
+				t.Fatalf("%d of two holds on a room were lifted: held is %v", n+1, !want)
+			}
+		}
+		if !h.svc.Held(room, alice.UserNID) || h.svc.Held(room, h.user("bob").UserNID) {
+			t.Fatal("the hold on a user does not cover exactly that user's events")
+		}
+		if n := testing.AllocsPerRun(100, func() { h.svc.Held(room, alice.UserNID) }); n != 0 {
+			t.Fatalf("the question allocates %v times", n)
+		}
+	})
+}
