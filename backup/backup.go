@@ -277,7 +277,7 @@ func (c *creation) encryptTo(path string, f func(io.Writer) error) (size int64, 
 		return 0, "", err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	out := &counted{w: bufio.NewWriterSize(file, writeBuffer), hash: sha256.New()}
+	out := &counted{w: bufio.NewWriterSize(&pacedFile{File: file}, writeBuffer), hash: sha256.New()}
 	sealed, err := age.Encrypt(out, c.recipients...)
 	if err != nil {
 		return 0, "", err

@@ -38,6 +38,32 @@ func syncAll(dir string) (err error) {
 	return nil
 }
 
+// paceStep is how much of a file is written before the disk is asked to store it.
+const paceStep = 8 << 20
+
+// pacedFile is a file of which at most two steps wait to be written to the disk. Otherwise the commits of the server
+// would wait behind gigabytes that the kernel has kept back, and its files would be pushed out of memory.
+type pacedFile struct {
+	*os.File
+	size, asked int64 // written; and of that, what the disk was asked to store
+}
+
+// Write implements io.Writer.
+func (f *pacedFile) Write(p []byte) (int, error) {
+	n, err := f.File.Write(p)
+	if f.size += int64(n); err != nil || f.size-f.asked < paceStep {
+		return n, err
+	}
+	fd, before := int(f.Fd()), max(0, f.asked-paceStep)
+	const wait = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+	// Not every file system can do this, and syncAll reports what cannot be stored.
+	_ = unix.SyncFileRange(fd, f.asked, f.size-f.asked, unix.SYNC_FILE_RANGE_WRITE)
+	_ = unix.SyncFileRange(fd, before, f.asked-before, wait)
+	_ = unix.Fadvise(fd, before, f.asked-before, unix.FADV_DONTNEED)
+	f.asked = f.size
+	return n, nil
+}
+
 func syncDir(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {

@@ -154,7 +154,7 @@ var libraries = map[string][]string{
 	"github.com/google/uuid":            {"accounts/factors"},
 	"github.com/pquerna/otp":            {"accounts/factors"},
 	"github.com/piglig/go-qr":           {"accounts/factors"},
-	"filippo.io/age":                    {"backup"},
+	"filippo.io/age":                    {"backup", "internal/bench"},
 	"golang.org/x/":                     {"*"},
 	"github.com/emersion/":              {"mail", "internal/"},
 }

@@ -41,7 +41,8 @@ type suite struct {
 var suites = []suite{
 	{"sends", (*bench).sends}, {"delay", (*bench).delayedSends}, {"fanout", (*bench).fanOut}, {"sync", (*bench).syncs}, {"sliding", (*bench).sliding},
 	{"cold", (*bench).cold}, {"idle", (*bench).idle}, {"e2ee", (*bench).encryption}, {"grown", (*bench).grown},
-	{"search", (*bench).search}, {"appservice", (*bench).appservice}, {"federation", (*bench).federation}, {"push", (*bench).push}, {"signin", (*bench).signIns}, {attackSuite, (*bench).attackAll},
+	{"search", (*bench).search}, {"appservice", (*bench).appservice}, {"federation", (*bench).federation}, {"push", (*bench).push}, {"signin", (*bench).signIns},
+	{"backup", (*bench).backup}, {attackSuite, (*bench).attackAll},
 }
 
 // attackSuite is the suite that runs attacks instead of measurements. It runs only if it is named.
