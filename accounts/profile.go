@@ -176,6 +176,13 @@ func (s *Service) SetDisplayName(ctx context.Context, who ident.Requester, name 
 	return s.SetProfileField(ctx, who, fieldDisplayName, json.RawMessage(jsonString(name)))
 }
 
+// SetAvatar sets the address of a user's picture. "" removes it.
+//
+// Errors: M_INVALID_PARAM, M_PROFILE_TOO_LARGE.
+func (s *Service) SetAvatar(ctx context.Context, who ident.Requester, address string) error {
+	return s.SetProfileField(ctx, who, fieldAvatar, json.RawMessage(jsonString(address)))
+}
+
 // DeleteProfileField removes a field of a user's profile.
 //
 // Errors: M_INVALID_PARAM, M_KEY_TOO_LARGE.

@@ -370,6 +370,7 @@ type Account struct {
 	Locked      bool
 	Suspended   bool
 	Guest       bool
+	MFA         string // the account's own policy on second factors; "" if it has that of the server
 }
 
 // List returns at most limit accounts, ordered by localpart, that follow the given localpart.
@@ -382,7 +383,7 @@ func (s *Service) List(ctx context.Context, after string, limit int) ([]Account,
 	out := make([]Account, len(rows))
 	for i, r := range rows {
 		out[i] = Account{User: s.UserID(r.Localpart), Created: time.UnixMilli(r.CreatedTS), Admin: r.Admin, Deactivated: r.DeactivatedTS != 0,
-			Locked: r.Locked, Suspended: r.Suspended, Guest: r.Guest}
+			Locked: r.Locked, Suspended: r.Suspended, Guest: r.Guest, MFA: r.MFA}
 	}
 	return out, err
 }

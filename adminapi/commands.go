@@ -36,6 +36,7 @@ type User struct {
 	Locked      bool      `json:"locked"`
 	Suspended   bool      `json:"suspended"`
 	Guest       bool      `json:"guest"`
+	MFA         string    `json:"mfa,omitempty"` // the account's own policy on second factors; absent if it has that of the server
 }
 
 // userID converts a user ID or a localpart to a user ID.

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"html/template"
 	"net/http"
 	"net/url"
 	"strings"
@@ -19,6 +20,7 @@ import (
 const (
 	pathAccount  = oauth.PathAccount
 	pathProfile  = pathAccount + "/profile"
+	pathEmails   = pathAccount + "/emails"
 	pathPassword = pathAccount + "/password"
 	pathSecurity = pathAccount + "/security"
 	pathAdd      = pathAccount + "/security/add"
@@ -26,6 +28,8 @@ const (
 	pathDevice   = pathAccount + "/device"
 	pathApprove  = pathAccount + "/approve"
 	pathDelete   = pathAccount + "/delete"
+
+	pathIdentities = pathAccount + "/identities"
 )
 
 // stepUp is how recently a user must have shown a second factor, or the password if the account has no second factor,
@@ -88,7 +92,11 @@ type ownStep func(p *Pages, r *httpapi.Request, s session, f url.Values) (any, e
 func (p *Pages) ownPages() []ownPage {
 	return []ownPage{
 		{pathAccount, "Account", 0, (*Pages).showAccount, map[string]ownStep{"sign-out": (*Pages).leavePage}},
-		{pathProfile, "Profile", 0, (*Pages).showProfile, map[string]ownStep{"name": (*Pages).setDisplayName, "remove-email": (*Pages).removeEmail}},
+		{pathProfile, "Profile", 0, (*Pages).showProfile, map[string]ownStep{"name": (*Pages).setDisplayName}},
+		{pathEmails, "Emails", stepUp, (*Pages).showEmails, map[string]ownStep{
+			"add-email": (*Pages).addEmail, "confirm-email": (*Pages).confirmEmail, "other-email": (*Pages).otherEmail, "remove-email": (*Pages).removeEmail,
+		}},
+		{pathIdentities, "Identities", stepUp, (*Pages).showIdentities, map[string]ownStep{"unlink": (*Pages).unlinkIdentity}},
 		{pathPassword, "Password", stepUp, (*Pages).showPassword, map[string]ownStep{"password": (*Pages).setPassword}},
 		{pathSecurity, "Security", stepUp, (*Pages).showSecurity, map[string]ownStep{
 			"remove-codes": (*Pages).removeTOTP, "rename": (*Pages).renamePasskey, "remove-passkey": (*Pages).removePasskey, "recovery": (*Pages).newRecoveryCodes,
@@ -104,8 +112,11 @@ func (p *Pages) ownPages() []ownPage {
 func (p *Pages) accountRoutes(page func(method, path, operation string, handler func(*httpapi.Request) (any, error)) httpapi.Route) []httpapi.Route {
 	fallback := page("GET", fallbackPath, "getFallbackPage", p.getFallback)
 	fallback.Aliases = []string{"/_matrix/client/r0/auth/{authType}/fallback/web"}
+	picture := page("POST", pathPicture, "postAccountPicturePage", p.postPicture)
+	picture.MaxBody = maxPicture
 	routes := []httpapi.Route{
-		fallback, page("GET", pathAdd, "getAccountAddPage", p.getAdd), page("POST", pathAdd, "postAccountAddPage", p.postAdd),
+		fallback, page("GET", pathPicture, "getAccountPicturePage", p.getPicture), picture,
+		page("GET", pathAdd, "getAccountAddPage", p.getAdd), page("POST", pathAdd, "postAccountAddPage", p.postAdd),
 	}
 	for _, o := range p.ownPages() {
 		routes = append(routes, page("GET", o.path, "getAccount"+o.name+"Page", p.get(o)), page("POST", o.path, "postAccount"+o.name+"Page", p.post(o)))
@@ -163,14 +174,6 @@ func (p *Pages) ownView(r *httpapi.Request, s session, title string, data any) v
 	return v
 }
 
-// done sends the browser back to a page, which says what was done.
-func done(path, what string) (any, error) {
-	to, query, _ := strings.Cut(path, "?")
-	q, _ := url.ParseQuery(query) // made by this package
-	q.Set("done", what)
-	return redirect(to + "?" + q.Encode())
-}
-
 // account returns the account of a session.
 func (p *Pages) account(r *httpapi.Request, s session) (a storage.AccountRow, err error) {
 	err = p.opts.DB.Read(r.Context(), func(tx *storage.Tx) (err error) {
@@ -201,12 +204,14 @@ type accountView struct {
 	Factors bool // whether this server uses second factors
 	Secure  bool // whether the account has one
 	Devices int
+	Emails  bool // whether accounts have e-mail addresses
+	Linked  bool // whether accounts at other services can sign users in
 	Waiting []accounts.Approval
 }
 
 // showAccount shows the overview.
 func (p *Pages) showAccount(r *httpapi.Request, s session, problem error) (any, error) {
-	var d accountView
+	d := accountView{Emails: p.opts.Accounts.HasEmail(), Linked: len(p.opts.Upstream.Providers()) > 0}
 	var err error
 	if d.Name, _, err = accounts.MemberProfile(r.Context(), p.opts.DB, s.UserID); err != nil {
 		return nil, err
@@ -236,20 +241,22 @@ func (p *Pages) leavePage(r *httpapi.Request, s session, _ url.Values) (any, err
 
 // profileView is what the profile page shows.
 type profileView struct {
-	Name   string
-	Emails []accounts.Email
+	Name    string
+	Avatar  bool         // whether the user has a picture
+	Picture template.URL // "" if it cannot be shown
 }
 
 func (p *Pages) showProfile(r *httpapi.Request, s session, problem error) (any, error) {
 	var d profileView
 	var err error
-	if d.Name, _, err = accounts.MemberProfile(r.Context(), p.opts.DB, s.UserID); err != nil {
+	var avatar string
+	if d.Name, avatar, err = accounts.MemberProfile(r.Context(), p.opts.DB, s.UserID); err != nil {
 		return nil, err
 	}
-	if d.Emails, err = p.opts.Accounts.Emails(r.Context(), s.User); err != nil {
-		return nil, err
-	}
-	return p.showProblem(r, "profile", s.cookie, p.ownView(r, s, "profile.title", d), problem, nil)
+	d.Avatar, d.Picture = avatar != "", p.picture(r, avatar)
+	v := p.ownView(r, s, "profile.title", d)
+	v.Action, v.Images = pathProfile, d.Picture != ""
+	return p.showProblem(r, "profile", s.cookie, v, problem, nil)
 }
 
 func (p *Pages) setDisplayName(r *httpapi.Request, s session, f url.Values) (any, error) {
@@ -260,16 +267,6 @@ func (p *Pages) setDisplayName(r *httpapi.Request, s session, f url.Values) (any
 		return nil, err
 	}
 	return done(pathProfile, "profile")
-}
-
-func (p *Pages) removeEmail(r *httpapi.Request, s session, f url.Values) (any, error) {
-	if err := p.acts(r, s); err != nil {
-		return nil, err
-	}
-	if err := p.opts.Accounts.RemoveEmail(r.Context(), s.requester(), "email", f.Get("address")); err != nil {
-		return nil, err
-	}
-	return done(pathProfile, "email")
 }
 
 func (p *Pages) showPassword(r *httpapi.Request, s session, problem error) (any, error) {

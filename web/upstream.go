@@ -130,7 +130,11 @@ func (p *Pages) finishUpstream(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return redirect(upstream.PathNew, rest, cookie)
+	to := upstream.PathNew
+	if strings.HasPrefix(j.To, pathIdentities) { // the user wants to link this identity to an account
+		to += "?link=1"
+	}
+	return redirect(to, rest, cookie)
 }
 
 func identityOf(u upstream.Person) accounts.Identity {

@@ -43,6 +43,7 @@ import (
 	"ebb/accounts/upstream"
 	"ebb/httpapi"
 	"ebb/identity"
+	"ebb/media"
 	"ebb/mxerr"
 	"ebb/notices"
 	"ebb/storage"
@@ -64,6 +65,7 @@ type Options struct {
 	OAuth     *oauth.Service // nil if OAuth 2.0 is off; then there are only the pages that need no session
 	HelpPage  string         // address of a page of the administrator's, to which the welcome page links; "" if there is none
 	Upstream  *upstream.Service
+	Media     *media.Service
 	Now       func() time.Time
 	Log       *slog.Logger
 }
@@ -135,6 +137,7 @@ type view struct {
 	Target               string // where the form leads besides this server, as a source of a content security policy
 	Data                 any    // what only this page shows
 	Providers            []providerLink
+	Images               bool // whether the page contains images as data URLs
 
 	// The fields below are set by show.
 	Server, Nonce, CSRF string
@@ -152,7 +155,7 @@ func (p *Pages) show(r *httpapi.Request, status int, name, cookie string, v view
 	if v.Script {
 		v.JS = p.js
 	}
-	if v.Script || v.Target != "" {
+	if v.Script || v.Images || v.Target != "" {
 		if h == nil {
 			h = http.Header{}
 		}
@@ -165,11 +168,15 @@ func (p *Pages) show(r *httpapi.Request, status int, name, cookie string, v view
 	return httpapi.Raw{Status: status, ContentType: httpapi.HTML, Header: h, Body: out.Bytes()}, nil
 }
 
-// contentPolicy returns the content security policy of a page that runs a script or has a form that leads elsewhere.
+// contentPolicy returns the content security policy of a page that runs a script, contains images or has a form that
+// leads elsewhere.
 func contentPolicy(nonce string, v view) string {
 	policy := httpapi.ContentPolicy(nonce)
 	if v.Target != "" { // after the form is sent, the browser is redirected there
 		policy = strings.Replace(policy, "form-action 'self'", "form-action 'self' "+v.Target, 1)
+	}
+	if v.Images {
+		policy += "; img-src data:"
 	}
 	if v.Script {
 		policy += "; script-src 'nonce-" + nonce + "'; connect-src 'self'"
@@ -279,20 +286,27 @@ func (p *Pages) form(r *httpapi.Request, cookie string) (url.Values, error) {
 	if err != nil {
 		return nil, mxerr.InvalidParam("The form is not valid").Because(err)
 	}
+	return f, p.checkForm(r, cookie, f)
+}
+
+// checkForm checks that a form comes from a page of this server that was shown to the holder of a cookie.
+//
+// Errors: M_FORBIDDEN.
+func (p *Pages) checkForm(r *httpapi.Request, cookie string, f url.Values) error {
 	bad := mxerr.Forbidden("%s", english["error.csrf"])
 	if origin := r.Header.Get("Origin"); origin != "" {
 		u, err := url.Parse(origin)
 		if err != nil || u.Host != p.host && u.Host != r.Host || u.Host == "" {
-			return nil, bad
+			return bad
 		}
 	}
 	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" {
-		return nil, bad
+		return bad
 	}
 	if cookie == "" || !hmac.Equal([]byte(f.Get("csrf")), []byte(p.formToken(cookie))) {
-		return nil, bad
+		return bad
 	}
-	return f, nil
+	return nil
 }
 
 // here returns the address of the page, without the host.

@@ -41,7 +41,7 @@ var userAddCommand = command{
 }
 
 var userListCommand = listCommand("user list", "list accounts", func(w io.Writer, u adminapi.User) {
-	fmt.Fprintf(w, "%-40s %s%s%s\n", u.User, u.Created.Format("2006-01-02"), mark(u.Admin, " admin"), mark(u.Deactivated, " deactivated")+mark(u.Locked, " locked")+mark(u.Suspended, " suspended")+mark(u.Guest, " guest"))
+	fmt.Fprintf(w, "%-40s %s%s%s\n", u.User, u.Created.Format("2006-01-02"), mark(u.Admin, " admin"), mark(u.Deactivated, " deactivated")+mark(u.Locked, " locked")+mark(u.Suspended, " suspended")+mark(u.Guest, " guest")+mark(u.MFA != "", " mfa:"+u.MFA))
 })
 
 func mark(on bool, text string) string {
