@@ -299,7 +299,7 @@ func TestExpiredEventsDropOutOfTheCountAndThePurgeLeavesZero(t *testing.T) {
 	}
 	policy := h.load(y.room).Retention()
 	rule, _ := expiry.Standing{Policy: policy, Before: policy}.Rule(h.svc.now())
-	_, err := h.rooms.Purge(t.Context(), h.load(y.room), rule, 0)
+	_, err := h.rooms.Purge(t.Context(), h.load(y.room), rule, rooms.PurgeCursor{}, rooms.PurgeBatch)
 	h.check(err)
 	for _, svc := range []*Service{h.svc, h.anew()} {
 		if got := count(svc); got != (UnreadCount{1, 1}) { // state events stay

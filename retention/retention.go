@@ -64,6 +64,7 @@ type run struct {
 	left int       // how many more messages may be purged; unlimited: any number
 	// released is set if the purge goes on after it was stopped.
 	released bool
+	pace     *storage.Pace
 }
 
 // Report is the result of one run.
@@ -154,7 +155,7 @@ func (j *Job) begin(ctx context.Context, all bool, report *Report) (*run, error)
 	if err != nil {
 		return nil, fmt.Errorf("check the clock: %w", err)
 	}
-	r := &run{all: all, now: j.opts.Now(), by: by}
+	r := &run{all: all, now: j.opts.Now(), by: by, pace: j.opts.DB.Pace()}
 	switch {
 	case all:
 		r.by = r.now
@@ -220,7 +221,7 @@ func (j *Job) purgeRoom(ctx context.Context, nid ident.RoomNID, r *run, report *
 		return err
 	}
 	report.Rooms++
-	for after, more := ident.Order(0), true; more; {
+	for after, more := (rooms.PurgeCursor{}), true; more; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -228,7 +229,7 @@ func (j *Job) purgeRoom(ctx context.Context, nid ident.RoomNID, r *run, report *
 			report.Stopped = true
 			return nil
 		}
-		p, err := j.opts.Rooms.Purge(ctx, room, rule, after)
+		p, err := j.opts.Rooms.Purge(ctx, room, rule, after, r.batch())
 		if err != nil {
 			return err
 		}
@@ -239,6 +240,15 @@ func (j *Job) purgeRoom(ctx context.Context, nid ident.RoomNID, r *run, report *
 		j.owed = j.owed || p.Events > 0
 		r.spend(p.Events)
 		j.status.progress(report)
+		r.pace.Rest(ctx, 1)
 	}
 	return nil
+}
+
+// batch returns how many events the next transaction looks at.
+func (r *run) batch() int {
+	if r.pace.Busy() {
+		return rooms.PurgeBusyBatch
+	}
+	return rooms.PurgeBatch
 }

@@ -99,7 +99,7 @@ func (s *Service) AnyHeld() bool {
 func (s *Service) HoldsLifted() int64 { return s.holds.lifted.Load() }
 
 // PurgeReleased removes messages of a sender in a room that a legal hold kept when they expired, and that none covers
-// any more: at most purgeBatch after the given position.
+// any more: at most PurgeBatch after the given position.
 func (s *Service) PurgeReleased(ctx context.Context, r *Room, of storage.KeptBy, after storage.Pos) (out Purged, last storage.Pos, err error) {
 	var gone []storage.Pos
 	err = s.touch(ctx, r.id, func(loaded *Room) storage.Write {
@@ -109,11 +109,11 @@ func (s *Service) PurgeReleased(ctx context.Context, r *Room, of storage.KeptBy,
 			if s.Held(of.Room, of.Sender) {
 				return nil
 			}
-			batch, err := tx.KeptCandidates(of, after, purgeBatch)
+			batch, err := tx.KeptCandidates(of, after, PurgeBatch)
 			if err != nil || len(batch) == 0 {
 				return err
 			}
-			last, out.More = batch[len(batch)-1].Position, len(batch) == purgeBatch
+			last, out.More = batch[len(batch)-1].Position, len(batch) == PurgeBatch
 			row, found, err := tx.RoomByNID(r.nid)
 			if err != nil || !found {
 				return err

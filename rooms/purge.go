@@ -16,9 +16,20 @@ import (
 	"ebb/storage"
 )
 
-// purgeBatch is how many events one purge transaction looks at: 500 keep it under about 20 ms, so that sends do not
-// wait long.
-const purgeBatch = 500
+// PurgeBatch is how many events one purge transaction looks at while nobody writes: 500 keep it under about 20 ms, so
+// that sends do not wait long. PurgeBusyBatch is how many it looks at while others write.
+const (
+	PurgeBatch     = 500
+	PurgeBusyBatch = 100
+)
+
+// PurgeCursor is where a purge of a room continues. Its zero value is the beginning. Events without a place in the
+// timeline, which were rejected, come before those of the timeline.
+type PurgeCursor struct {
+	timeline bool
+	unplaced storage.Pos
+	order    ident.Order
+}
 
 // Purged is the result of one transaction of a purge.
 type Purged struct {
@@ -26,29 +37,28 @@ type Purged struct {
 	Kept    int           // number of messages that were only hidden because a legal hold covers them
 	Waiting int           // number of expired messages that the rule does not cover yet
 	Oldest  time.Duration // the longest time between the expiry of one of the messages and its purge
-	Next    ident.Order   // where to continue
+	Next    PurgeCursor   // where to continue
 	More    bool          // whether there may be more
 }
 
-// Purge removes expired messages of a room. It looks at up to purgeBatch events that come after the given order, and
-// removes those that rule covers. State events stay, and an event that the graph still needs is reduced to a skeleton,
-// which no client sees.
-func (s *Service) Purge(ctx context.Context, r *Room, rule expiry.PurgeRule, after ident.Order) (out Purged, err error) {
+// Purge removes expired messages of a room. It looks at up to limit events (at most PurgeBatch) that come after from,
+// and removes those that rule covers. State events stay, and an event that the graph still needs is reduced to a
+// skeleton, which no client sees.
+func (s *Service) Purge(ctx context.Context, r *Room, rule expiry.PurgeRule, from PurgeCursor, limit int) (out Purged, err error) {
 	var gone []storage.Pos
 	watermark := rule.Watermark()
 	err = s.touch(ctx, r.id, func(loaded *Room) storage.Write {
 		r = loaded
 		return storage.Write{Do: func(tx *storage.Tx) error {
 			out = Purged{}
-			batch, err := tx.PurgeCandidates(r.nid, after, purgeBatch)
+			batch, err := from.candidates(tx, r.nid, limit)
 			if err != nil {
 				return err
 			}
+			out.Next, out.More = from.after(batch, limit, rule)
 			if gone, err = s.purge(tx, r, batch, rule, &out); err != nil || len(batch) == 0 {
 				return err
 			}
-			out.Next = batch[len(batch)-1].Order
-			out.More = len(batch) == purgeBatch && slices.ContainsFunc(batch, func(c storage.PurgeCandidate) bool { return rule.Reaches(min(c.OriginTS, c.ReceivedTS)) })
 			if len(gone) > 0 {
 				if err := tx.Note(storage.LedgerPurged, int64(r.nid), 0, rule.String()); err != nil {
 					return err
@@ -58,6 +68,30 @@ func (s *Service) Purge(ctx context.Context, r *Room, rule expiry.PurgeRule, aft
 		}, Committed: func() { s.purged(r, gone, watermark) }}
 	})
 	return out, err
+}
+
+// candidates returns the events of a room that come after the cursor, up to limit.
+func (c PurgeCursor) candidates(tx *storage.Tx, room ident.RoomNID, limit int) (batch []storage.PurgeCandidate, err error) {
+	if !c.timeline {
+		if batch, err = tx.UnplacedMessages(room, c.unplaced, limit); err != nil || len(batch) == limit {
+			return batch, err
+		}
+	}
+	placed, err := tx.PurgeCandidates(room, c.order, limit-len(batch))
+	return append(batch, placed...), err
+}
+
+// after returns the cursor after a batch of candidates, and whether there may be more to purge.
+func (c PurgeCursor) after(batch []storage.PurgeCandidate, limit int, rule expiry.PurgeRule) (next PurgeCursor, more bool) {
+	if len(batch) < limit {
+		return c, false
+	}
+	last := batch[len(batch)-1]
+	if last.Order == 0 {
+		return PurgeCursor{unplaced: last.Position}, true
+	}
+	reached := func(e storage.PurgeCandidate) bool { return rule.Reaches(min(e.OriginTS, e.ReceivedTS)) }
+	return PurgeCursor{timeline: true, order: last.Order}, slices.ContainsFunc(batch, reached)
 }
 
 // purge removes those messages of a batch that the rule covers, and returns the positions of those that readers must

@@ -30,8 +30,8 @@ func (h *house) keep(room id.RoomID, longest time.Duration) {
 func (h *house) purge(room id.RoomID) (purged int) {
 	h.Helper()
 	rule, expires := h.rule(room)
-	for after, more := ident.Order(0), expires; more; {
-		p, err := h.svc.Purge(h.Context(), h.room(room), rule, after)
+	for after, more := (PurgeCursor{}), expires; more; {
+		p, err := h.svc.Purge(h.Context(), h.room(room), rule, after, PurgeBatch)
 		h.ok(err)
 		purged, after, more = purged+p.Events, p.Next, p.More
 	}
@@ -193,7 +193,7 @@ func TestPurgeContinuesWhereItStopped(t *testing.T) {
 	h := oneHouse(t)
 	alice := h.user("alice")
 	room := h.public(alice)
-	const messages = purgeBatch + 50
+	const messages = PurgeBatch + 50
 	h.ok(h.svc.change(t.Context(), room, func(b *batch) error {
 		for i := range messages {
 			if _, err := b.add(proto{typ: "m.room.message", sender: alice, content: fmt.Appendf(nil, `{"body":"%d"}`, i)}); err != nil {
@@ -206,8 +206,8 @@ func TestPurgeContinuesWhereItStopped(t *testing.T) {
 	h.keep(room, time.Minute)
 	h.now = h.now.Add(time.Hour)
 	rule, _ := h.rule(room)
-	p, err := h.svc.Purge(t.Context(), h.room(room), rule, 0)
-	if h.ok(err); p.Events != purgeBatch-before || !p.More || p.Next == 0 {
+	p, err := h.svc.Purge(t.Context(), h.room(room), rule, PurgeCursor{}, PurgeBatch)
+	if h.ok(err); p.Events != PurgeBatch-before || !p.More || p.Next.order == 0 {
 		t.Fatalf("the first purge: %+v, want a full batch", p)
 	}
 	h.svc = h.open() // simulates a restart at this point

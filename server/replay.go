@@ -268,9 +268,9 @@ func purgeAgain(ctx context.Context, s *rooms.Service, room ident.RoomNID, text 
 	if err != nil {
 		return false, err
 	}
-	for after, more := ident.Order(0), true; more && err == nil; {
+	for after, more := (rooms.PurgeCursor{}), true; more && err == nil; {
 		var out rooms.Purged
-		out, err = s.Purge(ctx, r, rule, after)
+		out, err = s.Purge(ctx, r, rule, after, rooms.PurgeBatch)
 		after, more = out.Next, out.More
 	}
 	return true, err

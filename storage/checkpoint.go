@@ -116,8 +116,10 @@ func fold(c *liteConn, mode string) (l walState, err error) {
 }
 
 const (
-	// vacuumPages is how many pages one step returns to the file system. A step takes less than 20 ms, between batches.
-	vacuumPages = 256
+	// vacuumPages is how many pages one step returns to the file system while nobody writes. A step takes less than 20
+	// ms, between batches. vacuumBusyPages is the number while others write.
+	vacuumPages     = 256
+	vacuumBusyPages = 32
 	// truncateWait is how long one attempt to empty the log waits for readers. No batch runs meanwhile.
 	truncateWait = 20 * time.Millisecond
 	// truncateTries bounds the attempts. Readers release their snapshots within milliseconds.
@@ -127,8 +129,13 @@ const (
 // maintain returns free pages to the file system and empties the log, in small steps between batches. It waits while
 // the file of the database is held; see DB.Hold.
 func (sqliteDialect) maintain(ctx context.Context, db *DB) error {
-	for more := true; more; {
-		err := db.between(ctx, func(w conn) (err error) { more, err = vacuumStep(w.(*liteConn)); return err })
+	pace := db.Pace()
+	for more := true; more; pace.Rest(ctx, 0) {
+		pages := vacuumPages
+		if pace.Busy() {
+			pages = vacuumBusyPages
+		}
+		err := db.between(ctx, func(w conn) (err error) { more, err = vacuumStep(w.(*liteConn), pages); return err })
 		if err != nil {
 			return fmt.Errorf("return free pages to the file system: %w", err)
 		}
@@ -140,12 +147,12 @@ func (sqliteDialect) maintain(ctx context.Context, db *DB) error {
 	return emptyLog(ctx, db)
 }
 
-func vacuumStep(w *liteConn) (more bool, err error) {
+func vacuumStep(w *liteConn, pages int) (more bool, err error) {
 	var before, after int64
 	if err := w.pragma("freelist_count", &before); err != nil || before == 0 {
 		return false, err
 	}
-	if err := w.pragma(fmt.Sprintf("incremental_vacuum(%d)", vacuumPages)); err != nil {
+	if err := w.pragma(fmt.Sprintf("incremental_vacuum(%d)", pages)); err != nil {
 		return false, full(err)
 	}
 	err = w.pragma("freelist_count", &after)

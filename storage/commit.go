@@ -216,6 +216,7 @@ func (c *committer) commit() {
 	c.announce()
 	c.gatherAfter(start)
 	n := len(c.batch)
+	c.db.written.Add(int64(n))
 	c.answer()
 	if f := c.db.cfg.OnBatch; f != nil {
 		f(n, time.Since(start))

@@ -40,6 +40,7 @@ type DB struct {
 	commit       *committer
 	checkpointer *checkpointer // nil on PostgreSQL
 	settled      atomic.Int64
+	written      atomic.Int64 // writes that were committed since the database was opened
 	// announcing is held by the committer while the Committed hooks of a batch run, until Settled covers the batch.
 	announcing sync.RWMutex
 	idKey      []byte

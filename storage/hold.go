@@ -152,6 +152,10 @@ func (k *checkpointer) release() { <-k.gate }
 // emptyLog copies the write-ahead log into the database and truncates it, between two batches. It waits for readers
 // that still need the log. The caller has acquired the checkpointer.
 func emptyLog(ctx context.Context, db *DB) error {
+	// Most of the log is copied while commits continue.
+	if _, err := fold(db.checkpointer.conn, "PASSIVE"); err != nil {
+		return fmt.Errorf("copy the write-ahead log: %w", err)
+	}
 	for range truncateTries {
 		var l walState
 		err := db.between(ctx, func(w conn) (err error) { l, err = truncateLog(w.(*liteConn)); return err })

@@ -25,11 +25,18 @@ type Cutoff struct{ Sent, Received int64 }
 const (
 	candidatesFrom       = `SELECT position, ord, event_id, sender_nid, state_key IS NOT NULL, origin_ts, received_ts, flags FROM events `
 	purgeCandidatesQuery = candidatesFrom + `WHERE room_nid = $1 AND ord > $2 ORDER BY ord LIMIT $3`
+	unplacedQuery        = candidatesFrom + `WHERE room_nid = $1 AND position > $2 AND ord = 0 AND state_key IS NULL ORDER BY position LIMIT $3`
 )
 
 // PurgeCandidates lists events of a room's timeline after an order. It uses the index events_by_order.
 func (tx *Tx) PurgeCandidates(room ident.RoomNID, after ident.Order, limit int) ([]PurgeCandidate, error) {
 	return collect(tx, scanCandidate, purgeCandidatesQuery, int64(room), int64(after), limit)
+}
+
+// UnplacedMessages lists messages of a room after a position that have no order, because they were rejected. It uses
+// the index events_unplaced.
+func (tx *Tx) UnplacedMessages(room ident.RoomNID, after Pos, limit int) ([]PurgeCandidate, error) {
+	return collect(tx, scanCandidate, unplacedQuery, int64(room), int64(after), limit)
 }
 
 func scanCandidate(r Row) (c PurgeCandidate, err error) {
@@ -67,8 +74,7 @@ func (tx *Tx) PurgeBare(positions []Pos) error {
 			return err
 		}
 		list, args := In(1, part)
-		remembered, _ := In(2, part)
-		if _, err := tx.exec(rememberPurgedQuery+remembered+` ON CONFLICT DO NOTHING`, append([]any{tx.Now().UnixMilli()}, args...)...); err != nil {
+		if err := tx.rememberPurged(list, args); err != nil {
 			return err
 		}
 		if _, err := tx.exec(`DELETE FROM events WHERE position IN `+list, args...); err != nil {
@@ -76,26 +82,6 @@ func (tx *Tx) PurgeBare(positions []Pos) error {
 		}
 	}
 	return nil
-}
-
-// Redacted events are not remembered, since they need no second redaction.
-const rememberPurgedQuery = `INSERT INTO purged_events (room_nid, id_hash, sender_nid, purged_ts)
-SELECT room_nid, id_hash, sender_nid, CAST($1 AS BIGINT) FROM events WHERE redacted_by = 0 AND position IN `
-
-// PurgedSender returns the sender of a purged event of a room, if it is still remembered. It uses the primary key.
-func (tx *Tx) PurgedSender(room ident.RoomNID, eventID string) (user string, found bool, err error) {
-	return one(tx, scanString, `SELECT u.user_id FROM purged_events p JOIN users u ON u.nid = p.sender_nid WHERE p.room_nid = $1 AND p.id_hash = $2`,
-		int64(room), tx.IDHash(eventID))
-}
-
-const forgetPurgedQuery = `DELETE FROM purged_events WHERE (room_nid, id_hash) IN (
-    SELECT room_nid, id_hash FROM purged_events WHERE purged_ts < $1 ORDER BY purged_ts LIMIT $2)`
-
-// ForgetPurged deletes the senders of at most limit events that were purged before a time (ms), and reports whether
-// there may be more. It uses the index purged_events_by_time.
-func (tx *Tx) ForgetPurged(before int64, limit int) (more bool, err error) {
-	n, err := tx.exec(forgetPurgedQuery, before, limit)
-	return n == int64(limit), err
 }
 
 const skeletonQuery = `UPDATE events SET json = $2, flags = $3, push = 0, thread_root = 0, device_nid = 0, txn_id = NULL WHERE position = $1`

@@ -3,17 +3,15 @@ package main
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 )
 
 // grown measures servers with databases of different sizes. Sends and syncs are measured in turn, so that other load on
-// the machine affects all servers alike. On the last server it then measures restarts, bytes on disk and a purge.
+// the machine affects all servers alike. On the last server it then measures restarts and bytes on disk.
 func (b *bench) grown() error {
 	limit, err := b.startLimit(0)
 	if err != nil {
@@ -38,10 +36,7 @@ func (b *bench) grown() error {
 		return err
 	}
 	last := houses[len(houses)-1]
-	if err := b.restarts(last, b.events[len(b.events)-1]); err != nil {
-		return err
-	}
-	return b.purge(last)
+	return b.restarts(last, b.events[len(b.events)-1])
 }
 
 // grow sends n messages.
@@ -150,46 +145,6 @@ func bytesPerEvent(path string) (float64, error) {
 	var sum int64
 	err = db.QueryRowContext(context.Background(), eventBytes).Scan(&sum)
 	return float64(size) / float64(sum), errors.Join(err, db.Close())
-}
-
-// purge makes all messages expire and removes them, as `ebb purge now` does.
-func (b *bench) purge(h *house) error {
-	rooms := map[string]bool{}
-	for _, list := range h.rooms {
-		for _, room := range list {
-			rooms[room] = true
-		}
-	}
-	for room := range rooms {
-		if _, err := h.command("room retention set", "--max", "1s", room); err != nil {
-			return err
-		}
-	}
-	time.Sleep(1500 * time.Millisecond) // until the last messages have expired, too
-	var report struct {
-		Events int   `json:"events"`
-		TookMS int64 `json:"took_ms"`
-	}
-	var s spent
-	err := b.profiled(h.process, "purge", func() (err error) {
-		s, err = h.measure(func() (int, error) {
-			out, err := h.command("purge now", "--json")
-			if err != nil {
-				return 0, err
-			}
-			err = json.Unmarshal(out, &report)
-			return report.Events, err
-		})
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	b.print(
-		figure{fmt.Sprintf("purge of %d events", report.Events), "events/s", []float64{1000 * float64(report.Events) / float64(max(report.TookMS, 1))}, nil, "≥ 20000"},
-		figure{fmt.Sprintf("purge of %d events", report.Events), "CPU s/1000", []float64{s.per1000()}, nil, ""},
-	)
-	return nil
 }
 
 // command runs a command of the ebb binary on the running server.

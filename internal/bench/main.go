@@ -30,6 +30,7 @@ type options struct {
 	profile  string
 	events   []int
 	clients  int
+	messages int // size of the database that is purged
 }
 
 // suite is a group of figures that are measured on one server.
@@ -42,7 +43,7 @@ var suites = []suite{
 	{"sends", (*bench).sends}, {"delay", (*bench).delayedSends}, {"fanout", (*bench).fanOut}, {"sync", (*bench).syncs}, {"sliding", (*bench).sliding},
 	{"cold", (*bench).cold}, {"idle", (*bench).idle}, {"e2ee", (*bench).encryption}, {"grown", (*bench).grown},
 	{"search", (*bench).search}, {"appservice", (*bench).appservice}, {"federation", (*bench).federation}, {"push", (*bench).push}, {"signin", (*bench).signIns},
-	{"backup", (*bench).backup}, {attackSuite, (*bench).attackAll},
+	{"backup", (*bench).backup}, {"purge", (*bench).purge}, {attackSuite, (*bench).attackAll},
 }
 
 // attackSuite is the suite that runs attacks instead of measurements. It runs only if it is named.
@@ -90,6 +91,7 @@ func (b *bench) parse(args []string) error {
 	f.StringVar(&b.profile, "profile", "", "`FOLDER` for CPU profiles of the server, one a measurement")
 	f.StringVar(&events, "events", "10000,50000,200000", "`COUNTS` of events at which a grown database is measured")
 	f.IntVar(&b.clients, "clients", 2000, "waiting clients whose memory is measured")
+	f.IntVar(&b.messages, "messages", 1_000_000, "`COUNT` of messages in the database that is purged")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
