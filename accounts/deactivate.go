@@ -12,7 +12,8 @@ import (
 
 // Deactivate closes an account permanently: nobody can log in to it or reuse its name, and the user leaves every room.
 // If erase is set, users who join a room later get redacted copies of the user's events, and all other data of the user
-// is deleted. When Deactivate returns, all sessions have ended; leaving rooms is retried until it succeeds.
+// is deleted, which waits while there is a legal hold on the user. When Deactivate returns, all sessions have ended;
+// leaving rooms is retried until it succeeds.
 // Spec: client-server-api#post_matrixclientv3accountdeactivate
 //
 // Errors: M_NOT_FOUND.
@@ -62,6 +63,10 @@ func (s *Service) deactivate(w *write, nid ident.UserNID, erase bool) error {
 	w.after(func() { s.sessions.dropUser(nid) })
 	if !erase {
 		return nil
+	}
+	_, held, err := w.HoldOn(0, nid)
+	if err != nil || held { // package holds erases the data when the hold is lifted
+		return err
 	}
 	return w.EraseData(nid)
 }

@@ -26,6 +26,7 @@ import (
 	"ebb/directory"
 	"ebb/fedclient"
 	"ebb/history"
+	"ebb/holds"
 	"ebb/httpapi"
 	"ebb/mail"
 	"ebb/media"
@@ -57,6 +58,7 @@ type API struct {
 	Secrets    *secrets.Ring
 	Audit      *audit.Log
 	Notices    *notices.Service
+	Holds      *holds.Service
 	DB         *storage.DB
 	Now        func() time.Time
 	Log        *slog.Logger
@@ -111,6 +113,11 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 		"media delete":         decoded(a.mediaDelete),
 		"media quarantine":     decoded(a.mediaQuarantine),
 		"media gc":             decoded(a.mediaGC),
+		"hold add":             decoded(a.holdAdd),
+		"hold list":            decoded(a.holdList),
+		"hold show":            decoded(a.holdShow),
+		"hold review":          decoded(a.holdReview),
+		"hold lift":            decoded(a.holdLift),
 		"purge now":            decoded(a.purgeNow),
 		"purge status":         decoded(a.purgeStatus),
 		"federation status":    decoded(a.federationStatus),
@@ -156,10 +163,10 @@ func (a *API) Run(ctx context.Context, name string, args json.RawMessage) (any, 
 }
 
 // reading are the commands that change nothing. All others are recorded in the audit log.
-var reading = []string{"user list", "user enrol-list", "token list", "token issued", "room list", "room show", "room retention show", "room retention get", "purge status", "report list", "media list", "federation status", "appservice list", "keys list", "backup renew", "backup end", "backup policy"}
+var reading = []string{"user list", "user enrol-list", "token list", "token issued", "room list", "room show", "room retention show", "room retention get", "purge status", "hold list", "hold show", "report list", "media list", "federation status", "appservice list", "keys list", "backup renew", "backup end", "backup policy"}
 
 // recorded are the arguments of commands that the audit log shows: none that may be a secret.
-var recorded = []string{"user", "room", "server", "uri", "lift", "dry_run", "id", "device", "admin", "erase", "all", "sign_out", "uses", "expires", "lifetime_ms", "service", "min_lifetime_ms", "max_lifetime_ms"}
+var recorded = []string{"user", "room", "server", "uri", "lift", "dry_run", "id", "device", "admin", "erase", "all", "sign_out", "uses", "expires", "lifetime_ms", "service", "min_lifetime_ms", "max_lifetime_ms", "review"}
 
 // record adds a command to the audit log, whether it has succeeded or not.
 func (a *API) record(ctx context.Context, name string, args json.RawMessage, failed error) error {

@@ -103,9 +103,16 @@ func (s *Service) References(ctx context.Context, m storage.MediaName) (refs []s
 // Delete deletes media, whatever refers to them, and lifts their quarantine. A file of another server can be fetched
 // again afterwards, unless it is put into quarantine.
 //
-// Errors: M_NOT_FOUND.
+// Errors: M_NOT_FOUND; M_FORBIDDEN if a legal hold covers them.
 func (s *Service) Delete(ctx context.Context, m storage.MediaName) error {
 	err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		hold, held, err := tx.HoldOnMedia(m)
+		if err != nil {
+			return err
+		}
+		if held {
+			return mxerr.Forbidden("These media are under legal hold %d and cannot be deleted until it is lifted; put them into quarantine to withdraw them", hold)
+		}
 		deleted, err := s.deleteRow(tx, m)
 		if err != nil {
 			return err

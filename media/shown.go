@@ -54,11 +54,11 @@ func (s *Service) mustBeShown(ctx context.Context, m storage.MediaName, u use) e
 
 // live reports whether a text that refers to media is still shown.
 func (s *Service) live(ctx context.Context, ref storage.MediaRef) (bool, error) {
+	if ref.Redacted || ref.Flags&storage.GoneEvent != 0 { // a legal hold keeps the reference
+		return false, nil
+	}
 	if ref.Kind != storage.MessageMedia || s.opts.Rooms == nil {
 		return true, nil
-	}
-	if ref.Flags&storage.GoneEvent != 0 {
-		return false, nil
 	}
 	expired, err := s.opts.Rooms.MessageExpired(ctx, ref.Room, ref.OriginTS, ref.ReceivedTS)
 	return !expired, err

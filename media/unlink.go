@@ -15,7 +15,7 @@ const unlinkBatch = 500
 
 // committed is the Listener that wakes Run when a commit may have deleted media.
 func (s *Service) committed(c *rooms.Commit) {
-	if len(c.Purged)+len(c.Redacted)+len(c.Erased) > 0 {
+	if c.Originals || len(c.Purged)+len(c.Redacted)+len(c.Erased)+len(c.Holds) > 0 {
 		s.wakeUp()
 	}
 }

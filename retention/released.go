@@ -11,39 +11,61 @@ import (
 // keptPage is how many pairs of a room and a sender with kept messages are read at a time.
 const keptPage = 100
 
-// purgeReleased purges the messages that expired under a legal hold which was lifted. Their rooms may have no retention
-// policy any more. It does nothing if no hold was lifted since the last time.
+// purgeReleased purges what legal holds have kept that were lifted: messages that expired, whose rooms may have no
+// retention policy any more, and the originals of redacted events. It does nothing if no hold was lifted since the last
+// time.
 func (j *Job) purgeReleased(ctx context.Context, report *Report) error {
 	lifted := j.opts.Rooms.HoldsLifted()
 	if lifted == j.lifted {
 		return nil
 	}
+	if err := j.eachReleased(ctx, (*storage.Tx).KeptEvents, func(of storage.KeptBy) error { return j.release(ctx, of, report) }); err != nil {
+		return err
+	}
+	if err := j.eachReleased(ctx, (*storage.Tx).Originals, func(of storage.KeptBy) error { return j.deleteOriginals(ctx, of) }); err != nil {
+		return err
+	}
+	j.lifted = lifted
+	return nil
+}
+
+// eachReleased calls f for each room and sender in a list that no hold covers. list returns a page of it.
+func (j *Job) eachReleased(ctx context.Context, list func(tx *storage.Tx, after storage.KeptBy, limit int) ([]storage.KeptBy, error), f func(storage.KeptBy) error) error {
 	for after, more := (storage.KeptBy{}), true; more; {
 		var page []storage.KeptBy
 		err := j.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-			page, err = tx.KeptEvents(after, keptPage)
+			page, err = list(tx, after, keptPage)
 			return err
 		})
 		if err != nil {
 			return err
 		}
 		for _, of := range page {
-			if err := j.release(ctx, of, report); err != nil {
+			if after = of; j.opts.Rooms.Held(of.Room, of.Sender) {
+				continue
+			}
+			if err := f(of); err != nil {
 				return err
 			}
-			after = of
 		}
 		more = len(page) == keptPage
 	}
-	j.lifted = lifted
 	return nil
 }
 
-// release purges the kept messages of a sender in a room, unless a hold still covers them.
-func (j *Job) release(ctx context.Context, of storage.KeptBy, report *Report) error {
-	if j.opts.Rooms.Held(of.Room, of.Sender) {
-		return nil
+func (j *Job) deleteOriginals(ctx context.Context, of storage.KeptBy) error {
+	for more := true; more; {
+		var err error
+		if more, err = j.opts.Rooms.DeleteOriginals(ctx, of); err != nil {
+			return err
+		}
+		j.owed = true
 	}
+	return nil
+}
+
+// release purges the kept messages of a sender in a room.
+func (j *Job) release(ctx context.Context, of storage.KeptBy, report *Report) error {
 	room, err := j.opts.Rooms.RoomByNID(ctx, of.Room)
 	if errors.Is(err, rooms.ErrNoRoom) {
 		return nil

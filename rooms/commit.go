@@ -49,6 +49,7 @@ type Commit struct {
 	// Subscriptions are the subscriptions to threads that changed.
 	Subscriptions []CommittedSubscription
 	Erased        []CommittedErasure // users who asked for erasure
+	Originals     bool               // originals of redacted events were deleted
 	Holds         []CommittedHold    // legal holds that were added or lifted
 
 	advances bool // the write increased the generation in the room's row

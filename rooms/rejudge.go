@@ -55,7 +55,8 @@ type verdict struct {
 	order  ident.Order
 	before *graph.Snapshot
 	flags  storage.EventFlags
-	pruned []byte // the redacted form of an event that is rejected
+	sender ident.UserNID // of an event that is replaced by its redacted form
+	pruned []byte        // the redacted form of an event that is rejected
 
 	accepted *pendingEvent // set if the event was rejected before and is accepted now
 }
@@ -282,7 +283,7 @@ func (c *completion) refuse(e *Event, before *graph.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	v := verdict{id: e.ID(), pos: e.Pos, before: before, flags: e.Flags | storage.RejectedEvent, pruned: pruned.JSON()}
+	v := verdict{id: e.ID(), pos: e.Pos, before: before, flags: e.Flags | storage.RejectedEvent, pruned: pruned.JSON(), sender: e.SenderNID}
 	c.verdicts = append(c.verdicts, v)
 	c.p.SetAfter(e.ID(), before)
 	if e.Flags != v.flags {
@@ -547,6 +548,9 @@ func (c *completion) writeVerdict(tx *storage.Tx, v verdict) error {
 	}
 	if err := tx.RejudgeEvent(v.pos, string(v.id), v.order, v.before.NID, v.flags); err != nil || v.pruned == nil {
 		return err
+	}
+	if c.svc.Held(c.room.nid, v.sender) {
+		return tx.RedactHeldEvent(c.room.nid, v.pos, string(v.id), v.pruned, 0)
 	}
 	return tx.RedactEvent(c.room.nid, v.pos, string(v.id), v.pruned, 0)
 }

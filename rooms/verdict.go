@@ -121,6 +121,9 @@ func (b *batch) redactIfNeeded(in *incoming, pe *pendingEvent, expired bool) err
 	if err != nil {
 		return err
 	}
+	if !rejected && !undecided && (in.redactedBy != 0 || pe.past == 0) {
+		pe.original = in.JSON() // a legal hold may cover it
+	}
 	pe.Event.Event, pe.RedactedBy = pruned, in.redactedBy
 	if pe.relation = nil; expired {
 		pe.Flags |= storage.SkeletonEvent

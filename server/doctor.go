@@ -16,6 +16,7 @@ import (
 	"ebb/config"
 	"ebb/fedclient"
 	"ebb/netguard"
+	"ebb/storage"
 )
 
 // Finding is the result of one check made by Diagnose.
@@ -69,6 +70,7 @@ func Diagnose(ctx context.Context, cfg *config.Config, o Options, with string) (
 	})
 	defer d.client.Close()
 	d.configuration()
+	d.holds(ctx)
 	if cfg.Federation.Enabled {
 		d.resolve(ctx)
 		d.outside(ctx, with)
@@ -88,6 +90,18 @@ func (d *doctor) configuration() {
 		d.say("configuration", failed, "add federation to serve of an address in listen", "no address serves federation")
 	default:
 		d.say("configuration", fine, "", "federation is on; the server name is %s and the signing key %s", d.cfg.ServerName, d.keys.Current().KeyID)
+	}
+}
+
+// holds warns of legal holds that were to be reviewed by now.
+func (d *doctor) holds(ctx context.Context) {
+	const check = "holds"
+	overdue, err := storage.PeekOverdueHolds(ctx, d.cfg.DSN(), d.now().UnixMilli())
+	switch {
+	case err != nil:
+		d.say(check, warning, "", "legal holds cannot be read: %v", err)
+	case overdue > 0:
+		d.say(check, warning, "decide about them: see ebb hold list, then ebb hold review or ebb hold lift", "%d legal holds are past their review date", overdue)
 	}
 }
 

@@ -15,6 +15,8 @@ var (
 	databaseGauge = telemetry.NewGauge("ebb_database_bytes", "Size of the database, including the write-ahead log of SQLite.")
 	mediaGauge    = telemetry.NewGauge("ebb_media_bytes", "Size of all uploads.")
 	remoteGauge   = telemetry.NewGauge("ebb_remote_media_bytes", "Size of the cached files from other servers.")
+	holdsGauge    = telemetry.NewGauge("ebb_legal_holds", "Legal holds that stand.")
+	overdueGauge  = telemetry.NewGauge("ebb_legal_holds_overdue", "Legal holds that are past their review date.")
 )
 
 // measureInterval is how often the gauges of sizes are updated. Counting scans whole tables, which would be too slow
@@ -50,6 +52,12 @@ func (s *Server) measureOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	held, overdue, err := s.svc.holds.Count(ctx)
+	if err != nil {
+		return err
+	}
+	holdsGauge.Set(float64(held))
+	overdueGauge.Set(float64(overdue))
 	usersGauge.Set(float64(t.Users))
 	roomsGauge.Set(float64(t.Rooms))
 	mediaGauge.Set(float64(t.Media))

@@ -25,14 +25,14 @@ const encryptedPage = 100
 
 // Undeclared returns the longest lifetime of messages among the encrypted rooms in which a user is or was. It returns
 // false if there is one without a limit. It also returns false for users of application services, because one of them
-// often uploads what others send.
+// often uploads what others send, and while a legal hold covers the user or one of these rooms.
 func (u undeclared) Undeclared(ctx context.Context, user ident.UserNID) (longest time.Duration, limited bool, err error) {
 	var userID string
 	err = u.db.Read(ctx, func(tx *storage.Tx) (err error) {
 		userID, err = tx.UserID(user)
 		return err
 	})
-	if err != nil || u.apps.Owns(id.UserID(userID)) {
+	if err != nil || u.rooms.UserHeld(user) || u.apps.Owns(id.UserID(userID)) {
 		return 0, false, err
 	}
 	for after := ident.RoomNID(0); ; {
@@ -54,7 +54,7 @@ func (u undeclared) Undeclared(ctx context.Context, user ident.UserNID) (longest
 				return 0, false, err
 			}
 			lifetime := room.Retention().Max
-			if lifetime == nil {
+			if lifetime == nil || u.rooms.RoomHeld(nid) {
 				return 0, false, nil
 			}
 			longest = max(longest, *lifetime)

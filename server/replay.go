@@ -130,6 +130,14 @@ func (r *restore) applyRow(tx *storage.Tx, e storage.LedgerEntry) error {
 		} else {
 			_, err = tx.TakeRecoveryCode(user, e.Name)
 		}
+	case storage.LedgerHold:
+		added, err := tx.AddHoldAgain(e)
+		if added {
+			r.report.Replayed[e.Kind]++
+		}
+		return err
+	case storage.LedgerLifted:
+		err = tx.LiftLegalHold(e.Ref, "ledger", e.TS)
 	case storage.LedgerFactors:
 		err = tx.DeleteFactors(user)
 	case storage.LedgerMedia:
@@ -164,6 +172,13 @@ func (r *restore) redactAgain(tx *storage.Tx, p, by storage.Pos) error {
 		return err
 	}
 	r.report.Replayed[storage.LedgerRedacted]++
+	_, held, err := tx.HoldOn(row.Room, row.Sender)
+	if err != nil {
+		return err
+	}
+	if held {
+		return tx.RedactHeldEvent(row.Room, p, row.EventID, redacted.JSON(), by)
+	}
 	return tx.RedactEvent(row.Room, p, row.EventID, redacted.JSON(), by)
 }
 

@@ -30,6 +30,7 @@ import (
 	"ebb/feed"
 	"ebb/guests"
 	"ebb/history"
+	"ebb/holds"
 	"ebb/httpapi"
 	"ebb/ident"
 	"ebb/identity"
@@ -81,6 +82,7 @@ type services struct {
 	pushers     *push.Service
 	media       *media.Service
 	retention   *retention.Job
+	holds       *holds.Service
 	delayed     *delayed.Service
 	redactions  *redactions.Service
 	signing     *fedclient.SigningKeys
@@ -240,6 +242,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	if err != nil {
 		return fmt.Errorf("read the state of the purge: %w", err)
 	}
+	s.holds = holds.New(holds.Options{DB: s.db, Rooms: s.rooms, Audit: s.audit, Commits: commits, Now: o.Now})
 	s.moderation = moderation.New(moderation.Options{DB: s.db, Rooms: s.rooms, History: s.history, Now: o.Now})
 	files := media.Options{
 		DB: s.db, Server: cfg.ServerName, Cache: keyed.Budget(cfg.Cache.Size), Dir: filepath.Join(cfg.Dir(), "media"), Key: s.db.Secret("media"), MaxUploadSize: int64(cfg.Media.MaxUploadSize),

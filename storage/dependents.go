@@ -6,10 +6,11 @@ import "slices"
 type fate int
 
 const (
-	redacted fate = 1 << iota // the content is replaced by the redacted form
-	rejected                  // an accepted event is rejected and loses its position in the timeline
-	purged                    // the row is deleted or reduced to what the event graph needs
-	kept                      // the row stays as it is because of a legal hold, but for readers the event is purged
+	redacted     fate = 1 << iota // the content is replaced by the redacted form
+	rejected                      // an accepted event is rejected and loses its position in the timeline
+	purged                        // the row is deleted or reduced to what the event graph needs
+	redactedHeld                  // like redacted, but a legal hold keeps the original
+	kept                          // the row stays as it is because of a legal hold, but for readers the event is purged
 )
 
 // A dependent is a kind of row that is stored because of an event, besides the event's own row.
@@ -61,7 +62,7 @@ var dependents = []dependent{
 		},
 	},
 	{ // The event's relation to another one.
-		goesWhen: redacted | rejected | purged | kept,
+		goesWhen: redacted | redactedHeld | rejected | purged | kept,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT position FROM relations WHERE position IN `+list, keys...)
 		},
@@ -79,7 +80,7 @@ var dependents = []dependent{
 		},
 	},
 	{ // The users whom the event notifies differently from the rest of the room.
-		goesWhen: redacted | rejected | purged | kept,
+		goesWhen: redacted | redactedHeld | rejected | purged | kept,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT position FROM event_push WHERE position IN `+list, keys...)
 		},
@@ -89,7 +90,7 @@ var dependents = []dependent{
 		},
 	},
 	{ // That the event is sticky.
-		goesWhen: redacted | rejected | purged | kept,
+		goesWhen: redacted | redactedHeld | rejected | purged | kept,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT position FROM sticky_events WHERE position IN `+list, keys...)
 		},
@@ -116,6 +117,14 @@ var dependents = []dependent{
 			return err
 		},
 	},
+	{ // What a redacted event was before. A legal hold keeps it.
+		goesWhen: purged,
+		removeAll: func(tx *Tx, positions []Pos) error {
+			list, args := In(1, positions)
+			_, err := tx.exec(`DELETE FROM originals WHERE position IN `+list, args...)
+			return err
+		},
+	},
 	{ // Receipts at the event, and those in its thread.
 		goesWhen:  purged | kept,
 		removeAll: (*Tx).clearReceipts,
@@ -125,7 +134,7 @@ var dependents = []dependent{
 		removeAll: (*Tx).removeMarkers,
 	},
 	{ // The words of the event in the search index.
-		goesWhen:  redacted | rejected | purged | kept,
+		goesWhen:  redacted | redactedHeld | rejected | purged | kept,
 		removeAll: (*Tx).removeFromSearch,
 	},
 }

@@ -239,16 +239,32 @@ const redactEventQuery = `UPDATE events SET json = $4, redacted_by = $5, push = 
 // RedactEvent replaces an event's JSON by its redacted form, in all its rows (see EventByID), and deletes what depended
 // on its content. p is the row that EventByID returns. It uses the index events_by_id.
 func (tx *Tx) RedactEvent(room ident.RoomNID, p Pos, eventID string, json []byte, by Pos) error {
+	return tx.redactEvent(room, p, eventID, json, by, redacted, func() error {
+		return tx.releaseMedia(takeRowsMediaQuery, tx.IDHash(eventID), eventID, int64(room))
+	})
+}
+
+// RedactHeldEvent is RedactEvent for an event that a legal hold covers. It keeps the original, and the media to which
+// that refers.
+func (tx *Tx) RedactHeldEvent(room ident.RoomNID, p Pos, eventID string, json []byte, by Pos) error {
+	if err := tx.keepOriginal(room, eventID); err != nil {
+		return err
+	}
+	return tx.redactEvent(room, p, eventID, json, by, redactedHeld, func() error { return nil })
+}
+
+// redactEvent implements RedactEvent. f is what happens to the event, and release releases its media.
+func (tx *Tx) redactEvent(room ident.RoomNID, p Pos, eventID string, json []byte, by Pos, f fate, release func() error) error {
 	if _, err := tx.exec(redactEventQuery, tx.IDHash(eventID), eventID, int64(room), string(json), int64(by)); err != nil {
 		return err
 	}
-	if err := tx.releaseMedia(takeRowsMediaQuery, tx.IDHash(eventID), eventID, int64(room)); err != nil {
+	if err := release(); err != nil {
 		return err
 	}
 	if err := tx.Note(LedgerRedacted, int64(p), int64(by), ""); err != nil {
 		return err
 	}
-	return tx.removeDependents(redacted, p, eventID)
+	return tx.removeDependents(f, p, eventID)
 }
 
 // ShowRedaction makes a withheld redaction visible to clients at its position in the timeline.

@@ -28,6 +28,8 @@ const (
 	LedgerRecovery    = "recovery"    // Ref: user; Name: the hash of the used recovery code, "" if all were replaced
 	LedgerFactors     = "factors"     // Ref: user, all of whose second factors were deleted
 	LedgerMedia       = "media"       // Name: the deleted media ID
+	LedgerHold        = "hold"        // Ref: the room or user under a legal hold; Value: the hold; Name: LedgerHoldName
+	LedgerLifted      = "hold lifted" // Ref: the hold
 )
 
 const noteQuery = `INSERT INTO ledger_queue (seq, ts, kind, ref, value, name) VALUES ($1, $2, $3, $4, $5, $6)`

@@ -1,7 +1,11 @@
 package storage
 
 import (
+	"context"
+	"errors"
 	"slices"
+	"strconv"
+	"strings"
 
 	"ebb/ident"
 )
@@ -36,8 +40,43 @@ const addLegalHoldQuery = `INSERT INTO legal_holds (nid, room_nid, user_nid, rea
 // AddLegalHold stores a hold and returns its number.
 func (tx *Tx) AddLegalHold(h LegalHold) (nid int64, err error) {
 	nid = int64(tx.NextPos())
-	_, err = tx.exec(addLegalHoldQuery, nid, int64(h.Room), int64(h.User), h.Reason, h.AddedBy, h.AddedTS, h.ReviewTS)
-	return nid, err
+	if _, err = tx.exec(addLegalHoldQuery, nid, int64(h.Room), int64(h.User), h.Reason, h.AddedBy, h.AddedTS, h.ReviewTS); err != nil {
+		return nid, err
+	}
+	name := holdOnRoom
+	if h.Room == 0 {
+		name = holdOnUser
+	}
+	return nid, tx.Note(LedgerHold, int64(h.Room)+int64(h.User), nid, name+" "+strconv.FormatInt(h.ReviewTS, 10))
+}
+
+// What the name of a LedgerHold entry begins with; the review date follows.
+const (
+	holdOnRoom = "room"
+	holdOnUser = "user"
+)
+
+// AddHoldAgain stores a hold that was added after a backup, from its entry in the ledger. It does nothing if the backup
+// has the hold, or does not know the room or the user.
+func (tx *Tx) AddHoldAgain(e LedgerEntry) (added bool, err error) {
+	if _, found, err := tx.LegalHold(e.Value); err != nil || found {
+		return false, err
+	}
+	on, review, _ := strings.Cut(e.Name, " ")
+	reviewTS, err := strconv.ParseInt(review, 10, 64)
+	if err != nil {
+		return false, err
+	}
+	var room, user int64
+	query := `SELECT 1 FROM rooms WHERE nid = $1`
+	if room = e.Ref; on == holdOnUser {
+		room, user, query = 0, e.Ref, `SELECT 1 FROM users WHERE nid = $1`
+	}
+	if _, found, err := one(tx, scanNumber[int64], query, e.Ref); err != nil || !found {
+		return false, err
+	}
+	_, err = tx.exec(addLegalHoldQuery, e.Value, room, user, "(added after the backup that was restored)", "ledger", e.TS, reviewTS)
+	return err == nil, err
 }
 
 // LegalHold returns a hold by number.
@@ -68,8 +107,10 @@ func (tx *Tx) AskToLift(nid int64, by string, ts int64) error {
 
 // LiftLegalHold records that a hold was lifted. The row stays.
 func (tx *Tx) LiftLegalHold(nid int64, by string, ts int64) error {
-	_, err := tx.exec(`UPDATE legal_holds SET lifted_by = $2, lifted_ts = $3 WHERE nid = $1 AND lifted_ts = 0`, nid, by, ts)
-	return err
+	if _, err := tx.exec(`UPDATE legal_holds SET lifted_by = $2, lifted_ts = $3 WHERE nid = $1 AND lifted_ts = 0`, nid, by, ts); err != nil {
+		return err
+	}
+	return tx.Note(LedgerLifted, nid, 0, "")
 }
 
 // ReviewLegalHold sets the next review date of a hold.
@@ -119,14 +160,81 @@ var (
 // KeptEvents lists the rooms, and the senders in each, with events that were kept by a hold when they expired: at most
 // limit that come after the given one. It uses the index events_kept.
 func (tx *Tx) KeptEvents(after KeptBy, limit int) ([]KeptBy, error) {
-	return collect(tx, func(r Row) (k KeptBy, err error) {
-		err = r.Scan(&k.Room, &k.Sender)
-		return k, err
-	}, keptByQuery, int64(after.Room), int64(after.Sender), limit)
+	return collect(tx, scanKeptBy, keptByQuery, int64(after.Room), int64(after.Sender), limit)
+}
+
+func scanKeptBy(r Row) (k KeptBy, err error) {
+	err = r.Scan(&k.Room, &k.Sender)
+	return k, err
 }
 
 // KeptCandidates lists the events of a sender in a room that were kept by a hold when they expired, after a position.
 // It uses the index events_kept.
 func (tx *Tx) KeptCandidates(of KeptBy, after Pos, limit int) ([]PurgeCandidate, error) {
 	return collect(tx, scanCandidate, keptOfQuery, int64(of.Room), int64(of.Sender), int64(after), limit)
+}
+
+const (
+	standingHold = `h.lifted_ts = 0 AND (h.room_nid <> 0 AND h.room_nid = e.room_nid OR h.user_nid <> 0 AND h.user_nid = e.sender_nid)`
+
+	// heldMediaRefs is the part of a query for references of held events to media.
+	heldMediaRefs = `media_refs r JOIN events e ON e.position = r.owner JOIN legal_holds h ON ` + standingHold + ` WHERE r.kind IN (0, 2)`
+
+	holdOnMediaQuery    = `SELECT h.nid FROM ` + heldMediaRefs + ` AND r.media_id = $1 AND r.server = $2 ORDER BY h.nid LIMIT 1`
+	holdOnUploaderQuery = `SELECT h.nid FROM media m JOIN legal_holds h ON h.user_nid = m.user_nid AND h.lifted_ts = 0 WHERE m.media_id = $1 ORDER BY h.nid LIMIT 1`
+)
+
+// HoldOnMedia returns the number of a legal hold that covers media: one on their uploader, or one that covers an event
+// which refers to them.
+func (tx *Tx) HoldOnMedia(m MediaName) (nid int64, held bool, err error) {
+	if m.Server == "" {
+		if nid, held, err = one(tx, scanNumber[int64], holdOnUploaderQuery, m.ID); err != nil || held {
+			return nid, held, err
+		}
+	}
+	return one(tx, scanNumber[int64], holdOnMediaQuery, m.ID, m.Server)
+}
+
+const holdOnQuery = `SELECT nid FROM legal_holds WHERE lifted_ts = 0 AND (room_nid <> 0 AND room_nid = $1 OR user_nid <> 0 AND user_nid = $2) ORDER BY nid LIMIT 1`
+
+// HoldOn returns the number of a legal hold that covers the events of a sender in a room. It is for use where there is
+// no rooms.Service, whose Held reads nothing.
+func (tx *Tx) HoldOn(room ident.RoomNID, sender ident.UserNID) (nid int64, held bool, err error) {
+	return one(tx, scanNumber[int64], holdOnQuery, int64(room), int64(sender))
+}
+
+const countHoldsQuery = `SELECT count(*), coalesce(sum(CASE WHEN review_ts <= $1 THEN 1 ELSE 0 END), 0) FROM legal_holds WHERE lifted_ts = 0`
+
+// CountLegalHolds returns how many holds stand, and how many of them were to be reviewed by now (ms).
+func (tx *Tx) CountLegalHolds(now int64) (all, overdue int64, err error) {
+	type counts struct{ all, overdue int64 }
+	c, _, err := one(tx, func(r Row) (c counts, err error) {
+		err = r.Scan(&c.all, &c.overdue)
+		return c, err
+	}, countHoldsQuery, now)
+	return c.all, c.overdue, err
+}
+
+// legalHoldsFile is the migration that creates the table of holds.
+const legalHoldsFile = "0095_legal_holds.sql"
+
+// PeekOverdueHolds returns how many legal holds are past their review date. It opens the database as Peek does, also
+// while the server uses it.
+func PeekOverdueHolds(ctx context.Context, dsn string, now int64) (overdue int64, err error) {
+	d, err := parseDSN(dsn)
+	if err != nil {
+		return 0, err
+	}
+	c, err := d.peek(ctx)
+	if c == nil || err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, c.close()) }()
+	applied, err := appliedMigrations(c)
+	if err != nil || !slices.Contains(applied, legalHoldsFile) {
+		return 0, err
+	}
+	var all int64
+	err = c.query(func(r Row) error { return r.Scan(&all, &overdue) }, countHoldsQuery, now)
+	return overdue, err
 }

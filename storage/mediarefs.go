@@ -251,10 +251,11 @@ type MediaRef struct {
 	EventID              string
 	Sender               ident.UserNID
 	Flags                EventFlags
+	Redacted             bool
 	OriginTS, ReceivedTS int64 // ms
 }
 
-const mediaRefsQuery = `SELECT r.kind, r.owner, r.part, coalesce(e.room_nid, 0), coalesce(e.event_id, ''), coalesce(e.sender_nid, 0), coalesce(e.flags, 0), coalesce(e.origin_ts, 0), coalesce(e.received_ts, 0)
+const mediaRefsQuery = `SELECT r.kind, r.owner, r.part, coalesce(e.room_nid, 0), coalesce(e.event_id, ''), coalesce(e.sender_nid, 0), coalesce(e.flags, 0), coalesce(e.redacted_by, 0), coalesce(e.origin_ts, 0), coalesce(e.received_ts, 0)
 FROM media_refs r LEFT JOIN events e ON e.position = r.owner AND r.kind IN (0, 2)
 WHERE r.media_id = $1 AND r.server = $2 AND (r.kind, r.owner, r.part) < ($3, $4, $5)
 ORDER BY r.kind DESC, r.owner DESC, r.part DESC LIMIT $6`
@@ -266,9 +267,9 @@ var FirstMediaRef = MediaRef{Kind: AccountDataMedia + 1}
 // Texts that do not expire come first, then the others, newest first. It uses the index media_refs_by_media.
 func (tx *Tx) MediaRefs(m MediaName, after MediaRef, limit int) ([]MediaRef, error) {
 	return collect(tx, func(r Row) (ref MediaRef, err error) {
-		var kind, flags int64
-		err = r.Scan(&kind, &ref.Owner, &ref.Part, &ref.Room, &ref.EventID, &ref.Sender, &flags, &ref.OriginTS, &ref.ReceivedTS)
-		ref.Kind, ref.Flags = MediaRefKind(kind), EventFlags(flags)
+		var kind, flags, redactedBy int64
+		err = r.Scan(&kind, &ref.Owner, &ref.Part, &ref.Room, &ref.EventID, &ref.Sender, &flags, &redactedBy, &ref.OriginTS, &ref.ReceivedTS)
+		ref.Kind, ref.Flags, ref.Redacted = MediaRefKind(kind), EventFlags(flags), redactedBy != 0
 		return ref, err
 	}, mediaRefsQuery, m.ID, m.Server, int64(after.Kind), after.Owner, after.Part, limit)
 }

@@ -52,10 +52,11 @@ func (tx *Tx) UseRemoteMedia(server, mediaID string, at int64) error {
 }
 
 const oldestRemoteMediaQuery = `SELECT ` + remoteMediaColumns + `
-WHERE NOT EXISTS (SELECT 1 FROM media_quarantine q WHERE q.server = m.server AND q.media_id = m.media_id) ORDER BY m.used_ts LIMIT $1`
+WHERE NOT EXISTS (SELECT 1 FROM media_quarantine q WHERE q.server = m.server AND q.media_id = m.media_id)
+AND NOT EXISTS (SELECT 1 FROM ` + heldMediaRefs + ` AND r.media_id = m.media_id AND r.server = m.server) ORDER BY m.used_ts LIMIT $1`
 
-// OldestRemoteMedia lists the files whose last request is longest ago, without those in quarantine. It uses the index
-// remote_media_by_use.
+// OldestRemoteMedia lists the files whose last request is longest ago, without those in quarantine or under a legal
+// hold. It uses the index remote_media_by_use.
 func (tx *Tx) OldestRemoteMedia(limit int) ([]RemoteMedia, error) {
 	return collect(tx, scanRemoteMedia, oldestRemoteMediaQuery, limit)
 }

@@ -325,6 +325,12 @@ func (tx *Tx) EraseUser(user ident.UserNID, p Pos) error {
 	return err
 }
 
+// IsErased reports whether a user has requested erasure.
+func (tx *Tx) IsErased(user ident.UserNID) (bool, error) {
+	_, found, err := one(tx, scanNumber[int64], `SELECT user_nid FROM erased_users WHERE user_nid = $1`, int64(user))
+	return found, err
+}
+
 // ErasedUser is a user who requested erasure.
 type ErasedUser struct {
 	User     ident.UserNID

@@ -107,6 +107,7 @@ var rules = map[string]rule{
 	"delayed":             {rank: 6},
 	"redactions":          {rank: 6},
 	"moderation":          {rank: 6},
+	"holds":               {rank: 6},
 	"outbox":              {rank: 6},
 	"identity":            {rank: 6},
 	"preview":             {rank: 6, sideways: []string{"media"}},

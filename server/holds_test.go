@@ -1,0 +1,187 @@
+package server_test
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"ebb/internal/testserver"
+)
+
+const holdsPath = "/_ebb/admin/v1/holds"
+
+// admins registers two administrators.
+func admins(t *testing.T, s *testserver.Server) (first, second *testserver.Client) {
+	t.Helper()
+	first, second = s.Register("root1"), s.Register("root2")
+	for _, c := range []*testserver.Client{first, second} {
+		control(t, s, "user admin", obj{"user": c.User, "admin": true})
+	}
+	return first, second
+}
+
+// inOneYear is a review date.
+func inOneYear(s *testserver.Server) string { return s.Now().AddDate(1, 0, 0).Format(time.DateOnly) }
+
+// lift has both administrators lift a hold.
+func lift(first, second *testserver.Client, hold any) {
+	path := holdsPath + "/" + fmt.Sprintf("%.0f", hold) + "/lift"
+	first.Do("POST", path, obj{})
+	second.Do("POST", path, obj{})
+}
+
+func TestNothingThatAHoldCoversIsDeleted(t *testing.T) {
+	for _, on := range []string{"room", "user"} {
+		t.Run(on, func(t *testing.T) {
+			s := testserver.New(t, nil)
+			first, second := admins(t, s)
+			alice, bob := s.Register("alice"), s.Register("bob")
+			room := alice.Do("POST", "/v3/createRoom", obj{"invite": []string{bob.User}})["room_id"].(string)
+			base := "/v3/rooms/" + url.PathEscape(room)
+			bob.Do("POST", base+"/join", obj{})
+			uri, later := upload(alice, pngImage(t, 30)), upload(alice, pngImage(t, 40))
+			say := func(txn, body string) string {
+				return alice.Do("PUT", base+"/send/m.room.message/"+txn, obj{"msgtype": "m.text", "body": body})["event_id"].(string)
+			}
+			say("1", "expires-marker")
+			hold := first.Do("POST", holdsPath, obj{on: map[string]string{"room": room, "user": alice.User}[on], "reason": "case 7", "review": inOneYear(s)})
+			redacted, edited := say("2", "redacted-marker"), say("3", "edited-marker")
+			image := sendImage(alice, base, "4", uri)
+			sendImage(alice, base, "5", later)
+			alice.Do("PUT", base+"/send/m.room.message/6", obj{
+				"msgtype": "m.text", "body": "* edit-marker", "m.new_content": obj{"msgtype": "m.text", "body": "edit-marker"},
+				"m.relates_to": obj{"rel_type": "m.replace", "event_id": edited},
+			})
+			for i, e := range []string{redacted, image} {
+				alice.Do("PUT", base+"/redact/"+url.PathEscape(e)+"/r"+fmt.Sprint(i), obj{})
+			}
+			if status, _, body := bob.Raw("GET", base+"/event/"+url.PathEscape(redacted), nil); status != 200 || strings.Contains(string(body), "redacted-marker") {
+				t.Errorf("the redacted message is shown: %d %s", status, body)
+			}
+			if served(bob, uri) {
+				t.Error("the file of the redacted message is served")
+			}
+			for _, held := range []string{uri, later} {
+				if _, err := s.Control(t.Context(), "media delete", fmt.Appendf(nil, `{"uri":%q}`, held)); err == nil || !strings.Contains(err.Error(), "legal hold") {
+					t.Errorf("media delete of a held file: %v", err)
+				}
+			}
+			bob.Do("PUT", base+"/send/m.room.message/b1", obj{"msgtype": "m.text", "body": "bob-marker"})
+			alice.Do("PUT", base+"/state/m.room.retention", obj{"max_lifetime": 60_000})
+			alice.Do("PUT", "/v3/user/"+url.PathEscape(alice.User)+"/account_data/org.x", obj{"x": "data-marker"})
+			s.Advance(2 * time.Minute)
+			control(t, s, "purge now", obj{"all": true})
+			bob.Do("PUT", base+"/send/m.room.message/b2", obj{"msgtype": "m.text", "body": "still here"})
+			control(t, s, "purge now", obj{"all": true})
+			control(t, s, "user deactivate", obj{"user": alice.User, "erase": true})
+			if _, _, body := bob.Raw("GET", base+"/messages?dir=b&limit=100", nil); strings.Contains(string(body), "-marker") {
+				t.Errorf("held messages are shown after they have expired: %s", body)
+			}
+			if served(bob, later) {
+				t.Error("the file of a held message is served after the message has expired")
+			}
+			markers := []string{"expires-marker", "redacted-marker", "edited-marker", "edit-marker"}
+			for _, m := range markers {
+				if len(s.FilesWith(m)) == 0 {
+					t.Errorf("%s is not on disk although a hold covers it", m)
+				}
+			}
+			if n := mediaFiles(t, s); n != 2 {
+				t.Errorf("%d files are left, want both that a hold covers", n)
+			}
+			if kept, want := len(s.FilesWith("bob-marker")) > 0, on == "room"; kept != want {
+				t.Errorf("a message of another user is kept: %v, want %v", kept, want)
+			}
+			if kept, want := len(s.FilesWith("data-marker")) > 0, on == "user"; on == "user" && kept != want {
+				t.Error("the data of the erased user are gone although a hold is on the user")
+			}
+			s.Reopen()
+			control(t, s, "purge now", obj{"all": true})
+			if len(s.FilesWith("expires-marker")) == 0 {
+				t.Error("after a restart the purge removes what a hold covers")
+			}
+			lift(first, second, hold["id"])
+			control(t, s, "purge now", obj{})
+			for _, m := range append(markers, "bob-marker", "data-marker") {
+				if files := s.FilesWith(m); len(files) > 0 {
+					t.Errorf("after the hold was lifted and a purge %s is in %v", m, files)
+				}
+			}
+			if n := mediaFiles(t, s); n != 0 {
+				t.Errorf("after the hold was lifted %d files are left", n)
+			}
+		})
+	}
+}
+
+func TestTwoAdministratorsLiftAHold(t *testing.T) {
+	s := testserver.New(t, nil)
+	first, second := admins(t, s)
+	alice := s.Register("alice")
+	room := alice.Do("POST", "/v3/createRoom", obj{})["room_id"].(string)
+	review := inOneYear(s)
+	for _, bad := range []obj{
+		{"user": alice.User, "review": review},
+		{"user": alice.User, "reason": "x"},
+		{"user": alice.User, "reason": "x", "review": "tomorrow"},
+		{"user": alice.User, "reason": "x", "review": "2001-01-01"},
+		{"reason": "x", "review": review},
+		{"user": alice.User, "room": room, "reason": "x", "review": review},
+		{"user": alice.User, "reason": strings.Repeat("x", 1001), "review": review},
+	} {
+		if status, _, body := first.Raw("POST", holdsPath, bad); status != 400 {
+			t.Errorf("%v: %d %s", bad, status, body)
+		}
+	}
+	first.Refused("POST", holdsPath, obj{"user": "@nobody:test", "reason": "x", "review": review}, 404, "M_NOT_FOUND")
+	alice.Refused("POST", holdsPath, obj{"user": alice.User, "reason": "x", "review": review}, 403, "M_FORBIDDEN")
+	hold := first.Do("POST", holdsPath, obj{"room": room, "reason": "x", "review": review})
+	path := holdsPath + "/" + fmt.Sprintf("%.0f", hold["id"])
+	first.Do("POST", path+"/lift", obj{})
+	first.Refused("POST", path+"/lift", obj{}, 403, "M_FORBIDDEN")
+	alice.Refused("POST", path+"/lift", obj{}, 403, "M_FORBIDDEN")
+	s.Advance(8 * 24 * time.Hour) // too late to confirm: this asks anew
+	if got := second.Do("POST", path+"/lift", obj{}); got["lifted"] != nil || got["asked_by"] != second.User {
+		t.Fatalf("a request that is too old was confirmed: %v", got)
+	}
+	if got := first.Do("GET", holdsPath, nil); len(got["items"].([]any)) != 1 {
+		t.Fatalf("the holds are %v", got)
+	}
+	// On the command line, the token says who the administrator is.
+	if _, err := s.Control(t.Context(), "hold lift", fmt.Appendf(nil, `{"id":%.0f}`, hold["id"])); err == nil {
+		t.Error("a hold is lifted without a token")
+	}
+	if _, err := s.Control(t.Context(), "hold lift", fmt.Appendf(nil, `{"id":%.0f,"token":%q}`, hold["id"], alice.Token)); err == nil {
+		t.Error("a user lifts a hold")
+	}
+	if _, err := s.Control(t.Context(), "hold lift", fmt.Appendf(nil, `{"id":%.0f,"token":%q}`, hold["id"], first.Token)); err != nil {
+		t.Fatal(err)
+	}
+	first.Refused("POST", path+"/lift", obj{}, 400, "M_INVALID_PARAM")
+	if got := first.Do("GET", holdsPath, nil); len(got["items"].([]any)) != 0 {
+		t.Errorf("after the hold was lifted the holds are %v", got)
+	}
+	if got := first.Do("GET", holdsPath+"?lifted=true", nil); len(got["items"].([]any)) != 1 {
+		t.Errorf("the lifted holds are %v", got)
+	}
+}
+
+func TestHoldsAreReviewed(t *testing.T) {
+	s := testserver.New(t, nil)
+	first, _ := admins(t, s)
+	hold := first.Do("POST", holdsPath, obj{"user": first.User, "reason": "x", "review": s.Now().AddDate(0, 0, 2).Format(time.DateOnly)})
+	s.Advance(3 * 24 * time.Hour)
+	overdue := func() any { return get(first.Do("GET", holdsPath, nil), "items", 0, "overdue") }
+	if overdue() != true {
+		t.Error("a hold past its review date is not overdue")
+	}
+	path := holdsPath + "/" + fmt.Sprintf("%.0f", hold["id"])
+	first.Refused("POST", path+"/review", obj{"review": "2001-01-01"}, 400, "M_INVALID_PARAM")
+	first.Do("POST", path+"/review", obj{"review": inOneYear(s)})
+	if overdue() != false {
+		t.Error("a hold that was reviewed is overdue")
+	}
+	first.Refused("POST", holdsPath+"/x/review", obj{"review": inOneYear(s)}, 404, "M_NOT_FOUND")
+}

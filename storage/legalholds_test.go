@@ -1,0 +1,64 @@
+package storage_test
+
+import (
+	"testing"
+
+	"ebb/storage"
+)
+
+// A hold that was added after a backup is added again from the ledger, once, and only if its user is in the backup.
+func TestAHoldIsAddedAgainFromTheLedger(t *testing.T) {
+	eachWrite(t, func(t *testing.T, tx *storage.Tx) error {
+		user, err := tx.UserNID("@a:x")
+		ok(t, err)
+		for _, c := range []struct {
+			ref  int64
+			name string
+			want bool
+		}{{int64(user), "user 5000", true}, {int64(user), "user 5000", false}, {int64(user) + 1000, "user 5000", false}, {int64(user), "room 5000", false}} {
+			nid := int64(77)
+			if !c.want && c.name == "room 5000" || c.ref != int64(user) {
+				nid = 78
+			}
+			added, err := tx.AddHoldAgain(storage.LedgerEntry{Kind: storage.LedgerHold, Ref: c.ref, Value: nid, Name: c.name, TS: 9})
+			if ok(t, err); added != c.want {
+				t.Errorf("%+v: added %v", c, added)
+			}
+		}
+		if nid, held, err := tx.HoldOn(0, user); err != nil || !held || nid != 77 {
+			t.Errorf("the hold is %d, %v, %v", nid, held, err)
+		}
+		ok(t, tx.LiftLegalHold(77, "ledger", 10))
+		if _, held, err := tx.HoldOn(0, user); err != nil || held {
+			t.Errorf("after it was lifted: held %v, %v", held, err)
+		}
+		return nil
+	})
+}
+
+// A redaction under a hold keeps what every row of the event held, and its media, until the originals are deleted.
+func TestARedactionUnderAHoldKeepsTheOriginal(t *testing.T) {
+	eachWrite(t, func(t *testing.T, tx *storage.Tx) error {
+		ok(t, tx.InsertEvent(event(1, func(e *storage.EventRow) { e.JSON = []byte(`{"url":"mxc://other.org/pic"}`) })))
+		media := storage.MediaName{Server: "other.org", ID: "pic"}
+		of := storage.KeptBy{Room: 1, Sender: event(1).Sender}
+		ok(t, tx.RedactHeldEvent(1, 1, "$1", []byte(`{}`), 9))
+		row, _, err := tx.EventAt(1)
+		ok(t, err)
+		referenced, err := tx.MediaReferenced(media)
+		ok(t, err)
+		if string(row.JSON) != `{}` || !referenced {
+			t.Errorf("after the redaction the event is %s; its media are referenced: %v", row.JSON, referenced)
+		}
+		list, err := tx.Originals(storage.KeptBy{}, 10)
+		if ok(t, err); len(list) != 1 || list[0] != of {
+			t.Errorf("the originals are of %v", list)
+		}
+		n, err := tx.DeleteOriginals(of, 10)
+		ok(t, err)
+		if referenced, err = tx.MediaReferenced(media); err != nil || referenced || n != 1 {
+			t.Errorf("%d originals were deleted; media referenced: %v, %v", n, referenced, err)
+		}
+		return nil
+	})
+}
