@@ -43,7 +43,7 @@ func (s *Service) hasDeviceIn(ctx context.Context, user ident.UserNID, network s
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (s *Service) GuessSharedSecret(network string) (takeBack func(), err error) {
-	try, err := s.gate.GuessToken("shared secret", network)
+	try, err := s.gate.GuessToken(gate.SharedSecrets, network)
 	if err != nil {
 		return nil, err
 	}

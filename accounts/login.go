@@ -148,7 +148,7 @@ func (s *Service) needsSecond(ctx context.Context, a storage.AccountRow) (needed
 //
 // Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED, M_USER_LOCKED.
 func (s *Service) LoginToken(ctx context.Context, token string, n NewSession) (SignedIn, error) {
-	try, err := s.gate.GuessToken("login token", n.Network)
+	try, err := s.gate.GuessToken(gate.LoginTokens, n.Network)
 	if err != nil {
 		return SignedIn{}, err
 	}

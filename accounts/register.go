@@ -336,7 +336,7 @@ func (s *Service) guessRegistrationToken(ctx context.Context, token, network str
 	if token == "" {
 		return t, false, nil
 	}
-	try, err := s.gate.GuessToken("registration token", network)
+	try, err := s.gate.GuessToken(gate.RegistrationTokens, network)
 	if err != nil {
 		return t, false, err
 	}

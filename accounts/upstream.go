@@ -28,18 +28,19 @@ func (s *Service) AccountOf(ctx context.Context, i Identity) (storage.AccountRow
 	return s.accountOfIdentity(ctx, i)
 }
 
-// CreateLinked creates an account without a password for an identity, and returns it. The name must be a localpart as
+// CreateLinked creates an account without a password for an identity, and returns it. It calls also within the write
+// that creates the account. The name must be a localpart as
 // it is: capitals, which other services distinguish, are not converted.
 //
 // Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_EXCLUSIVE; M_FORBIDDEN if the identity belongs to an account already.
-func (s *Service) CreateLinked(ctx context.Context, i Identity, name, displayName, email string) (storage.AccountRow, error) {
+func (s *Service) CreateLinked(ctx context.Context, i Identity, name, displayName, email string, also func(*storage.Tx, storage.AccountRow) error) (storage.AccountRow, error) {
 	if name != foldName(name) {
 		return storage.AccountRow{}, mxerr.New(400, mxerr.CodeInvalidUsername, "A user name must not have capital letters")
 	}
 	if name == "" {
 		return storage.AccountRow{}, mxerr.New(400, mxerr.CodeInvalidUsername, "The user name is empty")
 	}
-	return s.createNamed(ctx, NewAccount{Username: name, DisplayName: displayName, KnownEmail: email, Identity: &i})
+	return s.createNamed(ctx, NewAccount{Username: name, DisplayName: displayName, KnownEmail: email, Identity: &i, Also: also})
 }
 
 // OffersJWT reports whether anybody can log in with a JSON Web Token.
@@ -55,7 +56,7 @@ func (s *Service) LoginJWT(ctx context.Context, token string, n NewSession) (Sig
 	if s.opts.Upstream.JWT == nil {
 		return SignedIn{}, mxerr.New(400, mxerr.CodeUnknown, "This server accepts no JSON Web Tokens")
 	}
-	try, err := s.gate.GuessToken("jwt", n.Network)
+	try, err := s.gate.GuessToken(gate.JSONWebTokens, n.Network)
 	if err != nil {
 		return SignedIn{}, err
 	}

@@ -44,11 +44,11 @@ func sentence(k Kind, d Details) string {
 	case PasswordChanged:
 		return "The password of your account was changed" + during(d) + "."
 	case FactorChanged, EmailChanged, IdentityChanged:
-		return "This was changed" + during(d) + ": " + d.What + "."
+		return "What happened" + during(d) + ": " + d.What + "."
 	case CrossSigningReset:
 		return "The keys with which your devices and your contacts verify you were replaced" + during(d) + ". Your contacts have to verify you again."
 	case WrongCodes:
-		return "Somebody has entered several wrong codes of your second factor. Whoever is asked for a code has entered your password before."
+		return "Somebody has entered several wrong codes of your second factor. A code is asked for only after the right password, so if it was not you, somebody else knows your password."
 	case TokenReused:
 		return "A token of the session on the device " + named(d) + " was used twice, as if somebody had copied it. The session has been ended for your safety."
 	case Recovered:
@@ -111,8 +111,8 @@ func detailsOf(text string) (d Details) {
 const (
 	ignoreAdvice    = "If this was you, there is nothing to do."
 	linkAdvice      = "If this was not you, open this page. It ends the session, undoes what was added to your account since then, and makes the password unusable until you set a new one. The page works for 7 days:"
-	recoveredAdvice = "If you do not know why, ask whoever has access to the host."
-	moreAdvice      = "You will not be notified of further events of this kind for up to an hour."
+	recoveredAdvice = "If you do not know why, ask the people who have access to the host."
+	moreAdvice      = "For up to an hour, you will not be notified of further events of this kind."
 )
 
 // paragraphs returns the text of a notice. link is the address of the page, or "".

@@ -232,7 +232,7 @@ func TestChangesOfAnAccountAlertItsUser(t *testing.T) {
 		t.Errorf("a second factor: %q", added[len(before):])
 	}
 	for code, wrong := 0, 0; wrong < 5; code++ { // one of them may be right by chance
-		if _, err := s.Factors().CheckTOTP(t.Context(), nid, fmt.Sprintf("%06d", code)); err != nil {
+		if _, err := s.Factors().CheckTOTP(t.Context(), nid, "", fmt.Sprintf("%06d", code)); err != nil {
 			wrong++
 		}
 	}

@@ -128,7 +128,7 @@ func TestNoSecretIsInTheLogOrTheAuditLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	secrets = append(append(secrets, made.RecoveryCodes...), e.Secret, e.ID)
-	if _, err := s.Factors().CheckRecoveryCode(t.Context(), nid, made.RecoveryCodes[0]); err != nil {
+	if _, err := s.Factors().CheckRecoveryCode(t.Context(), nid, "", made.RecoveryCodes[0]); err != nil {
 		t.Fatal(err)
 	}
 	bodies, _ := notices(t, alice)

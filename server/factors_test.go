@@ -81,7 +81,7 @@ func TestSecondFactorsWorkWithTheServersGateKeysAndAuditLog(t *testing.T) {
 		t.Error("the secret was not sealed again")
 	}
 	s.Advance(time.Minute)
-	shown, err := s.Factors().CheckTOTP(t.Context(), alice, codeOf(t, s, e.Secret))
+	shown, err := s.Factors().CheckTOTP(t.Context(), alice, "", codeOf(t, s, e.Secret))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestSecondFactorsWorkWithTheServersGateKeysAndAuditLog(t *testing.T) {
 			t.Errorf("evidence %b: %v", evidence, err)
 		}
 	}
-	if _, err := s.Factors().CheckRecoveryCode(t.Context(), alice, made.RecoveryCodes[0]); err != nil {
+	if _, err := s.Factors().CheckRecoveryCode(t.Context(), alice, "", made.RecoveryCodes[0]); err != nil {
 		t.Error(err)
 	}
 	if _, act := stored(); act != string(factors.CodeUsed) {

@@ -331,6 +331,14 @@ func (tx *Tx) DeleteEnrolLink(user ident.UserNID) (bool, error) {
 	return n == 1, err
 }
 
+const endSignUpQuery = `DELETE FROM enrol_links WHERE user_nid = $1 AND made_by = (SELECT user_id FROM users WHERE nid = $1)`
+
+// EndSignUp deletes the link of a user that stands for an account that its user has just created.
+func (tx *Tx) EndSignUp(user ident.UserNID) error {
+	_, err := tx.exec(endSignUpQuery, int64(user))
+	return err
+}
+
 // DeleteFactors deletes the second factors and recovery codes of a user. It keeps the user's passkey handle, so that an
 // authenticator that gets a new passkey replaces the old one.
 func (tx *Tx) DeleteFactors(user ident.UserNID) error {

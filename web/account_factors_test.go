@@ -53,7 +53,7 @@ func TestFactorsAreAddedAndRemovedOnTheAccountPage(t *testing.T) {
 	if page = b.get(securityPage); codeText.MatchString(page.body) {
 		t.Error("recovery codes are shown again")
 	}
-	b.press(page, "remove-codes").has("It is removed", "The account has no second factor")
+	b.press(page, "remove-codes").has("The second factor is removed", "The account has no second factor")
 
 	other := l.browser()
 	if page := other.step(other.get(securityPage), "password", "user", "alice", "password", testserver.Password()); page.status != 200 || page.shows("code") {

@@ -308,7 +308,7 @@ func TestCrossSigningResetIsApprovedOnThePage(t *testing.T) {
 	page = b.signIn(page)
 	page.has("Replace your cross-signing keys", "Example &lt;b&gt;App", "BROWSERDEVICE")
 	ask(wanted) // opening the page approves nothing
-	b.get(accountPage).has("A client waits for your approval")
+	b.get(accountPage).has("A client is waiting for your approval")
 	b.get("/_matrix/client/v3/auth/m.oauth/fallback/web?session=" + session).header.Get("Location")
 	second := b.get(accountPage + "/approve") // without the session, as older clients open it
 	if r := b.submit(page, "step", "approve"); r.status != 200 || !strings.Contains(r.body, "Approved") || !strings.Contains(r.body, "data-auth-done") {
@@ -334,7 +334,7 @@ func TestCrossSigningResetIsApprovedOnThePage(t *testing.T) {
 	if r := b.submit(page, "step", "approve"); r.status != 404 || !strings.Contains(r.body, "decided already") {
 		t.Errorf("approved after it was refused: %d", r.status)
 	}
-	b.get(accountPage + "/approve").has("No client waits")
+	b.get(accountPage + "/approve").has("No client is waiting")
 }
 
 func TestFallbackLeadsToTheApprovalOfTheSession(t *testing.T) {

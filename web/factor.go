@@ -123,9 +123,6 @@ func (p *Pages) showCodes(r *httpapi.Request, made factors.Enrolled, next string
 	return p.show(r, http.StatusOK, "codes", "", v, h)
 }
 
-// enrolCookie has the token of the link with which a new account sets up its first factor.
-const enrolCookie = "ebb_enrol"
-
 // enrolment returns the page on which the user of a session sets up a second factor. ok is false if the user may not,
 // and needs a link from an administrator.
 func (p *Pages) enrolment(r *httpapi.Request, st standing, missing lack) (e enrolment, ok bool, err error) {
@@ -134,16 +131,8 @@ func (p *Pages) enrolment(r *httpapi.Request, st standing, missing lack) (e enro
 		e.until = st.ends
 		return e, true, nil
 	}
-	token := p.cookieOf(r, enrolCookie)
-	if token == "" {
-		return e, false, nil
-	}
-	l, err := p.opts.Factors.OpenLink(r.Context(), token)
-	if mxerr.Code(err) == mxerr.CodeForbidden {
-		return e, false, nil
-	}
-	e.grant.Link = token
-	return e, l.NID == st.User, err
+	ok, err = p.opts.Factors.MayEnrol(r.Context(), e.grant) // the account has just been created
+	return e, ok, err
 }
 
 // setUp is a step of setting up a second factor while signing in.
@@ -163,7 +152,7 @@ func (p *Pages) setUp(r *httpapi.Request, n need, st standing, f url.Values) (an
 	if err != nil {
 		return nil, err
 	}
-	return p.showCodes(r, *made, home(r), append(cookies, p.cookie(enrolCookie, "", 0))...)
+	return p.showCodes(r, *made, home(r), cookies...)
 }
 
 // later is the step of a user who sets up a second factor another time.

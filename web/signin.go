@@ -204,7 +204,7 @@ func (p *Pages) checkPassword(r *httpapi.Request, _ need, st standing, f url.Val
 
 // checkCode is the step of a one-time code.
 func (p *Pages) checkCode(r *httpapi.Request, _ need, st standing, f url.Values) (any, error) {
-	shown, err := p.opts.Factors.CheckTOTP(r.Context(), st.User, f.Get("code"))
+	shown, err := p.opts.Factors.CheckTOTP(r.Context(), st.User, st.network, f.Get("code"))
 	if err != nil {
 		return nil, err
 	}
@@ -213,7 +213,7 @@ func (p *Pages) checkCode(r *httpapi.Request, _ need, st standing, f url.Values)
 
 // checkRecoveryCode is the step of a recovery code.
 func (p *Pages) checkRecoveryCode(r *httpapi.Request, _ need, st standing, f url.Values) (any, error) {
-	shown, err := p.opts.Factors.CheckRecoveryCode(r.Context(), st.User, f.Get("code"))
+	shown, err := p.opts.Factors.CheckRecoveryCode(r.Context(), st.User, st.network, f.Get("code"))
 	if err != nil {
 		return nil, err
 	}

@@ -214,8 +214,8 @@ func (p *Pages) checkRepeated(r *httpapi.Request, n need, view string, f url.Val
 	return nil
 }
 
-// signUp is the step that creates an account and signs it in to the pages. Where a second factor is required, the
-// account sets up its first one next, with a link that is made in the same write.
+// signUp is the step that creates an account and signs it in to the pages. Where a second factor is required, its user
+// sets up the first one next, which the same write allows.
 func (p *Pages) signUp(r *httpapi.Request, n need, _ standing, f url.Values) (any, error) {
 	if err := p.checkRepeated(r, n, viewUp, f); err != nil {
 		return nil, err
@@ -237,13 +237,7 @@ func (p *Pages) signUp(r *httpapi.Request, n need, _ standing, f url.Values) (an
 			return err
 		}
 		cookies = append(cookies, p.cookie(sessionCookie, cookie, sessionLifetime))
-		needed, err := p.opts.Gate.NeedsSecond(tx, account)
-		if err != nil || !needed {
-			return err
-		}
-		token, _, err := p.opts.Factors.NewLinkIn(r.Context(), tx, "", account.NID)
-		cookies = append(cookies, p.cookie(enrolCookie, token, pendingLifetime))
-		return err
+		return p.opts.Factors.AllowSignUp(tx, account)
 	}
 	if _, err := p.opts.Accounts.SignUp(r.Context(), a); err != nil {
 		return nil, err

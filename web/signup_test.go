@@ -173,10 +173,54 @@ func TestNewAccountSetsUpItsFactorAtOnceWhereOneIsRequired(t *testing.T) {
 	if in := other.step(other.signInAs(l.authorize(), "bob"), "code", "code", app.next()); !in.consents() {
 		t.Errorf("the next sign-in: %d %s", in.status, in.body)
 	}
-	b = l.browser()
-	b.create(b.get(l.createAddress()), "carol")
-	if r := l.browser().signInAs(l.authorize(), "carol"); r.consents() || r.shows("totp") {
-		t.Error("another browser can set up the factor with only the password")
+}
+
+func TestSignUpIsCompletedInAnotherBrowserWithinADay(t *testing.T) {
+	l := newSecondLab(t, gate.Policy{MFA: gate.Required})
+	for _, user := range []string{"bob", "carol", "dave", "erin"} {
+		b := l.browser() // which is closed before the second factor
+		if page := b.create(b.get(l.createAddress()), user); !page.shows("totp") {
+			t.Fatalf("%d %s", page.status, page.body)
+		}
+	}
+	offered := func(user string) bool {
+		t.Helper()
+		r := l.browser().signInAs(l.authorize(), user)
+		if r.consents() {
+			t.Errorf("%s needs no second factor", user)
+		}
+		return r.shows("totp")
+	}
+	b := l.browser()
+	app := b.setUp(b.step(b.signInAs(l.authorize(), "bob"), "totp"))
+	if in := b.get(l.authorize()); !in.consents() || len(app.recovery) == 0 {
+		t.Errorf("after setting it up: %d %s", in.status, in.body)
+	}
+	if offered("bob") {
+		t.Error("the second factor can be replaced with the password")
+	}
+	// An account that has had a token has something to protect, even if the policy allowed it meanwhile.
+	l.control("user mfa", obj{"user": "carol", "mode": "off"})
+	carol := l.browser()
+	carol.signInAs(l.authorize(), "carol")
+	c := l.Anonymous()
+	c.Token = l.tokenOf(carol)
+	c.Do("POST", "/v3/logout", nil)
+	l.control("user mfa", obj{"user": "carol", "mode": "required"})
+	l.Advance(time.Minute)
+	if offered("carol") {
+		t.Error("an account that has had a token sets up its first factor with the password")
+	}
+	l.control("user enrol-revoke", obj{"user": "dave"})
+	if offered("dave") {
+		t.Error("the administrator has revoked it")
+	}
+	if !offered("erin") {
+		t.Error("erin cannot set up the first factor")
+	}
+	l.Advance(24 * time.Hour)
+	if offered("erin") {
+		t.Error("the first factor can be set up after a day")
 	}
 }
 

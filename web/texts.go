@@ -30,7 +30,7 @@ var english = map[string]string{
 	"up.email":      "With your e-mail address you can set a new password if you forget it. You confirm it with a link that is sent to you.",
 	"up.sent":       "Open the link in the e-mail that you have just been sent, and then continue here. It works for an hour.",
 
-	"email.title":    "Look into your mailbox",
+	"email.title":    "Check your mailbox",
 	"email.address":  "E-mail address",
 	"email.send":     "Send me a link",
 	"email.skip":     "Continue without an address",
@@ -48,7 +48,7 @@ var english = map[string]string{
 	"reset.factor":     "Sign in with it. If the account has a second factor, you still need that: an e-mail does not replace it.",
 
 	"passkey.button": "Sign in with a passkey",
-	"passkey.failed": "The browser has got no passkey. Try it again, or sign in another way.",
+	"passkey.failed": "The browser has returned no passkey. Try again, or sign in another way.",
 	"passkey.script": "To use a passkey, allow this page to run its script (JavaScript).",
 
 	"second.title":           "Confirm that it is you",
@@ -61,7 +61,7 @@ var english = map[string]string{
 	"second.recovery.button": "Use this code",
 
 	"recent.title": "Confirm that it is you",
-	"recent.lead":  "What comes next needs a recent sign-in.",
+	"recent.lead":  "Before you continue, show again that it is you.",
 
 	"factor.choose":   "Set up a second factor",
 	"factor.required": "This server requires more than a password. With a second factor, nobody who learns your password can sign in.",
@@ -71,7 +71,7 @@ var english = map[string]string{
 	"factor.name":     "Name of the passkey",
 	"factor.example":  "for example the device that it is on",
 	"factor.create":   "Create a passkey",
-	"factor.refused":  "The browser has made no passkey. Try it again, or use an authenticator app.",
+	"factor.refused":  "The browser has created no passkey. Try again, or use an authenticator app.",
 	"factor.app":      "Authenticator app",
 	"factor.codes":    "An app on your phone shows a one-time code that you enter after your password.",
 	"factor.use":      "Use an authenticator app",
@@ -158,7 +158,7 @@ var english = map[string]string{
 	"mail.warning":   "Allow this only if you have just asked for it.",
 	"mail.allow":     "Allow",
 	"mail.done":      "The address is confirmed",
-	"mail.return":    "Go back to your Matrix client, or to the page from which you came, to continue.",
+	"mail.return":    "Go back to the window or client in which you asked for the link, and continue there.",
 	"mail.continue":  "Or continue at",
 
 	"welcome.title":   "This is a Matrix homeserver",
@@ -182,7 +182,7 @@ var english = map[string]string{
 	"account.remove":      "Remove",
 	"account.remove.what": "Remove %s",
 	"account.signout":     "Sign out of this page",
-	"account.waiting":     "A client waits for your approval.",
+	"account.waiting":     "A client is waiting for your approval.",
 	"account.look":        "Look at it",
 	"account.noname":      "No display name",
 	"account.device":      "1 device is signed in",
@@ -193,7 +193,7 @@ var english = map[string]string{
 	"account.off":         "Not used on this server",
 	"account.reset":       "Reset encryption",
 	"account.reset.hint":  "Allow a client to replace your cross-signing keys",
-	"account.delete":      "Close it for ever",
+	"account.delete":      "Close it permanently",
 
 	"done.profile":  "The display name is saved.",
 	"done.email":    "The e-mail address is removed.",
@@ -202,7 +202,7 @@ var english = map[string]string{
 
 	"done.email-added": "The e-mail address is added.",
 	"done.password":    "The password is changed.",
-	"done.factor":      "It is removed.",
+	"done.factor":      "The second factor is removed.",
 	"done.added":       "The second factor is set up.",
 	"done.renamed":     "The name is saved.",
 	"done.device":      "The device is signed out.",
@@ -272,7 +272,7 @@ var english = map[string]string{
 	"devices.title":      "Devices",
 	"devices.lead":       "These devices and clients are signed in to your account. Sign out those that you do not know.",
 	"devices.seen":       "Last seen %s",
-	"devices.unseen":     "Not seen yet",
+	"devices.unseen":     "Not used yet",
 	"devices.all":        "Sign out everywhere",
 	"devices.warning":    "All devices and this browser are signed out. Encrypted messages can then be read only with your recovery key.",
 	"devices.all.button": "Sign out on all devices",
@@ -297,7 +297,7 @@ var english = map[string]string{
 	"approve.warning":                "Approve this only if you have just asked for it in this client.",
 	"approve.button":                 "Approve",
 	"approve.refuse":                 "Refuse",
-	"approve.none":                   "No client waits for your approval. Begin in your client, for example with “reset encryption”; it then leads you here.",
+	"approve.none":                   "No client is waiting for your approval. Begin in your client, for example with “reset encryption”; it then leads you here.",
 	"approve.done":                   "Approved",
 	"approve.return":                 "You can close this page and go back to your client.",
 	"approve.refused":                "Refused",
@@ -307,7 +307,7 @@ var english = map[string]string{
 	"approve.deleteDevice":           "Sign out a device",
 	"approve.deleteDevices":          "Sign out devices",
 	"approve.changePassword":         "Change your password",
-	"approve.deactivateAccount":      "Delete your account for ever",
+	"approve.deactivateAccount":      "Delete your account permanently",
 	"approve.generateLoginToken":     "Sign in on another device",
 	"approve.add3PID":                "Add an e-mail address to your account",
 	"approve.post3PIDs":              "Add an e-mail address to your account",

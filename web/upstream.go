@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"ebb/accounts"
+	"ebb/accounts/gate"
 	"ebb/accounts/upstream"
 	"ebb/httpapi"
 	"ebb/mxerr"
@@ -111,7 +112,14 @@ func (p *Pages) finishUpstream(r *httpapi.Request) (any, error) {
 		return nil, mxerr.Forbidden("%s", english["upstream.state"])
 	}
 	j := all[i]
+	try, err := p.opts.Gate.GuessToken(gate.UpstreamCodes, r.Network())
+	if err != nil {
+		return nil, err
+	}
 	person, err := p.opts.Upstream.Finish(r.Context(), j, r.Var("provider"), r.QueryValues())
+	if mxerr.Code(err) != mxerr.CodeForbidden {
+		try.Right()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -253,7 +261,7 @@ func (p *Pages) createAccount(r *httpapi.Request, u newcomer, info upstream.Info
 	case len(p.opts.Accounts.Requirements().Terms) > 0 && f.Get("terms") == "":
 		return storage.AccountRow{}, mxerr.Forbidden("%s", english["upstream.terms"])
 	}
-	return p.opts.Accounts.CreateLinked(r.Context(), identityOf(u.Person), name, u.DisplayName, u.Email)
+	return p.opts.Accounts.CreateLinked(r.Context(), identityOf(u.Person), name, u.DisplayName, u.Email, p.opts.Factors.AllowSignUp)
 }
 
 // logoutUpstream is the endpoint at which providers say that a user has signed out.

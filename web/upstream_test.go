@@ -668,3 +668,17 @@ func (l *lab) disavowalOf(user *testserver.Client, device string) string {
 	l.t.Fatalf("no alert about %s: %s", device, raw)
 	return ""
 }
+
+func TestNewUserOfAProviderSetsUpARequiredFactor(t *testing.T) {
+	p := oidctest.NewFake(t, "required")
+	l := newProviderLab(t, p.Issuer, p.ClientID, gate.Policy{MFA: gate.Required}, nil)
+	b := l.browser()
+	page := b.follow(b.submit(b.follow(b.get(b.atFake(b.begin(b.get(l.authorize()), "Office"))))))
+	if !page.shows("totp") || page.consents() {
+		t.Fatalf("%d %s", page.status, page.body)
+	}
+	b.setUp(b.step(page, "totp"))
+	if in := b.get(l.authorize()); !in.consents() {
+		t.Errorf("%d %s", in.status, in.body)
+	}
+}

@@ -62,7 +62,7 @@ func TestCodesAreSetUpByACode(t *testing.T) {
 		if l.evidence()&gate.TOTP == 0 {
 			t.Error("the session does not count as one with a second factor")
 		}
-		_, err = l.CheckTOTP(ctx, l.alice, l.codeAt(e.Secret, noon))
+		_, err = l.CheckTOTP(ctx, l.alice, "", l.codeAt(e.Secret, noon))
 		refused(t, err, "used already")
 		if added := l.acts.list[0]; fmt.Sprint(added.Attrs()) != "[user @alice:example.org factor one-time codes]" {
 			t.Errorf("recorded: %+v", added)
@@ -85,7 +85,7 @@ func TestCodesAreAcceptedByTheClock(t *testing.T) {
 		{60 * time.Second, "is wrong"}, {90 * time.Second, "is wrong"},
 	} {
 		l.advance(time.Hour) // after all codes so far, and the count of wrong ones
-		shown, err := l.CheckTOTP(ctx, l.alice, l.codeAt(secret, l.now().Add(c.off)))
+		shown, err := l.CheckTOTP(ctx, l.alice, "", l.codeAt(secret, l.now().Add(c.off)))
 		switch {
 		case c.want == "" && (err != nil || shown != gate.TOTP):
 			t.Errorf("off by %v: %v", c.off, err)
@@ -103,17 +103,17 @@ func TestACodeIsAcceptedOnceAndNoOlderOneAfterIt(t *testing.T) {
 		secret, _ := l.enrolTOTP(l.weak())
 		l.advance(time.Hour)
 		before, now, next := l.codeAt(secret, l.now().Add(-30*time.Second)), l.codeAt(secret, l.now()), l.codeAt(secret, l.now().Add(30*time.Second))
-		if _, err := l.CheckTOTP(ctx, l.alice, now); err != nil {
+		if _, err := l.CheckTOTP(ctx, l.alice, "", now); err != nil {
 			t.Fatal(err)
 		}
 		for _, code := range []string{now, before} {
-			_, err := l.CheckTOTP(ctx, l.alice, code)
+			_, err := l.CheckTOTP(ctx, l.alice, "", code)
 			refused(t, err, "used already")
 		}
-		if _, err := l.CheckTOTP(ctx, l.alice, next); err != nil {
+		if _, err := l.CheckTOTP(ctx, l.alice, "", next); err != nil {
 			t.Errorf("the next code: %v", err)
 		}
-		_, err := l.CheckTOTP(ctx, l.bob, next)
+		_, err := l.CheckTOTP(ctx, l.bob, "", next)
 		refused(t, err, "is wrong")
 	})
 }
@@ -122,11 +122,11 @@ func TestOfUsesOfOneCodeAtTheSameTimeOneSucceeds(t *testing.T) {
 	each(t, gate.Optional, func(t *testing.T, l *lab) {
 		secret, out := l.enrolTOTP(l.weak())
 		code := l.codeAt(secret, l.now())
-		if n := race(t, func() error { _, err := l.CheckTOTP(ctx, l.alice, code); return err }); n != 1 {
+		if n := race(t, func() error { _, err := l.CheckTOTP(ctx, l.alice, "", code); return err }); n != 1 {
 			t.Errorf("a one-time code was accepted %d times", n)
 		}
 		l.advance(time.Hour)
-		if n := race(t, func() error { _, err := l.CheckRecoveryCode(ctx, l.alice, out.RecoveryCodes[3]); return err }); n != 1 {
+		if n := race(t, func() error { _, err := l.CheckRecoveryCode(ctx, l.alice, "", out.RecoveryCodes[3]); return err }); n != 1 {
 			t.Errorf("a recovery code was accepted %d times", n)
 		}
 	})
@@ -136,19 +136,19 @@ func TestFiveWrongCodesInFifteenMinutes(t *testing.T) {
 	l := newLab(t, "", gate.Optional)
 	secret, out := l.enrolTOTP(l.weak())
 	for range 3 {
-		_, err := l.CheckTOTP(ctx, l.alice, "wrong")
+		_, err := l.CheckTOTP(ctx, l.alice, "", "wrong")
 		refused(t, err, "is wrong")
 	}
 	for range 2 { // they count together
-		_, err := l.CheckRecoveryCode(ctx, l.alice, "wrong")
+		_, err := l.CheckRecoveryCode(ctx, l.alice, "", "wrong")
 		refused(t, err, "is wrong")
 	}
 	if want := []string{"alice: wrong one-time code", "alice: wrong recovery code"}; len(l.acts.failed) != 5 || l.acts.failed[0] != want[0] || l.acts.failed[4] != want[1] {
 		t.Errorf("recorded: %v", l.acts.failed)
 	}
 	for name, check := range map[string]func() (gate.Evidence, error){
-		"code":          func() (gate.Evidence, error) { return l.CheckTOTP(ctx, l.alice, l.codeAt(secret, l.now())) },
-		"recovery code": func() (gate.Evidence, error) { return l.CheckRecoveryCode(ctx, l.alice, out.RecoveryCodes[0]) },
+		"code":          func() (gate.Evidence, error) { return l.CheckTOTP(ctx, l.alice, "", l.codeAt(secret, l.now())) },
+		"recovery code": func() (gate.Evidence, error) { return l.CheckRecoveryCode(ctx, l.alice, "", out.RecoveryCodes[0]) },
 	} {
 		if shown, err := check(); mxerr.Code(err) != mxerr.CodeLimitExceeded || shown != 0 {
 			t.Errorf("a right %s after five wrong ones: %v", name, err)
@@ -157,7 +157,7 @@ func TestFiveWrongCodesInFifteenMinutes(t *testing.T) {
 	l.advance(15 * time.Minute)
 	for range 20 { // right ones do not count
 		l.advance(totpPeriod * time.Second)
-		if _, err := l.CheckTOTP(ctx, l.alice, l.codeAt(secret, l.now())); err != nil {
+		if _, err := l.CheckTOTP(ctx, l.alice, "", l.codeAt(secret, l.now())); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -184,9 +184,9 @@ func TestTwoWindowsSetUpCodesAtOnce(t *testing.T) {
 			t.Errorf("with a second factor: %v", err)
 		}
 		l.advance(time.Hour)
-		_, err = l.CheckTOTP(ctx, l.alice, l.codeAt(second.Secret, l.now()))
+		_, err = l.CheckTOTP(ctx, l.alice, "", l.codeAt(second.Secret, l.now()))
 		refused(t, err, "is wrong")
-		if _, err = l.CheckTOTP(ctx, l.alice, l.codeAt(first.Secret, l.now())); err != nil {
+		if _, err = l.CheckTOTP(ctx, l.alice, "", l.codeAt(first.Secret, l.now())); err != nil {
 			t.Error(err)
 		}
 	})
@@ -222,13 +222,13 @@ func TestSecretsAreSealedForTheirUser(t *testing.T) {
 		}
 		// Whoever writes to the database does not give bob the codes of alice.
 		l.write(func(tx *storage.Tx) error { return tx.PutTOTP(l.bob, row.Secret, 0) })
-		if shown, err := l.CheckTOTP(ctx, l.bob, l.codeAt(secret, l.now())); err == nil || shown != 0 {
+		if shown, err := l.CheckTOTP(ctx, l.bob, "", l.codeAt(secret, l.now())); err == nil || shown != 0 {
 			t.Error("a sealed secret is that of any user")
 		}
 		l.write(func(tx *storage.Tx) error { _, err := tx.DeleteTOTP(l.bob); return err })
 
 		l.keys.rotate(t)
-		if _, err := l.CheckTOTP(ctx, l.alice, l.codeAt(secret, l.now())); err != nil {
+		if _, err := l.CheckTOTP(ctx, l.alice, "", l.codeAt(secret, l.now())); err != nil {
 			t.Errorf("after the key was rotated: %v", err)
 		}
 		for range 2 { // the second time, nothing is left to do
@@ -241,13 +241,13 @@ func TestSecretsAreSealedForTheirUser(t *testing.T) {
 			t.Error("the secret is still sealed under the former key")
 		}
 		l.advance(time.Hour)
-		if _, err := l.CheckTOTP(ctx, l.alice, l.codeAt(secret, l.now())); err != nil {
+		if _, err := l.CheckTOTP(ctx, l.alice, "", l.codeAt(secret, l.now())); err != nil {
 			t.Errorf("after it was sealed again: %v", err)
 		}
 		l.advance(time.Hour)
 		keys := l.keys.keys
 		l.keys.keys = keys[:1] // the file was lost and made again
-		shown, err := l.CheckTOTP(ctx, l.alice, l.codeAt(secret, l.now()))
+		shown, err := l.CheckTOTP(ctx, l.alice, "", l.codeAt(secret, l.now()))
 		refused(t, err, "can no longer check")
 		if shown != 0 {
 			t.Errorf("without the key, shown %b", shown)
@@ -297,12 +297,12 @@ func TestRecoveryCodesWorkOnce(t *testing.T) {
 			seen[code] = true
 		}
 		typed := strings.NewReplacer("0", "O", "1", "l", "-", " ").Replace(strings.ToUpper(out.RecoveryCodes[0]))
-		if shown, err := l.CheckRecoveryCode(ctx, l.alice, typed); err != nil || shown != gate.RecoveryCode {
+		if shown, err := l.CheckRecoveryCode(ctx, l.alice, "", typed); err != nil || shown != gate.RecoveryCode {
 			t.Errorf("%q: %v", typed, err)
 		}
-		_, err = l.CheckRecoveryCode(ctx, l.alice, out.RecoveryCodes[0])
+		_, err = l.CheckRecoveryCode(ctx, l.alice, "", out.RecoveryCodes[0])
 		refused(t, err, "used already")
-		_, err = l.CheckRecoveryCode(ctx, l.bob, out.RecoveryCodes[1])
+		_, err = l.CheckRecoveryCode(ctx, l.bob, "", out.RecoveryCodes[1])
 		refused(t, err, "wrong")
 		if o, err := l.Overview(ctx, l.alice); err != nil || o.RecoveryCodes != recoveryCodes-1 || o.TOTP == nil {
 			t.Errorf("%+v %v", o, err)
@@ -313,9 +313,9 @@ func TestRecoveryCodesWorkOnce(t *testing.T) {
 		if err != nil || len(fresh) != recoveryCodes {
 			t.Fatal(err)
 		}
-		_, err = l.CheckRecoveryCode(ctx, l.alice, out.RecoveryCodes[1])
+		_, err = l.CheckRecoveryCode(ctx, l.alice, "", out.RecoveryCodes[1])
 		refused(t, err, "replaced")
-		if _, err = l.CheckRecoveryCode(ctx, l.alice, fresh[9]); err != nil {
+		if _, err = l.CheckRecoveryCode(ctx, l.alice, "", fresh[9]); err != nil {
 			t.Error(err)
 		}
 		if _, again := l.enrolTOTP(l.strong()); again.RecoveryCodes != nil {

@@ -97,6 +97,38 @@ func (s *Service) NewLinkIn(ctx context.Context, tx *storage.Tx, by id.UserID, u
 	return token, linkOf(row), s.record(ctx, tx, Act{Kind: LinkMade, User: user, By: by})
 }
 
+// AllowSignUp lets a user who is creating an account on the pages, within the write that creates it, set up the first
+// second factor of the account after showing the password or a sign-in by an identity provider, within 24 hours and
+// until the account has had a token, even where the grace period is over. Otherwise somebody whose browser was closed
+// in between would need an administrator. It does nothing for accounts that need no link.
+func (s *Service) AllowSignUp(tx *storage.Tx, a storage.AccountRow) error {
+	needed, err := s.opts.Gate.NeedsSecond(tx, a)
+	if err != nil || !needed {
+		return err
+	}
+	user, err := tx.UserID(a.NID)
+	if err != nil {
+		return err
+	}
+	return tx.PutEnrolLink(a.NID, hashOf(gate.Secret("", 32)), user, tx.Now().Add(linkLifetime).UnixMilli()) // nobody has its token
+}
+
+// signingUp reports whether AllowSignUp lets the user of an account set up the first second factor. An account that has
+// had a token has no such link any more (gate.Pass.Tokens).
+func (s *Service) signingUp(tx *storage.Tx, user ident.UserNID) (bool, error) {
+	rows, err := tx.EnrolLinks(user-1, 1)
+	return err == nil && len(rows) == 1 && rows[0].User == user && rows[0].MadeBy == rows[0].UserID, err
+}
+
+// MayEnrol reports whether a grant permits adding a second factor.
+func (s *Service) MayEnrol(ctx context.Context, g Grant) (may bool, err error) {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error { return s.mayEnrol(tx, g) })
+	if code := mxerr.Code(err); code == mxerr.CodeForbidden || code == mxerr.CodeUserLocked {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // accountByID returns the account of a user ID, if it may have second factors.
 //
 // Errors: M_NOT_FOUND, M_FORBIDDEN, M_USER_LOCKED.

@@ -27,8 +27,8 @@ func TestRealFactorsPassTheGateAndAPasswordAloneDoesNot(t *testing.T) {
 		l.enrolKey(l.strong(), k)
 		l.advance(grace)
 		for name, show := range map[string]func() (gate.Evidence, error){
-			"one-time code": func() (gate.Evidence, error) { return l.CheckTOTP(ctx, l.alice, l.codeAt(secret, l.now())) },
-			"recovery code": func() (gate.Evidence, error) { return l.CheckRecoveryCode(ctx, l.alice, out.RecoveryCodes[0]) },
+			"one-time code": func() (gate.Evidence, error) { return l.CheckTOTP(ctx, l.alice, "", l.codeAt(secret, l.now())) },
+			"recovery code": func() (gate.Evidence, error) { return l.CheckRecoveryCode(ctx, l.alice, "", out.RecoveryCodes[0]) },
 			"passkey":       func() (gate.Evidence, error) { return l.check(l.Service, k) },
 		} {
 			shown, err := show()
@@ -203,7 +203,7 @@ func TestALinkEnrolsAfterGraceAndReplacesWhatIsLost(t *testing.T) {
 		if has := l.enrolled(l.alice); has != gate.Passkey|gate.SecurityKey|gate.RecoveryCode {
 			t.Errorf("the account has %b", has)
 		}
-		_, err = l.CheckRecoveryCode(ctx, l.alice, out.RecoveryCodes[0])
+		_, err = l.CheckRecoveryCode(ctx, l.alice, "", out.RecoveryCodes[0])
 		refused(t, err, "replaced")
 		if l.acts.count(LinkMade) != 2 || l.acts.count(FactorsReset) != 1 {
 			t.Errorf("recorded: %+v", l.acts.list)
@@ -231,7 +231,7 @@ func TestOfTwoEnrolmentsByOneLinkOneSucceeds(t *testing.T) {
 		}
 		_, err = l.ConfirmTOTP(ctx, g, first.ID, l.codeAt(first.Secret, l.now()))
 		refused(t, err, "used already")
-		if _, err := l.CheckTOTP(ctx, l.alice, l.codeAt(second.Secret, l.now().Add(30*time.Second))); err != nil {
+		if _, err := l.CheckTOTP(ctx, l.alice, "", l.codeAt(second.Secret, l.now().Add(30*time.Second))); err != nil {
 			t.Error(err)
 		}
 	})
@@ -320,9 +320,9 @@ func TestClosedAccountsKeepNoFactors(t *testing.T) {
 		if l.enrolled(l.alice) != 0 {
 			t.Error("factors are left")
 		}
-		_, err = l.CheckTOTP(ctx, l.alice, l.codeAt(secret, l.now()))
+		_, err = l.CheckTOTP(ctx, l.alice, "", l.codeAt(secret, l.now()))
 		refused(t, err, "is wrong")
-		_, err = l.CheckRecoveryCode(ctx, l.alice, out.RecoveryCodes[0])
+		_, err = l.CheckRecoveryCode(ctx, l.alice, "", out.RecoveryCodes[0])
 		refused(t, err, "wrong")
 		_, _, err = l.FinishSignIn(ctx, pending.ID, k.get(pending))
 		refused(t, err, "does not know")

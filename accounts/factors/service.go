@@ -203,7 +203,11 @@ func (s *Service) mayEnrol(tx *storage.Tx, g Grant) error {
 		return mxerr.Forbidden("Enter your password before you set up a second factor")
 	}
 	needed, err := s.opts.Gate.NeedsSecond(tx, a)
-	if err == nil && needed {
+	if err != nil || !needed {
+		return err
+	}
+	signingUp, err := s.signingUp(tx, g.User)
+	if err == nil && !signingUp {
 		err = mxerr.Forbidden("The time in which you could set up a second factor yourself is over: ask an administrator of this server for a link")
 	}
 	return err
@@ -228,6 +232,9 @@ func (s *Service) enrolled(ctx context.Context, tx *storage.Tx, g Grant, shown g
 		out.Shown |= gate.AdminLink
 	}
 	if err := s.record(ctx, tx, Act{Kind: FactorAdded, User: g.User, Factor: shown, Name: name}); err != nil {
+		return out, err
+	}
+	if err := tx.EndSignUp(g.User); err != nil {
 		return out, err
 	}
 	if g.Device != 0 {

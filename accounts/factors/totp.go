@@ -146,8 +146,8 @@ func (s *Service) ConfirmTOTP(ctx context.Context, g Grant, id, code string) (ou
 // CheckTOTP checks a one-time code. It accepts each code once, and no code older than one it has accepted.
 //
 // Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED.
-func (s *Service) CheckTOTP(ctx context.Context, user ident.UserNID, code string) (gate.Evidence, error) {
-	return s.guess(ctx, user, "wrong one-time code", func() (gate.Evidence, error) {
+func (s *Service) CheckTOTP(ctx context.Context, user ident.UserNID, network, code string) (gate.Evidence, error) {
+	return s.guess(ctx, user, network, "wrong one-time code", func() (gate.Evidence, error) {
 		var row storage.TOTPRow
 		err := s.read(ctx, func(tx *storage.Tx) (err error) {
 			var found bool
@@ -178,8 +178,8 @@ func (s *Service) CheckTOTP(ctx context.Context, user ident.UserNID, code string
 // after all; if it is wrong, a failed sign-in is recorded with the given reason.
 //
 // Errors: M_LIMIT_EXCEEDED, and those of check.
-func (s *Service) guess(ctx context.Context, user ident.UserNID, reason string, check func() (gate.Evidence, error)) (gate.Evidence, error) {
-	try, err := s.opts.Gate.GuessCode(user)
+func (s *Service) guess(ctx context.Context, user ident.UserNID, network, reason string, check func() (gate.Evidence, error)) (gate.Evidence, error) {
+	try, err := s.opts.Gate.GuessCode(user, network)
 	if err != nil {
 		return 0, err
 	}

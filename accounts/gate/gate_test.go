@@ -2,6 +2,7 @@ package gate
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -264,7 +265,7 @@ func TestFiveCodesInFifteenMinutes(t *testing.T) {
 	now := time.UnixMilli(1_750_000_000_000)
 	g := New(Options{Now: func() time.Time { return now }})
 	for range 20 { // correct ones do not count
-		at, err := g.GuessCode(1)
+		at, err := g.GuessCode(1, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -272,7 +273,7 @@ func TestFiveCodesInFifteenMinutes(t *testing.T) {
 	}
 	wrong := 0
 	for range 60 { // one guess per minute
-		if _, err := g.GuessCode(1); err == nil {
+		if _, err := g.GuessCode(1, ""); err == nil {
 			wrong++
 		}
 		now = now.Add(time.Minute)
@@ -280,7 +281,7 @@ func TestFiveCodesInFifteenMinutes(t *testing.T) {
 	if wrong != 20 {
 		t.Errorf("%d guesses in an hour", wrong)
 	}
-	if _, err := g.GuessCode(2); err != nil {
+	if _, err := g.GuessCode(2, ""); err != nil {
 		t.Errorf("another account: %v", err)
 	}
 }
@@ -316,5 +317,70 @@ func TestSprayingOverManyAccountsCountsForTheWholeServer(t *testing.T) {
 	}
 	if _, err := g.GuessPassword("alice", "home", from(true)); err != nil {
 		t.Errorf("where a device of the owner is: %v", err)
+	}
+}
+
+func TestGuessesCountForTheirTargetTheirNetworkAndTheServer(t *testing.T) {
+	away := func() (bool, error) { return false, nil }
+	token := func(kind Kind) func(*Gate, int, string) error {
+		return func(g *Gate, _ int, network string) error { _, err := g.GuessToken(kind, network); return err }
+	}
+	const free = 200 // attempts
+	for name, c := range map[string]struct {
+		guess func(g *Gate, account int, network string) error
+		// How many wrong guesses are possible: at one account from one network, at other accounts from one network, at
+		// one account from other networks, and at other accounts from other networks.
+		one, network, account, server int
+	}{
+		"password": {func(g *Gate, account int, network string) error {
+			_, err := g.GuessPassword(strings.Repeat("x", account+1), network, away)
+			return err
+		}, 3, 10, 20, 50},
+		"own password": {func(g *Gate, account int, _ string) error {
+			_, err := g.GuessOwn(ident.Requester{DeviceNID: ident.DeviceNID(account)})
+			return err
+		}, 3, free, 3, free}, // needs a session of the account
+		"code": {func(g *Gate, account int, network string) error {
+			_, err := g.GuessCode(ident.UserNID(account+1), network)
+			return err
+		}, 5, 10, 5, 50},
+		"user code":          {token(UserCodes), 3, 3, 50, 50},
+		"registration token": {token(RegistrationTokens), 3, 3, 50, 50},
+		"shared secret":      {token(SharedSecrets), 3, 3, 50, 50},
+		"login token":        {token(LoginTokens), 3, 3, free, free},
+		"JSON Web Token":     {token(JSONWebTokens), 3, 3, free, free},
+		"upstream code":      {token(UpstreamCodes), 3, 3, free, free},
+	} {
+		for kind, want := range map[string]int{"one": c.one, "network": c.network, "account": c.account, "server": c.server} {
+			g := New(Options{Budgets: Budgets{
+				Guesses: &quota{3, map[string]int{}}, Networks: &quota{10, map[string]int{}}, Accounts: &quota{20, map[string]int{}}, Server: &quota{50, map[string]int{}},
+			}})
+			wrong := 0
+			for i := range free {
+				account, network := 0, "home"
+				if kind == "network" || kind == "server" {
+					account = i
+				}
+				if kind == "account" || kind == "server" {
+					network = strconv.Itoa(i)
+				}
+				if c.guess(g, account, network) == nil {
+					wrong++
+				}
+			}
+			if wrong != want {
+				t.Errorf("%s, %s: %d wrong guesses, want %d", name, kind, wrong, want)
+			}
+		}
+	}
+	g := New(Options{Budgets: Budgets{Networks: &quota{10, map[string]int{}}}})
+	all := 0
+	for i := range 30 { // of several kinds
+		if _, err := g.GuessToken([]Kind{LoginTokens, JSONWebTokens, UserCodes}[i%3], "home"); err == nil {
+			all++
+		}
+	}
+	if all != 10 {
+		t.Errorf("%d wrong tokens of several kinds from one network", all)
 	}
 }

@@ -20,16 +20,18 @@ type Budget interface {
 // Budgets limits how often secrets can be guessed. Only wrong guesses count, except for Networks. A nil budget is
 // unlimited.
 type Budgets struct {
-	// Guesses counts wrong passwords by account and network (or by session for logged-in users), and wrong registration
-	// and login tokens by network. Clients in other networks cannot use up the budget of an account's owner.
+	// Guesses counts wrong passwords by account and network (or by session for logged-in users), and wrong tokens by
+	// kind and network. Clients in other networks cannot use up the budget of an account's owner.
 	Guesses Budget
-	// Networks counts password comparisons by network or session, whether right or wrong. Each comparison costs 20 ms,
-	// and one network may try many accounts.
+	// Networks counts password comparisons by network or session, whether right or wrong: each comparison costs 20 ms,
+	// and one network may try many accounts. It also counts wrong tokens of all kinds, and wrong codes of second
+	// factors of all accounts, by network.
 	Networks Budget
 	// Accounts counts wrong passwords for one account from all networks in which the account has no device.
 	Accounts Budget
 	// Server counts wrong passwords for all accounts from all networks, since an attacker may try one password for each
-	// account from many networks. It does not count guesses from networks in which the account has a device.
+	// account from many networks. It does not count guesses from networks in which the account has a device. It also
+	// counts wrong codes of second factors, and each kind of token that can be guessed.
 	Server Budget
 }
 
@@ -108,15 +110,40 @@ func (g *Gate) compare(at *Guess, key, network string) (*Guess, error) {
 	return at, nil
 }
 
-// GuessToken counts an attempt to guess a token from a network. Each kind of token is counted separately.
+// Kind is a kind of token that belongs to no account that the client names.
+type Kind string
+
+// The kinds of tokens.
+const (
+	LoginTokens        Kind = "login token"
+	JSONWebTokens      Kind = "jwt"
+	UserCodes          Kind = "user code"
+	RegistrationTokens Kind = "registration token"
+	SharedSecrets      Kind = "shared secret"
+	UpstreamCodes      Kind = "upstream code" // which a provider checks, so each attempt costs a request to it
+)
+
+// guessable has the kinds of tokens that are short, or chosen by people. Wrong ones are also counted for the whole
+// server. The others have at least 128 bits or a signature: nobody guesses them from many networks, and such a limit
+// would only let strangers block everybody who signs in with one.
+var guessable = map[Kind]bool{UserCodes: true, RegistrationTokens: true, SharedSecrets: true}
+
+// GuessToken counts an attempt to guess a token from a network: for its kind, for all kinds together and, if somebody
+// could guess it from many networks, for the whole server.
 //
 // Errors: M_LIMIT_EXCEEDED.
-func (g *Gate) GuessToken(kind, network string) (*Guess, error) {
+func (g *Gate) GuessToken(kind Kind, network string) (*Guess, error) {
 	at := &Guess{}
-	if err := at.Take(g.opts.Budgets.Guesses, kind+"\x00"+network); err != nil {
+	if err := at.Take(g.opts.Budgets.Guesses, string(kind)+"\x00"+network); err != nil {
 		return nil, err
 	}
-	return at, nil
+	if err := at.Take(g.opts.Budgets.Networks, "tokens\x00"+network); err != nil {
+		return nil, err
+	}
+	if !guessable[kind] {
+		return at, nil
+	}
+	return at, at.Take(g.opts.Budgets.Server, string(kind))
 }
 
 // Bounds of one-time codes.
@@ -126,15 +153,19 @@ const (
 	maxCodeAccounts = 100_000          // accounts whose codes are counted, about 100 bytes each
 )
 
-// GuessCode counts an attempt at a one-time code or a recovery code of an account.
+// GuessCode counts an attempt at a one-time code or a recovery code of an account: for the account, for the network
+// and, since somebody may have the passwords of many accounts, for the whole server.
 //
 // Errors: M_LIMIT_EXCEEDED.
-func (g *Gate) GuessCode(user ident.UserNID) (*Guess, error) {
+func (g *Gate) GuessCode(user ident.UserNID, network string) (*Guess, error) {
 	at := &Guess{}
 	if err := at.Take(codeBudget{g, user}, ""); err != nil {
 		return nil, err
 	}
-	return at, nil
+	if err := at.Take(g.opts.Budgets.Networks, "codes\x00"+network); err != nil {
+		return nil, err
+	}
+	return at, at.Take(g.opts.Budgets.Server, "codes")
 }
 
 // codeBudget is the Budget for the codes of one account.

@@ -56,6 +56,9 @@ func (p Pass) Tokens(device ident.DeviceNID, o TokenOptions) (Tokens, error) {
 		}
 	}
 	if !rules[p.at.Path].continues {
+		if err := p.tx.EndSignUp(p.account.NID); err != nil {
+			return t, err
+		}
 		if err := p.tx.SetSession(device, string(p.at.Path), int64(p.at.Shown), p.at.Upstream); err != nil {
 			return t, err
 		}

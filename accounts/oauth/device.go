@@ -122,7 +122,7 @@ type DeviceRequest struct {
 //
 // Errors: M_NOT_FOUND, M_LIMIT_EXCEEDED.
 func (s *Service) Device(ctx context.Context, typed, network string) (d DeviceRequest, err error) {
-	try, err := s.opts.Gate.GuessToken("user code", network)
+	try, err := s.opts.Gate.GuessToken(gate.UserCodes, network)
 	if err != nil {
 		return d, err
 	}
@@ -154,7 +154,7 @@ func errNoUserCode() error {
 //
 // Errors: M_NOT_FOUND, M_FORBIDDEN, M_LIMIT_EXCEEDED.
 func (s *Service) DecideDevice(ctx context.Context, typed, session, network string, allow bool) error {
-	try, err := s.opts.Gate.GuessToken("user code", network)
+	try, err := s.opts.Gate.GuessToken(gate.UserCodes, network)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,11 @@ package browser
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
@@ -11,16 +16,54 @@ import (
 	"testing"
 	"time"
 
+	"ebb/internal/mailsink"
+	"ebb/internal/oidctest"
 	"ebb/test/process"
 )
 
-// scriptTimeout is the timeout of pages.mjs, which takes a minute and a half beside other work.
+// scriptTimeout is the timeout of pages.mjs, which takes three minutes beside other work.
 const scriptTimeout = 10 * time.Minute
 
 // picturesVariable is the environment variable with a folder for pictures of all pages.
 const picturesVariable = "EBB_TEST_PICTURES"
 
-// TestPagesInChromium signs users up and in on the pages: with a passkey, a one-time code and a recovery code.
+// configuration needs the port of the SMTP server and the issuer of the provider.
+const configuration = `registration: {mode: open}
+rate_limits: {enabled: false}
+oauth: {enabled: true}
+email: {smtp: {host: 127.0.0.1, port: %d, tls: none, from: "Ebb <ebb@example.org>"}}
+auth:
+  mfa: required
+  providers: [{id: office, name: Office, issuer: %q, client_id: browser, client_secret: secret, localpart: "{{.preferred_username}}", create_accounts: true}]
+`
+
+// helper serves to the script what it cannot get from the pages: e-mails that have arrived, and links that the
+// administrator makes.
+func helper(t *testing.T, binary process.Binary, s *process.Server, sink *mailsink.Sink) string {
+	t.Helper()
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /mail", func(w http.ResponseWriter, _ *http.Request) {
+		if sink.Count() == 0 {
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(sink.Next()) // the script notices
+	})
+	mux.HandleFunc("GET /link", func(w http.ResponseWriter, r *http.Request) {
+		out, err := binary.Run(r.Context(), "user", "enrol-link", "--json", "--config", s.Config, r.FormValue("user"))
+		if err != nil {
+			http.Error(w, out, http.StatusInternalServerError)
+			return
+		}
+		_, _ = io.WriteString(w, out)
+	})
+	h := httptest.NewServer(mux)
+	t.Cleanup(h.Close)
+	return h.URL
+}
+
+// TestPagesInChromium signs users up and in on the pages, with passkeys, one-time codes, recovery codes and an identity
+// provider; loses devices and passwords; and uses the account page and the pages behind links in e-mails.
 func TestPagesInChromium(t *testing.T) {
 	chromium, err := exec.LookPath("chromium")
 	if err != nil {
@@ -30,10 +73,11 @@ func TestPagesInChromium(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := process.Start(t, binary, process.Options{Localhost: true, Config: "registration: {mode: open}\nrate_limits: {enabled: false}\noauth: {enabled: true}\nauth: {mfa: required}"})
+	sink, provider := mailsink.New(t, mailsink.Options{}), oidctest.NewFake(t, "browser")
+	s := process.Start(t, binary, process.Options{Localhost: true, Config: fmt.Sprintf(configuration, sink.Port, provider.Issuer)})
 	ctx, cancel := context.WithTimeout(t.Context(), scriptTimeout)
 	defer cancel()
-	words := []string{"pages.mjs", s.URL, chromium}
+	words := []string{"pages.mjs", s.URL, helper(t, binary, s, sink), chromium}
 	if folder := os.Getenv(picturesVariable); folder != "" {
 		words = append(words, folder)
 	}

@@ -1,4 +1,4 @@
-// Uses the web pages of a server in Chromium: node pages.mjs URL CHROMIUM [FOLDER]
+// Uses the web pages of a server in Chromium: node pages.mjs URL HELPER CHROMIUM [FOLDER]
 //
 // It prints a line for each part and ends with status 1 if one fails. With FOLDER, it saves a picture of every page
 // there, on a phone and a desktop, light and dark.
@@ -9,9 +9,10 @@ import http from 'node:http'
 import { createRequire } from 'node:module'
 import { chromium } from 'playwright-core'
 
-const [url, executablePath, folder] = process.argv.slice(2)
+const [url, helper, executablePath, folder] = process.argv.slice(2)
 const axe = fs.readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
 const password = 'a long password'
+const fresh = 'a different passphrase'
 const home = http.createServer((_, reply) => reply.end('back at the client')).listen(0, '127.0.0.1')
 await once(home, 'listening')
 const callback = `http://127.0.0.1:${home.address().port}/callback`
@@ -34,6 +35,29 @@ const client = await post(meta.registration_endpoint, {
   grant_types: ['authorization_code', 'refresh_token'], response_types: ['code'], token_endpoint_auth_method: 'none',
 })
 const verifier = crypto.randomBytes(32).toString('base64url')
+
+// mail returns the next e-mail whose text matches a pattern, and leaves out those before it.
+async function mail(pattern) {
+  for (let i = 0; i < 600; i++) {
+    const reply = await fetch(helper + '/mail')
+    if (reply.status === 200) {
+      const found = pattern.exec((await reply.json()).Text)
+      if (found) return found
+    } else await new Promise((done) => setTimeout(done, 100))
+  }
+  throw new Error(`no e-mail with ${pattern}`)
+}
+
+const confirmation = /http:\/\/localhost:\d+\/_matrix\S+\/email\/verify\S+/
+const alert = /New sign-in[^]*?(http:\/\/localhost:\d+\/_ebb\/account\/notme\S+)/
+
+async function link(user) {
+  return JSON.parse(await (await fetch(helper + '/link?user=' + user)).text()).url
+}
+
+async function works(token) {
+  return (await fetch(url + '/_matrix/client/v3/account/whoami', { headers: { Authorization: 'Bearer ' + token } })).ok
+}
 
 function authorize(extra = {}) {
   return meta.authorization_endpoint + '?' + new URLSearchParams({
@@ -133,6 +157,7 @@ class Browser {
     const token = await post(meta.token_endpoint, new URLSearchParams({
       grant_type: 'authorization_code', code: back.searchParams.get('code'), redirect_uri: callback, client_id: client.client_id, code_verifier: verifier,
     }))
+    this.token = token.access_token
     const reply = await fetch(url + '/_matrix/client/v3/account/whoami', { headers: { Authorization: 'Bearer ' + token.access_token } })
     return (await reply.json()).user_id
   }
@@ -146,12 +171,29 @@ class Browser {
   }
 
   // enter enters the password, which alone is not enough.
-  async enter(user) {
-    await this.open(authorize())
+  async enter(user, address = authorize(), secret = password) {
+    await this.open(address)
     await this.at('Sign in')
-    await this.fill({ 'User name': user, Password: password })
+    await this.fill({ 'User name': user, Password: secret })
     await this.press('Sign in')
     await this.at('Confirm that it is you')
+  }
+
+  // recover signs in by a recovery code, after the password.
+  async recover(code) {
+    await this.page.getByText('Use a recovery code').click()
+    await this.fill({ 'Recovery code': code })
+    await this.press('Use this code')
+  }
+
+  // setUpApp sets up an authenticator app, and returns its secret.
+  async setUpApp() {
+    await this.press('Use an authenticator app')
+    const secret = await this.page.locator('.secret').textContent()
+    await this.fill({ 'Code that the app shows now': totp(secret, 0) })
+    await this.press('Confirm')
+    await this.at('Save your recovery codes')
+    return secret
   }
 
   close() {
@@ -236,6 +278,125 @@ const parts = {
     await page.getByRole('button', { name: 'Use this code' }).click()
     await page.getByRole('button', { name: 'Allow', exact: true }).waitFor()
     await context.close()
+  },
+  async 'add an e-mail address'() {
+    await phone.open(url + '/_ebb/account')
+    await phone.follow('E-mail addresses For a forgotten password, and for alerts')
+    await phone.fill({ 'E-mail address': 'alice@example.org' })
+    await phone.press('Send me a link')
+    await phone.press('I have opened the link')
+    check((await phone.page.getByRole('alert').textContent()).includes('not been opened'), 'an address is added unconfirmed')
+    const mailbox = await Browser.open()
+    await mailbox.open((await mail(confirmation))[0])
+    await mailbox.at('Confirm your e-mail address')
+    await mailbox.press('Confirm')
+    await mailbox.close()
+    await phone.press('I have opened the link')
+    check((await phone.page.locator('main').innerText()).includes('alice@example.org'), 'the address is missing')
+  },
+  async 'lose the phone, and replace its passkey with a recovery code'() {
+    const b = await Browser.open()
+    await b.plugIn()
+    await b.enter('alice', url + '/_ebb/account/security')
+    await b.recover(codes[2])
+    await b.at('Second factors')
+    await b.follow('Add another one')
+    await b.fill({ 'Name of the passkey': 'New phone' })
+    await b.press('Create a passkey')
+    await b.at('Second factors')
+    await b.page.getByLabel('Change: My phone').click()
+    await b.press('Remove this passkey')
+    const left = await b.page.locator('h3').allTextContents()
+    check(left.length === 1 && left[0] === 'New phone', `the passkeys are ${left}`)
+    await phone.close()
+    phone = b
+  },
+  async 'lose everything, and get a link from the administrator'() {
+    const b = await Browser.open()
+    await b.open(await link('bob'))
+    await b.at('Set up a second factor')
+    secret = await b.setUpApp()
+    check((await b.page.locator('main').innerText()).includes('You can now sign in'), 'the page does not say what comes next')
+    await b.enter('bob')
+    await b.fill({ 'One-time code': totp(secret, 1) })
+    await b.press('Continue')
+    check(await b.consent() === '@bob:localhost', 'another user')
+    await b.close()
+  },
+  async 'this was not me'() {
+    const thief = await Browser.open()
+    await thief.enter('alice', authorize({ scope: 'urn:matrix:client:api:* urn:matrix:client:device:THIEFDEVICE' }))
+    await thief.recover(codes[3])
+    await thief.consent()
+    const found = await mail(alert)
+    const mailbox = await Browser.open()
+    await mailbox.open(found[1])
+    await mailbox.at('New sign-in to your account')
+    check(await works(thief.token), 'opening the link ends the session')
+    await mailbox.press('This was not me')
+    await mailbox.at('The session has ended')
+    check(!await works(thief.token), 'the session goes on')
+    await mailbox.open(found[1])
+    await mailbox.at('That did not work')
+    await thief.open(url + '/_ebb/account')
+    await thief.at('Sign in')
+    await thief.fill({ 'User name': 'alice', Password: password })
+    await thief.press('Sign in')
+    check((await thief.page.getByRole('alert').textContent()).includes('Wrong'), 'the old password works')
+    await thief.close()
+    await mailbox.close()
+  },
+  async 'set a new password by e-mail'() {
+    await phone.open(authorize())
+    await phone.at('Sign in')
+    await phone.follow('Forgotten your password?')
+    await phone.fill({ 'E-mail address': 'alice@example.org' })
+    await phone.press('Send me a link')
+    const mailbox = await Browser.open()
+    await mailbox.open((await mail(confirmation))[0])
+    await mailbox.at('Reset your password')
+    await mailbox.press('Allow')
+    await mailbox.close()
+    await phone.press('I have opened the link')
+    await phone.fill({ Password: fresh, 'Password again': fresh })
+    await phone.press('Set the password')
+    await phone.at('The password is set')
+    await phone.enter('alice', authorize(), fresh)
+    await phone.press('Sign in with a passkey')
+    check(await phone.consent() === '@alice:localhost', 'another user')
+  },
+  async 'sign in by an identity provider'() {
+    const b = await Browser.open()
+    await b.open(authorize())
+    await b.follow('Sign in with Office')
+    await b.at('Welcome')
+    await b.press('Create an account')
+    await b.at('Set up a second factor')
+    await b.setUpApp()
+    await b.follow('I have saved them')
+    check(await b.consent() === '@dora:localhost', 'another user')
+    await b.open(url + '/_ebb/account/identities')
+    await b.at('Other ways to sign in')
+    await b.press('Remove user@example.org')
+    check((await b.page.getByRole('alert').textContent()).includes('only way'), 'the only way to sign in is removed')
+    await b.close()
+  },
+  async 'all pages of the account'() {
+    for (const path of ['', '/profile', '/emails', '/password', '/security', '/identities', '/devices', '/device?device_id=BROWSERDEVICE', '/approve', '/delete']) {
+      await phone.open(url + '/_ebb/account' + path)
+    }
+    await phone.open(url + '/_ebb/account/profile')
+    const picture = Buffer.from('iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEklEQVR4nGNgYPiPFdFQ4v9/AEpkP8FhVXQtAAAAAElFTkSuQmCC', 'base64')
+    await phone.page.getByLabel('Choose a picture').setInputFiles({ name: 'me.png', mimeType: 'image/png', buffer: picture })
+    await Promise.all([phone.page.waitForEvent('load'), phone.page.getByRole('button', { name: 'Save' }).nth(1).click()])
+    await phone.look()
+    check(await phone.page.getByAltText('Your picture').evaluate((i) => i.complete && i.naturalWidth > 0), 'the picture is not shown')
+    await phone.open(url + '/_ebb/account/devices')
+    await phone.page.getByText('Sign out everywhere').click()
+    await phone.look()
+    await phone.press('Sign out on all devices')
+    await phone.at('You are signed out')
+    await phone.open(url + '/')
   },
 }
 
