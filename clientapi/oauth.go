@@ -28,6 +28,7 @@ func (a *API) oauthRoutes() []httpapi.Route {
 		{Method: "GET", Path: "/_matrix/client/v1/auth_metadata", OperationID: "getAuthMetadata", File: "oauth_server_metadata.yaml",
 			Aliases: []string{"/_matrix/client/unstable/org.matrix.msc2965/auth_metadata", "/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"},
 			Handler: a.oauthHandler(a.getAuthMetadata)},
+		{Method: "GET", Path: "/_matrix/client/unstable/org.matrix.msc2965/auth_issuer", OperationID: "getAuthIssuer", Handler: a.oauthHandler(a.getAuthIssuer)},
 		{Method: "GET", Path: oauth.PathKeys, OperationID: "getOAuthKeys", Rate: httpapi.Anonymous, Handler: a.oauthHandler(a.getOAuthKeys)},
 		post(oauth.PathRegister, "registerOAuthClient", maxOAuthMetadata, a.registerOAuthClient),
 		post(oauth.PathToken, "getOAuthToken", maxOAuthForm, a.getOAuthToken),
@@ -95,6 +96,13 @@ func oauthAnswer(status int, v any) (any, error) {
 // Spec: client-server-api#get_matrixclientv1auth_metadata
 func (a *API) getAuthMetadata(*httpapi.Request) (any, error) {
 	return a.OAuth.Metadata(), nil
+}
+
+// getAuthIssuer returns the issuer, from which clients of 2024, such as Element Web 1.11.81, derive the address of the
+// metadata.
+// Spec: MSC2965 before it had auth_metadata
+func (a *API) getAuthIssuer(*httpapi.Request) (any, error) {
+	return map[string]any{"issuer": a.OAuth.Issuer()}, nil
 }
 
 // registerOAuthClient registers a client.

@@ -479,6 +479,9 @@ func TestMetadataIsTheSameEverywhere(t *testing.T) {
 			t.Errorf("%s: %v", path, got)
 		}
 	}
+	if got := l.Anonymous().Do("GET", "/unstable/org.matrix.msc2965/auth_issuer", nil); got["issuer"] == nil || got["issuer"] != want["issuer"] {
+		t.Errorf("auth_issuer: %v", got)
+	}
 	if want["code_challenge_methods_supported"].([]any)[0] != "S256" || want["device_authorization_endpoint"] == nil {
 		t.Errorf("%v", want)
 	}

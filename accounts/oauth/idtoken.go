@@ -49,6 +49,7 @@ type signer struct {
 // See https://openid.net/specs/openid-connect-core-1_0.html#IDToken.
 type idClaims struct {
 	jwt.RegisteredClaims
+	Audience        string `json:"aud"` // the client; not as a list, which matrix-js-sdk 34 refuses
 	Nonce           string `json:"nonce,omitempty"`
 	AccessTokenHash string `json:"at_hash"`
 }
@@ -63,10 +64,10 @@ func (s *Service) idToken(k *signer, client, nonce string, in accounts.SignedIn)
 	hash := sha256.Sum256([]byte(in.Access))
 	t := jwt.NewWithClaims(jwt.SigningMethodRS256, idClaims{
 		RegisteredClaims: jwt.RegisteredClaims{
-			Issuer: s.opts.Issuer, Subject: string(in.User), Audience: jwt.ClaimStrings{client},
+			Issuer: s.opts.Issuer, Subject: string(in.User),
 			IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(idLifetime)),
 		},
-		Nonce: nonce, AccessTokenHash: base64.RawURLEncoding.EncodeToString(hash[:len(hash)/2]),
+		Audience: client, Nonce: nonce, AccessTokenHash: base64.RawURLEncoding.EncodeToString(hash[:len(hash)/2]),
 	})
 	t.Header["kid"] = k.id
 	signed, err := t.SignedString(k.key)

@@ -63,7 +63,7 @@ func (l *lab) read(token string) (*idClaims, error) {
 			return &rsa.PublicKey{N: new(big.Int).SetBytes(n), E: int(new(big.Int).SetBytes(e).Int64())}, errors.Join(err1, err2)
 		}
 		return nil, errors.New("the key is not published")
-	}, jwt.WithTimeFunc(l.now), jwt.WithIssuer(l.opts.Issuer), jwt.WithAudience(l.client), jwt.WithValidMethods([]string{"RS256"}), jwt.WithExpirationRequired())
+	}, jwt.WithTimeFunc(l.now), jwt.WithIssuer(l.opts.Issuer), jwt.WithValidMethods([]string{"RS256"}), jwt.WithExpirationRequired())
 	return claims, err
 }
 
@@ -72,7 +72,7 @@ func TestIDTokenNamesUserClientAndNonce(t *testing.T) {
 	each(t, func(t *testing.T, l *lab) {
 		g := l.openID("the nonce")
 		c, err := l.read(g.IDToken)
-		if err != nil || c.Subject != "@alice:here" || c.Nonce != "the nonce" || !c.ExpiresAt.Time.Equal(l.now().Add(idLifetime)) || g.Scope != openIDScope {
+		if err != nil || c.Subject != "@alice:here" || c.Audience != l.client || c.Nonce != "the nonce" || !c.ExpiresAt.Time.Equal(l.now().Add(idLifetime)) || g.Scope != openIDScope {
 			t.Errorf("%+v, %q, %v", c, g.Scope, err)
 		}
 		l.advance(idLifetime + time.Minute)

@@ -120,6 +120,9 @@ func (s *Service) Metadata() map[string]any {
 }
 
 // url returns the address of a path of this server.
+// Issuer returns the server's address, which names it as an authorization server.
+func (s *Service) Issuer() string { return s.opts.Issuer }
+
 func (s *Service) url(path string) string { return strings.TrimSuffix(s.opts.Issuer, "/") + path }
 
 // Options are the dependencies and settings of a Service.
