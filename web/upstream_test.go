@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -639,34 +638,6 @@ func TestDisavowingEndsIdentitiesLinkedSince(t *testing.T) {
 	if ids := l.control("user identities", obj{"user": "alice"}); strings.Contains(ids, "thief") || !strings.Contains(ids, "own") {
 		t.Errorf("the identities are %s", ids)
 	}
-}
-
-// disavowalOf returns the address of the link in the alert about a sign-in on a device.
-func (l *lab) disavowalOf(user *testserver.Client, device string) string {
-	l.t.Helper()
-	if err := l.DeliverNotices(l.t.Context()); err != nil {
-		l.t.Fatal(err)
-	}
-	_, _, raw := user.Raw("GET", "/v3/sync", nil)
-	if room := regexp.MustCompile(`"invite":\{"(![^"]+)"`).FindSubmatch(raw); room != nil {
-		user.Do("POST", "/v3/rooms/"+url.PathEscape(string(room[1]))+"/join", nil)
-		_, _, raw = user.Raw("GET", "/v3/rooms/"+url.PathEscape(string(room[1]))+"/messages?dir=b&limit=99", nil)
-	}
-	var page struct {
-		Chunk []struct {
-			Content struct{ Body string }
-		}
-	}
-	if err := json.Unmarshal(raw, &page); err != nil {
-		l.t.Fatal(err)
-	}
-	for _, e := range page.Chunk {
-		if link := regexp.MustCompile(`/_ebb/account/notme\?token=[\w-]+`).FindString(e.Content.Body); link != "" && strings.Contains(e.Content.Body, "The device "+device) {
-			return link
-		}
-	}
-	l.t.Fatalf("no alert about %s: %s", device, raw)
-	return ""
 }
 
 func TestNewUserOfAProviderSetsUpARequiredFactor(t *testing.T) {
