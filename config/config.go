@@ -20,6 +20,7 @@ type Config struct {
 	PublicURL      string       `yaml:"public_url" doc:"The address at which clients reach this server, such as https://matrix.example.org. It is published in /.well-known/matrix/client."`
 	DataDir        string       `yaml:"data_dir" doc:"The folder that holds the database, media, signing key and control socket. A relative path is relative to the folder of this file."`
 	Database       string       `yaml:"database" secret:"true" doc:"sqlite:PATH, where PATH is relative to data_dir, or postgres://USER:PASSWORD@HOST/NAME. A PostgreSQL database must be created with LC_COLLATE C."`
+	DatabaseKeys   string       `yaml:"database_keys" doc:"On PostgreSQL: the folder with the keys under which messages in the database are encrypted, relative to data_dir. Never put it in the same backup as the database. Empty: messages are not encrypted, and what was deleted stays in PostgreSQL's log and replicas."`
 	Listen         []Listener   `yaml:"listen" doc:"The addresses on which to accept connections, and the APIs that each address serves."`
 	ACME           ACME         `yaml:"acme"`
 	Registration   Registration `yaml:"registration"`
@@ -508,6 +509,17 @@ func (c *Config) abs(path string) string {
 
 // Dir returns data_dir as an absolute path.
 func (c *Config) Dir() string { return c.abs(c.DataDir) }
+
+// BodyKeys returns the folder with the keys of message bodies, or "" if bodies are not encrypted.
+func (c *Config) BodyKeys() string {
+	if c.DatabaseKeys == "" || strings.HasPrefix(c.Database, "sqlite:") {
+		return ""
+	}
+	if filepath.IsAbs(c.DatabaseKeys) {
+		return c.DatabaseKeys
+	}
+	return filepath.Join(c.Dir(), c.DatabaseKeys)
+}
 
 // DSN returns the database setting. The path of an SQLite file is made absolute.
 func (c *Config) DSN() string {

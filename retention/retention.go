@@ -134,6 +134,9 @@ func (j *Job) Purge(ctx context.Context, all bool) (Report, error) {
 		return report, ctx.Err()
 	}
 	errs = append(errs, j.account(ctx, r, &report), j.opts.Rooms.ForgetPurged(ctx))
+	if all {
+		errs = append(errs, j.opts.DB.RetireKeys(ctx, true))
+	}
 	if j.owed {
 		err := j.opts.DB.Maintain(ctx)
 		j.owed = err != nil

@@ -232,7 +232,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		g.Go(func() error { return s.svc.rooms.RepairRooms(ctx) })
 		g.Go(func() error { return s.svc.rooms.DecideEvents(ctx) })
 	}
-	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.audit.Run, s.svc.notices.Run, s.svc.guests.Run, s.svc.retention.Run, s.svc.e2ee.Run, s.svc.media.Run, s.svc.pushers.Run, s.svc.apps.Run, s.svc.delayed.Run, s.svc.redactions.Run, s.prune, s.measure} {
+	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.audit.Run, s.svc.notices.Run, s.svc.guests.Run, s.svc.retention.Run, s.svc.e2ee.Run, s.svc.media.Run, s.svc.pushers.Run, s.svc.apps.Run, s.svc.delayed.Run, s.svc.redactions.Run, s.svc.db.TendKeys, s.prune, s.measure} {
 		g.Go(func() error { return job(ctx) })
 	}
 	if s.svc.ledger != nil {

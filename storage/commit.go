@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 	"sync"
 	"time"
+
+	"ebb/storage/sealing"
 )
 
 const (
@@ -226,6 +228,7 @@ func (c *committer) commit() {
 
 // failBatch ends every write of the batch with the error. Writes that failed before keep their own error.
 func (c *committer) failBatch(err error) {
+	c.db.sealer.Undo(sealing.Mark{})
 	for _, p := range append(c.batch, c.late...) {
 		if p.err == nil {
 			c.fail(p, fmt.Errorf("%w: %w", errBatch, err))
@@ -305,6 +308,7 @@ func (c *committer) transact() (err error) {
 	if err := c.conn.commit(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
+	c.db.sealer.Committed()
 	c.db.health.unwritable.Store(false)
 	c.stored = c.pos
 	return nil
@@ -354,6 +358,7 @@ func (c *committer) runOne(tx *Tx, p *Pending) error {
 		}
 	}
 	tx.failed = nil
+	mark := c.db.sealer.Mark()
 	err := c.protect(tx, p.write.Do)
 	if err == nil {
 		err = tx.failed // ignored by the closure; PostgreSQL refuses everything after it
@@ -372,6 +377,7 @@ func (c *committer) runOne(tx *Tx, p *Pending) error {
 			return err
 		}
 	}
+	c.db.sealer.Undo(mark)
 	c.fail(p, full(err))
 	return nil
 }

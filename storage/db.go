@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"ebb/ident"
+	"ebb/storage/sealing"
 )
 
 // Config describes the database to open.
@@ -18,6 +19,7 @@ type Config struct {
 	DSN         string        // sqlite:PATH or postgres://…
 	Server      string        // the server name, by which references to media of this server are recognised
 	ReadConns   int           // number of read-only connections; 0 means 8
+	BodyKeys    string        // the folder with the keys of message bodies, on PostgreSQL; "": bodies are not encrypted
 	CommitDelay time.Duration // injected into every commit, for the benchmark only
 	Now         func() time.Time
 	Log         *slog.Logger
@@ -31,14 +33,18 @@ var ErrClosed = errors.New("storage: closed")
 
 // DB is an open database. It is safe for concurrent use.
 type DB struct {
-	cfg          Config
-	dialect      dialect
-	lock         fileLock
-	readers      readers
-	inner        readers // for ReadInner
-	shares       *shares
-	commit       *committer
-	checkpointer *checkpointer // nil on PostgreSQL
+	cfg     Config
+	dialect dialect
+	lock    fileLock
+	readers readers
+	inner   readers // for ReadInner
+	shares  *shares
+	commit  *committer
+	sealer  *sealing.Sealer // nil if bodies are not encrypted
+	// tending prevents that keys are retired twice at once. It is held during database work, before any other lock.
+	tending      sync.Mutex
+	spares       struct{ stopping, ended chan struct{} } // of makeSpares: closed to end it, and when it has ended
+	checkpointer *checkpointer                           // nil on PostgreSQL
 	settled      atomic.Int64
 	written      atomic.Int64 // writes that were committed since the database was opened
 	// announcing is held by the committer while the Committed hooks of a batch run, until Settled covers the batch.
@@ -69,7 +75,14 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{cfg: cfg, dialect: d, shares: newShares(cfg.ReadConns), noted: make(chan struct{}, 1)}
+	var keys *sealing.Sealer
+	if pg, ok := d.(postgresDialect); ok && cfg.BodyKeys != "" {
+		keys = sealing.New()
+		pg.sealer = keys
+		d = pg
+	}
+	db := &DB{cfg: cfg, dialect: d, sealer: keys, shares: newShares(cfg.ReadConns), noted: make(chan struct{}, 1)}
+	db.spares.stopping, db.spares.ended = make(chan struct{}), make(chan struct{})
 	db.ctx, db.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := db.openOrMakeRoom(ctx); err != nil {
 		db.cancel()
@@ -117,6 +130,9 @@ func (db *DB) open(ctx context.Context) (err error) {
 	}
 	db.commit = newCommitter(db, w, position)
 	go db.commit.run()
+	if db.sealer != nil {
+		go db.makeSpares()
+	}
 	if db.checkpointer != nil {
 		go db.checkpointer.run()
 	}
@@ -138,6 +154,9 @@ func (db *DB) boot(w conn) (position int64, err error) {
 	}
 	db.settled.Store(meta.position)
 	db.idKey = meta.idKey
+	if err := db.bootKeys(w); err != nil {
+		return 0, err
+	}
 	if err := db.readRestored(w); err != nil {
 		return 0, fmt.Errorf("read meta: %w", err)
 	}
@@ -148,6 +167,7 @@ func (db *DB) boot(w conn) (position int64, err error) {
 func (db *DB) Close() (err error) {
 	db.closing.Do(func() {
 		db.commit.stop()
+		db.stopSpares()
 		err = errors.Join(
 			db.checkpointer.stop(),
 			db.readers.close(),
@@ -187,6 +207,9 @@ func (db *DB) read(ctx context.Context, pool readers, f func(*Tx) error) (err er
 		return err
 	}
 	defer pool.give(c)
+	if db.sealer != nil {
+		defer db.sealer.Enter()()
+	}
 	tx := &Tx{db: db, conn: c, ctx: ctx, now: db.cfg.Now(), settled: db.Settled()} // Settled first, then the snapshot
 	if err := c.begin(false); err != nil {
 		return fmt.Errorf("begin read: %w", err)

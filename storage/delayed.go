@@ -1,6 +1,9 @@
 package storage
 
-import "ebb/ident"
+import (
+	"ebb/ident"
+	"ebb/storage/sealing"
+)
 
 // DelayedEvent is an event that a local user sends at a later time.
 type DelayedEvent struct {
@@ -26,8 +29,8 @@ type DelayedEvent struct {
 }
 
 const addDelayedEventQuery = `INSERT INTO delayed_events
-(delay_id, user_nid, room_nid, type, state_key, content, origin_ts, delay, scheduled_ts, send_ts, position, sticky_ms)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`
+(delay_id, user_nid, room_nid, type, state_key, content, origin_ts, delay, scheduled_ts, send_ts, position, sticky_ms, body_key)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`
 
 // AddDelayedEvent schedules an event and sets its position.
 func (tx *Tx) AddDelayedEvent(d *DelayedEvent) error {
@@ -39,8 +42,12 @@ func (tx *Tx) AddDelayedEvent(d *DelayedEvent) error {
 		sticky = *d.StickyMS
 	}
 	d.Position = tx.NextPos()
-	_, err := tx.exec(addDelayedEventQuery, d.DelayID, int64(d.User), int64(d.Room), d.Type, key, d.Content, d.OriginTS, d.Delay,
-		d.ScheduledTS, d.SendTS, int64(d.Position), sticky)
+	content, sealed, err := tx.sealString(sealing.DelayedEvents, d.Room, int64(d.Position), d.Content)
+	if err != nil {
+		return err
+	}
+	_, err = tx.exec(addDelayedEventQuery, d.DelayID, int64(d.User), int64(d.Room), d.Type, key, content, d.OriginTS, d.Delay,
+		d.ScheduledTS, d.SendTS, int64(d.Position), sticky, sealed)
 	if err != nil {
 		return err
 	}
@@ -57,6 +64,9 @@ func scanDelayedEvent(r Row) (d DelayedEvent, err error) {
 	err = r.Scan(&d.DelayID, &d.User, &d.UserID, &d.Room, &d.RoomID, &d.Type, &d.StateKey, &d.Content, &d.OriginTS, &d.Delay,
 		&d.ScheduledTS, &d.SendTS, &d.Position, &d.FinalisedTS, &d.EventID, &d.Error, &d.StickyMS, &deactivated, &locked, &suspended)
 	d.Deactivated, d.Locked, d.Suspended = deactivated != 0, locked != 0, suspended != 0
+	if err == nil {
+		err = unsealString(r, sealing.DelayedEvents, int64(d.Position), &d.Content)
+	}
 	return d, err
 }
 
@@ -124,13 +134,16 @@ func (tx *Tx) PostponeEvent(delayID string, from, to int64) error {
 	return err
 }
 
-const finaliseQuery = `UPDATE delayed_events SET finalised_ts = $2, event_id = $3, error = $4, content = ''
+const finaliseQuery = `UPDATE delayed_events SET finalised_ts = $2, event_id = $3, error = $4, content = '', body_key = 0
 WHERE delay_id = $1 AND finalised_ts = 0 AND send_ts = CASE WHEN CAST($5 AS BIGINT) = 0 THEN send_ts ELSE CAST($5 AS BIGINT) END`
 
 // FinaliseEvent records what became of a scheduled event, at the time now (ms). The event was sent as eventID, or could
 // not be sent because of problem; if both are empty, it was cancelled. FinaliseEvent returns false if the event is not
 // scheduled, or if sendTS is not 0 and the event is scheduled for another time.
 func (tx *Tx) FinaliseEvent(delayID string, now int64, eventID, problem string, sendTS int64) (bool, error) {
+	if err := tx.soil(`SELECT body_key FROM delayed_events WHERE delay_id = $1`, delayID); err != nil {
+		return false, err
+	}
 	n, err := tx.exec(finaliseQuery, delayID, now, eventID, problem, sendTS)
 	if err != nil || n == 0 {
 		return false, err
@@ -143,6 +156,9 @@ func (tx *Tx) FinaliseEvent(delayID string, now int64, eventID, problem string, 
 func (tx *Tx) DeleteDelayedEvents(user ident.UserNID) error {
 	_, err := tx.exec(`DELETE FROM media_refs WHERE kind = 1 AND owner IN (SELECT position FROM delayed_events WHERE user_nid = $1)`, int64(user))
 	if err != nil {
+		return err
+	}
+	if err := tx.soil(`SELECT body_key FROM delayed_events WHERE user_nid = $1`, int64(user)); err != nil {
 		return err
 	}
 	_, err = tx.exec(`DELETE FROM delayed_events WHERE user_nid = $1`, int64(user))

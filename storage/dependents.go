@@ -121,6 +121,9 @@ var dependents = []dependent{
 		goesWhen: purged,
 		removeAll: func(tx *Tx, positions []Pos) error {
 			list, args := In(1, positions)
+			if err := tx.soil(`SELECT body_key FROM originals WHERE position IN `+list, args...); err != nil {
+				return err
+			}
 			_, err := tx.exec(`DELETE FROM originals WHERE position IN `+list, args...)
 			return err
 		},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"ebb/ident"
+	"ebb/storage/sealing"
 )
 
 // EventFlags holds the flags of a stored event.
@@ -66,6 +67,9 @@ func scanEvent(r Row) (e EventRow, err error) {
 	if txn != nil {
 		e.TxnID = *txn
 	}
+	if err == nil && sealing.IsSealed(e.JSON) {
+		e.TxnID, e.JSON, err = openEvent(r, e.Position, e.JSON)
+	}
 	return e, err
 }
 
@@ -81,6 +85,9 @@ func (tx *Tx) InsertEvent(e *EventRow) error {
 	}
 	if e.TxnID != "" {
 		txn = e.TxnID
+	}
+	if tx.db.sealer != nil && !staysPlain(e.Type) {
+		return tx.insertSealedEvent(e, key)
 	}
 	_, err := tx.exec(insertEventQuery, int64(e.Position), int64(e.Room), int64(e.Order), tx.IDHash(e.EventID), e.EventID, e.Type, key, int64(e.Sender),
 		e.OriginTS, e.ReceivedTS, e.Snapshot, int64(e.Flags), int64(e.RedactedBy), int64(e.ThreadRoot), e.Push, int64(e.Device), txn, string(e.JSON))
@@ -255,8 +262,17 @@ func (tx *Tx) RedactHeldEvent(room ident.RoomNID, p Pos, eventID string, json []
 
 // redactEvent implements RedactEvent. f is what happens to the event, and release releases its media.
 func (tx *Tx) redactEvent(room ident.RoomNID, p Pos, eventID string, json []byte, by Pos, f fate, release func() error) error {
+	rows, err := tx.sealedRows(room, eventID)
+	if err != nil {
+		return err
+	}
 	if _, err := tx.exec(redactEventQuery, tx.IDHash(eventID), eventID, int64(room), string(json), int64(by)); err != nil {
 		return err
+	}
+	for _, r := range rows {
+		if err := tx.replaceSealed(r, r.txnID, json); err != nil {
+			return err
+		}
 	}
 	if err := release(); err != nil {
 		return err

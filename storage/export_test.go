@@ -96,3 +96,9 @@ var Paged = map[string]string{
 	listAccountsQuery:       "autoindex_accounts",
 	roomRowsQuery:           "PRIMARY KEY",
 }
+
+// SealOld seals what is stored from before there were keys.
+func (db *DB) SealOld() error { return db.sealOld(context.Background()) }
+
+// MaxDirty is how long a key may be dirty.
+const MaxDirty = maxDirty

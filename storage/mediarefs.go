@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"ebb/ident"
+	"ebb/storage/sealing"
 )
 
 // MediaRefKind is the kind of a text that refers to media by mxc URI. The kinds of texts that never expire have the
@@ -130,7 +131,13 @@ func (tx *Tx) addEventMediaAgain(p Pos) error {
 	var isState bool
 	var flags int64
 	var text []byte
-	err := tx.each(func(r Row) error { return r.Scan(&isState, &flags, &text) }, addMediaAgainQuery, int64(p))
+	err := tx.each(func(r Row) (err error) {
+		err = r.Scan(&isState, &flags, &text)
+		if err == nil && sealing.IsSealed(text) {
+			_, text, err = openEvent(r, p, text)
+		}
+		return err
+	}, addMediaAgainQuery, int64(p))
 	if err != nil {
 		return err
 	}

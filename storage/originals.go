@@ -1,6 +1,9 @@
 package storage
 
-import "ebb/ident"
+import (
+	"ebb/ident"
+	"ebb/storage/sealing"
+)
 
 // Original is what an event was before it was redacted.
 type Original struct {
@@ -11,8 +14,8 @@ type Original struct {
 	RedactedTS int64 // ms
 }
 
-const keepOriginalQuery = `INSERT INTO originals (position, room_nid, sender_nid, json, redacted_ts)
-SELECT position, room_nid, sender_nid, json, CAST($4 AS BIGINT) FROM events WHERE id_hash = $1 AND event_id = $2 AND +room_nid = $3 AND redacted_by = 0
+const keepOriginalQuery = `INSERT INTO originals (position, room_nid, sender_nid, json, redacted_ts, body_key)
+SELECT position, room_nid, sender_nid, json, CAST($4 AS BIGINT), body_key FROM events WHERE id_hash = $1 AND event_id = $2 AND +room_nid = $3 AND redacted_by = 0
 AND flags & 8 = 0 ON CONFLICT DO NOTHING`
 
 // keepOriginal stores what the rows of an event hold, before the event is redacted. A row without content (a skeleton)
@@ -24,8 +27,15 @@ func (tx *Tx) keepOriginal(room ident.RoomNID, eventID string) error {
 
 // AddOriginal stores the original of an event that arrived when it was already redacted or had expired.
 func (tx *Tx) AddOriginal(o Original) error {
-	_, err := tx.exec(`INSERT INTO originals (position, room_nid, sender_nid, json, redacted_ts) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
-		int64(o.Position), int64(o.Room), int64(o.Sender), string(o.JSON), o.RedactedTS)
+	text, key, err := string(o.JSON), int64(0), error(nil)
+	if tx.db.sealer != nil { // in the same form as in events
+		text, key, err = tx.sealString(sealing.Events, o.Room, int64(o.Position), string(sealing.EventText("", o.JSON)))
+	}
+	if err != nil {
+		return err
+	}
+	_, err = tx.exec(`INSERT INTO originals (position, room_nid, sender_nid, json, redacted_ts, body_key) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`,
+		int64(o.Position), int64(o.Room), int64(o.Sender), text, o.RedactedTS, key)
 	if err != nil {
 		return err
 	}
@@ -55,6 +65,9 @@ func (tx *Tx) DeleteOriginals(of KeptBy, limit int) (int, error) {
 }
 
 func (tx *Tx) deleteOriginal(p Pos) error {
+	if err := tx.soil(`SELECT body_key FROM originals WHERE position = $1`, int64(p)); err != nil {
+		return err
+	}
 	if _, err := tx.exec(`DELETE FROM originals WHERE position = $1`, int64(p)); err != nil {
 		return err
 	}

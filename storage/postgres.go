@@ -8,9 +8,14 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/stdlib"
+
+	"ebb/storage/sealing"
 )
 
-type postgresDialect struct{ dsn string }
+type postgresDialect struct {
+	dsn    string
+	sealer *sealing.Sealer // nil: nothing is sealed
+}
 
 func (postgresDialect) name() string   { return "postgres" }
 func (postgresDialect) rowKey() string { return "BIGINT PRIMARY KEY" }
@@ -32,7 +37,7 @@ func (d postgresDialect) openWriter(ctx context.Context) (conn, error) {
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	c := &pgConn{c: sc, db: db}
+	c := &pgConn{c: sc, db: db, sealer: d.sealer}
 	if err := errors.Join(c.checkSettings(), run(c, `SET synchronous_commit = on`), c.takeLock(ctx)); err != nil {
 		return nil, errors.Join(err, c.close())
 	}
@@ -82,7 +87,10 @@ func (c *pgConn) takeLock(ctx context.Context) (err error) {
 
 // pgReaders is the pool of reading connections to PostgreSQL. It uses the pool of database/sql, which also replaces
 // broken connections.
-type pgReaders struct{ db *sql.DB }
+type pgReaders struct {
+	db     *sql.DB
+	sealer *sealing.Sealer
+}
 
 func (d postgresDialect) openReaders(n int) (readers, error) {
 	db, err := sql.Open("pgx", d.dsn)
@@ -91,7 +99,7 @@ func (d postgresDialect) openReaders(n int) (readers, error) {
 	}
 	db.SetMaxOpenConns(n)
 	db.SetMaxIdleConns(n)
-	return pgReaders{db}, nil
+	return pgReaders{db, d.sealer}, nil
 }
 
 func (p pgReaders) take(ctx context.Context) (conn, error) {
@@ -99,7 +107,7 @@ func (p pgReaders) take(ctx context.Context) (conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pgConn{c: c}, nil
+	return &pgConn{c: c, sealer: p.sealer}, nil
 }
 
 func (p pgReaders) give(c conn) { _ = c.close() } // database/sql does not reuse a broken connection
@@ -108,8 +116,11 @@ func (p pgReaders) close() error { return p.db.Close() }
 
 func (postgresDialect) openCheckpointer(*DB) (*checkpointer, error) { return nil, nil }
 
-// maintain removes deleted rows from the files.
+// maintain destroys keys and removes deleted rows from the files.
 func (postgresDialect) maintain(ctx context.Context, db *DB) error {
+	if err := db.RetireKeys(ctx, false); err != nil {
+		return err
+	}
 	c, err := db.readers.take(ctx)
 	if err != nil {
 		return err
@@ -125,6 +136,8 @@ type pgConn struct {
 	c    *sql.Conn
 	db   *sql.DB // of the writer only; nil in a pool
 	rows bool    // a row callback is running
+
+	sealer *sealing.Sealer // nil: nothing is sealed
 }
 
 func (c *pgConn) close() error {
@@ -173,7 +186,7 @@ func (c *pgConn) query(f func(Row) error, query string, args ...any) (err error)
 		err = errors.Join(err, rows.Close())
 	}()
 	for rows.Next() {
-		if err := f(pgRow{rows}); err != nil {
+		if err := f(pgRow{rows, c.sealer}); err != nil {
 			return err
 		}
 	}
@@ -181,7 +194,18 @@ func (c *pgConn) query(f func(Row) error, query string, args ...any) (err error)
 }
 
 // pgRow is the current row of a result.
-type pgRow struct{ rows *sql.Rows }
+type pgRow struct {
+	rows   *sql.Rows
+	sealer *sealing.Sealer
+}
+
+func (r pgRow) open(in sealing.In, row int64, text []byte) ([]byte, error) {
+	return r.sealer.OpenText(in, row, text)
+}
+
+func (r pgRow) openBlob(in sealing.In, row int64, data []byte) ([]byte, error) {
+	return r.sealer.Open(in, row, data)
+}
 
 func (r pgRow) Scan(dest ...any) error {
 	for i, d := range dest {

@@ -77,13 +77,13 @@ func (tx *Tx) recountThread(parent relationParent) error {
 	return err
 }
 
-const annotationsQuery = `SELECT e.json FROM relations r JOIN events e ON e.position = r.position
+const annotationsQuery = `SELECT e.position, e.json FROM relations r JOIN events e ON e.position = r.position
 WHERE r.parent_hash = $1 AND r.parent_id = $2 AND r.room_nid = $3 AND r.rel_type = 'm.annotation' AND r.type = $4 AND r.sender_nid = $5 LIMIT 1000`
 
 // Annotations returns the JSON of a user's annotations of an event, at most 1000. It uses the index
 // relations_by_parent.
 func (tx *Tx) Annotations(room ident.RoomNID, parent, typ string, sender ident.UserNID) ([]string, error) {
-	return collect(tx, scanString, annotationsQuery, tx.IDHash(parent), parent, int64(room), typ, int64(sender))
+	return collect(tx, scanEventText, annotationsQuery, tx.IDHash(parent), parent, int64(room), typ, int64(sender))
 }
 
 // ThreadLatest returns the order of the latest reply in the thread with the given root, 0 if there is no such thread.

@@ -77,6 +77,9 @@ func (tx *Tx) PurgeBare(positions []Pos) error {
 		if err := tx.rememberPurged(list, args); err != nil {
 			return err
 		}
+		if err := tx.soil(eventKeysQuery+list, args...); err != nil {
+			return err
+		}
 		if _, err := tx.exec(`DELETE FROM events WHERE position IN `+list, args...); err != nil {
 			return err
 		}
@@ -91,8 +94,14 @@ func (tx *Tx) SkeletonizeEvent(p Pos, eventID string, flags EventFlags, redacted
 	if err := tx.removeDependents(purged, p, eventID); err != nil {
 		return err
 	}
-	_, err := tx.exec(skeletonQuery, int64(p), string(redactedForm), int64(flags&^KeptEvent|SkeletonEvent))
-	return err
+	r, sealed, err := tx.sealedRow(p)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.exec(skeletonQuery, int64(p), string(redactedForm), int64(flags&^KeptEvent|SkeletonEvent)); err != nil || !sealed {
+		return err
+	}
+	return tx.replaceSealed(r, "", redactedForm)
 }
 
 // SetPurgedBefore raises the time (ms) before which a room's message events have been purged.

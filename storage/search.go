@@ -8,6 +8,7 @@ import (
 
 	"ebb/ident"
 	"ebb/storage/postings"
+	"ebb/storage/sealing"
 )
 
 // These are the rows of the search index. Package search decides what its blocks contain and when they are written;
@@ -76,12 +77,10 @@ func (tx *Tx) SearchParts(keys []int64) (map[int64][]byte, error) {
 	for part := range slices.Chunk(keys, maxIn) {
 		list, args := In(1, part)
 		err := tx.each(func(r Row) error {
-			var key int64
-			var data []byte
-			err := r.Scan(&key, &data)
+			key, data, err := scanPart(r)
 			out[key] = data
 			return err
-		}, `SELECT nid, data FROM search_parts WHERE nid IN `+list, args...)
+		}, partColumns+`WHERE nid IN `+list, args...)
 		if err != nil {
 			return nil, err
 		}
@@ -89,11 +88,23 @@ func (tx *Tx) SearchParts(keys []int64) (map[int64][]byte, error) {
 	return out, nil
 }
 
-const blockPartsQuery = `SELECT data FROM search_parts WHERE nid >= $1 AND nid < $2 ORDER BY nid`
+const (
+	partColumns     = `SELECT nid, data, body_key FROM search_parts `
+	blockPartsQuery = partColumns + `WHERE nid >= $1 AND nid < $2 ORDER BY nid`
+)
+
+func scanPart(r Row) (key int64, data []byte, err error) {
+	var sealed int64
+	err = r.Scan(&key, &data, &sealed)
+	if err == nil && sealed != 0 {
+		data, err = r.openBlob(sealing.SearchParts, key, data)
+	}
+	return key, data, err
+}
 
 // ReadSearchBlock reads a whole block. It uses the primary key.
 func (tx *Tx) ReadSearchBlock(b SearchBlock) (out postings.Block, err error) {
-	rows, err := collect(tx, func(r Row) (data []byte, err error) { err = r.Scan(&data); return data, err }, blockPartsQuery, b.head(), b.head()+partsPerBlock)
+	rows, err := collect(tx, func(r Row) (data []byte, err error) { _, data, err = scanPart(r); return data, err }, blockPartsQuery, b.head(), b.head()+partsPerBlock)
 	if err != nil {
 		return out, err
 	}
@@ -112,7 +123,7 @@ func (tx *Tx) InsertSearchBlock(room ident.RoomNID, docs []postings.Doc, block p
 		return err
 	}
 	for i, data := range append([][]byte{block.Head}, block.Parts...) {
-		if _, err := tx.exec(`INSERT INTO search_parts (nid, data) VALUES ($1, $2)`, b.head()+int64(i), blob(data)); err != nil {
+		if err := tx.insertPart(room, b.head()+int64(i), data); err != nil {
 			return err
 		}
 	}
@@ -139,7 +150,41 @@ func (tx *Tx) dropSearchBlock(b SearchBlock) error {
 	if _, err := tx.exec(`DELETE FROM search_blocks WHERE nid = $1`, int64(b.NID)); err != nil {
 		return err
 	}
+	if err := tx.soil(`SELECT body_key FROM search_parts WHERE nid >= $1 AND nid < $2`, b.head(), b.head()+partsPerBlock); err != nil {
+		return err
+	}
 	_, err := tx.exec(`DELETE FROM search_parts WHERE nid >= $1 AND nid < $2`, b.head(), b.head()+partsPerBlock)
+	return err
+}
+
+// insertPart stores a part or the head of a block.
+func (tx *Tx) insertPart(room ident.RoomNID, key int64, data []byte) error {
+	if tx.db.sealer == nil {
+		_, err := tx.exec(`INSERT INTO search_parts (nid, data) VALUES ($1, $2)`, key, blob(data))
+		return err
+	}
+	k, err := tx.keyFor(sealing.Slot{Room: room, Kind: sealing.Search, Day: sealing.DayOf(tx.now.UnixMilli())})
+	if err != nil {
+		return err
+	}
+	_, err = tx.exec(`INSERT INTO search_parts (nid, data, body_key) VALUES ($1, $2, $3)`, key, blob(k.Seal(sealing.SearchParts, key, data)), int64(k.ID))
+	return err
+}
+
+// updatePart replaces a part or the head of a block.
+func (tx *Tx) updatePart(room ident.RoomNID, key int64, data []byte) error {
+	if tx.db.sealer == nil {
+		_, err := tx.exec(updatePartQuery, key, blob(data))
+		return err
+	}
+	if err := tx.soil(`SELECT body_key FROM search_parts WHERE nid = $1`, key); err != nil {
+		return err
+	}
+	k, err := tx.keyFor(sealing.Slot{Room: room, Kind: sealing.Search, Day: sealing.DayOf(tx.now.UnixMilli())})
+	if err != nil {
+		return err
+	}
+	_, err = tx.exec(updateSealedPartQuery, key, blob(k.Seal(sealing.SearchParts, key, data)), int64(k.ID))
 	return err
 }
 
@@ -224,12 +269,15 @@ func (tx *Tx) removeFromBlock(b SearchBlock, positions []int64) error {
 	return tx.rewriteBlock(b, head, gone)
 }
 
-const updatePartQuery = `UPDATE search_parts SET data = $2 WHERE nid = $1`
+const (
+	updatePartQuery       = `UPDATE search_parts SET data = $2 WHERE nid = $1`
+	updateSealedPartQuery = `UPDATE search_parts SET data = $2, body_key = $3 WHERE nid = $1`
+)
 
 // rewriteBlock stores a new head of a block, and removes the documents that are gone from its parts. It stores only the
 // parts that change.
 func (tx *Tx) rewriteBlock(b SearchBlock, head []byte, gone []bool) error {
-	if _, err := tx.exec(updatePartQuery, b.head(), blob(head)); err != nil || b.Parts == 0 {
+	if err := tx.updatePart(b.Room, b.head(), head); err != nil || b.Parts == 0 {
 		return err
 	}
 	block, err := tx.ReadSearchBlock(b)
@@ -239,7 +287,7 @@ func (tx *Tx) rewriteBlock(b SearchBlock, head []byte, gone []bool) error {
 	for i, part := range block.Parts {
 		rest, changed, err := postings.Without(part, gone)
 		if err == nil && changed {
-			_, err = tx.exec(updatePartQuery, b.Part(i), blob(rest))
+			err = tx.updatePart(b.Room, b.Part(i), rest)
 		}
 		if err != nil {
 			return fmt.Errorf("block %d: %w", b.NID, err)
@@ -272,6 +320,9 @@ WHERE position > $1 AND position <= $2 AND type IN ('m.room.message', 'm.room.na
 func (tx *Tx) SearchableEvents(after, upTo Pos, limit int) ([]SearchableEvent, error) {
 	return collect(tx, func(r Row) (e SearchableEvent, err error) {
 		err = r.Scan(&e.Position, &e.Room, &e.Order, &e.Type, &e.OriginTS, &e.ReceivedTS, &e.JSON)
+		if err == nil && sealing.IsSealed(e.JSON) {
+			_, e.JSON, err = openEvent(r, e.Position, e.JSON)
+		}
 		return e, err
 	}, searchableQuery, int64(after), int64(upTo), limit)
 }

@@ -1,6 +1,9 @@
 package storage
 
-import "ebb/ident"
+import (
+	"ebb/ident"
+	"ebb/storage/sealing"
+)
 
 // Queries for rooms that are shared with other servers.
 
@@ -67,19 +70,31 @@ func (tx *Tx) EventsByID(room ident.RoomNID, ids []string) ([]EventRow, error) {
 // SetStrippedState stores the stripped state that another server sent with an invite or a knock of a user. An empty
 // text deletes it.
 func (tx *Tx) SetStrippedState(user ident.UserNID, room ident.RoomNID, json string) error {
+	if err := tx.soil(`SELECT body_key FROM stripped_state WHERE user_nid = $1 AND room_nid = $2`, int64(user), int64(room)); err != nil {
+		return err
+	}
 	if json == "" {
 		_, err := tx.exec(`DELETE FROM stripped_state WHERE user_nid = $1 AND room_nid = $2`, int64(user), int64(room))
 		return err
 	}
-	_, err := tx.exec(`INSERT INTO stripped_state (user_nid, room_nid, json) VALUES ($1, $2, $3)
-ON CONFLICT (user_nid, room_nid) DO UPDATE SET json = excluded.json`, int64(user), int64(room), json)
+	text, sealed, err := tx.sealString(sealing.StrippedState, room, int64(user), json)
+	if err != nil {
+		return err
+	}
+	_, err = tx.exec(`INSERT INTO stripped_state (user_nid, room_nid, json, body_key) VALUES ($1, $2, $3, $4)
+ON CONFLICT (user_nid, room_nid) DO UPDATE SET json = excluded.json, body_key = excluded.body_key`, int64(user), int64(room), text, sealed)
 	return err
 }
 
 // StrippedState returns the stripped state that another server sent with an invite or a knock of a user, "" if there is
 // none.
 func (tx *Tx) StrippedState(user ident.UserNID, room ident.RoomNID) (string, error) {
-	s, _, err := one(tx, scanString, `SELECT json FROM stripped_state WHERE user_nid = $1 AND room_nid = $2`, int64(user), int64(room))
+	s, _, err := one(tx, func(r Row) (s string, err error) {
+		if err = r.Scan(&s); err == nil {
+			err = unsealString(r, sealing.StrippedState, int64(user), &s)
+		}
+		return s, err
+	}, `SELECT json FROM stripped_state WHERE user_nid = $1 AND room_nid = $2`, int64(user), int64(room))
 	return s, err
 }
 

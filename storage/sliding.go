@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"ebb/ident"
+	"ebb/storage/sealing"
 )
 
 // SlidingConnection is a connection of sliding sync, without its states. SlidingStates lists those.
@@ -154,6 +155,9 @@ func (tx *Tx) StrippedStates(user ident.UserNID) (map[ident.RoomNID]string, erro
 		var room ident.RoomNID
 		var text string
 		err := r.Scan(&room, &text)
+		if err == nil {
+			err = unsealString(r, sealing.StrippedState, int64(user), &text)
+		}
 		out[room] = text
 		return err
 	}, strippedStatesQuery, int64(user))

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"ebb/storage/sealing"
 )
 
 // Tx is a transaction: a snapshot for reading, or a closure's part of a batch for writing. It is used by one goroutine
@@ -35,6 +37,9 @@ func (tx *Tx) Settled() Pos { return tx.settled }
 type Row interface {
 	// Scan copies the columns, in order, to the destinations.
 	Scan(dest ...any) error
+	// open decrypts a sealed text of the row (see sealer), and openBlob does so for a column of bytes.
+	open(in sealing.In, row int64, text []byte) ([]byte, error)
+	openBlob(in sealing.In, row int64, data []byte) ([]byte, error)
 }
 
 // exec runs a statement and returns the number of rows it changed.

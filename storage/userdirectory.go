@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"ebb/ident"
+	"ebb/storage/sealing"
 )
 
 // Queries of the user directory. A search is rare and the texts are short, so all accounts are scanned.
@@ -107,7 +108,7 @@ func (tx *Tx) DirectoryRooms(asks ident.UserNID, everybody bool, limit int) ([]i
 	return slices.Compact(rooms), err
 }
 
-const remoteMembersQuery = `SELECT u.user_id, e.json FROM memberships m JOIN users u ON u.nid = m.user_nid JOIN events e ON e.position = m.position
+const remoteMembersQuery = `SELECT e.position, e.json, u.user_id FROM memberships m JOIN users u ON u.nid = m.user_nid JOIN events e ON e.position = m.position
 WHERE m.membership = 'join' AND u.user_id NOT LIKE $1 ESCAPE '\' AND m.room_nid IN `
 
 // EachRemoteMember calls f for the users of other servers in the given rooms, at most limit times. A user in several of
@@ -119,8 +120,15 @@ func (tx *Tx) EachRemoteMember(rooms []ident.RoomNID, server string, limit int, 
 		err := tx.each(func(r Row) error {
 			var userID string
 			var event []byte
-			if err := r.Scan(&userID, &event); err != nil {
+			var p Pos
+			if err := r.Scan(&p, &event, &userID); err != nil {
 				return err
+			}
+			if sealing.IsSealed(event) {
+				var err error
+				if _, event, err = openEvent(r, p, event); err != nil {
+					return err
+				}
 			}
 			limit--
 			return f(userID, event)

@@ -37,6 +37,7 @@ var rules = map[string]rule{
 	"netguard":  {rank: 0, only: leaf},
 	"mail":      {rank: 0, only: leaf},
 	"secrets":   {rank: 0, only: leaf},
+	"bodykeys":  {rank: 0, only: leaf},
 
 	"rooms/pdu":       {rank: 1, only: []string{"canonjson"}, pure: true},
 	"rooms/eventauth": {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
@@ -49,6 +50,7 @@ var rules = map[string]rule{
 	"rooms/workers":            {rank: 1, only: []string{"ident"}},
 	"rooms/parking":            {rank: 1, only: leaf},
 	"rooms/words":              {rank: 1, only: leaf, pure: true},
+	"storage/sealing":          {rank: 1, only: []string{"bodykeys", "ident", "keyed"}},
 	"storage/postings":         {rank: 1, only: leaf, pure: true},
 	"rooms/eventcontent":       {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
 	"accounts/passwords":       {rank: 1, only: leaf, pure: true},
@@ -56,7 +58,7 @@ var rules = map[string]rule{
 	"rooms/newroom":            {rank: 1, only: []string{"canonjson", "mxerr"}, sideways: []string{"rooms/pdu"}, pure: true},
 	"rooms/handshake":          {rank: 1, only: []string{"canonjson", "mxerr", "ident"}, sideways: []string{"rooms/pdu", "rooms/eventauth"}, pure: true},
 
-	"storage":             {rank: 2, only: []string{"mxerr", "canonjson", "telemetry", "config", "ident", "keyed", "storage/postings"}},
+	"storage":             {rank: 2, only: []string{"bodykeys", "mxerr", "canonjson", "telemetry", "config", "ident", "keyed", "storage/postings", "storage/sealing"}},
 	"storage/storagetest": {rank: 2, sideways: []string{"storage"}},
 	"wake":                {rank: 2, only: []string{"ident"}},
 

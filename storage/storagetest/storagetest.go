@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
@@ -34,11 +35,15 @@ func EachDSN(t *testing.T, f func(t *testing.T, dsn string)) {
 	t.Run("postgres", func(t *testing.T) { f(t, Postgres(t)) })
 }
 
-// Open opens a database, by default a fresh one on SQLite, and closes it at the end of the test.
+// Open opens a database, by default a fresh one on SQLite, and closes it at the end of the test. On PostgreSQL, message
+// bodies are encrypted.
 func Open(t testing.TB, cfg storage.Config) *storage.DB {
 	t.Helper()
 	if cfg.DSN == "" {
 		cfg.DSN = SQLite(t)
+	}
+	if cfg.BodyKeys == "" && strings.HasPrefix(cfg.DSN, "postgres") {
+		cfg.BodyKeys = Keys(t, cfg.DSN)
 	}
 	db, err := storage.Open(context.Background(), cfg)
 	if err != nil {
@@ -50,6 +55,20 @@ func Open(t testing.TB, cfg storage.Config) *storage.DB {
 		}
 	})
 	return db
+}
+
+// keyFolders has the folder of keys of each database on PostgreSQL, by address.
+var keyFolders sync.Map
+
+// Keys returns the folder of the keys of a database on PostgreSQL.
+func Keys(t testing.TB, dsn string) string {
+	t.Helper()
+	if dir, ok := keyFolders.Load(dsn); ok {
+		return dir.(string)
+	}
+	dir := filepath.Join(t.TempDir(), "keys")
+	keyFolders.Store(dsn, dir)
+	return dir
 }
 
 // SQLite returns the address of a database that does not exist yet.
