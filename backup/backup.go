@@ -55,11 +55,25 @@ type Options struct {
 	Files      map[string]string // keys and configuration: names in the backup and paths; those that do not exist are left out
 	Media      string            // the server's media folder
 	Ledger     bool              // whether the server has a ledger
+	Keys       *BodyKeys         // the keys of message bodies on PostgreSQL; nil if there are none
 	Keep       time.Duration     // older backups are deleted, but never the newest; 0: nothing is deleted
 	Server     string
 	Version    string
 	Now        func() time.Time
 }
+
+// BodyKeys describes how the keys are copied under which messages in the database are encrypted. They are not in the
+// folder of the backups, so that whoever has only one of the two can read no message.
+type BodyKeys struct {
+	Dir string // the folder for the keys of all backups: a file for each, named like the backup
+	// Hold keeps all keys from being destroyed until release is called.
+	Hold func(context.Context) (release func() error, err error)
+	// Export writes the keys.
+	Export func(io.Writer) error
+}
+
+// keysName returns the name of the file with the keys of a backup.
+func keysName(backup string) string { return backup + ".keys.age" }
 
 // Report is the result of Create.
 type Report struct {
@@ -186,15 +200,7 @@ func (c *creation) write(ctx context.Context) error {
 	c.manifest = Manifest{Format: manifestFormat, Version: c.Version, Server: c.Server, Engine: c.Database.Engine(), Created: now, Recipients: recipients}
 	// The database comes first: a file that a row names is stored before the row, so it is there afterwards, unless it
 	// has been deleted meanwhile.
-	err = c.encrypt(databasePart, func(w io.Writer) error {
-		held, err := c.Database.Copy(ctx, w)
-		c.manifest.Migration = held.Migration
-		if c.Ledger {
-			c.manifest.Ledger = &held.Ledger
-		}
-		return err
-	})
-	if err != nil {
+	if err := c.writeDatabase(ctx); err != nil {
 		return err
 	}
 	if err := c.encrypt(filesPart, c.writeFiles); err != nil {
@@ -212,6 +218,70 @@ func (c *creation) write(ctx context.Context) error {
 		return err
 	}
 	return c.finish()
+}
+
+// writeDatabase copies the database, and the keys of messages in it.
+func (c *creation) writeDatabase(ctx context.Context) (err error) {
+	if c.Keys != nil {
+		release, err := c.Keys.Hold(ctx)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, release()) }()
+	}
+	err = c.encrypt(databasePart, func(w io.Writer) error {
+		held, err := c.Database.Copy(ctx, w)
+		c.manifest.Migration = held.Migration
+		if c.Ledger {
+			c.manifest.Ledger = &held.Ledger
+		}
+		return err
+	})
+	if err != nil || c.Keys == nil {
+		return err
+	}
+	return c.writeKeys()
+}
+
+// writeKeys copies the keys of messages to their own folder.
+func (c *creation) writeKeys() error {
+	if err := os.MkdirAll(c.Keys.Dir, 0o700); err != nil {
+		return err
+	}
+	name := keysName(filepath.Base(c.report.Path))
+	path := filepath.Join(c.Keys.Dir, name)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a backup that failed in this second
+		return err
+	}
+	size, sum, err := c.encryptTo(path, c.Keys.Export)
+	if err != nil {
+		return fmt.Errorf("copy the keys of messages to %s: %w", c.Keys.Dir, err)
+	}
+	c.manifest.Keys = &Part{name, size, sum}
+	return syncAll(c.Keys.Dir)
+}
+
+// pruneKeys deletes the keys of backups that are gone.
+func (c *creation) pruneKeys(kept []Listed) error {
+	if c.Keys == nil {
+		return nil
+	}
+	needed := map[string]bool{}
+	for _, b := range kept {
+		needed[keysName(b.Name)] = true
+	}
+	entries, err := os.ReadDir(c.Keys.Dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if _, isKeys := strings.CutSuffix(e.Name(), keysName("")); isKeys && !needed[e.Name()] {
+			if err := os.Remove(filepath.Join(c.Keys.Dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // begin chooses the name of the backup, by its time, and creates the folder. It waits while a backup of the same second
@@ -369,6 +439,9 @@ func (c *creation) prune(all []Listed) error {
 		c.report.Deleted = append(c.report.Deleted, b.Name)
 	}
 	c.report.Kept, c.report.Oldest = len(kept), kept[0].Created
+	if err := c.pruneKeys(kept); err != nil {
+		return err
+	}
 	needed := map[string]bool{}
 	for _, b := range kept {
 		files, err := readStored(filepath.Join(c.Dir, b.Name))

@@ -44,6 +44,7 @@ type Manifest struct {
 	Parts      []Part              `json:"parts"`
 	Media      Media               `json:"media"`
 	Ledger     *storage.LedgerHead `json:"ledger,omitempty"` // the last line when the backup was made; nil without a ledger
+	Keys       *Part               `json:"keys,omitempty"`   // the keys of messages, which are in another folder; nil if there are none
 	Checksum   string              `json:"checksum"`         // of the manifest with this field empty
 }
 

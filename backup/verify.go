@@ -159,3 +159,12 @@ func eachMedia(dir string, identities []age.Identity, f func(mediaFile) error) e
 	}
 	return errors.Join(eachLine(plain, f), file.Close())
 }
+
+// OpenKeys decrypts the keys of messages of a backup, which are in a folder of their own. The caller closes the result.
+func OpenKeys(m *Manifest, folder string, identities []Identity) (io.Reader, io.Closer, error) {
+	path := filepath.Join(folder, m.Keys.Name)
+	if err := verifyFile(path, m.Keys.Size, m.Keys.SHA256, nil); err != nil {
+		return nil, nil, fmt.Errorf("the keys of the messages in the backup: %w", err)
+	}
+	return open(path, identities)
+}

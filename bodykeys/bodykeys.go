@@ -43,7 +43,8 @@ var (
 const (
 	// idFile is the name of the file with the random ID of a folder. It is written last, so a folder that has it is
 	// complete.
-	idFile = "folder.id"
+	idFile   = "folder.id"
+	idLength = 16 // bytes
 	// magic begins the file of a key. The key and the beginning of a hash of both follow.
 	magic     = "ebbkey1\n"
 	sumLength = 8
@@ -61,15 +62,10 @@ func Create(path string) (*Folder, error) {
 	if f, err := Open(path); !errors.Is(err, ErrNoFolder) {
 		return f, err
 	}
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	if err := (&Folder{path: path}).makeFolders(); err != nil {
 		return nil, err
 	}
-	for i := range 256 {
-		if err := os.Mkdir(filepath.Join(path, hex.EncodeToString([]byte{byte(i)})), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, err
-		}
-	}
-	var id [16]byte
+	var id [idLength]byte
 	_, _ = rand.Read(id[:]) // never fails (crypto/rand)
 	if err := writeFile(filepath.Join(path, idFile), []byte(hex.EncodeToString(id[:])+"\n")); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
@@ -78,6 +74,19 @@ func Create(path string) (*Folder, error) {
 		return nil, err
 	}
 	return Open(path)
+}
+
+// makeFolders creates the folder, with its parents, and the folders for the files in it.
+func (f *Folder) makeFolders() error {
+	if err := os.MkdirAll(f.path, 0o700); err != nil {
+		return err
+	}
+	for i := range 256 {
+		if err := os.Mkdir(filepath.Join(f.path, hex.EncodeToString([]byte{byte(i)})), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Open opens a folder of keys. The error is ErrNoFolder if there is none.
@@ -90,7 +99,7 @@ func Open(path string) (*Folder, error) {
 		return nil, err
 	}
 	id := strings.TrimSpace(string(raw))
-	if len(id) != 32 {
+	if len(id) != 2*idLength {
 		return nil, fmt.Errorf("%s does not contain the ID of a folder of keys", filepath.Join(path, idFile))
 	}
 	return &Folder{path: path, id: id}, nil

@@ -223,3 +223,45 @@ func BenchmarkNew(b *testing.B) {
 		}
 	}
 }
+
+func TestAnExportHasAllKeys(t *testing.T) {
+	f, _ := create(t)
+	keys := map[bodykeys.ID]bodykeys.Key{}
+	for range 20 {
+		id, k := newKey(t, f)
+		keys[id] = k
+	}
+	gone, _ := newKey(t, f)
+	if err := f.Destroy(gone); err != nil {
+		t.Fatal(err)
+	}
+	var export strings.Builder
+	if err := f.Export(&export); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "restored")
+	if _, err := bodykeys.Import(path, strings.NewReader(export.String()[:export.Len()/2])); err == nil {
+		t.Error("half an export was imported")
+	}
+	if _, err := bodykeys.Open(path); !errors.Is(err, bodykeys.ErrNoFolder) {
+		t.Errorf("a folder with half of the keys is opened: %v", err)
+	}
+	if n, err := bodykeys.Import(path, strings.NewReader(export.String())); n != len(keys) || err != nil {
+		t.Fatalf("%d keys were imported (%v)", n, err)
+	}
+	restored, err := bodykeys.Open(path)
+	if err != nil || restored.ID() != f.ID() {
+		t.Fatalf("the folder is another one (%v)", err)
+	}
+	for id, k := range keys {
+		if got, err := restored.Key(id); err != nil || got != k {
+			t.Errorf("key %d is %x (%v)", id, got, err)
+		}
+	}
+	if _, err := restored.Key(gone); !errors.Is(err, bodykeys.ErrMissing) {
+		t.Errorf("a destroyed key was exported: %v", err)
+	}
+	if _, err := bodykeys.Import(filepath.Join(t.TempDir(), "x"), strings.NewReader("no export\n")); err == nil {
+		t.Error("a text that is no export was imported")
+	}
+}

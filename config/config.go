@@ -157,6 +157,7 @@ type Alerts struct {
 type Backup struct {
 	Recipients []string `yaml:"recipients" doc:"To whom backups are encrypted: the public parts of age keys (age1…) or of SSH keys. Keep the private part elsewhere; without it nobody can read the backups."`
 	Keep       Duration `yaml:"keep" doc:"ebb backup deletes older backups from its folder, except for the newest; 0s: none. Choose no longer time than messages are kept."`
+	Keys       string   `yaml:"keys" doc:"On PostgreSQL with database_keys: the folder to which ebb backup copies the keys of messages. It must be on another disk or host than the backups, so that whoever gets the backups cannot read what was deleted."`
 	Ledger     string   `yaml:"ledger" doc:"A file on another disk or host that records what is deleted and revoked. ebb restore then deletes and revokes it again. Empty: a restored server has again what was deleted after the backup."`
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"ebb/backup"
+	"ebb/bodykeys"
 	"ebb/config"
 	"ebb/secrets"
 	"ebb/storage"
@@ -23,6 +24,7 @@ type RestoreOptions struct {
 	Backup     string // the folder of one backup
 	Identities []backup.Identity
 	Ledger     string                                       // "": none; then deletions since the backup are lost, and all sessions end
+	Keys       string                                       // the folder with the keys of messages, for a backup that has such
 	Damaged    bool                                         // use the undamaged beginning of a damaged ledger
 	Load       func(ctx context.Context, r io.Reader) error // loads a dump into PostgreSQL
 	Progress   func(step string)
@@ -126,11 +128,45 @@ func (r *restore) verify(context.Context) error {
 	if err := storage.KnowsMigration(m.Migration); err != nil {
 		return err
 	}
+	if err := r.verifyKeys(); err != nil {
+		return err
+	}
 	if r.Ledger == "" {
 		return nil
 	}
 	_, err = os.Stat(r.Ledger)
 	return err
+}
+
+// verifyKeys checks that the keys of messages in the backup are there, if it needs any.
+func (r *restore) verifyKeys() error {
+	if r.manifest.Keys == nil {
+		return nil
+	}
+	if r.cfg.BodyKeys() == "" {
+		return errors.New("messages in the backup are encrypted: set database_keys to an empty folder for their keys")
+	}
+	if r.Keys == "" {
+		return errors.New("messages in the backup are encrypted: name the folder with their keys by --keys or backup.keys")
+	}
+	_, in, err := backup.OpenKeys(r.manifest, r.cfg.File(r.Keys), r.Identities)
+	if err != nil {
+		return err
+	}
+	return in.Close()
+}
+
+// importKeys restores the keys of messages.
+func (r *restore) importKeys() error {
+	if r.manifest.Keys == nil {
+		return nil
+	}
+	plain, in, err := backup.OpenKeys(r.manifest, r.cfg.File(r.Keys), r.Identities)
+	if err != nil {
+		return err
+	}
+	_, err = bodykeys.Import(r.cfg.BodyKeys(), plain)
+	return errors.Join(err, in.Close())
 }
 
 // Engine returns the kind of the configured database, as a manifest names it.
@@ -167,10 +203,19 @@ func (r *restore) prepare(ctx context.Context) error {
 			return fmt.Errorf("%s is not empty (it has %s): a backup is restored only into an empty folder, so that nothing is overwritten", dir, e.Name())
 		}
 	}
+	if again && r.manifest.Engine == "postgres" {
+		// The database was empty when the restore began.
+		if err := storage.Clear(ctx, r.cfg.DSN()); err != nil {
+			return err
+		}
+	}
 	if !again || r.manifest.Engine != "sqlite" {
 		if _, found, err := storage.Peek(ctx, r.cfg.DSN()); err != nil || found {
 			return errors.Join(err, errors.New("the database exists already: a backup is restored only into an empty one"))
 		}
+	}
+	if _, err := bodykeys.Open(r.cfg.BodyKeys()); !again && r.manifest.Keys != nil && !errors.Is(err, bodykeys.ErrNoFolder) {
+		return errors.Join(err, fmt.Errorf("%s (database_keys) has keys already: name an empty folder", r.cfg.BodyKeys()))
 	}
 	f, err := os.OpenFile(marker, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -189,6 +234,9 @@ func syncFolder(dir string) error {
 
 // unpack decrypts the backup into data_dir and the database.
 func (r *restore) unpack(ctx context.Context) error {
+	if err := r.importKeys(); err != nil {
+		return fmt.Errorf("restore the keys of messages: %w", err)
+	}
 	return backup.Unpack(ctx, r.Backup, r.Identities, backup.Target{
 		Media: filepath.Join(r.cfg.Dir(), "media"),
 		File: func(name string, content []byte) error {

@@ -264,6 +264,15 @@ func (db *DB) RetireKeys(ctx context.Context, all bool) error {
 	}
 	db.tending.Lock()
 	defer db.tending.Unlock()
+	err := db.retireKeys(ctx, all)
+	if errors.Is(err, errKeysHeld) {
+		db.cfg.Log.Info("keys of deleted messages stay until the backup is complete")
+		err = nil
+	}
+	return err
+}
+
+func (db *DB) retireKeys(ctx context.Context, all bool) error {
 	due := db.cfg.Now().Add(-maxDirty).UnixMilli()
 	if err := db.eachKey(ctx, endingKeysQuery, db.retire); err != nil {
 		return err
@@ -322,8 +331,58 @@ func (tx *Tx) keyEmpty(k usedKeyRow) (bool, error) {
 	return true, nil
 }
 
-// retire seals what is left under a key under another one, and destroys the key.
-func (db *DB) retire(ctx context.Context, k usedKeyRow) error {
+// keysLock is one half of the key of the advisory lock that a backup holds while it copies the database and then its
+// keys. A key is destroyed only while nobody else holds the lock.
+const keysLock = 0x656263
+
+const (
+	lockKeysQuery   = `SELECT pg_advisory_lock_shared(CAST($1 AS INT), hashtext(current_schema()))`
+	tryKeysQuery    = `SELECT pg_try_advisory_lock(CAST($1 AS INT), hashtext(current_schema()))`
+	unlockKeysQuery = `SELECT pg_advisory_unlock(CAST($1 AS INT), hashtext(current_schema()))`
+)
+
+// HoldKeys keeps all keys of a database on PostgreSQL from being destroyed until release is called. The database may be
+// in use by another process.
+func HoldKeys(ctx context.Context, dsn string) (release func() error, err error) {
+	d, err := parseDSN(dsn)
+	if err != nil {
+		return nil, err
+	}
+	c, err := d.peek(ctx)
+	if c == nil || err != nil {
+		return nil, errors.Join(err, errOrNil(err == nil, errors.New("there is no database yet")))
+	}
+	if err := c.query(func(Row) error { return nil }, lockKeysQuery, keysLock); err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	return c.close, nil
+}
+
+// errKeysHeld means that a backup is being made.
+var errKeysHeld = errors.New("storage: a backup holds the keys")
+
+// retire destroys a key, unless a backup is being made.
+func (db *DB) retire(ctx context.Context, k usedKeyRow) (err error) {
+	c, err := db.readers.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.readers.give(c)
+	got := false
+	if err := c.query(func(r Row) error { return r.Scan(&got) }, tryKeysQuery, keysLock); err != nil {
+		return err
+	}
+	if !got {
+		return errKeysHeld
+	}
+	defer func() {
+		err = errors.Join(err, c.query(func(Row) error { return nil }, unlockKeysQuery, keysLock))
+	}()
+	return db.replaceKey(ctx, k)
+}
+
+// replaceKey seals what is left under a key under another one, and destroys the key.
+func (db *DB) replaceKey(ctx context.Context, k usedKeyRow) error {
 	if k.state == usedKey {
 		if err := db.Write(ctx, func(tx *Tx) error { return tx.stopSealing(k) }); err != nil {
 			return err

@@ -10,6 +10,8 @@ import (
 	"path"
 	"slices"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // Peeked is the result of Peek.
@@ -63,6 +65,32 @@ const peekTimeout = 10 * time.Second
 
 // accountsFile is the migration that creates the table accounts.
 const accountsFile = "0002_accounts.sql"
+
+// Clear deletes all tables of a database on PostgreSQL. It is for a database that a restore was filling when it was
+// interrupted.
+func Clear(ctx context.Context, dsn string) error {
+	d, err := parseDSN(dsn)
+	if err != nil {
+		return err
+	}
+	c, err := d.peek(ctx)
+	if c == nil || err != nil {
+		return err
+	}
+	var tables []string
+	err = c.query(func(r Row) error {
+		var name string
+		err := r.Scan(&name)
+		tables = append(tables, name)
+		return err
+	}, `SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()`)
+	for _, name := range tables {
+		if err == nil {
+			err = run(c, `DROP TABLE `+pgx.Identifier{name}.Sanitize())
+		}
+	}
+	return errors.Join(err, c.close())
+}
 
 // hasMeta reports whether a query for the table meta finds it. Without that table Ebb has never opened the database.
 func hasMeta(c conn, query string) (bool, error) {

@@ -575,3 +575,27 @@ func runAndKill(t *testing.T, w *sealedWorld, texts map[storage.Pos]string) {
 		t.Fatalf("the child ended by itself: %v", cmd.ProcessState)
 	}
 }
+
+// A backup of the database needs all keys that there were when it was made.
+func TestKeysAreNotDestroyedDuringABackup(t *testing.T) {
+	w := newSealedWorld(t)
+	a, b := w.send(1, "a"), w.send(1, "b")
+	_, file := w.keyOf(a)
+	release, err := storage.HoldKeys(ctx, w.dsn)
+	ok(t, err)
+	w.purge(a)
+	ok(t, w.RetireKeys(ctx, true))
+	if !exists(file) {
+		t.Error("the key was destroyed")
+	}
+	w.purge(b)
+	ok(t, w.RetireKeys(ctx, true))
+	if !exists(file) {
+		t.Error("the key of a room without messages was destroyed")
+	}
+	ok(t, release())
+	ok(t, w.RetireKeys(ctx, true))
+	if exists(file) {
+		t.Error("the key is still there after the backup")
+	}
+}

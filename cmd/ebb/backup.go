@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,6 +44,11 @@ func (inv *invocation) backup(ctx context.Context, cfg *config.Config, dir strin
 		Dir: dir, Recipients: cfg.Backup.Recipients, Files: server.BackupFiles(cfg), Media: filepath.Join(cfg.Dir(), "media"), Ledger: cfg.Backup.Ledger != "",
 		Keep: time.Duration(cfg.Backup.Keep), Server: cfg.ServerName, Version: version, Now: time.Now,
 	}
+	keys, err := bodyKeysOf(cfg, dir)
+	if err != nil {
+		return refusedError{err}
+	}
+	o.Keys = keys
 	shortest := time.Duration(cfg.ShortestRetention())
 	client, err := adminapi.Dial(ctx, cfg.Dir())
 	switch {
@@ -238,6 +244,7 @@ var restoreCommand = command{
 		key := inv.identityFlag("")
 		ledger := inv.flags.String("ledger", "", "the `FILE` with the ledger, if it is not at backup.ledger")
 		without := inv.flags.Bool("without-ledger", false, "restore although the ledger is lost: what was deleted after the backup comes back, and everybody must sign in again")
+		keys := inv.flags.String("keys", "", "the `FOLDER` with the keys of messages (PostgreSQL), if it is not at backup.keys")
 		damaged := inv.flags.Bool("damaged-ledger", false, "use the undamaged beginning of a damaged ledger; everybody must sign in again")
 		show := inv.flags.Bool("show-config", false, "only print the configuration in the backup")
 		return func(ctx context.Context) error {
@@ -262,7 +269,7 @@ var restoreCommand = command{
 			if err != nil {
 				return err
 			}
-			o := server.RestoreOptions{Backup: dir, Identities: identities, Ledger: ledgerOf(cfg, *ledger, *without), Damaged: *damaged}
+			o := server.RestoreOptions{Backup: dir, Identities: identities, Ledger: ledgerOf(cfg, *ledger, *without), Damaged: *damaged, Keys: cmp.Or(*keys, cfg.Backup.Keys)}
 			return inv.restore(ctx, cfg, o)
 		}
 	},

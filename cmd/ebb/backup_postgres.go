@@ -9,8 +9,12 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 
+	"ebb/backup"
+	"ebb/bodykeys"
+	"ebb/config"
 	"ebb/storage"
 )
 
@@ -64,4 +68,34 @@ func runPostgres(ctx context.Context, dsn, program string, in io.Reader, out io.
 		return fmt.Errorf("%s: %w: %s", program, err, strings.TrimSpace(stderr.String()))
 	}
 	return nil
+}
+
+// bodyKeysOf returns how the keys of messages are copied, or nil if there are none. dir is the folder of the backups.
+func bodyKeysOf(cfg *config.Config, dir string) (*backup.BodyKeys, error) {
+	path := cfg.BodyKeys()
+	if path == "" {
+		return nil, nil
+	}
+	if cfg.Backup.Keys == "" {
+		return nil, errors.New("backup.keys is not set: name a folder for the keys of the messages in the database, on another disk or host than the backups")
+	}
+	to := cfg.File(cfg.Backup.Keys)
+	backups, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if rel, err := filepath.Rel(backups, to); err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator)) {
+		return nil, fmt.Errorf("backup.keys is in the folder of the backups, %s: whoever gets the backups could read what was deleted; name another folder", backups)
+	}
+	return &backup.BodyKeys{
+		Dir:  to,
+		Hold: func(ctx context.Context) (func() error, error) { return storage.HoldKeys(ctx, cfg.DSN()) },
+		Export: func(w io.Writer) error {
+			keys, err := bodykeys.Open(path)
+			if err != nil {
+				return err
+			}
+			return keys.Export(w)
+		},
+	}, nil
 }

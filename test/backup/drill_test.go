@@ -3,10 +3,13 @@ package backup
 
 import (
 	"bufio"
+	"context"
 	"crypto/rand"
+	"database/sql"
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +17,7 @@ import (
 	"testing"
 
 	"filippo.io/age"
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
 
 	"ebb/test/process"
 )
@@ -26,9 +30,11 @@ type drill struct {
 	backups string
 	ledger  string
 	key     string // file with the private key
+	dsn     string // of the database on PostgreSQL; "" for SQLite
 }
 
-func start(t *testing.T) *drill {
+// start starts a server. dsn is the address of a database on PostgreSQL, or "" for SQLite.
+func start(t *testing.T, dsn string) *drill {
 	t.Helper()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "ebb")
@@ -40,14 +46,59 @@ func start(t *testing.T) *drill {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &drill{t: t, binary: path, backups: filepath.Join(dir, "backups"), ledger: filepath.Join(dir, "other-disk", "ledger"), key: filepath.Join(dir, "key.txt")}
+	d := &drill{t: t, binary: path, backups: filepath.Join(dir, "backups"), ledger: filepath.Join(dir, "other-disk", "ledger"), key: filepath.Join(dir, "key.txt"), dsn: dsn}
 	public := newKey(t, d.key)
 	if err := os.Mkdir(filepath.Dir(d.ledger), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	d.Server = process.Start(t, b, process.Options{Config: "registration: {mode: open}\nrate_limits: {enabled: false}\n" +
-		"backup: {recipients: [" + public + "], ledger: " + d.ledger + "}\n"})
+	config := "registration: {mode: open}\nrate_limits: {enabled: false}\nbackup: {recipients: [" + public + "], ledger: " + d.ledger
+	if dsn == "" {
+		config += "}\n"
+	} else {
+		config += ", keys: " + filepath.Join(dir, "third-disk") + "}\ndatabase: " + dsn + "\ndatabase_keys: keys\n"
+	}
+	d.Server = process.Start(t, b, process.Options{Config: config})
 	return d
+}
+
+// postgres creates a database on PostgreSQL and returns its address.
+func postgres(t *testing.T) string {
+	t.Helper()
+	server := os.Getenv("EBB_TEST_POSTGRES")
+	if server == "" {
+		t.Skip("SKIP PostgreSQL: EBB_TEST_POSTGRES is not set (go run ./internal/pgtest -- go test …)")
+	}
+	u, err := url.Parse(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/drill_" + strings.ToLower(rand.Text())
+	recreate(t, u.String())
+	t.Cleanup(func() { onServer(t, `DROP DATABASE `+u.Path[1:]+` WITH (FORCE)`) })
+	return u.String()
+}
+
+// recreate deletes a database if it exists, and creates it.
+func recreate(t *testing.T, dsn string) {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	onServer(t, `DROP DATABASE IF EXISTS `+u.Path[1:]+` WITH (FORCE)`)
+	onServer(t, `CREATE DATABASE `+u.Path[1:]+` TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'`)
+}
+
+func onServer(t *testing.T, statement string) {
+	t.Helper()
+	db, err := sql.Open("pgx", os.Getenv("EBB_TEST_POSTGRES"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	if _, err := db.ExecContext(context.Background(), statement); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // newKey writes a new private key to a file and returns the public part.
@@ -106,9 +157,12 @@ func (d *drill) backup() (report struct {
 	return report
 }
 
-// lose deletes data_dir of the stopped server.
+// lose deletes data_dir of the stopped server, and its database.
 func (d *drill) lose() {
 	d.t.Helper()
+	if d.dsn != "" {
+		recreate(d.t, d.dsn)
+	}
 	if err := os.RemoveAll(d.DataDir); err != nil {
 		d.t.Fatal(err)
 	}
@@ -175,7 +229,11 @@ func retention() process.Object {
 }
 
 func TestWhatWentStaysGoneAfterARestore(t *testing.T) {
-	d := start(t)
+	t.Run("sqlite", func(t *testing.T) { runDrill(t, start(t, "")) })
+	t.Run("postgres", func(t *testing.T) { runDrill(t, start(t, postgres(t))) })
+}
+
+func runDrill(t *testing.T, d *drill) {
 	alice, bob, carol := d.Register(t, "alice"), d.Register(t, "bob"), d.Register(t, "carol")
 	_, lost := login(t, d.Server, "bob", "a password of bob")
 	chat, cleared := room(t, alice, nil, bob, carol), room(t, alice, nil)
@@ -236,6 +294,8 @@ func TestWhatWentStaysGoneAfterARestore(t *testing.T) {
 		}
 	}
 
+	d.checkPostgres()
+
 	d.Up(t)
 	for text, want := range map[string]bool{"kept-marker": true, "redacted-marker": false, "lost-marker": false} {
 		messages := alice.Must(t, "GET", process.Path("rooms", chat, "messages")+"?dir=b&limit=100", nil)
@@ -278,6 +338,28 @@ func TestWhatWentStaysGoneAfterARestore(t *testing.T) {
 		t.Errorf("a message after the restore does not reach a client that goes on")
 	}
 	d.checkDamagedLedger(r.Path, bob)
+}
+
+// checkPostgres checks that no file of the database server has a message in plain text.
+func (d *drill) checkPostgres() {
+	d.t.Helper()
+	if d.dsn == "" {
+		return
+	}
+	onServer(d.t, `CHECKPOINT`)
+	u, err := url.Parse(d.dsn)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, marker := range []string{"kept-marker", "redacted-marker", "purged-marker", "expired-marker", "lost-marker"} {
+		if found := process.FilesWith(d.t, filepath.Join(u.Query().Get("host"), "data"), marker); len(found) > 0 {
+			d.t.Errorf("%s is in %v", marker, found)
+		}
+	}
+	keys, err := filepath.Glob(filepath.Join(filepath.Dir(d.key), "third-disk", "*"))
+	if err != nil || len(keys) == 0 {
+		d.t.Errorf("the keys are in %v (%v)", keys, err)
+	}
 }
 
 // interruptBackup kills a backup at several moments. The next one must not notice.
