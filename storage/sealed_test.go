@@ -599,3 +599,35 @@ func TestKeysAreNotDestroyedDuringABackup(t *testing.T) {
 		t.Error("the key is still there after the backup")
 	}
 }
+
+// A legal hold keeps what was redacted.
+func TestTheOriginalOfARedactedMessageIsSealedAgain(t *testing.T) {
+	w := newSealedWorld(t)
+	p := w.send(1, "held")
+	n, file := w.keyOf(p)
+	ok(t, w.Write(ctx, func(tx *storage.Tx) error {
+		err := tx.RedactHeldEvent(1, p, fmt.Sprint("$", p), []byte(`{"content":{}}`), p)
+		late := storage.Original{Position: p + 1, Room: 1, Sender: 1, JSON: []byte(`{"content":{"body":"late"}}`)}
+		return errors.Join(err, tx.AddOriginal(late))
+	}))
+	if original := w.number(`SELECT body_key FROM originals WHERE position = $1`, int64(p)); original != n {
+		t.Errorf("the original is under key %d, the message was under %d", original, n)
+	}
+	ok(t, w.RetireKeys(ctx, true))
+	if exists(file) {
+		t.Error("the key is still there")
+	}
+	// Opening both again is what the next retirement does.
+	again := w.number(`SELECT count(*) FROM originals o JOIN body_keys k ON k.nid = o.body_key WHERE o.json LIKE '~%' AND k.state = 1`)
+	if e, _ := w.event(p); again != 2 || string(e.JSON) != `{"content":{}}` {
+		t.Errorf("%d originals can be opened, and the event is %s", again, e.JSON)
+	}
+	ok(t, w.Write(ctx, func(tx *storage.Tx) error {
+		_, err := tx.DeleteOriginals(storage.KeptBy{Room: 1, Sender: 1}, 1)
+		return err
+	}))
+	ok(t, w.RetireKeys(ctx, true))
+	if again := w.number(`SELECT count(*) FROM originals o JOIN body_keys k ON k.nid = o.body_key AND k.state = 1`); again != 1 {
+		t.Errorf("%d originals are left", again)
+	}
+}
