@@ -23,6 +23,7 @@ import (
 	"ebb/appservice"
 	"ebb/audit"
 	"ebb/config"
+	"ebb/deletions"
 	"ebb/directory"
 	"ebb/fedclient"
 	"ebb/history"
@@ -59,6 +60,7 @@ type API struct {
 	Audit      *audit.Log
 	Notices    *notices.Service
 	Holds      *holds.Service
+	Deletions  *deletions.Log // nil if no receipts are made
 	DB         *storage.DB
 	Now        func() time.Time
 	Log        *slog.Logger
@@ -113,6 +115,8 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 		"media delete":         decoded(a.mediaDelete),
 		"media quarantine":     decoded(a.mediaQuarantine),
 		"media gc":             decoded(a.mediaGC),
+		"receipts list":        decoded(a.receiptsList),
+		"receipts keys":        decoded(a.receiptsKeys),
 		"hold add":             decoded(a.holdAdd),
 		"hold list":            decoded(a.holdList),
 		"hold show":            decoded(a.holdShow),
@@ -163,7 +167,7 @@ func (a *API) Run(ctx context.Context, name string, args json.RawMessage) (any, 
 }
 
 // reading are the commands that change nothing. All others are recorded in the audit log.
-var reading = []string{"user list", "user enrol-list", "token list", "token issued", "room list", "room show", "room retention show", "room retention get", "purge status", "hold list", "hold show", "report list", "media list", "federation status", "appservice list", "keys list", "backup renew", "backup end", "backup policy"}
+var reading = []string{"user list", "user enrol-list", "token list", "token issued", "room list", "room show", "room retention show", "room retention get", "purge status", "hold list", "hold show", "receipts list", "receipts keys", "report list", "media list", "federation status", "appservice list", "keys list", "backup renew", "backup end", "backup policy"}
 
 // recorded are the arguments of commands that the audit log shows: none that may be a secret.
 var recorded = []string{"user", "room", "server", "uri", "lift", "dry_run", "id", "device", "admin", "erase", "all", "sign_out", "uses", "expires", "lifetime_ms", "service", "min_lifetime_ms", "max_lifetime_ms", "review"}

@@ -60,6 +60,9 @@ func (a *API) keysRotate(ctx context.Context, _ struct{}) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := a.Deletions.Rotate(ctx); err != nil {
+		return nil, err
+	}
 	if err := a.Factors.Reseal(ctx); err != nil {
 		return nil, err
 	}

@@ -341,6 +341,7 @@ type Retention struct {
 	Limits        LifetimeLimits `yaml:"limits" doc:"The range within which rooms can choose their policy. A value outside it counts as the nearest allowed value."`
 	PurgeInterval Duration       `yaml:"purge_interval" doc:"How often expired messages are deleted from disk. They are hidden as soon as they expire."`
 	PurgeDelay    Duration       `yaml:"purge_delay" doc:"How long messages stay on disk, hidden, that expired only because a policy was shortened, because the clock jumped ahead, or together with far more messages than usual. Until then the change can be undone. 0: they are deleted at once."`
+	ReceiptsKeep  Duration       `yaml:"receipts_keep" doc:"How long signed receipts of purges are kept (see ebb receipts). 0: none are made."`
 }
 
 // Lifetimes is a retention policy; nil means unlimited.
@@ -409,7 +410,7 @@ func Default() *Config {
 		Push:      Push{LegacyMentionRules: true, EmailDelay: Duration(10 * time.Minute), EmailInterval: Duration(12 * time.Hour)},
 		TURN:      TURN{Lifetime: Duration(time.Hour)},
 		Search:    Search{Enabled: true},
-		Retention: Retention{PurgeInterval: Duration(10 * time.Minute), PurgeDelay: Duration(24 * time.Hour)},
+		Retention: Retention{PurgeInterval: Duration(10 * time.Minute), PurgeDelay: Duration(24 * time.Hour), ReceiptsKeep: Duration(365 * 24 * time.Hour)},
 		Rooms:     Rooms{DefaultVersion: "12"},
 		Cache:     Cache{Size: 256 << 20},
 		Log:       Log{Level: "info", Format: "text"},

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"sync/atomic"
 
+	"ebb/deletions"
 	"ebb/ident"
 	"ebb/storage"
 )
@@ -118,6 +119,7 @@ func (s *Service) PurgeReleased(ctx context.Context, r *Room, of storage.KeptBy,
 			if err != nil || !found {
 				return err
 			}
+			media := tx.DeletedMedia()
 			p := purging{tx: tx, room: r, ends: row.Extremities}
 			for _, c := range batch {
 				if err := p.remove(c); err != nil {
@@ -125,7 +127,10 @@ func (s *Service) PurgeReleased(ctx context.Context, r *Room, of storage.KeptBy,
 				}
 			}
 			gone = p.gone
-			return p.finish(batch, &out)
+			if err := p.finish(batch, &out); err != nil {
+				return err
+			}
+			return s.receipt(tx, r, deletions.Released, &out, tx.DeletedMedia()-media)
 		}, Committed: func() { s.purged(r, gone, 0) }}
 	})
 	return out, last, err

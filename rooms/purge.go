@@ -9,6 +9,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/deletions"
 	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/expiry"
@@ -51,6 +52,7 @@ func (s *Service) Purge(ctx context.Context, r *Room, rule expiry.PurgeRule, fro
 		r = loaded
 		return storage.Write{Do: func(tx *storage.Tx) error {
 			out = Purged{}
+			media := tx.DeletedMedia()
 			batch, err := from.candidates(tx, r.nid, limit)
 			if err != nil {
 				return err
@@ -63,6 +65,9 @@ func (s *Service) Purge(ctx context.Context, r *Room, rule expiry.PurgeRule, fro
 				if err := tx.Note(storage.LedgerPurged, int64(r.nid), 0, rule.String()); err != nil {
 					return err
 				}
+			}
+			if err := s.receipt(tx, r, deletions.Expired, &out, tx.DeletedMedia()-media); err != nil {
+				return err
 			}
 			return tx.SetPurgedBefore(r.nid, watermark)
 		}, Committed: func() { s.purged(r, gone, watermark) }}
@@ -187,6 +192,17 @@ func (p *purging) finish(batch []storage.PurgeCandidate, out *Purged) error {
 		return fmt.Errorf("purge %d messages: %w", len(p.deleted), err)
 	}
 	return p.tx.KeepEvents(p.kept, dependents)
+}
+
+// receipt counts what one transaction of a purge has removed. The last transaction makes a receipt of everything that
+// was counted about the room.
+func (s *Service) receipt(tx *storage.Tx, r *Room, kind string, out *Purged, media int64) error {
+	if err := s.opts.Deletions.Count(tx, r.nid, kind, int64(out.Events), media); err != nil || out.More {
+		return err
+	}
+	return s.opts.Deletions.Close(tx, r.nid, kind, func() deletions.Room {
+		return deletions.Room{ID: r.id, Policy: r.Retention().String(), Servers: r.OtherServers()}
+	})
 }
 
 func skeletonize(tx *storage.Tx, v *pdu.Version, c storage.PurgeCandidate) error {

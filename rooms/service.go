@@ -18,6 +18,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/deletions"
 	"ebb/ident"
 	"ebb/keyed"
 	"ebb/pushrules"
@@ -69,9 +70,10 @@ type Options struct {
 	Now            func() time.Time
 	Retention      Retention
 	Encryption     encryption.Policy
-	Commits        *Commits     // delivers commits to listeners; nil: there are none
-	CacheBytes     int64        // memory budget for rooms in use; 0: 128 MiB
-	Cache          keyed.Budget // memory budget of the other caches
+	Deletions      *deletions.Log // makes receipts of purges; nil: there are none
+	Commits        *Commits       // delivers commits to listeners; nil: there are none
+	CacheBytes     int64          // memory budget for rooms in use; 0: 128 MiB
+	Cache          keyed.Budget   // memory budget of the other caches
 	Log            *slog.Logger
 	DefaultVersion id.RoomVersion // used if a request to create a room has none; "" is pdu.Default
 	// Profile returns the profile of a local user; nil: all profiles are empty.

@@ -102,7 +102,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 		Server: cfg.ServerName, Version: o.Version, Rooms: svc.rooms, History: svc.history, Directory: svc.directory, Accounts: svc.accounts, E2EE: svc.e2ee, Media: svc.media, Keys: svc.keys,
 		EDUs: svc.edus(), Now: o.Now, Log: o.Log,
 	})
-	s.admin = adminapi.New(adminapi.API{Config: cfg, Accounts: svc.accounts, Factors: svc.factors, Rooms: svc.rooms, History: svc.history, Directory: svc.directory, Moderation: svc.moderation, Media: svc.media, Retention: svc.retention, Outbox: svc.outbox, Apps: svc.apps, Mail: svc.mail, Signing: svc.signing, Secrets: svc.secrets, Audit: svc.audit, Notices: svc.notices, Holds: svc.holds, DB: svc.db, Now: o.Now, Log: o.Log})
+	s.admin = adminapi.New(adminapi.API{Config: cfg, Accounts: svc.accounts, Factors: svc.factors, Rooms: svc.rooms, History: svc.history, Directory: svc.directory, Moderation: svc.moderation, Media: svc.media, Retention: svc.retention, Outbox: svc.outbox, Apps: svc.apps, Mail: svc.mail, Signing: svc.signing, Secrets: svc.secrets, Audit: svc.audit, Notices: svc.notices, Holds: svc.holds, Deletions: svc.deletions, DB: svc.db, Now: o.Now, Log: o.Log})
 	return s, nil
 }
 
@@ -340,6 +340,9 @@ func (s *Server) prune(ctx context.Context) error {
 		}
 		if err := s.svc.rooms.PruneSticky(ctx); err != nil && ctx.Err() == nil {
 			s.opt.Log.Error("cannot forget events that are not sticky any more", "err", err)
+		}
+		if err := s.svc.deletions.Prune(ctx); err != nil && ctx.Err() == nil {
+			s.opt.Log.Error("cannot delete old receipts of deletions", "err", err)
 		}
 		if err := s.prunePreviews(ctx); err != nil && ctx.Err() == nil {
 			s.opt.Log.Error("cannot delete expired link previews", "err", err)

@@ -24,6 +24,7 @@ import (
 	"ebb/backup"
 	"ebb/config"
 	"ebb/delayed"
+	"ebb/deletions"
 	"ebb/directory"
 	"ebb/e2ee"
 	"ebb/fedclient"
@@ -83,6 +84,7 @@ type services struct {
 	media       *media.Service
 	retention   *retention.Job
 	holds       *holds.Service
+	deletions   *deletions.Log
 	delayed     *delayed.Service
 	redactions  *redactions.Service
 	signing     *fedclient.SigningKeys
@@ -167,6 +169,10 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		roomOptions.Remote, roomOptions.Keys = s.remote, s.keys
 		roomOptions.PolicyServers = s.remote
 	}
+	if err := s.openDeletions(ctx, cfg, o); err != nil {
+		return err
+	}
+	roomOptions.Deletions = s.deletions
 	roomOptions.NoticeSender = noticeSender(cfg)
 	if s.rooms, err = rooms.New(ctx, roomOptions); err != nil {
 		return err
@@ -192,10 +198,6 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		keys.Remote, keys.Outgoing = s.remote, s.outbox
 	}
 	s.e2ee = e2ee.New(keys)
-	s.audit = audit.New(audit.Options{
-		DB: s.db, Server: cfg.ServerName, Secrets: s.secrets, Keep: time.Duration(cfg.Audit.Keep), Networks: time.Duration(cfg.Audit.Addresses), Sinks: auditSinks(cfg),
-		Interval: time.Duration(cfg.Audit.Checkpoints.Interval), Now: o.Now, Log: o.Log,
-	})
 	if err := s.openGate(ctx, cfg, o); err != nil {
 		return err
 	}
@@ -520,6 +522,21 @@ func terms(cfg *config.Config) []accounts.Term {
 		out = append(out, accounts.Term{ID: t.ID, Version: t.Version, Name: t.Name, URL: t.URL})
 	}
 	return out
+}
+
+// openDeletions opens the audit log and the receipts of deletions, whose hashes it records.
+func (s *services) openDeletions(ctx context.Context, cfg *config.Config, o Options) (err error) {
+	s.audit = audit.New(audit.Options{
+		DB: s.db, Server: cfg.ServerName, Secrets: s.secrets, Keep: time.Duration(cfg.Audit.Keep), Networks: time.Duration(cfg.Audit.Addresses), Sinks: auditSinks(cfg),
+		Interval: time.Duration(cfg.Audit.Checkpoints.Interval), Now: o.Now, Log: o.Log,
+	})
+	s.deletions, err = deletions.Open(ctx, deletions.Options{
+		DB: s.db, Server: cfg.ServerName, Secrets: s.secrets, Audit: s.audit, Keep: time.Duration(cfg.Retention.ReceiptsKeep), Now: o.Now, Log: o.Log,
+	})
+	if err != nil {
+		return fmt.Errorf("receipts of deletions: %w", err)
+	}
+	return nil
 }
 
 func retentionPolicy(c config.Retention) rooms.Retention {

@@ -219,12 +219,14 @@ func (tx *Tx) deleteUnreferenced(m MediaName) error {
 		if _, err := tx.exec(rememberGoneQuery, tx.goneHash(m), tx.Now().UnixMilli()); err != nil {
 			return err
 		}
+		tx.media++
 		return tx.DeleteRemoteMedia(m.Server, m.ID)
 	}
 	blob, found, err := one(tx, scanString, deleteUnreferencedQuery, m.ID)
 	if err != nil || !found {
 		return err
 	}
+	tx.media++
 	if err := tx.Note(LedgerMedia, 0, 0, m.ID); err != nil {
 		return err
 	}

@@ -20,11 +20,16 @@ type Tx struct {
 	ctx       context.Context // the reader's; nil in a write, which no request can cancel
 	now       time.Time
 	settled   Pos
+	media     int64 // media that were deleted because nothing refers to them any more
 	failed    error // the error of the first failed statement in this closure
 }
 
 // Now returns the time of the transaction, which does not change during it.
 func (tx *Tx) Now() time.Time { return tx.now }
+
+// DeletedMedia returns how many media were deleted in this transaction because nothing refers to them any more. The
+// difference between two calls is of use, since writes share transactions.
+func (tx *Tx) DeletedMedia() int64 { return tx.media }
 
 // IDHash is DB.IDHash.
 func (tx *Tx) IDHash(s string) int64 { return tx.db.IDHash(s) }

@@ -69,6 +69,7 @@ var rules = map[string]rule{
 	"rooms/txns":   {rank: 3},
 	"search":       {rank: 3},
 	"audit":        {rank: 3},
+	"deletions":    {rank: 3, sideways: []string{"audit"}},
 	"backup":       {rank: 3},
 	"rooms/graph": {
 		rank: 3, only: []string{"canonjson", "ident", "storage", "telemetry", "rooms/pdu", "rooms/eventauth", "rooms/stateres"}, sideways: []string{"pushrules"},

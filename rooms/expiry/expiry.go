@@ -27,6 +27,17 @@ type Policy struct {
 	Max *time.Duration // messages expire after this time
 }
 
+// String returns the policy in words, such as "min_lifetime none, max_lifetime 24h0m0s".
+func (p Policy) String() string {
+	words := func(d *time.Duration) string {
+		if d == nil {
+			return "none"
+		}
+		return d.String()
+	}
+	return "min_lifetime " + words(p.Min) + ", max_lifetime " + words(p.Max)
+}
+
 // Bounds are the smallest and the largest permitted value of a lifetime. A nil field means that there is no such bound.
 type Bounds struct{ Min, Max *time.Duration }
 

@@ -1,0 +1,225 @@
+// Package deletions makes signed receipts of what the server has deleted: how many events and media of which room, by
+// which policy, when, and which other servers had copies. A receipt names no event and no content.
+//
+// A receipt is a statement by the server. It shows that the server says so, and, as each receipt has the hash of the one
+// before, that none was changed or left out since. It is no proof that there are no copies elsewhere.
+package deletions
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+	"maunium.net/go/mautrix/id"
+
+	"ebb/audit"
+	"ebb/ident"
+	"ebb/secrets"
+	"ebb/storage"
+)
+
+// Kinds of deletions.
+const (
+	Expired  = "expired messages"
+	Released = "messages kept by a hold that was lifted"
+)
+
+// maxServers bounds the servers that a receipt names. It says how many more there are.
+const maxServers = 50
+
+// Options are the dependencies and settings of a Log.
+type Options struct {
+	DB      *storage.DB
+	Server  string
+	Secrets *secrets.Ring // encrypts the key that signs receipts
+	Audit   *audit.Log    // records the hash of each receipt; may be nil
+	Keep    time.Duration // how long receipts are kept; 0: none are made
+	Now     func() time.Time
+	Log     *slog.Logger // nil: nothing is logged
+}
+
+// Log makes receipts. It is safe for concurrent use. A nil Log makes none.
+type Log struct {
+	opts   Options
+	signer atomic.Pointer[note.Signer]
+}
+
+// Open returns a Log. It creates the key that signs receipts if there is none.
+func Open(ctx context.Context, o Options) (*Log, error) {
+	if o.Keep == 0 {
+		return nil, nil
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	l := &Log{opts: o}
+	var keys []storage.DeletionKey
+	err := o.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		keys, err = tx.DeletionKeys(1)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(keys) == 0 || keys[0].Private == "" {
+		return l, l.Rotate(ctx)
+	}
+	private, err := o.Secrets.Open(keyRow, keys[0].Private)
+	if err != nil {
+		o.Log.Warn("The key that signs receipts of deletions cannot be read; there is a new one from now on", "err", err)
+		return l, l.Rotate(ctx)
+	}
+	return l, l.use(private)
+}
+
+// keyRow is the row name under which the key is encrypted (see secrets.Ring.Seal).
+const keyRow = "deletions:receipts"
+
+func (l *Log) use(private []byte) error {
+	signer, err := note.NewSigner(string(private))
+	if err != nil {
+		return err
+	}
+	l.signer.Store(&signer)
+	return nil
+}
+
+// Rotate makes a new key. The public parts of the former keys stay.
+func (l *Log) Rotate(ctx context.Context) error {
+	if l == nil {
+		return nil
+	}
+	private, verifier, err := note.GenerateKey(rand.Reader, l.opts.Server)
+	if err != nil {
+		return err
+	}
+	sealed, err := l.opts.Secrets.Seal(keyRow, []byte(private))
+	if err != nil {
+		return err
+	}
+	err = l.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		if err := l.opts.Audit.Add(ctx, tx, "key of deletion receipts created", "key", verifier); err != nil {
+			return err
+		}
+		return tx.ReplaceDeletionKey(sealed, verifier)
+	})
+	if err != nil {
+		return err
+	}
+	l.opts.Log.Info("Receipts of deletions have a new key: keep this text, with which ebb receipts verify checks them", "key", verifier)
+	return l.use([]byte(private))
+}
+
+// Room describes the room that a receipt is about.
+type Room struct {
+	ID      id.RoomID
+	Policy  string   // by which policy messages were deleted
+	Servers []string // other servers in the room
+}
+
+// Count counts what was deleted from a room, in the write that deletes it.
+func (l *Log) Count(tx *storage.Tx, room ident.RoomNID, kind string, events, media int64) error {
+	if l == nil || events+media == 0 {
+		return nil
+	}
+	return tx.CountDeleted(room, kind, events, media)
+}
+
+// Close makes a receipt of what was counted about a room, in the write that ends the deletion. It does nothing if
+// nothing was deleted. room describes the room.
+func (l *Log) Close(tx *storage.Tx, nid ident.RoomNID, kind string, room func() Room) error {
+	if l == nil {
+		return nil
+	}
+	counts, found, err := tx.TakeDeleted(nid, kind)
+	if err != nil || !found {
+		return err
+	}
+	last, _, err := tx.LastDeletionReceipt()
+	if err != nil {
+		return err
+	}
+	r := storage.DeletionReceipt{Number: last.Number + 1, Room: nid, TS: tx.Now().UnixMilli()}
+	signed, err := note.Sign(&note.Note{Text: l.text(room(), kind, counts, r, last.Digest)}, *l.signer.Load())
+	if err != nil {
+		return err
+	}
+	r.Note, r.Digest = string(signed), digest(signed)
+	if err := tx.AddDeletionReceipt(r); err != nil {
+		return err
+	}
+	return l.opts.Audit.Add(context.Background(), tx, "deletion receipt", "number", r.Number, "digest", r.Digest)
+}
+
+func digest(signed []byte) string {
+	sum := sha256.Sum256(signed)
+	return hex.EncodeToString(sum[:])
+}
+
+// title is the first line of a receipt.
+const title = "ebb deletion receipt 1"
+
+// text returns the text of a receipt: a line for each field. previous is the digest of the receipt before.
+func (l *Log) text(room Room, kind string, counts storage.DeletionCounts, r storage.DeletionReceipt, previous string) string {
+	slices.Sort(room.Servers)
+	copies := "none known"
+	if n := len(room.Servers); n > 0 {
+		copies = strings.Join(room.Servers[:min(n, maxServers)], " ")
+		if n > maxServers {
+			copies += fmt.Sprintf(" and %d more", n-maxServers)
+		}
+	}
+	if previous == "" {
+		previous = "none"
+	}
+	var b strings.Builder
+	for _, f := range []struct{ name, value string }{
+		{"server", l.opts.Server}, {"number", fmt.Sprint(r.Number)}, {"previous", previous}, {"room", string(room.ID)}, {"deleted", kind},
+		{"events", fmt.Sprint(counts.Events)}, {"media", fmt.Sprint(counts.Media)}, {"policy", room.Policy},
+		{"from", stamp(counts.SinceTS)}, {"until", stamp(r.TS)}, {"other servers", copies},
+	} {
+		fmt.Fprintf(&b, "%s: %s\n", f.name, oneLine(f.value))
+	}
+	return title + "\n" + b.String()
+}
+
+func stamp(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.RFC3339) }
+
+// oneLine replaces control characters, which a note must not have.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+}
+
+// pruneBatch is how many receipts one write removes.
+const pruneBatch = 1000
+
+// Prune removes receipts that are older than Options.Keep.
+func (l *Log) Prune(ctx context.Context) error {
+	if l == nil {
+		return nil
+	}
+	before := l.opts.Now().Add(-l.opts.Keep).UnixMilli()
+	for more := true; more; {
+		err := l.opts.DB.Write(ctx, func(tx *storage.Tx) (err error) {
+			more, err = tx.ForgetDeletionReceipts(before, pruneBatch)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

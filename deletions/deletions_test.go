@@ -1,0 +1,149 @@
+package deletions
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"ebb/audit"
+	"ebb/ident"
+	"ebb/secrets"
+	"ebb/storage"
+	"ebb/storage/storagetest"
+)
+
+var ctx = context.Background()
+
+// lab is a Log on a database, with a clock.
+type lab struct {
+	*Log
+	t  *testing.T
+	db *storage.DB
+	ms int64
+}
+
+func each(t *testing.T, f func(t *testing.T, l *lab)) {
+	storagetest.EachDSN(t, func(t *testing.T, dsn string) {
+		l := &lab{t: t, ms: 1_750_000_000_000}
+		now := func() time.Time { return time.UnixMilli(l.ms) }
+		l.db = storagetest.Open(t, storage.Config{DSN: dsn, Now: now})
+		ring, err := secrets.Create(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Log, err = Open(ctx, Options{
+			DB: l.db, Server: "example.org", Secrets: ring, Keep: time.Hour, Now: now,
+			Audit: audit.New(audit.Options{DB: l.db, Server: "example.org", Secrets: ring, Now: now}),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f(t, l)
+	})
+}
+
+// purge counts a purge of a room in two transactions.
+func (l *lab) purge(room ident.RoomNID, events int64) {
+	l.t.Helper()
+	for last := range 2 {
+		err := l.db.Write(ctx, func(tx *storage.Tx) error {
+			if err := l.Count(tx, room, Expired, events, 1); err != nil || last == 0 {
+				return err
+			}
+			return l.Close(tx, room, Expired, func() Room {
+				return Room{ID: "!r:example.org", Policy: "max_lifetime 1h", Servers: []string{"z.org", "a.org"}}
+			})
+		})
+		if err != nil {
+			l.t.Fatal(err)
+		}
+	}
+}
+
+// export returns the receipts as a file, and the public keys.
+func (l *lab) export() (lines [][]byte, keys []string) {
+	l.t.Helper()
+	err := l.db.Read(ctx, func(tx *storage.Tx) error {
+		receipts, err := tx.DeletionReceipts(0, 0, 100)
+		if err != nil {
+			return err
+		}
+		for _, r := range receipts {
+			line, err := json.Marshal(Line{r.Note})
+			if err != nil {
+				return err
+			}
+			lines = append(lines, line)
+		}
+		list, err := tx.DeletionKeys(10)
+		for _, k := range list {
+			keys = append(keys, k.Verifier)
+		}
+		return err
+	})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return lines, keys
+}
+
+func verify(lines [][]byte, keys []string) (Verified, error) {
+	return Verify(bytes.NewReader(bytes.Join(lines, []byte("\n"))), keys)
+}
+
+func TestReceiptsAreVerifiedWithoutTheDatabase(t *testing.T) {
+	each(t, func(t *testing.T, l *lab) {
+		l.purge(1, 10)
+		l.purge(2, 20)
+		if err := l.Rotate(ctx); err != nil {
+			t.Fatal(err)
+		}
+		l.purge(1, 5)
+		lines, keys := l.export()
+		v, err := verify(lines, keys)
+		if err != nil || v.Receipts != 3 || v.Events != 70 || v.Media != 6 || v.Missing != 0 {
+			t.Fatalf("%+v, %v", v, err)
+		}
+		if text := string(lines[0]); !strings.Contains(text, `other servers: a.org z.org\n`) || !strings.Contains(text, `events: 20\n`) {
+			t.Errorf("the receipt is %s", text)
+		}
+		if _, err := verify(lines, keys[:1]); err == nil {
+			t.Error("receipts of the former key are valid under the new one")
+		}
+		for name, change := range map[string]func([][]byte) [][]byte{
+			"other number of events": func(l [][]byte) [][]byte {
+				l[1] = bytes.Replace(l[1], []byte("events: 40"), []byte("events: 41"), 1)
+				return l
+			},
+			"order": func(l [][]byte) [][]byte { l[0], l[1] = l[1], l[0]; return l },
+			"twice": func(l [][]byte) [][]byte { return append(l, l[2]) },
+			"text":  func(l [][]byte) [][]byte { return append(l, []byte("{}")) },
+		} {
+			if _, err := verify(change(bytes.Split(bytes.Join(lines, []byte("\n")), []byte("\n"))), keys); err == nil {
+				t.Errorf("%s: the change is not found", name)
+			}
+		}
+		if v, err := verify([][]byte{lines[0], lines[2]}, keys); err != nil || v.Missing != 1 {
+			t.Errorf("without the second receipt: %+v, %v", v, err)
+		}
+	})
+}
+
+func TestOldReceiptsAreDeletedButNotTheNewest(t *testing.T) {
+	each(t, func(t *testing.T, l *lab) {
+		l.purge(1, 10)
+		l.purge(1, 20)
+		l.ms += 2 * time.Hour.Milliseconds()
+		if err := l.Prune(ctx); err != nil {
+			t.Fatal(err)
+		}
+		l.purge(1, 30)
+		lines, keys := l.export()
+		if v, err := verify(lines, keys); err != nil || v.Receipts != 2 || v.First != 2 || v.Last != 3 {
+			t.Errorf("%+v, %v", v, err)
+		}
+	})
+}

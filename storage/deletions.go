@@ -1,0 +1,99 @@
+package storage
+
+import "ebb/ident"
+
+// DeletionCounts counts what was deleted from a room and has no receipt yet.
+type DeletionCounts struct {
+	Events, Media int64
+	SinceTS       int64 // ms; when the first of them was deleted
+}
+
+const (
+	countDeletedQuery = `INSERT INTO deletion_counts (room_nid, kind, events, media, since_ts) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (room_nid, kind) DO UPDATE SET events = deletion_counts.events + excluded.events, media = deletion_counts.media + excluded.media`
+	takeDeletedQuery = `DELETE FROM deletion_counts WHERE room_nid = $1 AND kind = $2 RETURNING events, media, since_ts`
+)
+
+// CountDeleted adds to what was deleted from a room and has no receipt yet.
+func (tx *Tx) CountDeleted(room ident.RoomNID, kind string, events, media int64) error {
+	_, err := tx.exec(countDeletedQuery, int64(room), kind, events, media, tx.now.UnixMilli())
+	return err
+}
+
+// TakeDeleted returns what was deleted from a room and has no receipt yet, and sets it to nothing.
+func (tx *Tx) TakeDeleted(room ident.RoomNID, kind string) (DeletionCounts, bool, error) {
+	return one(tx, func(r Row) (c DeletionCounts, err error) {
+		err = r.Scan(&c.Events, &c.Media, &c.SinceTS)
+		return c, err
+	}, takeDeletedQuery, int64(room), kind)
+}
+
+// DeletionReceipt is a signed receipt about deletions.
+type DeletionReceipt struct {
+	Number int64 // from 1
+	Room   ident.RoomNID
+	TS     int64  // ms
+	Digest string // of Note
+	Note   string
+}
+
+func scanDeletionReceipt(r Row) (d DeletionReceipt, err error) {
+	err = r.Scan(&d.Number, &d.Room, &d.TS, &d.Digest, &d.Note)
+	return d, err
+}
+
+const receiptColumns = `number, room_nid, ts, digest, note`
+
+// LastDeletionReceipt returns the newest receipt.
+func (tx *Tx) LastDeletionReceipt() (DeletionReceipt, bool, error) {
+	return one(tx, scanDeletionReceipt, `SELECT `+receiptColumns+` FROM deletion_receipts ORDER BY number DESC LIMIT 1`)
+}
+
+// AddDeletionReceipt stores a receipt.
+func (tx *Tx) AddDeletionReceipt(d DeletionReceipt) error {
+	_, err := tx.exec(`INSERT INTO deletion_receipts (number, room_nid, ts, digest, note) VALUES ($1, $2, $3, $4, $5)`, d.Number, int64(d.Room), d.TS, d.Digest, d.Note)
+	return err
+}
+
+const deletionReceiptsQuery = `SELECT ` + receiptColumns + ` FROM deletion_receipts WHERE number > $1 AND (room_nid = $2 OR $2 = 0) ORDER BY number LIMIT $3`
+
+// DeletionReceipts returns at most limit receipts after a number, of one room or, if room is 0, of all.
+func (tx *Tx) DeletionReceipts(after int64, room ident.RoomNID, limit int) ([]DeletionReceipt, error) {
+	return collect(tx, scanDeletionReceipt, deletionReceiptsQuery, after, int64(room), limit)
+}
+
+const forgetReceiptsQuery = `DELETE FROM deletion_receipts WHERE number IN (SELECT number FROM deletion_receipts WHERE ts < $1
+AND number < (SELECT max(number) FROM deletion_receipts) ORDER BY number LIMIT $2)`
+
+// ForgetDeletionReceipts deletes at most limit receipts from before a time (ms), but never the newest, on which the next
+// one depends. It reports whether there may be more.
+func (tx *Tx) ForgetDeletionReceipts(before int64, limit int) (more bool, err error) {
+	n, err := tx.exec(forgetReceiptsQuery, before, limit)
+	return n == int64(limit), err
+}
+
+// DeletionKey is a key that signs receipts about deletions.
+type DeletionKey struct {
+	NID      int64
+	Private  string // encrypted; "": the key was replaced
+	Verifier string // the public part
+}
+
+const deletionKeysQuery = `SELECT nid, private, verifier FROM deletion_keys ORDER BY nid DESC LIMIT $1`
+
+// DeletionKeys returns at most limit keys, the newest first.
+func (tx *Tx) DeletionKeys(limit int) ([]DeletionKey, error) {
+	return collect(tx, func(r Row) (k DeletionKey, err error) {
+		err = r.Scan(&k.NID, &k.Private, &k.Verifier)
+		return k, err
+	}, deletionKeysQuery, limit)
+}
+
+// ReplaceDeletionKey stores a new key, and deletes the private parts of the others.
+func (tx *Tx) ReplaceDeletionKey(private, verifier string) error {
+	if _, err := tx.exec(`UPDATE deletion_keys SET private = '', replaced_ts = $1 WHERE replaced_ts = 0`, tx.now.UnixMilli()); err != nil {
+		return err
+	}
+	_, err := tx.exec(`INSERT INTO deletion_keys (nid, private, verifier, created_ts) VALUES ($1, $2, $3, $4)`, int64(tx.NextPos()), private, verifier, tx.now.UnixMilli())
+	return err
+}
