@@ -1,8 +1,8 @@
 // Package deletions makes signed receipts of what the server has deleted: how many events and media of which room, by
 // which policy, when, and which other servers had copies. A receipt names no event and no content.
 //
-// A receipt is a statement by the server. It shows that the server says so, and, as each receipt has the hash of the one
-// before, that none was changed or left out since. It is no proof that there are no copies elsewhere.
+// A receipt is a statement by the server. It shows that the server says so, and, as each receipt has the hash of the
+// one before, that none was changed or left out since. It is no proof that there are no copies elsewhere.
 package deletions
 
 import (

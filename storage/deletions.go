@@ -65,8 +65,8 @@ func (tx *Tx) DeletionReceipts(after int64, room ident.RoomNID, limit int) ([]De
 const forgetReceiptsQuery = `DELETE FROM deletion_receipts WHERE number IN (SELECT number FROM deletion_receipts WHERE ts < $1
 AND number < (SELECT max(number) FROM deletion_receipts) ORDER BY number LIMIT $2)`
 
-// ForgetDeletionReceipts deletes at most limit receipts from before a time (ms), but never the newest, on which the next
-// one depends. It reports whether there may be more.
+// ForgetDeletionReceipts deletes at most limit receipts from before a time (ms), but never the newest, on which the
+// next one depends. It reports whether there may be more.
 func (tx *Tx) ForgetDeletionReceipts(before int64, limit int) (more bool, err error) {
 	n, err := tx.exec(forgetReceiptsQuery, before, limit)
 	return n == int64(limit), err
