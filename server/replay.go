@@ -140,6 +140,8 @@ func (r *restore) applyRow(tx *storage.Tx, e storage.LedgerEntry) error {
 		err = tx.LiftLegalHold(e.Ref, "ledger", e.TS)
 	case storage.LedgerFactors:
 		err = tx.DeleteFactors(user)
+	case storage.LedgerIdentity:
+		err = tx.DeleteIdentityAgain(user, e.Name)
 	case storage.LedgerMedia:
 		_, err = tx.DeleteMedia(e.Name)
 	default:

@@ -253,16 +253,60 @@ func (tx *Tx) LaterSessions(user ident.UserNID, device ident.DeviceNID, sinceTS 
 // in: second factors, e-mail addresses and verifications of addresses, identities at other services, enrolment links.
 // Only administrators can link accounts to the LDAP directory.
 func (tx *Tx) RemoveSince(user ident.UserNID, ts int64) error {
+	if err := tx.removeFactorsSince(user, ts); err != nil {
+		return err
+	}
+	identities, err := tx.UpstreamIdentities(user, maxRemoved)
+	if err != nil {
+		return err
+	}
+	for _, i := range identities {
+		if i.CreatedTS < ts || i.Issuer == DirectoryIssuer {
+			continue
+		}
+		if _, err := tx.DeleteUpstreamIdentity(i); err != nil {
+			return err
+		}
+	}
 	for _, q := range []string{
-		`DELETE FROM totp WHERE user_nid = $1 AND created_ts >= $2`,
-		`DELETE FROM passkeys WHERE user_nid = $1 AND created_ts >= $2`,
-		`DELETE FROM recovery_codes WHERE user_nid = $1 AND created_ts >= $2`,
 		`DELETE FROM enrol_links WHERE user_nid = $1 AND created_ts >= $2`,
-		`DELETE FROM upstream_identities WHERE user_nid = $1 AND created_ts >= $2 AND issuer <> '` + DirectoryIssuer + `'`,
 		`DELETE FROM email_sessions WHERE address IN (SELECT address FROM emails WHERE user_nid = $1 AND added_ts >= $2)`,
 		`DELETE FROM emails WHERE user_nid = $1 AND added_ts >= $2`,
 	} {
 		if _, err := tx.exec(q, int64(user), ts); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxRemoved bounds the passkeys and identities of a user that RemoveSince examines. Accounts can have fewer.
+const maxRemoved = 1000
+
+// removeFactorsSince removes second factors that were added since a time (ms), so that they do not come back with a
+// backup either.
+func (tx *Tx) removeFactorsSince(user ident.UserNID, ts int64) error {
+	keys, err := tx.Passkeys(user, maxRemoved)
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		if k.CreatedTS < ts {
+			continue
+		}
+		if _, err := tx.DeletePasskey(user, k.CredentialID); err != nil {
+			return err
+		}
+	}
+	for kind, q := range map[string]string{
+		LedgerTOTP:     `DELETE FROM totp WHERE user_nid = $1 AND created_ts >= $2`,
+		LedgerRecovery: `DELETE FROM recovery_codes WHERE user_nid = $1 AND created_ts >= $2`,
+	} {
+		n, err := tx.exec(q, int64(user), ts)
+		if err == nil && n > 0 {
+			err = tx.Note(kind, int64(user), 0, "")
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,11 @@
 package storage
 
-import "ebb/ident"
+import (
+	"crypto/sha256"
+	"encoding/base64"
+
+	"ebb/ident"
+)
 
 // UpstreamIdentity is the account of a local user at another service that signs the user in.
 type UpstreamIdentity struct {
@@ -52,7 +57,27 @@ func (tx *Tx) AddUpstreamIdentity(i UpstreamIdentity) (bool, error) {
 // DeleteUpstreamIdentity deletes an identity of a user. It returns false if the user has no such identity.
 func (tx *Tx) DeleteUpstreamIdentity(i UpstreamIdentity) (bool, error) {
 	n, err := tx.exec(`DELETE FROM upstream_identities WHERE issuer = $1 AND subject = $2 AND user_nid = $3`, i.Issuer, i.Subject, int64(i.User))
+	if err == nil && n == 1 {
+		err = tx.Note(LedgerIdentity, int64(i.User), 0, i.hash())
+	}
 	return n == 1, err
+}
+
+// hash identifies an identity in the ledger, which is outside the database.
+func (i UpstreamIdentity) hash() string {
+	sum := sha256.Sum256([]byte(i.Issuer + "\x00" + i.Subject))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// DeleteIdentityAgain deletes the identity of a user that an entry of the ledger names.
+func (tx *Tx) DeleteIdentityAgain(user ident.UserNID, hash string) error {
+	all, err := tx.UpstreamIdentities(user, maxRemoved)
+	for _, i := range all {
+		if err == nil && i.hash() == hash {
+			_, err = tx.DeleteUpstreamIdentity(i)
+		}
+	}
+	return err
 }
 
 // DeleteUpstreamIdentities deletes all identities of a user.
