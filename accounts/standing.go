@@ -32,7 +32,8 @@ func (s *Service) Standing(ctx context.Context, by ident.Requester, user id.User
 }
 
 // SetLocked locks or unlocks an account. The tokens of a locked account stay valid, so that they can be used again
-// after it is unlocked, but browsers are signed out of the web pages. The zero requester stands for the command line.
+// after it is unlocked, but browsers are signed out of the web pages. Login tokens are kept, so that clients are told
+// why they are refused; they expire within minutes. The zero requester stands for the command line.
 // Spec: client-server-api#account-locking
 //
 // Errors: M_INVALID_PARAM, M_FORBIDDEN, M_NOT_FOUND.
@@ -45,7 +46,7 @@ func (s *Service) SetLocked(ctx context.Context, by ident.Requester, user id.Use
 		if err := w.SetLocked(a.NID, locked); err != nil || !locked {
 			return err
 		}
-		return w.DeleteLoginTokens(a.NID)
+		return w.EndBrowsers(a.NID, "")
 	})
 }
 

@@ -178,8 +178,16 @@ func (tx *Tx) DeleteLoginTokens(user ident.UserNID) error {
 // DeleteLoginTokensExcept is like DeleteLoginTokens, but keeps the session in one browser, given by the hash of its
 // cookie.
 func (tx *Tx) DeleteLoginTokensExcept(user ident.UserNID, browser string) error {
+	if _, err := tx.exec(`DELETE FROM login_tokens WHERE user_nid = $1`, int64(user)); err != nil {
+		return err
+	}
+	return tx.EndBrowsers(user, browser)
+}
+
+// EndBrowsers deletes a user's sessions in browsers, except the one of the given hash, and the codes that the user has
+// approved there.
+func (tx *Tx) EndBrowsers(user ident.UserNID, except string) error {
 	for _, q := range []string{
-		`DELETE FROM login_tokens WHERE user_nid = $1`,
 		`DELETE FROM oauth_codes WHERE user_nid = $1`,
 		`DELETE FROM oauth_device_codes WHERE user_nid = $1`,
 	} {
@@ -187,6 +195,6 @@ func (tx *Tx) DeleteLoginTokensExcept(user ident.UserNID, browser string) error 
 			return err
 		}
 	}
-	_, err := tx.exec(`DELETE FROM web_sessions WHERE user_nid = $1 AND hash <> $2`, int64(user), browser)
+	_, err := tx.exec(`DELETE FROM web_sessions WHERE user_nid = $1 AND hash <> $2`, int64(user), except)
 	return err
 }
