@@ -142,6 +142,8 @@ func (r *restore) applyRow(tx *storage.Tx, e storage.LedgerEntry) error {
 		err = tx.DeleteFactors(user)
 	case storage.LedgerIdentity:
 		err = tx.DeleteIdentityAgain(user, e.Name)
+	case storage.LedgerEmail:
+		err = tx.DeleteEmailAgain(user, e.Value)
 	case storage.LedgerMedia:
 		_, err = tx.DeleteMedia(e.Name)
 	default:

@@ -39,8 +39,21 @@ func (tx *Tx) AddEmail(e EmailRow) (bool, error) {
 
 // DeleteEmail removes an address from an account. It returns false if the account does not have it.
 func (tx *Tx) DeleteEmail(user ident.UserNID, address string) (bool, error) {
-	n, err := tx.exec(`DELETE FROM emails WHERE user_nid = $1 AND address = $2`, int64(user), address)
-	return n == 1, err
+	e, found, err := tx.Email(address)
+	if err != nil || !found || e.User != user {
+		return false, err
+	}
+	if _, err := tx.exec(`DELETE FROM emails WHERE address = $1`, address); err != nil {
+		return false, err
+	}
+	return true, tx.Note(LedgerEmail, int64(user), e.AddedTS, "")
+}
+
+// DeleteEmailAgain deletes the address that an entry of the ledger names by when the user added it (ms). With it in a
+// restored backup, somebody who can read its mail could reset the password.
+func (tx *Tx) DeleteEmailAgain(user ident.UserNID, addedTS int64) error {
+	_, err := tx.exec(`DELETE FROM emails WHERE user_nid = $1 AND added_ts = $2`, int64(user), addedTS)
+	return err
 }
 
 // DeleteEmails removes all addresses of an account, the verifications of these addresses and the records of bindings.

@@ -28,6 +28,7 @@ const (
 	LedgerRecovery    = "recovery"    // Ref: user; Name: the hash of the used recovery code, "" if all were replaced
 	LedgerFactors     = "factors"     // Ref: user, all of whose second factors were deleted
 	LedgerIdentity    = "identity"    // Ref: user; Name: the hash of an identity at another service that was removed
+	LedgerEmail       = "email"       // Ref: user; Value: when the e-mail address that was removed had been added (ms)
 	LedgerMedia       = "media"       // Name: the deleted media ID
 	LedgerHold        = "hold"        // Ref: the room or user under a legal hold; Value: the hold; Name: LedgerHoldName
 	LedgerLifted      = "hold lifted" // Ref: the hold

@@ -10,6 +10,46 @@ import (
 	"ebb/storage/storagetest"
 )
 
+// A removed address could otherwise reset the password of its former owner.
+func TestARemovedEmailAddressDoesNotComeBackWithABackup(t *testing.T) {
+	storagetest.EachDSN(t, func(t *testing.T, dsn string) {
+		db := storagetest.Open(t, storage.Config{DSN: dsn, Ledger: true})
+		old := storage.EmailRow{Address: "old@example.org", User: 1, AddedTS: 1000}
+		kept := storage.EmailRow{Address: "new@example.org", User: 1, AddedTS: 2000}
+		err := db.Write(context.Background(), func(tx *storage.Tx) error {
+			for _, e := range []storage.EmailRow{old, kept} {
+				if _, err := tx.AddEmail(e); err != nil {
+					return err
+				}
+			}
+			if gone, err := tx.DeleteEmail(2, old.Address); err != nil || gone {
+				t.Errorf("another user removes the address: %v, %v", gone, err)
+			}
+			if gone, err := tx.DeleteEmail(1, old.Address); err != nil || !gone {
+				t.Errorf("the address is removed: %v, %v", gone, err)
+			}
+			if _, err := tx.AddEmail(old); err != nil { // the backup still has it
+				return err
+			}
+			queue, err := tx.LedgerQueue(9)
+			if len(queue) != 1 || queue[0].Kind != storage.LedgerEmail {
+				t.Fatalf("the ledger gets %v, %v", queue, err)
+			}
+			if err := tx.DeleteEmailAgain(ident.UserNID(queue[0].Ref), queue[0].Value); err != nil {
+				return err
+			}
+			left, err := tx.Emails(1, 9)
+			if len(left) != 1 || left[0] != kept {
+				t.Errorf("after the backup was restored: %v", left)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 // The entries of the ledger are applied after a backup was restored.
 func TestWhatADisavowalRemovesDoesNotComeBackWithABackup(t *testing.T) {
 	storagetest.EachDSN(t, func(t *testing.T, dsn string) {
