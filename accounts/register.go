@@ -415,6 +415,18 @@ func (s *Service) SetAdmin(ctx context.Context, user id.UserID, admin bool) erro
 	})
 }
 
+// ActiveUser returns the number of a local user.
+//
+// Errors: M_NOT_FOUND if there is no such account, or if it was deactivated.
+func (s *Service) ActiveUser(ctx context.Context, user id.UserID) (nid ident.UserNID, err error) {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+		a, err := s.activeAccount(tx, user)
+		nid = a.NID
+		return err
+	})
+	return nid, err
+}
+
 // activeAccount is like account but refuses deactivated accounts.
 func (s *Service) activeAccount(tx *storage.Tx, user id.UserID) (storage.AccountRow, error) {
 	a, err := s.account(tx, user)

@@ -25,6 +25,7 @@ import (
 	"ebb/config"
 	"ebb/deletions"
 	"ebb/directory"
+	"ebb/export"
 	"ebb/fedclient"
 	"ebb/history"
 	"ebb/holds"
@@ -61,6 +62,7 @@ type API struct {
 	Notices    *notices.Service
 	Holds      *holds.Service
 	Deletions  *deletions.Log // nil if no receipts are made
+	Export     *export.Service
 	DB         *storage.DB
 	Now        func() time.Time
 	Log        *slog.Logger
@@ -86,6 +88,10 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 		"user admin":           decoded(a.userAdmin),
 		"user deactivate":      decoded(a.userDeactivate),
 		"user lock":            decoded(a.userLock),
+		"user export":          decoded(a.userExport),
+		"user export status":   decoded(a.userExportStatus),
+		"user export read":     decoded(a.userExportRead),
+		"user export drop":     decoded(a.userExportDrop),
 		"user identities":      decoded(a.userIdentities),
 		"user link":            decoded(a.userLink),
 		"user unlink":          decoded(a.userUnlink),
@@ -167,7 +173,7 @@ func (a *API) Run(ctx context.Context, name string, args json.RawMessage) (any, 
 }
 
 // reading are the commands that change nothing. All others are recorded in the audit log.
-var reading = []string{"user list", "user enrol-list", "token list", "token issued", "room list", "room show", "room retention show", "room retention get", "purge status", "hold list", "hold show", "receipts list", "receipts keys", "report list", "media list", "federation status", "appservice list", "keys list", "backup renew", "backup end", "backup policy"}
+var reading = []string{"user list", "user export status", "user export read", "user export drop", "user enrol-list", "token list", "token issued", "room list", "room show", "room retention show", "room retention get", "purge status", "hold list", "hold show", "receipts list", "receipts keys", "report list", "media list", "federation status", "appservice list", "keys list", "backup renew", "backup end", "backup policy"}
 
 // recorded are the arguments of commands that the audit log shows: none that may be a secret.
 var recorded = []string{"user", "room", "server", "uri", "lift", "dry_run", "id", "device", "admin", "erase", "all", "sign_out", "uses", "expires", "lifetime_ms", "service", "min_lifetime_ms", "max_lifetime_ms", "review"}

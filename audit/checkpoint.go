@@ -145,6 +145,24 @@ func (l *Log) sign(ctx context.Context, head storage.AuditRow) ([]byte, error) {
 	return json.Marshal(checkpointLine{string(signed)})
 }
 
+// Sign signs a text with the key of checkpoints and returns it with its signature, as a note that note.Open verifies,
+// and the public part of the key. The text must be lines, the first of which says what kind of statement it is, so that
+// it cannot be taken for another one, such as a checkpoint.
+func (l *Log) Sign(ctx context.Context, text string) (signed []byte, verifier string, err error) {
+	signer, err := l.signer(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	if signed, err = note.Sign(&note.Note{Text: text}, signer); err != nil {
+		return nil, "", err
+	}
+	err = l.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		_, verifier, err = tx.AuditKey()
+		return err
+	})
+	return signed, verifier, err
+}
+
 // keyRow is the row name under which the key is encrypted (see secrets.Ring.Seal).
 const keyRow = "audit:checkpoints"
 

@@ -366,6 +366,10 @@ func (w *fadingWorld) before() {
 		w.shown[r.operation] = w.shown[r.operation] || strings.Contains(string(r.raw), goneEverywhere) || strings.Contains(string(r.raw), goneHere)
 	}
 	w.crawlAs(w.alice, w.rooms, 3, note)
+	if files := exported(w.T, w.hs1, "alice"); !anyContains(files, goneEverywhere) || !anyContains(files, goneHere) {
+		w.Error("an export shows no message before it expires: exports prove nothing")
+	}
+	built(w.T, w.hs1, "alice") // which is looked at when its messages have expired
 	w.crawlAs(w.admin, w.rooms[:1], 2, note)
 	w.crawlFrom(w.hs2, w.hs1, w.rooms, 2, note)
 }
@@ -405,9 +409,34 @@ func (w *fadingWorld) hidden(when string, clients ...*testserver.Client) {
 	}
 	w.crawlFrom(w.hs2, w.hs1, w.rooms, 4, forbiddenContent(w, when, everywhere, here))
 	w.crawlFrom(w.hs1, w.hs2, w.shared(), 4, forbiddenContent(w, when, everywhere))
+	w.exports(when, everywhere, here)
 	for _, command := range []string{"report list", "room list"} {
 		if raw, _ := json.Marshal(w.control(command, obj{})); strings.Contains(string(raw), everywhere) || strings.Contains(string(raw), here) {
 			w.Errorf("%s: ebb %s shows %s", when, command, raw)
+		}
+	}
+}
+
+// exports fails the test if an export that was made earlier, or is made now, contains one of the words.
+func (w *fadingWorld) exports(when string, words ...string) {
+	w.Helper()
+	if archive, err := download(w.T, w.hs1, "alice"); err == nil {
+		w.noneIn(when+", in an earlier export", unzip(w.T, archive), words)
+	}
+	w.noneIn(when+", in an export", exported(w.T, w.hs1, "alice"), words)
+	built(w.T, w.hs1, "alice")
+}
+
+func (w *fadingWorld) noneIn(where string, files map[string]string, words []string) {
+	w.Helper()
+	for name, content := range files {
+		for _, word := range words {
+			if strings.Contains(content, word) {
+				w.report("an export shows an expired message", "%s: %s: %.1500s", where, name, around([]byte(content), word))
+			}
+		}
+		if place := mentions([]byte(content), w.goneFor(w.rooms)); strings.HasSuffix(name, ".json") && name != "reports.json" && len(place) > 0 {
+			w.report("an export names an expired event", "%s: %s: %v", where, name, place)
 		}
 	}
 }

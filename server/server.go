@@ -97,17 +97,18 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 	s.api = clientapi.New(clientapi.API{
 		Config: cfg, Now: o.Now, Log: o.Log, Identity: svc.identity, Accounts: svc.accounts, OAuth: svc.oauth, Upstream: svc.upstream, Rendezvous: rendezvous.New(o.Now), Rooms: svc.rooms, AccountData: svc.accountData, Receipts: svc.receipts, History: svc.history, Directory: svc.directory, Feed: svc.feed, E2EE: svc.e2ee, Push: svc.push, Pushers: svc.pushers, Media: svc.media, Moderation: svc.moderation, Services: svc.registry, Delayed: svc.delayed, Redactions: svc.redactions, Previews: svc.previews,
 	})
-	s.web = web.New(web.Options{Server: cfg.ServerName, PublicURL: cfg.PublicURL, DB: svc.db, Accounts: svc.accounts, Notices: svc.notices, Gate: svc.gate, Identity: svc.identity, Factors: svc.factors, OAuth: svc.oauth, Upstream: svc.upstream, Media: svc.media, HelpPage: cfg.WellKnown.SupportPage, Now: o.Now, Log: o.Log})
+	s.web = web.New(web.Options{Server: cfg.ServerName, PublicURL: cfg.PublicURL, DB: svc.db, Accounts: svc.accounts, Notices: svc.notices, Gate: svc.gate, Identity: svc.identity, Factors: svc.factors, OAuth: svc.oauth, Upstream: svc.upstream, Media: svc.media, Export: svc.export, HelpPage: cfg.WellKnown.SupportPage, Now: o.Now, Log: o.Log})
 	s.fed = federation.New(federation.API{
 		Server: cfg.ServerName, Version: o.Version, Rooms: svc.rooms, History: svc.history, Directory: svc.directory, Accounts: svc.accounts, E2EE: svc.e2ee, Media: svc.media, Keys: svc.keys,
 		EDUs: svc.edus(), Now: o.Now, Log: o.Log,
 	})
-	s.admin = adminapi.New(adminapi.API{Config: cfg, Accounts: svc.accounts, Factors: svc.factors, Rooms: svc.rooms, History: svc.history, Directory: svc.directory, Moderation: svc.moderation, Media: svc.media, Retention: svc.retention, Outbox: svc.outbox, Apps: svc.apps, Mail: svc.mail, Signing: svc.signing, Secrets: svc.secrets, Audit: svc.audit, Notices: svc.notices, Holds: svc.holds, Deletions: svc.deletions, DB: svc.db, Now: o.Now, Log: o.Log})
+	s.admin = adminapi.New(adminapi.API{Config: cfg, Accounts: svc.accounts, Factors: svc.factors, Rooms: svc.rooms, History: svc.history, Directory: svc.directory, Moderation: svc.moderation, Media: svc.media, Retention: svc.retention, Outbox: svc.outbox, Apps: svc.apps, Mail: svc.mail, Signing: svc.signing, Secrets: svc.secrets, Audit: svc.audit, Notices: svc.notices, Export: svc.export, Holds: svc.holds, Deletions: svc.deletions, DB: svc.db, Now: o.Now, Log: o.Log})
 	return s, nil
 }
 
 // Close closes the database of a Server whose Run was never called.
 func (s *Server) Close() error {
+	s.svc.export.Close()
 	if s.svc.ledger != nil {
 		if err := s.svc.ledger.Write(context.Background()); err != nil {
 			s.opt.Log.Warn("Cannot write the ledger; the next start tries again", "file", s.cfg.Backup.Ledger, "err", err)
@@ -232,7 +233,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		g.Go(func() error { return s.svc.rooms.RepairRooms(ctx) })
 		g.Go(func() error { return s.svc.rooms.DecideEvents(ctx) })
 	}
-	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.audit.Run, s.svc.notices.Run, s.svc.guests.Run, s.svc.retention.Run, s.svc.e2ee.Run, s.svc.media.Run, s.svc.pushers.Run, s.svc.apps.Run, s.svc.delayed.Run, s.svc.redactions.Run, s.svc.db.TendKeys, s.prune, s.measure} {
+	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.audit.Run, s.svc.notices.Run, s.svc.guests.Run, s.svc.retention.Run, s.svc.e2ee.Run, s.svc.media.Run, s.svc.pushers.Run, s.svc.apps.Run, s.svc.delayed.Run, s.svc.redactions.Run, s.svc.export.Run, s.svc.db.TendKeys, s.prune, s.measure} {
 		g.Go(func() error { return job(ctx) })
 	}
 	if s.svc.ledger != nil {

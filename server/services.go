@@ -27,6 +27,7 @@ import (
 	"ebb/deletions"
 	"ebb/directory"
 	"ebb/e2ee"
+	"ebb/export"
 	"ebb/fedclient"
 	"ebb/feed"
 	"ebb/guests"
@@ -99,6 +100,7 @@ type services struct {
 	registry    *appservice.Registry
 	apps        *appservice.Service
 	guests      *guests.Job
+	export      *export.Service
 
 	gone   *keyed.Map[ident.DeviceNID, bool] // devices that are being deleted
 	locked *keyed.Map[ident.UserNID, bool]   // users whose accounts have been locked
@@ -262,6 +264,11 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	if s.previews, err = s.newPreviews(cfg, o); err != nil {
 		return err
 	}
+	if s.export, err = export.New(export.Options{
+		Dir: filepath.Join(cfg.Dir(), "exports"), Server: cfg.ServerName, DB: s.db, Rooms: s.rooms, Commits: commits, Files: uploads{s.media}, Audit: s.audit, Now: o.Now, Log: o.Log,
+	}); err != nil {
+		return err
+	}
 	s.identity, err = s.newIdentity(cfg, o)
 	return err
 }
@@ -400,6 +407,7 @@ func (s *services) hooks() accounts.Hooks {
 		},
 		ProfileCommitted: s.rooms.ProfileCommitted,
 		LeaveRooms: func(ctx context.Context, nid ident.UserNID, user id.UserID) error {
+			s.export.DropUser(nid)
 			return s.rooms.LeaveAll(ctx, ident.Requester{UserNID: nid, UserID: user})
 		},
 		Erase:     s.rooms.Erase,

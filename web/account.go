@@ -30,6 +30,7 @@ const (
 	pathDelete   = pathAccount + "/delete"
 
 	pathIdentities = pathAccount + "/identities"
+	pathExport     = pathAccount + "/export"
 )
 
 // stepUp is how recently a user must have shown a second factor, or the password if the account has no second factor,
@@ -104,6 +105,7 @@ func (p *Pages) ownPages() []ownPage {
 		{pathDevices, "Devices", 0, (*Pages).showDevices, map[string]ownStep{"sign-out-all": (*Pages).signOutAll}},
 		{pathDevice, "Device", 0, (*Pages).showDevice, map[string]ownStep{"rename": (*Pages).renameDevice, "sign-out": (*Pages).signOutDevice}},
 		{pathApprove, "Approve", stepUp, (*Pages).showApprove, map[string]ownStep{"approve": (*Pages).approve, "refuse": (*Pages).refuse}},
+		{pathExport, "Export", stepUp, (*Pages).showExport, map[string]ownStep{"start": (*Pages).startExport, "drop": (*Pages).dropExport}},
 		{pathDelete, "Delete", stepUp, (*Pages).showDelete, map[string]ownStep{"delete": (*Pages).deleteAccount}},
 	}
 }
@@ -116,6 +118,7 @@ func (p *Pages) accountRoutes(page func(method, path, operation string, handler 
 	picture.MaxBody = maxPicture
 	routes := []httpapi.Route{
 		fallback, page("GET", pathPicture, "getAccountPicturePage", p.getPicture), picture,
+		page("GET", pathDownload, "getAccountDownloadPage", p.getDownload),
 		page("GET", pathAdd, "getAccountAddPage", p.getAdd), page("POST", pathAdd, "postAccountAddPage", p.postAdd),
 	}
 	for _, o := range p.ownPages() {

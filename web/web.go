@@ -41,6 +41,7 @@ import (
 	"ebb/accounts/gate"
 	"ebb/accounts/oauth"
 	"ebb/accounts/upstream"
+	"ebb/export"
 	"ebb/httpapi"
 	"ebb/identity"
 	"ebb/media"
@@ -66,6 +67,7 @@ type Options struct {
 	HelpPage  string         // address of a page of the administrator's, to which the welcome page links; "" if there is none
 	Upstream  *upstream.Service
 	Media     *media.Service
+	Export    *export.Service
 	Now       func() time.Time
 	Log       *slog.Logger
 }

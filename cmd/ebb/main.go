@@ -61,7 +61,7 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 func commands() []command {
 	return []command{
 		serveCommand, initCommand, configCheckCommand, configSampleCommand,
-		userAddCommand, userListCommand, userPasswdCommand, userAdminCommand, userDeactivateCommand,
+		userAddCommand, userListCommand, userPasswdCommand, userAdminCommand, userDeactivateCommand, userExportCommand, exportVerifyCommand,
 		userLockCommand, userUnlockCommand, userSuspendCommand, userUnsuspendCommand,
 		userIdentitiesCommand, userLinkCommand, userUnlinkCommand,
 		userMFACommand, userEnrolLinkCommand, userEnrolListCommand, userEnrolRevokeCommand, adminRecoverCommand, noticeSendCommand,

@@ -106,6 +106,7 @@ var rules = map[string]rule{
 	"e2ee":                {rank: 6},
 	"feed":                {rank: 6, sideways: []string{"e2ee"}},
 	"guests":              {rank: 6},
+	"export":              {rank: 6},
 	"media":               {rank: 6},
 	"delayed":             {rank: 6},
 	"redactions":          {rank: 6},

@@ -1,0 +1,354 @@
+package export
+
+import (
+	"archive/zip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"ebb/ident"
+	"ebb/mxerr"
+	"ebb/rooms"
+	"ebb/rooms/expiry"
+	"ebb/storage"
+)
+
+const (
+	// page is how many rows are read at a time, and window how many events of a room are examined at a time.
+	page   = 500
+	window = 5000
+)
+
+// section is a part of the archive: some files of it, and what the README says about them.
+type section struct {
+	name, about string
+	write       func(b *builder) error
+}
+
+// sections returns the parts of an archive in their order.
+func sections() []section {
+	return []section{
+		{"account.json", "Your account: when it was created, its e-mail addresses, accounts at other services that sign you in, and second factors (never their secrets).", (*builder).account},
+		{"profile.json", "Your profile, as others see it.", (*builder).profile},
+		{"devices.json", "The devices and clients that are signed in, with the address and program of their last request, and their public keys.", (*builder).devices},
+		{"browsers.json", "Browsers that are signed in to the account page.", (*builder).browsers},
+		{"account_data.json", "What your clients have stored: settings, direct chats, ignored users, tags, read markers. Some of it is encrypted by your client.", (*builder).accountData},
+		{"push_rules.json", "Your rules for notifications; null if you have not changed them.", (*builder).pushRules},
+		{"pushers.json", "The apps that are sent notifications.", (*builder).pushers},
+		{"rooms.json", "The rooms in which you are or were, or to which you were invited.", (*builder).rooms},
+		{"messages/ROOM.json", "What you have sent to each room, the oldest first: messages, reactions, redactions and changes of the room. ROOM is the ID of the room; characters other than letters, digits, dots and hyphens are replaced by underscores. Messages in encrypted rooms are encrypted: only your clients have the keys. Messages that were redacted or have expired are not stored any more, and those that expire soon are left out.", (*builder).messages},
+		{"receipts.json", "How far you have read in each room.", (*builder).receipts},
+		{"delayed_events.json", "Messages that are to be sent later, without their content.", (*builder).delayed},
+		{"reports.json", "What you have reported to the administrators.", (*builder).reports},
+		{"audit.json", "Records of the audit log that name you: sign-ins, changes of the account, and what administrators did with it.", (*builder).audit},
+		{"media.json", "The files that you have uploaded, with their names, types and sizes.", (*builder).media},
+		{"media/ID", "The files themselves. Attachments of encrypted rooms are encrypted.", nil},
+	}
+}
+
+// builder builds one export.
+type builder struct {
+	s       *Service
+	ctx     context.Context
+	e       *export
+	user    ident.UserNID
+	out     *archive
+	members []rooms.RoomMembership
+	leftOut int64
+}
+
+// build writes the archive.
+func (s *Service) build(ctx context.Context, e *export) error {
+	if err := os.MkdirAll(s.opts.Dir, 0o700); err != nil {
+		return err
+	}
+	file, err := createSecret(e.path, s.opts.size)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	e.file = file
+	s.mu.Unlock()
+	b := &builder{s: s, ctx: ctx, e: e, user: e.owner.User, out: newArchive(file, s.opts.Now().UTC())}
+	if b.members, err = s.opts.Rooms.Memberships(ctx, b.user); err != nil {
+		return err
+	}
+	var readme strings.Builder
+	fmt.Fprintf(&readme, "What %s stores about %s, as of %s.\n\n", s.opts.Server, e.user, b.out.made.Format("2006-01-02 15:04 UTC"))
+	for _, part := range sections() {
+		if part.write != nil {
+			if err := part.write(b); err != nil {
+				return fmt.Errorf("%s: %w", part.name, err)
+			}
+		}
+		fmt.Fprintf(&readme, "%s\n    %s\n", part.name, part.about)
+	}
+	fmt.Fprintf(&readme, "%s, %s\n    The hash of every file, and the server's signature of that list. \"ebb export verify\" checks them.\n\n"+
+		"Not included, because they are secret or of no use without the server: passwords, access tokens and other secrets, which are stored only as hashes; "+
+		"the backup of your encryption keys, which your client can export; messages of others; what other servers store about you. Times are in UTC, or in milliseconds since 1970.\n", manifestName, signatureName)
+	if err := b.out.add(readmeName, zip.Deflate, func(w io.Writer) error { _, err := io.WriteString(w, readme.String()); return err }); err != nil {
+		return err
+	}
+	err = b.out.finish(Manifest{Server: s.opts.Server, User: string(e.user), LeftOut: b.leftOut}, b.sign)
+	s.mu.Lock()
+	e.status.LeftOut = b.leftOut
+	s.mu.Unlock()
+	return err
+}
+
+func (b *builder) sign(text string) ([]byte, error) {
+	signed, key, err := b.s.opts.Audit.Sign(b.ctx, text)
+	b.s.mu.Lock()
+	b.e.status.Key = key
+	b.s.mu.Unlock()
+	return signed, err
+}
+
+// read reads from the database, or stops if the export has been cancelled.
+func (b *builder) read(f func(tx *storage.Tx) error) error {
+	if err := b.ctx.Err(); err != nil {
+		return err
+	}
+	return b.s.opts.DB.Read(b.ctx, f)
+}
+
+// roomName returns the ID of a room as part of the name of a file.
+func roomName(room string) string {
+	return strings.Map(func(c rune) rune {
+		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '-' {
+			return c
+		}
+		return '_'
+	}, room)
+}
+
+// messages writes a file for every room to which the user has sent something.
+func (b *builder) messages() error {
+	names := map[string]bool{}
+	for _, m := range b.members {
+		room, err := b.s.opts.Rooms.RoomByNID(b.ctx, m.Room)
+		if errors.Is(err, rooms.ErrNoRoom) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		next := &sent{b: b, room: room}
+		first, err := next.page()
+		if err != nil {
+			return err
+		}
+		if len(first) == 0 {
+			continue
+		}
+		name := roomName(string(room.ID()))
+		for names[name] { // IDs that differ in replaced characters only
+			name += "_"
+		}
+		names[name] = true
+		err = b.out.items("messages/"+name+".json", func(item func(json.RawMessage) error) error {
+			for forms := first; len(forms) > 0; {
+				for _, form := range forms {
+					if err := item(form); err != nil {
+						return err
+					}
+				}
+				if forms, err = next.page(); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sent reads what the user has sent to a room.
+type sent struct {
+	b    *builder
+	room *rooms.Room
+	next ident.Order
+	end  bool
+}
+
+// page returns the next events that are exported, or none at the end.
+func (p *sent) page() (forms []json.RawMessage, err error) {
+	for len(forms) == 0 && !p.end {
+		var rows []storage.EventRow
+		more := false
+		err := p.b.read(func(tx *storage.Tx) (err error) {
+			rows, p.next, more, err = tx.SentEvents(p.room.NID(), p.b.user, p.next, window, page)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		p.end = !more
+		if forms, err = p.forms(rows); err != nil {
+			return nil, err
+		}
+	}
+	return forms, nil
+}
+
+// forms returns those of the given events that are exported. They are recorded before it is checked once more that
+// they are not redacted: an event that is redacted later ends the export.
+func (p *sent) forms(rows []storage.EventRow) (forms []json.RawMessage, err error) {
+	room, err := p.b.s.opts.Rooms.RoomByNID(p.b.ctx, p.room.NID()) // with its current policy
+	if err != nil {
+		return nil, err
+	}
+	policy, now := room.Retention(), p.b.s.opts.Now()
+	var chosen []storage.EventRow
+	var positions []storage.Pos
+	for _, row := range rows {
+		switch {
+		case row.Flags&storage.HiddenEvent != 0 || row.RedactedBy != 0:
+			continue
+		case !row.IsState && expiry.Expired(policy, row.OriginTS, row.ReceivedTS, now.Add(marginOf(policy))):
+			if !expiry.Expired(policy, row.OriginTS, row.ReceivedTS, now) {
+				p.b.leftOut++
+			}
+			continue
+		}
+		p.b.e.contents.add(room.NID(), row.Position, row.IsState, row.OriginTS, row.ReceivedTS)
+		chosen, positions = append(chosen, row), append(positions, row.Position)
+	}
+	if len(chosen) == 0 {
+		return nil, nil
+	}
+	var shown map[storage.Pos]bool
+	if err := p.b.read(func(tx *storage.Tx) (err error) { shown, err = tx.StillShown(positions); return err }); err != nil {
+		return nil, err
+	}
+	events, err := room.LoadEvents(chosen)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range events {
+		if shown[e.Pos] {
+			forms = append(forms, e.Form(true))
+		}
+	}
+	return forms, nil
+}
+
+// upload describes a file in media.json.
+type upload struct {
+	ID       string `json:"media_id"`
+	File     string `json:"file"` // in the archive
+	Filename string `json:"filename"`
+	Type     string `json:"content_type"`
+	Size     int64  `json:"size"`
+	Created  int64  `json:"created_ts"`
+}
+
+// media writes the files that the user has uploaded, and then their list.
+func (b *builder) media() error {
+	list := []upload{}
+	for after, more := (storage.Media{}), true; more; {
+		var rows []storage.SweptMedia
+		err := b.read(func(tx *storage.Tx) (err error) {
+			rows, err = tx.ListMedia(storage.MediaFilter{User: b.user, Before: b.out.made.UnixMilli() + 1}, after, page)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for i := range rows {
+			written, err := b.file(&rows[i])
+			if err != nil {
+				return err
+			}
+			if m := &rows[i]; written {
+				list = append(list, upload{m.ID, "media/" + m.ID, m.Filename, m.ContentType, m.Size, m.Created})
+			}
+		}
+		if more = len(rows) == page; more {
+			after = rows[len(rows)-1].Media
+		}
+	}
+	return b.out.value("media.json", list)
+}
+
+// file writes an upload. It returns false if the upload is not shown any more, or not for long.
+func (b *builder) file(m *storage.SweptMedia) (written bool, err error) {
+	if m.Quarantined || m.Expires != 0 {
+		return false, nil
+	}
+	b.e.contents.addMedia(m.ID)
+	lives, err := b.lives(m)
+	if err != nil || !lives {
+		return false, err
+	}
+	in, err := b.s.opts.Files.OpenUpload(b.ctx, m.ID)
+	var gone *mxerr.Error
+	switch {
+	case errors.As(err, &gone) && gone.Status < 500:
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	err = b.out.add("media/"+m.ID, zip.Store, func(w io.Writer) error {
+		_, err := io.Copy(w, &cancelled{b.ctx, in})
+		return err
+	})
+	return err == nil, errors.Join(err, in.Close())
+}
+
+// lives reports whether something refers to an upload that is shown for long enough, and records one such event, so
+// that the export ends with it. Uploads to which nothing refers may belong to encrypted messages.
+func (b *builder) lives(m *storage.SweptMedia) (bool, error) {
+	if !m.Referenced {
+		return true, nil
+	}
+	for after := storage.FirstMediaRef; ; {
+		var refs []storage.MediaRef
+		err := b.read(func(tx *storage.Tx) (err error) {
+			refs, err = tx.MediaRefs(storage.MediaName{ID: m.ID}, after, page)
+			return err
+		})
+		if err != nil {
+			return false, err
+		}
+		for _, ref := range refs {
+			if ref.Kind != storage.MessageMedia {
+				return true, nil
+			}
+			room, err := b.s.opts.Rooms.RoomByNID(b.ctx, ref.Room)
+			if err != nil {
+				return false, err
+			}
+			policy := room.Retention()
+			if ref.Flags&storage.HiddenEvent == 0 && !expiry.Expired(policy, ref.OriginTS, ref.ReceivedTS, b.s.opts.Now().Add(marginOf(policy))) {
+				b.e.contents.add(ref.Room, storage.Pos(ref.Owner), false, ref.OriginTS, ref.ReceivedTS)
+				return true, nil
+			}
+		}
+		if len(refs) < page {
+			return false, nil
+		}
+		after = refs[len(refs)-1]
+	}
+}
+
+// cancelled is a reader that stops when a context ends.
+type cancelled struct {
+	ctx context.Context
+	io.Reader
+}
+
+// Read implements io.Reader.
+func (c *cancelled) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.Reader.Read(p)
+}

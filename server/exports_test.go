@@ -1,0 +1,302 @@
+package server_test
+
+import (
+	"archive/zip"
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"ebb/adminapi"
+	"ebb/export"
+	"ebb/internal/testserver"
+)
+
+// command runs a command of the control socket and decodes its result.
+func command[T any](t testing.TB, s *testserver.Server, name string, args any) (result T, err error) {
+	t.Helper()
+	raw, err := json.Marshal(args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := s.Control(t.Context(), name, raw)
+	if err != nil {
+		return result, err
+	}
+	if raw, err = json.Marshal(v); err != nil {
+		t.Fatal(err)
+	}
+	return result, json.Unmarshal(raw, &result)
+}
+
+// built has an account exported, and returns the status of the export.
+func built(t testing.TB, s *testserver.Server, user string) export.Status {
+	t.Helper()
+	args := adminapi.ExportArgs{User: user}
+	status, err := command[export.Status](t, s, "user export", args)
+	for deadline := time.Now().Add(time.Minute); err == nil && status.State == export.Building && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		status, err = command[export.Status](t, s, "user export status", args)
+	}
+	if err != nil || status.State != export.Ready {
+		t.Fatalf("%+v, %v", status, err)
+	}
+	return status
+}
+
+// download returns the export of an account, or an error if it has ended.
+func download(t testing.TB, s *testserver.Server, user string) (archive []byte, err error) {
+	t.Helper()
+	for {
+		part, err := command[adminapi.ExportPart](t, s, "user export read", adminapi.ExportArgs{User: user, Offset: int64(len(archive))})
+		if err != nil || len(part.Data) == 0 {
+			return archive, err
+		}
+		archive = append(archive, part.Data...)
+	}
+}
+
+// unzip returns the files of an archive.
+func unzip(t testing.TB, archive []byte) map[string]string {
+	t.Helper()
+	z, err := zip.NewReader(bytes.NewReader(archive), int64(len(archive)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{}
+	for _, f := range z.File {
+		in, err := f.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := io.ReadAll(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[f.Name] = string(raw)
+		if strings.HasSuffix(f.Name, ".json") && !json.Valid(raw) {
+			t.Errorf("%s is not JSON: %.300s", f.Name, raw)
+		}
+	}
+	return files
+}
+
+// exported has an account exported and returns the files.
+func exported(t testing.TB, s *testserver.Server, user string) map[string]string {
+	t.Helper()
+	built(t, s, user)
+	archive, err := download(t, s, user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := command[struct{}](t, s, "user export drop", adminapi.ExportArgs{User: user}); err != nil {
+		t.Fatal(err)
+	}
+	return unzip(t, archive)
+}
+
+func TestExportHasEverythingAboutItsUserAndNothingOfOthers(t *testing.T) {
+	s := testserver.New(t, nil)
+	alice, bob := s.Register("alice"), s.Register("bob")
+	room := alice.Do("POST", "/v3/createRoom", obj{"preset": "public_chat", "topic": "harbour"})["room_id"].(string)
+	bob.Do("POST", "/v3/join/"+url.PathEscape(room), obj{})
+	said := tell(alice, room, "words of alice")
+	tell(bob, room, "words of bob")
+	alice.Do("PUT", "/v3/profile/"+alice.User+"/displayname", obj{"displayname": "Alice A."})
+	alice.Do("PUT", "/v3/user/"+alice.User+"/account_data/org.example.setting", obj{"colour": "teal"})
+	alice.Do("PUT", "/v3/user/"+alice.User+"/rooms/"+url.PathEscape(room)+"/tags/m.favourite", obj{"order": 0.25})
+	alice.Do("PUT", "/v3/pushrules/global/content/mine", obj{"pattern": "lighthouse", "actions": []string{"notify"}})
+	alice.Do("POST", "/v3/pushers/set", obj{"kind": "http", "app_id": "app.of.alice", "pushkey": "k", "app_display_name": "a", "device_display_name": "d", "lang": "en", "data": obj{"url": "https://push.example.org/_matrix/push/v1/notify"}})
+	alice.Do("POST", "/v3/rooms/"+url.PathEscape(room)+"/receipt/m.read/"+url.PathEscape(said), obj{})
+	alice.Do("POST", "/v3/rooms/"+url.PathEscape(room)+"/report/"+url.PathEscape(said), obj{"reason": "a reason of alice"})
+	bob.Do("POST", "/v3/rooms/"+url.PathEscape(room)+"/report/"+url.PathEscape(said), obj{"reason": "a reason of bob"})
+	alice.Do("PUT", "/v3/rooms/"+url.PathEscape(room)+"/send/m.room.message/delayed?org.matrix.msc4140.delay=60000", obj{"msgtype": "m.text", "body": "not sent yet"})
+	picture := uploadText(alice, "bytes of a file")
+	uploadText(bob, "bytes of another file")
+
+	status := built(t, s, "alice")
+	archive, err := download(t, s, "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := unzip(t, archive)
+	for name, text := range map[string]string{
+		"account.json": alice.User, "profile.json": "Alice A.", "devices.json": alice.DeviceID, "account_data.json": "teal", "push_rules.json": "lighthouse",
+		"pushers.json": "app.of.alice", "rooms.json": room, "receipts.json": said, "reports.json": "a reason of alice", "audit.json": "export of an account begun",
+		"media.json": picture, "media/" + picture: "bytes of a file", "README.txt": "messages/ROOM.json", "delayed_events.json": room, "browsers.json": "[]",
+	} {
+		if !strings.Contains(files[name], text) {
+			t.Errorf("%s has no %q: %s", name, text, files[name])
+		}
+	}
+	messages := files["messages/"+strings.NewReplacer("!", "_", ":", "_").Replace(room)+".json"]
+	if !strings.Contains(messages, "words of alice") || !strings.Contains(messages, "harbour") || !strings.Contains(messages, said) {
+		t.Errorf("messages: %s", messages)
+	}
+	for name, content := range files {
+		for _, foreign := range []string{"words of bob", "a reason of bob", "bytes of another file", "not sent yet"} {
+			if strings.Contains(content, foreign) {
+				t.Errorf("%s contains %q", name, foreign)
+			}
+		}
+	}
+	checkVerification(t, archive, status.Key, alice.User)
+}
+
+// checkVerification fails the test unless an export verifies, and changed ones do not.
+func checkVerification(t *testing.T, archive []byte, key, user string) {
+	t.Helper()
+	m, err := export.Verify(bytes.NewReader(archive), int64(len(archive)), key)
+	if err != nil || m.User != user || len(m.Files) < 15 {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	for what, change := range map[string]func(files map[string]string){
+		"changed":    func(f map[string]string) { f["profile.json"] = "{}\n" },
+		"was added":  func(f map[string]string) { f["more.json"] = "{}" },
+		"is missing": func(f map[string]string) { delete(f, "media.json") },
+		"of another one": func(f map[string]string) {
+			f["manifest.json"] = strings.Replace(f["manifest.json"], "alice", "carol", 1)
+		},
+		"has no signature":  func(f map[string]string) { delete(f, "signature.txt") },
+		"was not made with": func(f map[string]string) { f["signature.txt"] = "x\n\n— test AAAAAAAA\n" },
+	} {
+		files := unzip(t, archive)
+		change(files)
+		var out bytes.Buffer
+		z := zip.NewWriter(&out)
+		for name, content := range files {
+			w, err := z.Create(name)
+			if err == nil {
+				_, err = io.WriteString(w, content)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := z.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := export.Verify(bytes.NewReader(out.Bytes()), int64(out.Len()), key); err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+func uploadText(c *testserver.Client, content string) (mediaID string) {
+	uri, _ := c.Do("POST", "/_matrix/media/v3/upload", []byte(content))["content_uri"].(string)
+	return uri[strings.LastIndex(uri, "/")+1:]
+}
+
+// TestExportEndsWithWhatIsInIt makes an export for each way in which something that it contains can go away.
+func TestExportEndsWithWhatIsInIt(t *testing.T) {
+	s := testserver.New(t, nil)
+	alice := s.Register("alice")
+	room := alice.Do("POST", "/v3/createRoom", obj{"preset": "public_chat"})["room_id"].(string)
+	base := "/v3/rooms/" + url.PathEscape(room)
+	ends := func(how string, f func()) {
+		t.Helper()
+		built(t, s, "alice")
+		if _, err := download(t, s, "alice"); err != nil {
+			t.Fatalf("%s: before: %v", how, err)
+		}
+		f()
+		if _, err := download(t, s, "alice"); err == nil || !strings.Contains(err.Error(), "no export to download") {
+			t.Errorf("%s: the export can still be downloaded: %v", how, err)
+		}
+		if left, err := filepath.Glob(filepath.Join(s.Dir, "exports", "*")); err != nil || len(left) > 0 {
+			t.Errorf("%s: %v are left on disk, %v", how, left, err)
+		}
+	}
+	first := tell(alice, room, "one")
+	ends("a message is redacted", func() { alice.Do("PUT", base+"/redact/"+url.PathEscape(first)+"/r", obj{}) })
+	if files := exported(t, s, "alice"); anyContains(files, `"one"`) {
+		t.Error("the export contains a redacted message")
+	}
+	tell(alice, room, "two")
+	ends("the time is over", func() { s.Advance(export.Lifetime) })
+	media := uploadText(alice, "a file")
+	ends("a file is deleted", func() {
+		if _, err := s.Control(t.Context(), "media delete", json.RawMessage(`{"uri":"mxc://test/`+media+`"}`)); err != nil {
+			t.Fatal(err)
+		}
+	})
+	tell(alice, room, "three")
+	retain := func(ms int) { alice.Do("PUT", base+"/state/m.room.retention", obj{"max_lifetime": ms}) }
+	ends("the room gets a shorter policy", func() { retain(3_600_000); s.Advance(time.Hour) })
+	tell(alice, room, "four")
+	s.Advance(44 * time.Minute)
+	tell(alice, room, "five")
+	ends("the first message expires", func() { s.Advance(16 * time.Minute) })
+	files := exported(t, s, "alice")
+	if anyContains(files, `"four"`) || !anyContains(files, `"five"`) {
+		t.Error("the export contains a message that has expired, or not the one that lives")
+	}
+	s.Advance(31 * time.Minute) // "five" lives for less than a quarter of an hour
+	if files := exported(t, s, "alice"); anyContains(files, `"five"`) || !strings.Contains(files["manifest.json"], `left_out": 1`) {
+		t.Errorf("a message that expires soon: %s", files["manifest.json"])
+	}
+	built(t, s, "alice")
+	s.Reopen()
+	if _, err := download(t, s, "alice"); err == nil {
+		t.Error("the export outlives a restart")
+	}
+	built(t, s, "alice")
+	if _, err := s.Control(t.Context(), "user deactivate", json.RawMessage(`{"user":"alice"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := filepath.Glob(filepath.Join(s.Dir, "exports", "*")); err != nil || len(left) > 0 {
+		t.Errorf("%v are left of a deactivated account, %v", left, err)
+	}
+}
+
+func anyContains(files map[string]string, text string) bool {
+	for _, content := range files {
+		if strings.Contains(content, text) {
+			return true
+		}
+	}
+	return false
+}
+
+// TestFilesOfExportsCannotBeReadAfterACrash looks at what a process that was killed leaves behind.
+func TestFilesOfExportsCannotBeReadAfterACrash(t *testing.T) {
+	s := testserver.New(t, nil)
+	alice := s.Register("alice")
+	uploadText(alice, strings.Repeat("findable ", 1000))
+	built(t, s, "alice")
+	left, err := filepath.Glob(filepath.Join(s.Dir, "exports", "*"))
+	if err != nil || len(left) != 1 {
+		t.Fatalf("%v, %v", left, err)
+	}
+	raw, err := os.ReadFile(left[0])
+	if err != nil || bytes.Contains(raw, []byte("findable")) || bytes.HasPrefix(raw, []byte("PK")) || len(raw) < 9000 {
+		t.Errorf("the file of an export is not encrypted: %d bytes, %v", len(raw), err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Dir(left[0]), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(left[0], raw, 0o600); err != nil { // as after kill -9
+		t.Fatal(err)
+	}
+	s.Start()
+	if left, err := filepath.Glob(filepath.Join(s.Dir, "exports", "*")); err != nil || len(left) > 0 {
+		t.Errorf("after the start %v are left, %v", left, err)
+	}
+	if names := slices.Sorted(func(yield func(string) bool) {
+		for name := range exported(t, s, "alice") {
+			if !yield(name) {
+				return
+			}
+		}
+	}); !slices.Contains(names, "README.txt") {
+		t.Errorf("the next export has %v", names)
+	}
+}
