@@ -325,6 +325,7 @@ type Push struct {
 	LegacyMentionRules   bool     `yaml:"legacy_mention_rules" doc:"Whether a message without m.mentions is highlighted if its text has the user's name or @room. Matrix v1.17 removed the push rules for this, but the settings page of Element Web needed them until September 2026."`
 	AllowPrivateGateways bool     `yaml:"allow_private_gateways" doc:"Whether push gateways may have loopback and private addresses and http URLs, for a gateway in the server's own network. Every user of this server can then make it send requests into that network."`
 	AllEncrypted         bool     `yaml:"all_encrypted" doc:"Whether, by default, every encrypted event in a room that is not muted is pushed to users' apps, which can then look for mentions (MSC4028). This includes rooms in which users want to be notified of mentions only. Apps that do not support this show more unread messages."`
+	EventIDOnly          bool     `yaml:"event_id_only" doc:"Whether push gateways get only the IDs of event and room and the unread count, whatever format a pusher has. Apps then fetch the message from this server themselves; those that cannot show a notification without its text."`
 	Email                bool     `yaml:"email" doc:"Whether users can get e-mails about unread messages. Needs email.smtp."`
 	EmailDelay           Duration `yaml:"email_delay" doc:"How long a message must have been unread before an e-mail is sent."`
 	EmailInterval        Duration `yaml:"email_interval" doc:"The shortest time between two of these e-mails to a user."`

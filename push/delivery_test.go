@@ -117,6 +117,27 @@ func TestEventIDOnlySendsNoContentToTheGateway(t *testing.T) {
 	}
 }
 
+func TestServerCanSendEventIDsOnlyToEveryGateway(t *testing.T) {
+	l := newLab(t, func(cfg *config.Config) { cfg.Push.EventIDOnly = true })
+	g := newGateway(t, nil)
+	alice, bob := l.Register("alice"), l.Register("bob")
+	shared := room(bob, object{"name": "Secret", "topic": "Secret"}, alice)
+	set(alice, g.pusher("key", nil))
+	id := say(bob, shared, "hello", mention(alice))
+	n := g.event()
+	if n.Devices[0].Tweaks != nil || *n.Counts.Unread != 1 {
+		t.Errorf("devices: %+v", n.Devices)
+	}
+	n.Devices, n.Counts = nil, nil
+	if want := (notification{EventID: id, RoomID: shared, Prio: "high"}); !reflect.DeepEqual(n, want) {
+		t.Errorf("got %+v, want %+v", n, want)
+	}
+	invited := room(bob, object{"name": "Secret", "invite": []string{alice.User}})
+	if n = g.event(); n.RoomID != invited || n.Type != "" || n.Sender != "" || n.SenderDisplayName != "" || n.RoomName != "" || n.Content != nil || n.UserIsTarget != nil {
+		t.Errorf("the notification of an invite contains more than IDs: %+v", n)
+	}
+}
+
 func TestClientThatCountsItselfGetsNoCounts(t *testing.T) {
 	l := newLab(t, nil)
 	g := newGateway(t, nil)

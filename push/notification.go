@@ -168,7 +168,7 @@ func (s *Service) describe(r *rooms.Room, e *rooms.Event, nid ident.UserNID, t *
 	if e.Type() == "m.room.encrypted" || class&pushrules.Highlight != 0 || n.tweaks["sound"] != nil {
 		n.Prio = "high"
 	}
-	if t.format == eventIDOnly {
+	if t.format == eventIDOnly || s.opts.EventIDOnly {
 		n.tweaks = nil
 		return n
 	}

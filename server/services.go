@@ -233,7 +233,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	s.feed = feed.New(news)
 	s.pushers = push.New(push.Options{
 		DB: s.db, Rooms: s.rooms, AccountData: s.accountData, History: s.history, Rules: s.push, Commits: commits, Client: gatewayClient(cfg, o), AllowPrivate: cfg.Push.AllowPrivateGateways,
-		Email: s.emailNotifications(cfg), CountRooms: cfg.Push.CountRooms, Cache: keyed.Budget(cfg.Cache.Size), Now: o.Now, Log: o.Log,
+		Email: s.emailNotifications(cfg), CountRooms: cfg.Push.CountRooms, EventIDOnly: cfg.Push.EventIDOnly, Cache: keyed.Budget(cfg.Cache.Size), Now: o.Now, Log: o.Log,
 	})
 	s.delayed = delayed.New(delayed.Options{
 		DB: s.db, Rooms: s.rooms, MaxDelay: time.Duration(cfg.DelayedEvents.MaxDelay), MaxPerUser: cfg.DelayedEvents.MaxPerUser, Now: o.Now, Timer: o.Timer, Log: o.Log,
