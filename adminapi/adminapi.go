@@ -36,6 +36,7 @@ import (
 	"ebb/mxerr"
 	"ebb/notices"
 	"ebb/outbox"
+	"ebb/redactions"
 	"ebb/retention"
 	"ebb/rooms"
 	"ebb/secrets"
@@ -50,6 +51,7 @@ type API struct {
 	Rooms      *rooms.Service
 	History    *history.Service
 	Directory  *directory.Service
+	Redactions *redactions.Service
 	Retention  *retention.Job
 	Moderation *moderation.Service
 	Media      *media.Service
@@ -92,6 +94,8 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 		"user export status":   decoded(a.userExportStatus),
 		"user export read":     decoded(a.userExportRead),
 		"user export drop":     decoded(a.userExportDrop),
+		"user redact":          decoded(a.userRedact),
+		"user redactions":      decoded(a.userRedactions),
 		"user identities":      decoded(a.userIdentities),
 		"user link":            decoded(a.userLink),
 		"user unlink":          decoded(a.userUnlink),
@@ -173,10 +177,10 @@ func (a *API) Run(ctx context.Context, name string, args json.RawMessage) (any, 
 }
 
 // reading are the commands that change nothing. All others are recorded in the audit log.
-var reading = []string{"user list", "user export status", "user export read", "user export drop", "user enrol-list", "token list", "token issued", "room list", "room show", "room retention show", "room retention get", "purge status", "hold list", "hold show", "receipts list", "receipts keys", "report list", "media list", "federation status", "appservice list", "keys list", "backup renew", "backup end", "backup policy"}
+var reading = []string{"user list", "user redactions", "user export status", "user export read", "user export drop", "user enrol-list", "token list", "token issued", "room list", "room show", "room retention show", "room retention get", "purge status", "hold list", "hold show", "receipts list", "receipts keys", "report list", "media list", "federation status", "appservice list", "keys list", "backup renew", "backup end", "backup policy"}
 
 // recorded are the arguments of commands that the audit log shows: none that may be a secret.
-var recorded = []string{"user", "room", "server", "uri", "lift", "dry_run", "id", "device", "admin", "erase", "all", "sign_out", "uses", "expires", "lifetime_ms", "service", "min_lifetime_ms", "max_lifetime_ms", "review"}
+var recorded = []string{"user", "room", "server", "uri", "lift", "dry_run", "id", "device", "admin", "erase", "all", "sign_out", "uses", "expires", "lifetime_ms", "age_ms", "cancel", "service", "min_lifetime_ms", "max_lifetime_ms", "review"}
 
 // record adds a command to the audit log, whether it has succeeded or not.
 func (a *API) record(ctx context.Context, name string, args json.RawMessage, failed error) error {

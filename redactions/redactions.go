@@ -1,9 +1,14 @@
-// Package redactions redacts events with the events that relate to them (MSC3912).
+// Package redactions sends redactions of many events: of an event with the events that relate to it (MSC3912), and of
+// all messages that a user has sent.
 //
 // Redact redacts the first related events itself. If there are more, the write that redacts the target also stores a
 // row of the table related_redactions. Run, the only owner of these rows, redacts the rest in steps and stores after
 // each step how far it has come, so that a restart continues there. A step that is repeated finds the events of its
 // first run redacted. The row is deleted when all related events are done, or when the user may no longer redact them.
+//
+// RedactOwn stores a row of the table own_redactions, which Run owns too. It walks through the timelines of the user's
+// rooms, first to count the messages and then to redact them, with a pause after each write. The write of some
+// redactions also stores the progress of the request, so that its numbers are exact.
 package redactions
 
 import (
@@ -13,6 +18,7 @@ import (
 	"log/slog"
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -41,6 +47,9 @@ type Options struct {
 	Rooms *rooms.Service
 	// Step is how many related events one step examines. The default is the largest number that rooms.Service allows.
 	Step int
+	// Window is how many events of a room are examined at a time for messages of a user. The default is ownWindow.
+	Window int
+	Now    func() time.Time
 	// Timer starts a timer for Run. The channel receives a value after d unless stop is called first.
 	Timer func(d time.Duration) (c <-chan time.Time, stop func())
 	Log   *slog.Logger
@@ -49,7 +58,10 @@ type Options struct {
 // Service redacts events with related events. It is safe for concurrent use.
 type Service struct {
 	opts Options
-	wake chan struct{} // wakes Run for a new row
+	wake chan struct{} // wakes Run for a new redaction with related events
+
+	wakeOwn  chan struct{} // wakes Run for a new request to redact a user's own messages
+	ownAfter storage.Pos   // the request whose turn was last; used only by StepOwn
 }
 
 // New returns a Service.
@@ -60,7 +72,13 @@ func New(o Options) *Service {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Service{opts: o, wake: make(chan struct{}, 1)}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Window == 0 {
+		o.Window = ownWindow
+	}
+	return &Service{opts: o, wake: make(chan struct{}, 1), wakeOwn: make(chan struct{}, 1)}
 }
 
 // Redact redacts an event and, if relTypes is not empty, the events that directly relate to it with one of these types,
@@ -120,8 +138,15 @@ func (s *Service) redactLater(ctx context.Context, d *rooms.RelatedRedaction, tx
 	return sent, err
 }
 
-// Run redacts the related events that are still to be redacted, until ctx ends.
+// Run redacts the related events and the users' own messages that are still to be redacted, until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
+	var own sync.WaitGroup
+	own.Go(func() { s.runOwn(ctx) })
+	defer own.Wait()
+	return s.runRelated(ctx)
+}
+
+func (s *Service) runRelated(ctx context.Context) error {
 	for {
 		more, err := s.Step(ctx)
 		if ctx.Err() != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -29,11 +30,12 @@ type house struct {
 	alice, bob ident.Requester // alice has created the room
 	room       id.RoomID
 	target     id.EventID // by bob
+	clock      time.Time
 }
 
 func newHouse(t *testing.T, db *storage.DB) *house {
 	t.Helper()
-	h := &house{t: t, db: db}
+	h := &house{t: t, db: db, clock: time.UnixMilli(1_800_000_000_000)}
 	h.start()
 	h.alice, h.bob = h.user("alice"), h.user("bob")
 	var err error
@@ -51,10 +53,11 @@ func (h *house) start() {
 	var err error
 	h.rooms, err = rooms.New(h.t.Context(), rooms.Options{
 		DB: h.db, Server: "here", Hub: wake.New(), Commits: rooms.NewCommits(),
+		Now:    func() time.Time { return h.clock },
 		Signer: pdu.Signer{Server: "here", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))},
 	})
 	h.ok(err)
-	h.redactions = New(Options{DB: h.db, Rooms: h.rooms, Step: step})
+	h.redactions = New(Options{DB: h.db, Rooms: h.rooms, Step: step, Now: func() time.Time { return h.clock }})
 }
 
 func (h *house) ok(err error) {

@@ -161,7 +161,7 @@ func (p *purging) remove(c storage.PurgeCandidate) error {
 	case needed && skeleton:
 		return nil
 	case needed:
-		if err := skeletonize(p.tx, p.room.version, c); err != nil {
+		if err := skeletonize(p.tx, p.room.version, c.Position); err != nil {
 			return fmt.Errorf("purge %s: %w", c.EventID, err)
 		}
 	default: // a skeleton that the graph no longer needs is deleted too
@@ -205,8 +205,9 @@ func (s *Service) receipt(tx *storage.Tx, r *Room, kind string, out *Purged, med
 	})
 }
 
-func skeletonize(tx *storage.Tx, v *pdu.Version, c storage.PurgeCandidate) error {
-	row, found, err := tx.EventAt(c.Position)
+// skeletonize reduces a message to its redacted form, which no client sees.
+func skeletonize(tx *storage.Tx, v *pdu.Version, p storage.Pos) error {
+	row, found, err := tx.EventAt(p)
 	if err != nil || !found {
 		return err
 	}
@@ -218,7 +219,7 @@ func skeletonize(tx *storage.Tx, v *pdu.Version, c storage.PurgeCandidate) error
 	if err != nil {
 		return err
 	}
-	return tx.SkeletonizeEvent(c.Position, c.EventID, c.Flags, redacted.JSON())
+	return tx.SkeletonizeEvent(p, row.EventID, row.Flags, redacted.JSON())
 }
 
 // purged is the Committed hook of a purge. It removes the deleted events from memory.

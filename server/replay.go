@@ -110,6 +110,12 @@ func (r *restore) applyRow(tx *storage.Tx, e storage.LedgerEntry) error {
 	switch e.Kind {
 	case storage.LedgerRedacted:
 		return r.redactAgain(tx, storage.Pos(e.Ref), storage.Pos(e.Value))
+	case storage.LedgerRemoved:
+		removed, err := rooms.RemoveAgain(tx, storage.Pos(e.Ref))
+		if removed && err == nil {
+			r.report.Replayed[e.Kind]++
+		}
+		return err
 	case storage.LedgerPassword:
 		return r.dropPassword(tx, user)
 	case storage.LedgerAdmin:

@@ -15,6 +15,7 @@ type LedgerEntry struct {
 // Kinds of ledger entries.
 const (
 	LedgerRedacted    = "redacted"    // Ref: event; Value: the event that redacted it
+	LedgerRemoved     = "removed"     // Ref: event, whose content was removed without a redaction
 	LedgerPurged      = "purged"      // Ref: room; Name: the rule of the purge
 	LedgerDeactivated = "deactivated" // Ref: user; Value: 1 if the user was erased
 	LedgerPassword    = "password"    // Ref: user, whose password was changed

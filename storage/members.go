@@ -39,13 +39,18 @@ const userMembershipsQuery = `SELECT room_nid, membership, position, changed, jo
 
 // UserMemberships returns all memberships of a user, ordered by room. It uses the primary key.
 func (tx *Tx) UserMemberships(user ident.UserNID) ([]MemberRow, error) {
-	return collect(tx, func(r Row) (m MemberRow, err error) {
+	return collect(tx, scanMembership(user), userMembershipsQuery, int64(user))
+}
+
+// scanMembership returns a function that scans a membership of a user.
+func scanMembership(user ident.UserNID) func(Row) (MemberRow, error) {
+	return func(r Row) (m MemberRow, err error) {
 		var forgotten int64
 		m.User = user
 		err = r.Scan(&m.Room, &m.Membership, &m.Position, &m.Changed, &m.JoinedPos, &forgotten)
 		m.Forgotten = forgotten != 0
 		return m, err
-	}, userMembershipsQuery, int64(user))
+	}
 }
 
 const setMembershipQuery = `INSERT INTO memberships (user_nid, room_nid, membership, position, changed, joined_pos)

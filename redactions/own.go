@@ -1,0 +1,375 @@
+package redactions
+
+import (
+	"context"
+	"errors"
+	"math"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/ident"
+	"ebb/mxerr"
+	"ebb/rooms"
+	"ebb/rooms/graph"
+	"ebb/storage"
+)
+
+const (
+	// maxOwnRequests bounds the unfinished requests of a user to redact their own messages. maxOwnListed is how many
+	// requests of a user are listed, the newest first.
+	maxOwnRequests = 10
+	maxOwnListed   = 50
+	// maxReason bounds the reason of a request in bytes, since each of the redactions contains it.
+	maxReason = 1000
+	// ownPause is the time between two writes, each of which redacts at most rooms.MaxOwnRedactions messages. So sends
+	// of other users do not suffer, and other servers get at most one full transaction a second.
+	ownPause = time.Second
+	// ownWindow is how many events of a room are examined at a time, in a few milliseconds. maxOwnWindows is how many
+	// times in one step.
+	ownWindow     = 5000
+	maxOwnWindows = 10
+	// keepOwn is how long finished requests are listed.
+	keepOwn = 30 * 24 * time.Hour
+	// pruneOwnChunk is how many finished requests one write deletes.
+	pruneOwnChunk = 500
+)
+
+// Own describes the messages that a user wants to have redacted: all that the user has sent, except for state events
+// and redactions.
+type Own struct {
+	User   ident.UserNID
+	Room   ident.RoomNID // 0: all rooms in which the user is or was
+	Before time.Time     // only messages from before this time; zero: all
+	Reason string        // part of each redaction; may be ""
+}
+
+// row returns the row with which a request begins.
+func (o *Own) row() *storage.OwnRedaction {
+	row := &storage.OwnRedaction{User: o.User, Room: o.Room, Before: math.MaxInt64, Reason: o.Reason}
+	if !o.Before.IsZero() {
+		row.Before = o.Before.UnixMilli()
+	}
+	return row
+}
+
+// RedactOwn stores a request to redact the messages of a user, which Run carries out, and returns its number. Messages
+// that are sent later are not redacted. In rooms where the user can send redactions they reach other servers; in those
+// that the user has left, the messages are removed from this server.
+//
+// Errors: M_INVALID_PARAM, M_LIMIT_EXCEEDED.
+func (s *Service) RedactOwn(ctx context.Context, o Own) (request storage.Pos, err error) {
+	if len(o.Reason) > maxReason {
+		return 0, mxerr.InvalidParam("The reason must have at most %d bytes", maxReason)
+	}
+	row := o.row()
+	err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		pending, err := tx.PendingOwnRedactions(o.User)
+		if err != nil {
+			return err
+		}
+		if pending >= maxOwnRequests {
+			return mxerr.LimitExceeded(time.Minute)
+		}
+		if err := tx.TrimOwnRedactions(o.User, maxOwnListed); err != nil {
+			return err
+		}
+		return tx.AddOwnRedaction(row)
+	})
+	if err == nil {
+		s.WakeOwn()
+	}
+	return row.Position, err
+}
+
+// AddOwn is RedactOwn within a write of the caller, without a limit. The caller calls WakeOwn after the write.
+func (s *Service) AddOwn(tx *storage.Tx, o Own) (request storage.Pos, err error) {
+	row := o.row()
+	err = tx.AddOwnRedaction(row)
+	return row.Position, err
+}
+
+// WakeOwn tells Run that there may be a new request.
+func (s *Service) WakeOwn() {
+	select {
+	case s.wakeOwn <- struct{}{}:
+	default: // Run has been woken already
+	}
+}
+
+// OwnRequests lists the newest requests of a user, the newest first: those that are not finished, and those that were
+// finished within the last 30 days.
+func (s *Service) OwnRequests(ctx context.Context, user ident.UserNID) (list []storage.OwnRedaction, err error) {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+		list, err = tx.OwnRedactions(user, maxOwnListed)
+		return err
+	})
+	return list, err
+}
+
+// CancelOwn ends the unfinished requests of a user and returns their number. What has been redacted stays redacted.
+func (s *Service) CancelOwn(ctx context.Context, user ident.UserNID) (n int64, err error) {
+	err = s.opts.DB.Write(ctx, func(tx *storage.Tx) (err error) {
+		n, err = tx.CancelOwnRedactions(user)
+		return err
+	})
+	return n, err
+}
+
+// runOwn carries out requests until ctx ends.
+func (s *Service) runOwn(ctx context.Context) {
+	for ctx.Err() == nil {
+		redacted, more, err := s.StepOwn(ctx)
+		pause := ownIdle
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			s.opts.Log.Error("Cannot redact messages of a user now; trying again later", "err", err)
+			pause = retryAfter
+		case redacted > 0:
+			pause = ownPause
+		case more:
+			continue
+		default:
+			if err := s.pruneOwn(ctx); err != nil && ctx.Err() == nil {
+				s.opts.Log.Error("Cannot delete finished requests to redact messages", "err", err)
+			}
+		}
+		woken := s.wakeOwn
+		if pause == ownPause {
+			woken = nil // a new request does not shorten the pause
+		}
+		timer, stop := s.opts.Timer(pause)
+		select {
+		case <-ctx.Done():
+		case <-woken:
+		case <-timer:
+		}
+		stop()
+	}
+}
+
+// ownIdle is how often Run looks for work if nothing wakes it.
+const ownIdle = time.Hour
+
+// StepOwn does one step of the next request: it counts messages, or redacts at most rooms.MaxOwnRedactions of them. It
+// returns how many it has redacted, and whether there may be more to do. The requests take turns.
+func (s *Service) StepOwn(ctx context.Context) (redacted int, more bool, err error) {
+	var row storage.OwnRedaction
+	var found bool
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+		if row, found, err = tx.NextOwnRedaction(s.ownAfter); err == nil && !found && s.ownAfter != 0 {
+			row, found, err = tx.NextOwnRedaction(0)
+		}
+		return err
+	})
+	if err != nil || !found {
+		return 0, false, err
+	}
+	s.ownAfter = row.Position
+	o := ownStep{s: s, row: &row, to: row.OwnProgress}
+	redacted, err = o.do(ctx)
+	return redacted, true, err
+}
+
+// ownStep is one step of a request.
+type ownStep struct {
+	s     *Service
+	row   *storage.OwnRedaction
+	to    storage.OwnProgress // after the step
+	marks []ownMark
+}
+
+// ownMark says that all messages of the user between two orders of a room are redacted.
+type ownMark struct {
+	room     ident.RoomNID
+	from, to ident.Order
+}
+
+// do examines parts of timelines until it finds messages to redact, or has examined maxOwnWindows.
+func (o *ownStep) do(ctx context.Context) (redacted int, err error) {
+	for range maxOwnWindows {
+		if o.to.AtOrder == storage.NextRoom {
+			if err := o.enter(ctx); err != nil || o.to.FinishedTS != 0 {
+				return 0, errors.Join(err, o.save(ctx))
+			}
+			continue
+		}
+		w, err := o.look(ctx)
+		switch {
+		case err != nil:
+			return 0, err
+		case len(w.positions) == 0:
+			o.leave(&w)
+		case !o.to.Counted:
+			o.to.Expected += int64(len(w.positions))
+			w.done = o.to.AtOrder // they are not redacted yet
+			o.leave(&w)
+		default:
+			return o.redact(ctx, &w)
+		}
+	}
+	return 0, o.save(ctx)
+}
+
+// enter moves to the next room. After the last one, it ends the counting or the request.
+func (o *ownStep) enter(ctx context.Context) error {
+	return o.s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		next, found := o.row.Room, o.to.AtRoom < o.row.Room
+		if o.row.Room == 0 {
+			var m storage.MemberRow
+			m, found, err = tx.NextMembership(o.row.User, o.to.AtRoom)
+			next = m.Room
+		}
+		switch {
+		case err != nil:
+			return err
+		case found:
+			o.to.AtRoom = next
+			o.to.AtOrder, err = tx.OwnMark(o.row.User, next)
+			return err
+		case !o.to.Counted && o.to.Expected > 0:
+			o.to.Counted, o.to.AtRoom = true, 0
+			return nil
+		}
+		o.to.Counted, o.to.FinishedTS = true, o.s.opts.Now().UnixMilli()
+		return nil
+	})
+}
+
+// window is a part of a timeline.
+type window struct {
+	positions []storage.Pos // messages to redact
+	next      ident.Order   // where the next window begins; storage.NextRoom: there is none in this room
+	done      ident.Order   // up to here the user has no messages except positions
+}
+
+// look examines the next part of the timeline of the room.
+func (o *ownStep) look(ctx context.Context) (w window, err error) {
+	err = o.s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+		end, found, err := tx.WindowEnd(o.to.AtRoom, o.to.AtOrder, o.s.opts.Window)
+		if err != nil {
+			return err
+		}
+		upTo := ident.Order(math.MaxInt64)
+		if found {
+			upTo = end.Order
+		}
+		own, err := tx.OwnMessages(o.to.AtRoom, o.row.User, o.to.AtOrder, upTo, rooms.MaxOwnRedactions)
+		if err != nil {
+			return err
+		}
+		w.next, w.done = storage.NextRoom, o.to.AtOrder
+		if len(own) > 0 {
+			w.done = own[len(own)-1].Order
+		}
+		switch {
+		case len(own) == rooms.MaxOwnRedactions: // there may be more in this window
+			w.next = w.done
+		case found && o.beyond(&end):
+			w.done = end.Order
+		case found:
+			w.next, w.done = end.Order, end.Order
+		}
+		o.choose(&w, own)
+		return nil
+	})
+	return w, err
+}
+
+// beyond reports whether no event that arrived after e is to be redacted. History that was fetched from another server
+// says nothing about that.
+func (o *ownStep) beyond(e *storage.OwnMessage) bool {
+	return e.Order == ident.Order(e.Position)*graph.OrderStep && (e.Position > o.row.Position || e.ReceivedTS >= o.row.Before)
+}
+
+// choose determines which of the user's messages in a window are redacted.
+func (o *ownStep) choose(w *window, own []storage.OwnMessage) {
+	for _, m := range own {
+		if m.Position > o.row.Position || min(m.OriginTS, m.ReceivedTS) >= o.row.Before {
+			w.done = min(w.done, m.Order-1)
+			continue
+		}
+		w.positions = append(w.positions, m.Position)
+	}
+}
+
+// leave records that a window is done.
+func (o *ownStep) leave(w *window) {
+	if w.done > o.to.AtOrder {
+		o.marks = append(o.marks, ownMark{room: o.to.AtRoom, from: o.to.AtOrder, to: w.done})
+	}
+	o.to.AtOrder = w.next
+}
+
+// redact redacts the messages of a window. Those that cannot be redacted are removed from this server.
+func (o *ownStep) redact(ctx context.Context, w *window) (redacted int, err error) {
+	room, err := o.s.opts.Rooms.RoomByNID(ctx, o.to.AtRoom)
+	if errors.Is(err, rooms.ErrNoRoom) {
+		o.to.AtOrder = storage.NextRoom
+		return 0, o.save(ctx)
+	}
+	if err != nil {
+		return 0, err
+	}
+	o.leave(w)
+	before := o.to
+	user := ident.Requester{UserID: id.UserID(o.row.UserID), UserNID: o.row.User}
+	err = o.s.opts.Rooms.RedactMessages(ctx, room, user, o.row.Reason, w.positions, func(tx *storage.Tx, n int) error {
+		o.to = before
+		o.to.Redacted, redacted = o.to.Redacted+int64(n), n
+		return o.write(tx)
+	})
+	var final *mxerr.Error
+	if !errors.As(err, &final) || final.Status >= 500 || final.Code == mxerr.CodeLimitExceeded {
+		return redacted, err
+	}
+	o.s.opts.Log.Debug("Messages are removed from this server only, since their user cannot redact them", "room", room.ID(), "err", err)
+	err = o.s.opts.Rooms.RemoveMessages(ctx, room, w.positions, func(tx *storage.Tx, n int) error {
+		o.to = before
+		o.to.Removed, redacted = o.to.Removed+int64(n), n
+		return o.write(tx)
+	})
+	return redacted, err
+}
+
+func (o *ownStep) save(ctx context.Context) error {
+	return o.s.opts.DB.Write(ctx, o.write)
+}
+
+// write stores the progress of the request. A request that was cancelled stays so.
+func (o *ownStep) write(tx *storage.Tx) error {
+	if o.to.FinishedTS != 0 && o.row.Daily && o.to.Expected == 0 { // it found nothing, which is not worth listing
+		if err := tx.DeleteOwnRedaction(o.row.Position); err != nil {
+			return err
+		}
+	} else if _, err := tx.AdvanceOwnRedaction(o.row.Position, o.to); err != nil {
+		return err
+	}
+	for _, m := range o.marks {
+		mark, err := tx.OwnMark(o.row.User, m.room)
+		if err == nil && mark >= m.from && mark < m.to {
+			err = tx.SetOwnMark(o.row.User, m.room, m.to)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pruneOwn deletes requests that were finished long ago.
+func (s *Service) pruneOwn(ctx context.Context) error {
+	before := s.opts.Now().Add(-keepOwn).UnixMilli()
+	for more := true; more; {
+		err := s.opts.DB.Write(ctx, func(tx *storage.Tx) (err error) {
+			more, err = tx.PruneOwnRedactions(before, pruneOwnChunk)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,183 @@
+package storage
+
+import (
+	"fmt"
+
+	"ebb/ident"
+)
+
+// OwnRedaction is a request to redact the messages that a user has sent.
+type OwnRedaction struct {
+	Position Pos // when it was requested; messages that arrive later are not redacted
+	User     ident.UserNID
+	UserID   string
+	Room     ident.RoomNID // 0: all rooms in which the user is or was
+	RoomID   string        // "" for all rooms
+	Before   int64         // ms; only messages from before this time are redacted
+	Reason   string        // "" if none was given
+	Daily    bool          // made because of the user's setting
+	OwnProgress
+}
+
+// OwnProgress is how far an OwnRedaction has come.
+type OwnProgress struct {
+	Counted    bool          // whether Expected is final
+	AtRoom     ident.RoomNID // where the next step continues
+	AtOrder    ident.Order   // NextRoom: at the beginning of the room after AtRoom
+	Expected   int64         // messages that were found when counting
+	Redacted   int64         // messages for which a redaction was sent
+	Removed    int64         // messages that were removed from this server only
+	FinishedTS int64         // ms; 0: not finished
+}
+
+// NextRoom is the AtOrder of a request whose next step begins with the room after AtRoom.
+const NextRoom ident.Order = -1
+
+const addOwnRedactionQuery = `INSERT INTO own_redactions
+(position, user_nid, room_nid, before_ts, reason, daily, counted, at_room, at_ord, expected, redacted, removed, finished_ts)
+VALUES ($1, $2, $3, $4, $5, $6, 0, 0, -1, 0, 0, 0, 0)`
+
+// AddOwnRedaction stores a request that has not begun, and sets its position.
+func (tx *Tx) AddOwnRedaction(o *OwnRedaction) error {
+	o.Position, o.OwnProgress = tx.NextPos(), OwnProgress{AtOrder: NextRoom}
+	daily := 0
+	if o.Daily {
+		daily = 1
+	}
+	_, err := tx.exec(addOwnRedactionQuery, int64(o.Position), int64(o.User), int64(o.Room), o.Before, o.Reason, daily)
+	return err
+}
+
+const (
+	ownRedactionColumns = `SELECT o.position, o.user_nid, u.user_id, o.room_nid, o.before_ts, o.reason, o.daily, o.counted, o.at_room, o.at_ord,
+ o.expected, o.redacted, o.removed, o.finished_ts, coalesce(r.room_id, '')
+FROM own_redactions o JOIN users u ON u.nid = o.user_nid LEFT JOIN rooms r ON r.nid = o.room_nid `
+	nextOwnRedactionQuery = ownRedactionColumns + `LEFT JOIN accounts a ON a.nid = o.user_nid
+WHERE o.finished_ts = 0 AND o.position > $1 AND coalesce(a.locked, 0) = 0 ORDER BY o.position LIMIT 1`
+	ownRedactionsQuery = ownRedactionColumns + `WHERE o.user_nid = $1 ORDER BY o.position DESC LIMIT $2`
+)
+
+func scanOwnRedaction(r Row) (o OwnRedaction, err error) {
+	var daily, counted int64
+	err = r.Scan(&o.Position, &o.User, &o.UserID, &o.Room, &o.Before, &o.Reason, &daily, &counted, &o.AtRoom, &o.AtOrder,
+		&o.Expected, &o.Redacted, &o.Removed, &o.FinishedTS, &o.RoomID)
+	o.Daily, o.Counted = daily != 0, counted != 0
+	return o, err
+}
+
+// NextOwnRedaction returns the oldest unfinished request after a position. It omits those of locked accounts, which
+// wait. It uses the index own_redactions_by_end.
+func (tx *Tx) NextOwnRedaction(after Pos) (OwnRedaction, bool, error) {
+	return one(tx, scanOwnRedaction, nextOwnRedactionQuery, int64(after))
+}
+
+// OwnRedactions lists the newest requests of a user, the newest first. It uses the index own_redactions_by_user.
+func (tx *Tx) OwnRedactions(user ident.UserNID, limit int) ([]OwnRedaction, error) {
+	return collect(tx, scanOwnRedaction, ownRedactionsQuery, int64(user), limit)
+}
+
+const pendingOwnRedactionsQuery = `SELECT count(*) FROM own_redactions WHERE user_nid = $1 AND finished_ts = 0`
+
+// PendingOwnRedactions counts the unfinished requests of a user. It uses the index own_redactions_by_user.
+func (tx *Tx) PendingOwnRedactions(user ident.UserNID) (int64, error) {
+	n, _, err := one(tx, scanNumber[int64], pendingOwnRedactionsQuery, int64(user))
+	return n, err
+}
+
+// CancelOwnRedactions deletes the unfinished requests of a user, and returns their number.
+func (tx *Tx) CancelOwnRedactions(user ident.UserNID) (int64, error) {
+	return tx.exec(`DELETE FROM own_redactions WHERE user_nid = $1 AND finished_ts = 0`, int64(user))
+}
+
+const trimOwnRedactionsQuery = `DELETE FROM own_redactions WHERE user_nid = $1 AND finished_ts > 0 AND position <= (
+    SELECT position FROM own_redactions WHERE user_nid = $1 ORDER BY position DESC LIMIT 1 OFFSET $2)`
+
+// TrimOwnRedactions deletes the finished requests of a user except the newest ones.
+func (tx *Tx) TrimOwnRedactions(user ident.UserNID, keep int) error {
+	_, err := tx.exec(trimOwnRedactionsQuery, int64(user), keep)
+	return err
+}
+
+const advanceOwnRedactionQuery = `UPDATE own_redactions SET counted = $2, at_room = $3, at_ord = $4, expected = $5, redacted = $6, removed = $7, finished_ts = $8
+WHERE position = $1`
+
+// AdvanceOwnRedaction stores the progress of a request. It reports whether the request still exists.
+func (tx *Tx) AdvanceOwnRedaction(p Pos, to OwnProgress) (found bool, err error) {
+	counted := 0
+	if to.Counted {
+		counted = 1
+	}
+	n, err := tx.exec(advanceOwnRedactionQuery, int64(p), counted, int64(to.AtRoom), int64(to.AtOrder), to.Expected, to.Redacted, to.Removed, to.FinishedTS)
+	return n == 1, err
+}
+
+// DeleteOwnRedaction deletes a request. What has been redacted stays redacted.
+func (tx *Tx) DeleteOwnRedaction(p Pos) error {
+	_, err := tx.exec(`DELETE FROM own_redactions WHERE position = $1`, int64(p))
+	return err
+}
+
+const pruneOwnRedactionsQuery = `DELETE FROM own_redactions WHERE position IN (
+    SELECT position FROM own_redactions WHERE finished_ts > 0 AND finished_ts < $1 ORDER BY finished_ts LIMIT $2)`
+
+// PruneOwnRedactions deletes at most limit requests that were finished before a time (ms), and reports whether there
+// may be more. It uses the index own_redactions_by_end.
+func (tx *Tx) PruneOwnRedactions(before int64, limit int) (more bool, err error) {
+	n, err := tx.exec(pruneOwnRedactionsQuery, before, limit)
+	return n == int64(limit), err
+}
+
+const nextMembershipQuery = `SELECT room_nid, membership, position, changed, joined_pos, forgotten FROM memberships
+WHERE user_nid = $1 AND room_nid > $2 ORDER BY room_nid LIMIT 1`
+
+// NextMembership returns a user's membership in the room with the next higher number. It uses the primary key.
+func (tx *Tx) NextMembership(user ident.UserNID, after ident.RoomNID) (m MemberRow, found bool, err error) {
+	return one(tx, scanMembership(user), nextMembershipQuery, int64(user), int64(after))
+}
+
+// OwnMark returns the order up to which all messages of a user in a room are redacted. It uses the primary key.
+func (tx *Tx) OwnMark(user ident.UserNID, room ident.RoomNID) (ident.Order, error) {
+	ord, _, err := one(tx, scanNumber[ident.Order], `SELECT ord FROM own_redaction_marks WHERE user_nid = $1 AND room_nid = $2`, int64(user), int64(room))
+	return ord, err
+}
+
+const advanceOwnMarkQuery = `INSERT INTO own_redaction_marks (user_nid, room_nid, ord) VALUES ($1, $2, $3)
+ON CONFLICT (user_nid, room_nid) DO UPDATE SET ord = excluded.ord`
+
+// SetOwnMark records that all messages of a user in a room are redacted up to an order.
+func (tx *Tx) SetOwnMark(user ident.UserNID, room ident.RoomNID, to ident.Order) error {
+	_, err := tx.exec(advanceOwnMarkQuery, int64(user), int64(room), int64(to))
+	return err
+}
+
+// OwnMessage is a message for an OwnRedaction.
+type OwnMessage struct {
+	Position Pos
+	Order    ident.Order
+	EventTimes
+}
+
+const windowEndQuery = `SELECT position, ord, origin_ts, received_ts FROM events WHERE room_nid = $1 AND ord > $2 ORDER BY ord LIMIT 1 OFFSET $3`
+
+var ownMessagesQuery = `SELECT position, ord, origin_ts, received_ts FROM events
+WHERE room_nid = $1 AND ord > $2 AND ord <= $3 AND sender_nid = $4 AND state_key IS NULL AND type <> 'm.room.redaction' AND redacted_by = 0 AND ` + isShown + `
+ORDER BY ord LIMIT $5`
+
+func scanOwnMessage(r Row) (m OwnMessage, err error) {
+	return m, r.Scan(&m.Position, &m.Order, &m.OriginTS, &m.ReceivedTS)
+}
+
+// WindowEnd returns the event that is size events after an order in a room's timeline, and false if the timeline is
+// shorter. It uses the index events_by_order.
+func (tx *Tx) WindowEnd(room ident.RoomNID, after ident.Order, size int) (OwnMessage, bool, error) {
+	if size < 1 {
+		return OwnMessage{}, false, fmt.Errorf("storage: a window of %d events", size)
+	}
+	return one(tx, scanOwnMessage, windowEndQuery, int64(room), int64(after), size-1)
+}
+
+// OwnMessages lists the messages of a user between two orders of a room's timeline, upTo included, which are shown and
+// not redacted. It uses the index events_by_order.
+func (tx *Tx) OwnMessages(room ident.RoomNID, user ident.UserNID, after, upTo ident.Order, limit int) ([]OwnMessage, error) {
+	return collect(tx, scanOwnMessage, ownMessagesQuery, int64(room), int64(after), int64(upTo), int64(user), limit)
+}
