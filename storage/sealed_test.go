@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -131,37 +130,9 @@ func (w *sealedWorld) keyOf(p storage.Pos) (n int64, file string) {
 func exists(path string) bool { _, err := os.Stat(path); return err == nil }
 
 // filesWith returns the files of the database server whose bytes include a text.
-func (w *sealedWorld) filesWith(text string) (found []string) {
+func (w *sealedWorld) filesWith(text string) []string {
 	w.Helper()
-	ok(w.T, w.checkpoint())
-	u, err := url.Parse(w.dsn)
-	ok(w.T, err)
-	data := filepath.Join(u.Query().Get("host"), "data")
-	if !exists(data) {
-		w.Skip("SKIP: the files of the PostgreSQL server are not on this machine")
-	}
-	ok(w.T, filepath.WalkDir(data, func(path string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) || err == nil && !d.Type().IsRegular() {
-			return nil // other tests use the server too
-		}
-		if err != nil {
-			return err
-		}
-		raw, err := os.ReadFile(path)
-		if bytes.Contains(raw, []byte(text)) {
-			found = append(found, strings.TrimPrefix(path, data))
-		}
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
-		return err
-	}))
-	return found
-}
-
-// checkpoint makes PostgreSQL write its pages to files.
-func (w *sealedWorld) checkpoint() error {
-	return w.Write(ctx, func(tx *storage.Tx) error { _, err := tx.Exec(`CHECKPOINT`); return err })
+	return storagetest.PostgresFiles(w.T, w.dsn, func(content []byte) bool { return bytes.Contains(content, []byte(text)) })
 }
 
 // marker returns a word that is in no file yet.

@@ -22,6 +22,7 @@ import (
 	"ebb/config"
 	"ebb/fedclient"
 	"ebb/server"
+	"ebb/storage/storagetest"
 )
 
 // Server is a running server.
@@ -99,6 +100,17 @@ func (s *Server) open() {
 		s.t.Fatal(err)
 	}
 }
+
+// OnPostgres changes a configuration so that the server uses a fresh database on PostgreSQL, with the keys of messages
+// in a folder outside data_dir. It skips the test if there is no PostgreSQL server.
+func OnPostgres(t testing.TB, cfg *config.Config) {
+	t.Helper()
+	cfg.Database = storagetest.Postgres(t)
+	cfg.DatabaseKeys = storagetest.Keys(t, cfg.Database)
+}
+
+// Config returns the server's configuration, which must not be changed.
+func (s *Server) Config() *config.Config { return s.cfg }
 
 // Notify delivers push notifications until the returned function is called or the test ends.
 func (s *Server) Notify() (stop func()) {
@@ -179,22 +191,27 @@ func (s *Server) Statements(f func()) []string {
 	return count(false)
 }
 
-// FilesWith returns the files below data_dir that contain text.
+// FilesWith returns the files below data_dir, and in the folder of the keys of messages, that contain text.
 func (s *Server) FilesWith(text string) (found []string) {
 	s.t.Helper()
-	dir := os.DirFS(s.Dir)
-	err := fs.WalkDir(dir, ".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
+	for _, root := range []string{s.Dir, s.cfg.BodyKeys()} {
+		if root == "" {
+			continue
+		}
+		dir := os.DirFS(root)
+		err := fs.WalkDir(dir, ".", func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			raw, err := fs.ReadFile(dir, path)
+			if bytes.Contains(raw, []byte(text)) {
+				found = append(found, path)
+			}
 			return err
+		})
+		if err != nil {
+			s.t.Fatal(err)
 		}
-		raw, err := fs.ReadFile(dir, path)
-		if bytes.Contains(raw, []byte(text)) {
-			found = append(found, path)
-		}
-		return err
-	})
-	if err != nil {
-		s.t.Fatal(err)
 	}
 	return found
 }
