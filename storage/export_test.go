@@ -30,6 +30,14 @@ var (
 // FindsByID holds the queries that find events by ID.
 var FindsByID = []string{eventByIDQuery, eventsByIDQuery + `($2, $3)`, eventAnywhereQuery, eventPositionQuery, redactEventQuery}
 
+// SealedUpdates returns the statements that replace a text in each of the columns with sealed texts.
+func SealedUpdates() (queries []string) {
+	for _, c := range sealedColumns {
+		queries = append(queries, c.move)
+	}
+	return queries
+}
+
 const TooLongLog = tooLongLog
 
 // MakeForeign creates a database with SQLite's default settings.
