@@ -16,6 +16,7 @@ import (
 // buffer.
 func (f *fixture) restart() *bytes.Buffer {
 	o, log := f.opts, &bytes.Buffer{}
+	o.Commits = nil // nobody may subscribe after the first commit
 	o.Log = slog.New(slog.NewTextHandler(log, nil))
 	var err error
 	f.Job, err = New(f.Context(), o)

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ebb/ident"
@@ -22,6 +23,7 @@ import (
 type Options struct {
 	DB       *storage.DB
 	Rooms    *rooms.Service
+	Commits  *rooms.Commits  // by which the job learns of redactions; nil: it does not
 	Policy   rooms.Retention // default policy and limits of the server
 	Interval time.Duration
 	// Delay is how long messages are hidden before they are purged if they expired only because a policy was shortened,
@@ -44,6 +46,8 @@ type Job struct {
 	// owed means that the files may still contain purged bytes, because the last run was interrupted, possibly in an
 	// earlier process.
 	owed bool
+	// redacted is set by a commit that removed content in another way than a purge.
+	redacted atomic.Bool
 	// lifted is the value of Rooms.HoldsLifted up to which messages that holds had kept were purged; -1 at first.
 	lifted int64
 
@@ -53,7 +57,16 @@ type Job struct {
 // New returns a Job. Run starts it.
 func New(ctx context.Context, o Options) (*Job, error) {
 	j := &Job{opts: o, owed: true, lifted: -1}
+	o.Commits.Subscribe(j.committed)
 	return j, j.noteConfig(ctx)
+}
+
+// committed is a rooms.Listener. The content of a redacted event is in the write-ahead log until the next run empties
+// it.
+func (j *Job) committed(c *rooms.Commit) {
+	if len(c.Redacted)+len(c.Rejected)+len(c.Erased)+len(c.Purged) > 0 {
+		j.redacted.Store(true)
+	}
 }
 
 // run holds what stays the same during one run.
@@ -136,6 +149,9 @@ func (j *Job) Purge(ctx context.Context, all bool) (Report, error) {
 	errs = append(errs, j.account(ctx, r, &report), j.opts.Rooms.ForgetPurged(ctx))
 	if all {
 		errs = append(errs, j.opts.DB.RetireKeys(ctx, true))
+	}
+	if j.redacted.Swap(false) {
+		j.owed = true
 	}
 	if j.owed {
 		err := j.opts.DB.Maintain(ctx)

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -32,13 +34,14 @@ type fixture struct {
 
 func newFixture(t *testing.T, db *storage.DB, policy rooms.Retention) *fixture {
 	f := &fixture{T: t, now: time.UnixMilli(1_750_000_000_000)}
+	commits := rooms.NewCommits()
 	svc, err := rooms.New(t.Context(), rooms.Options{
-		DB: db, Server: "here", Hub: wake.New(), Now: func() time.Time { return f.now }, Retention: policy,
+		Commits: commits, DB: db, Server: "here", Hub: wake.New(), Now: func() time.Time { return f.now }, Retention: policy,
 		Signer: pdu.Signer{Server: "here", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))},
 	})
 	f.ok(err)
 	f.Job, err = New(t.Context(), Options{
-		DB: db, Rooms: svc, Policy: policy, Interval: time.Millisecond, Delay: 24 * time.Hour, Now: func() time.Time { return f.now }, Observe: func(r Report) { f.runs = append(f.runs, r) }, Log: slog.New(slog.DiscardHandler),
+		DB: db, Rooms: svc, Commits: commits, Policy: policy, Interval: time.Millisecond, Delay: 24 * time.Hour, Now: func() time.Time { return f.now }, Observe: func(r Report) { f.runs = append(f.runs, r) }, Log: slog.New(slog.DiscardHandler),
 	})
 	f.ok(err)
 	f.alice.UserID = "@alice:here"
@@ -174,4 +177,42 @@ func TestRoomsOfEveryPageArePurged(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestTheNextRunRemovesRedactedContentFromTheFiles(t *testing.T) {
+	dir := t.TempDir()
+	f := newFixture(t, storagetest.Open(t, storage.Config{DSN: "sqlite:" + filepath.Join(dir, "ebb.db")}), rooms.Retention{})
+	room := f.room("", 1)
+	const marker = "a-word-that-is-taken-back"
+	event, err := f.opts.Rooms.Send(t.Context(), rooms.NewEvent{Room: room, Sender: f.alice, Type: "m.room.message", Content: json.RawMessage(`{"body":"` + marker + `"}`)})
+	f.ok(err)
+	f.purged() // which finishes what an earlier process may have left
+	_, err = f.opts.Rooms.Redact(t.Context(), f.alice, room, event, "", nil)
+	f.ok(err)
+	if !onDisk(t, dir, marker) {
+		t.Fatal("the redacted content is in no file: the test proves nothing")
+	}
+	f.purged()
+	if onDisk(t, dir, marker) {
+		t.Error("the redacted content is in a file after the next run")
+	}
+}
+
+// onDisk reports whether a file of a folder contains a text.
+func onDisk(t *testing.T, dir, text string) bool {
+	t.Helper()
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		raw, err := os.ReadFile(filepath.Join(dir, file.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(raw, []byte(text)) {
+			return true
+		}
+	}
+	return false
 }

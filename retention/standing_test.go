@@ -131,9 +131,15 @@ func TestAnUnusualNumberOfMessagesWaits(t *testing.T) {
 }
 
 func TestTrialCountsWithoutPurging(t *testing.T) {
-	f := newFixture(t, storagetest.Open(t, storage.Config{}), rooms.Retention{})
+	f := newFixture(t, storagetest.Open(t, storage.Config{Server: "here"}), rooms.Retention{})
 	roomID := f.room("", 3)
 	_, err := f.opts.Rooms.Send(t.Context(), rooms.NewEvent{Room: roomID, Sender: f.alice, Type: "m.room.message", Content: json.RawMessage(`{"url":"mxc://here/a","info":{"thumbnail_url":"mxc://here/b"}}`)})
+	f.ok(err)
+	for _, m := range []storage.Media{{ID: "a", Size: 10_000}, {ID: "b", Size: 200}, {ID: "c", Size: 4000}} { // c is used by a message that stays
+		m.User, m.Blob = f.alice.UserNID, "blob of "+m.ID
+		f.ok(f.opts.DB.Write(t.Context(), func(tx *storage.Tx) error { return tx.InsertMedia(m) }))
+	}
+	_, err = f.opts.Rooms.Send(t.Context(), rooms.NewEvent{Room: roomID, Sender: f.alice, Type: "m.room.message", Content: json.RawMessage(`{"url":"mxc://here/c","also":"mxc://elsewhere/x"}`)})
 	f.ok(err)
 	f.now = f.now.Add(time.Hour)
 	_, err = f.opts.Rooms.Send(t.Context(), rooms.NewEvent{Room: roomID, Sender: f.alice, Type: "m.room.message", Content: json.RawMessage(`{"url":"mxc://here/c"}`)})
@@ -142,7 +148,7 @@ func TestTrialCountsWithoutPurging(t *testing.T) {
 	f.ok(err)
 	minute := time.Minute
 	g, err := f.Try(t.Context(), room, expiry.Policy{Max: &minute})
-	if f.ok(err); g.Messages != 4 || g.Media != 2 || g.Bytes < 400 {
+	if f.ok(err); g.Messages != 5 || g.Media != 2 || g.Bytes < 10_200+5*100 || g.Bytes > 14_000 {
 		t.Errorf("%+v", g)
 	}
 	if g, err = f.Try(t.Context(), room, expiry.Policy{}); err != nil || g != (Gone{}) {

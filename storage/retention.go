@@ -2,6 +2,7 @@ package storage
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"ebb/ident"
@@ -160,6 +161,55 @@ func (tx *Tx) EventAges(refs []EventRef) (out []EventAge, err error) {
 			if wanted[row.EventRef] {
 				out = append(out, row)
 			}
+		}
+	}
+	return out, nil
+}
+
+// MediaRefsOf returns the media to which events refer, once for each event and media. It uses the primary key.
+func (tx *Tx) MediaRefsOf(positions []Pos) (out []MediaName, err error) {
+	for part := range slices.Chunk(positions, maxIn) {
+		list, args := In(1, part)
+		names, err := collect(tx, scanMediaName, `SELECT server, media_id FROM media_refs WHERE kind IN (0, 2) AND owner IN `+list, args...)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, names...)
+	}
+	return out, nil
+}
+
+// MediaUse describes a stored file.
+type MediaUse struct {
+	MediaName
+	Size int64
+	Refs int64 // number of stored texts that refer to it
+}
+
+const mediaUsesQuery = `SELECT '', m.media_id, m.size, (SELECT count(*) FROM media_refs r WHERE r.media_id = m.media_id AND r.server = '')
+FROM media m WHERE m.blob <> '' AND m.media_id IN %[1]s AND NOT EXISTS (SELECT 1 FROM media_quarantine q WHERE q.server = '' AND q.media_id = m.media_id)
+UNION ALL SELECT m.server, m.media_id, m.size, (SELECT count(*) FROM media_refs r WHERE r.media_id = m.media_id AND r.server = m.server)
+FROM remote_media m WHERE m.media_id IN %[1]s AND NOT EXISTS (SELECT 1 FROM media_quarantine q WHERE q.server = m.server AND q.media_id = m.media_id)`
+
+// MediaUses describes those of the given media that are stored here and not in quarantine. It uses the primary keys and
+// the index media_refs_by_media.
+func (tx *Tx) MediaUses(of map[MediaName]int64) (out []MediaUse, err error) {
+	ids := map[string]bool{}
+	for m := range of {
+		ids[m.ID] = true
+	}
+	for part := range slices.Chunk(slices.Sorted(maps.Keys(ids)), maxIn) {
+		list, args := In(1, part)
+		err := tx.each(func(r Row) error {
+			var u MediaUse
+			err := r.Scan(&u.Server, &u.ID, &u.Size, &u.Refs)
+			if _, wanted := of[u.MediaName]; wanted {
+				out = append(out, u)
+			}
+			return err
+		}, fmt.Sprintf(mediaUsesQuery, list), args...)
+		if err != nil {
+			return nil, err
 		}
 	}
 	return out, nil

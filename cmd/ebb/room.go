@@ -50,7 +50,7 @@ func roomCommand(name, short string, text func(io.Writer, adminapi.Room)) comman
 func printRetention(w io.Writer, r adminapi.Room) {
 	fmt.Fprintf(w, "keeps      %s\n", lifetimes(r.Retention))
 	if g := r.WouldGo; g != nil {
-		fmt.Fprintf(w, "would go   %d messages (%d bytes) that link to %d files; nothing was changed\n", g.Messages, g.Bytes, g.Media)
+		fmt.Fprintf(w, "would go   %d messages and %d files (%d bytes); nothing was changed\n", g.Messages, g.Media, g.Bytes)
 	}
 	if r.Override != nil {
 		fmt.Fprintf(w, "override   %s\n", lifetimes(*r.Override))
