@@ -343,6 +343,8 @@ type Retention struct {
 	PurgeInterval Duration       `yaml:"purge_interval" doc:"How often expired messages are deleted from disk. They are hidden as soon as they expire."`
 	PurgeDelay    Duration       `yaml:"purge_delay" doc:"How long messages stay on disk, hidden, that expired only because a policy was shortened, because the clock jumped ahead, or together with far more messages than usual. Until then the change can be undone. 0: they are deleted at once."`
 	ReceiptsKeep  Duration       `yaml:"receipts_keep" doc:"How long signed receipts of purges are kept (see ebb receipts). 0: none are made."`
+
+	SupersededState bool `yaml:"superseded_state" doc:"Whether the content of old room state is deleted too, such as former names, topics and display names, once newer state has replaced it and messages of its age have expired. Only what the rules of rooms need stays, such as who was a member. Clients no longer see these changes in the history of a room."`
 }
 
 // Lifetimes is a retention policy; nil means unlimited.

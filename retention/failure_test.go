@@ -43,7 +43,7 @@ func (f *fixture) say(room id.RoomID, body string) id.EventID {
 
 // A purge needs space for the write-ahead log before it frees any.
 func TestAPurgeThatAFullDiskInterruptsIsFinishedLater(t *testing.T) {
-	dir := storagetest.TinyDisk(t, 16<<20)
+	dir := storagetest.TinyDisk(t, 64<<20)
 	f := newFixture(t, storagetest.Open(t, storage.Config{DSN: "sqlite:" + filepath.Join(dir, "ebb.db")}), rooms.Retention{})
 	const marker = "a-word-that-expires"
 	fading, staying := f.room("60000", 0), f.room("", 0)

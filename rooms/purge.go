@@ -110,7 +110,7 @@ func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate,
 	now := s.opts.Now().UnixMilli()
 	for _, c := range batch {
 		if c.IsState {
-			continue
+			continue // see purgeState
 		}
 		over := c.Flags&storage.GoneEvent != 0
 		switch fate := s.fateOf(r, c, rule); {
@@ -131,7 +131,40 @@ func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate,
 			out.Oldest = max(out.Oldest, time.Duration(now-rule.ExpiredAt(c.OriginTS, c.ReceivedTS))*time.Millisecond)
 		}
 	}
+	if s.opts.Retention.SupersededState {
+		if err := s.purgeState(&p, batch, rule); err != nil {
+			return p.gone, err
+		}
+	}
 	return p.gone, p.finish(batch, out)
+}
+
+// purgeState reduces old state events to skeletons, unless they are part of the current state. States before other
+// events, state resolution and the authorisation of later events need them, but nothing of their content beyond what
+// their redacted form has, except for the keys of third-party invites.
+func (s *Service) purgeState(p *purging, batch []storage.PurgeCandidate, rule expiry.PurgeRule) error {
+	var old []storage.PurgeCandidate
+	var positions []storage.Pos
+	for _, c := range batch {
+		if c.IsState && c.Flags&(storage.SkeletonEvent|storage.OutlierEvent) == 0 && s.fateOf(p.room, c, rule).Gone() {
+			old, positions = append(old, c), append(positions, c.Position)
+		}
+	}
+	superseded, err := p.tx.Superseded(positions, typeThirdPartyInvite)
+	if err != nil {
+		return err
+	}
+	for _, c := range old {
+		if !superseded[c.Position] || slices.Contains(p.ends, c.Position) {
+			continue
+		}
+		if err := skeletonize(p.tx, p.room.version, c.Position); err != nil {
+			return fmt.Errorf("purge %s: %w", c.EventID, err)
+		}
+		p.gone = append(p.gone, c.Position)
+		p.purged++
+	}
+	return nil
 }
 
 // fateOf returns what a purge does with a message. A message that a legal hold kept when it expired is still to be

@@ -2,6 +2,9 @@ package rooms
 
 import (
 	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,4 +54,67 @@ func TestPurgeRemovesRejectedAndUndecidedMessages(t *testing.T) {
 	}
 	l.say(l.bob, l.room, "later")
 	l.matchesDisk(l.room)
+}
+
+func TestPurgeRemovesSupersededState(t *testing.T) {
+	n := newNetwork(t)
+	here, there := n.add("here", func(o *Options) { o.Retention.SupersededState = true }), n.add("there")
+	alice, bob, carol := here.user("alice"), there.user("bob"), there.user("carol")
+	room := here.create(alice, CreateRoom{Preset: "public_chat", Name: "first name"})
+	first := here.set(alice, room, "m.room.topic", "", `{"topic":"first topic"}`)
+	custom := here.set(alice, room, "m.custom", "k", `{"text":"first text"}`)
+	member := here.set(alice, room, "m.room.member", string(alice.UserID), `{"membership":"join","displayname":"first alias"}`)
+	message := here.say(alice, room, "hello")
+	there.joinVia(bob, room, "here")
+	n.deliver()
+	here.now = here.now.Add(time.Hour)
+	last := here.set(alice, room, "m.room.topic", "", `{"topic":"last topic"}`)
+	here.set(alice, room, "m.custom", "k", `{"text":"last text"}`)
+	here.set(alice, room, "m.room.member", string(alice.UserID), `{"membership":"join","displayname":"last alias"}`)
+	n.deliver()
+	here.keep(room, time.Minute)
+	here.purge(room)
+	here.purge(room)
+	for _, e := range []id.EventID{first, custom, member} {
+		got := here.stored(room, e)
+		if got == nil || got.Flags&storage.SkeletonEvent == 0 || !slices.Equal(got.JSON(), mustRedact(here, got).JSON()) || here.sees(room, e) {
+			t.Errorf("of superseded state, %+v is stored", got)
+		}
+	}
+	if m := pdu.Membership(here.stored(room, member).Content()); m != Join {
+		t.Errorf("the former member event says %q: authorisation needs it", m)
+	}
+	if here.stored(room, message) != nil {
+		t.Error("the message is not purged")
+	}
+	if got := here.stored(room, last); got.Flags != 0 || !strings.Contains(string(got.JSON()), "last topic") {
+		t.Errorf("current state is stored as %s", got.JSON())
+	}
+	if name := here.stored(room, stateIDs(here.house, room)[pdu.StateKey{Type: "m.room.name"}]); name == nil || !strings.Contains(string(name.JSON()), "first name") {
+		t.Error("the name, which is current, is gone")
+	}
+	here.matchesDisk(room)
+	there.joinVia(carol, room, "here")
+	there.say(bob, room, "still works")
+	n.deliver()
+	if mine, theirs := stateIDs(here.house, room), stateIDs(there.house, room); !maps.Equal(mine, theirs) {
+		t.Error("the servers no longer agree on the state")
+	}
+	here.svc = here.open()
+	here.say(alice, room, "after a restart")
+	here.matchesDisk(room)
+}
+
+func TestPurgeKeepsSupersededStateUnlessConfigured(t *testing.T) {
+	h := oneHouse(t)
+	alice := h.user("alice")
+	room := h.public(alice)
+	first := h.set(alice, room, "m.room.topic", "", `{"topic":"first topic"}`)
+	h.set(alice, room, "m.room.topic", "", `{"topic":"last topic"}`)
+	h.keep(room, time.Minute)
+	h.now = h.now.Add(time.Hour)
+	h.purge(room)
+	if got := h.stored(room, first); got == nil || got.Flags != 0 {
+		t.Errorf("the former topic is stored as %+v", got)
+	}
 }

@@ -52,6 +52,8 @@ type Retention struct {
 	Default expiry.Policy   // for rooms without a policy of their own
 	ByKind  expiry.Defaults // the same for rooms of certain kinds, before Default
 	Limits  expiry.Limits
+
+	SupersededState bool // whether a purge also removes the content of old state that newer state has replaced
 }
 
 // Namespaces checks names against those reserved for application services. It is implemented by appservice.Registry.

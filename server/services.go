@@ -553,6 +553,7 @@ func retentionPolicy(c config.Retention) rooms.Retention {
 		ByKind: expiry.Defaults{
 			Direct: policyOf(c.Direct), Private: policyOf(c.Private), Public: policyOf(c.Public), Encrypted: policyOf(c.Encrypted),
 		},
+		SupersededState: c.SupersededState,
 		Limits: expiry.Limits{
 			MinLifetime: expiry.Bounds{Min: lifetime(c.Limits.MinLifetime.Min), Max: lifetime(c.Limits.MinLifetime.Max)},
 			MaxLifetime: expiry.Bounds{Min: lifetime(c.Limits.MaxLifetime.Min), Max: lifetime(c.Limits.MaxLifetime.Max)},

@@ -214,3 +214,24 @@ func (tx *Tx) MediaUses(of map[MediaName]int64) (out []MediaUse, err error) {
 	}
 	return out, nil
 }
+
+const supersededQuery = `SELECT e.position FROM events e WHERE e.type <> $1 AND NOT EXISTS (
+    SELECT 1 FROM current_state c WHERE c.room_nid = e.room_nid AND c.type = e.type AND c.state_key = e.state_key AND c.position = e.position)
+AND e.position IN `
+
+// Superseded reports which of the given state events, other than those of the type except, are not part of the current
+// state of their room. It uses the primary keys.
+func (tx *Tx) Superseded(positions []Pos, except string) (map[Pos]bool, error) {
+	out := make(map[Pos]bool, len(positions))
+	for part := range slices.Chunk(positions, maxIn) {
+		list, args := In(2, part)
+		found, err := collect(tx, scanNumber[Pos], supersededQuery+list, append([]any{except}, args...)...)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range found {
+			out[p] = true
+		}
+	}
+	return out, nil
+}
