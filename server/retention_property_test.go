@@ -26,6 +26,7 @@ import (
 const (
 	goneEverywhere = "tidewater7713" // in rooms whose policy is known to every server
 	goneHere       = "ebbmark4401"   // in rooms whose policy only the first server has
+	heldWord       = "quayside2290"  // in messages that a legal hold on the first server covers; every server knows their policy
 	stays          = "anchorage"     // in messages that stay
 )
 
@@ -56,6 +57,11 @@ type fadingWorld struct {
 	net                      *testserver.Network
 	hs1, hs2                 *testserver.Server
 	admin, alice, bob, carol *testserver.Client
+	erin                     *testserver.Client // on whom there is a legal hold
+	second                   *testserver.Client // an administrator, who is in no room
+	holds                    []any              // the numbers of the legal holds
+	heldTexts                []string           // what held messages contain
+	heldFile                 string
 	rooms                    []*fadingRoom
 	calm                     *fadingRoom // a room without a policy
 	since                    map[*testserver.Client]string
@@ -129,15 +135,76 @@ func newFadingWorld(t *testing.T, seed uint64, postgres bool) *fadingWorld {
 	w.control("user admin", obj{"user": w.admin.User, "admin": true})
 	w.bob.Do("POST", "/v3/pushers/set", obj{"kind": "http", "app_id": "a", "pushkey": "k", "app_display_name": "a", "device_display_name": "d", "lang": "en",
 		"data": obj{"url": w.outside.url + "/_matrix/push/v1/notify"}})
+	w.erin, w.second = w.hs1.Register("erin"), w.hs1.Register("second")
+	w.control("user admin", obj{"user": w.second.User, "admin": true})
 	for i := range 4 {
 		w.rooms = append(w.rooms, w.room(i))
 	}
+	w.hold()
 	w.calm = w.room(-1)
 	for _, c := range []*testserver.Client{w.alice, w.bob, w.carol, w.admin} {
 		w.since[c] = c.Do("GET", "/v3/sync", nil)["next_batch"].(string)
 	}
 	w.begun = w.hs1.Now()
 	return w
+}
+
+// hold adds legal holds on a room and on a user, whose messages it sends to the other rooms with a known policy.
+func (w *fadingWorld) hold() {
+	w.Helper()
+	held := w.rooms[2]
+	held.word = heldWord
+	for _, r := range w.rooms[:2] {
+		if r.private {
+			w.alice.Do("POST", "/v3/rooms/"+url.PathEscape(r.id)+"/invite", obj{"user_id": w.erin.User})
+		}
+		w.erin.Do("POST", "/v3/join/"+url.PathEscape(r.id), obj{})
+		r.sender = append(r.sender, w.erin)
+	}
+	for _, on := range []obj{{"room": held.id}, {"user": w.erin.User}} {
+		on["reason"], on["review"] = "case 7", inOneYear(w.hs1)
+		w.holds = append(w.holds, w.admin.Do("POST", holdsPath, on)["id"])
+	}
+}
+
+// files sends an image that a hold covers, and one that none covers.
+func (w *fadingWorld) files() {
+	w.Helper()
+	w.heldFile = upload(w.alice, pngImage(w.T, 30))
+	for r, uri := range map[*fadingRoom]string{w.rooms[2]: w.heldFile, w.rooms[0]: upload(w.alice, pngImage(w.T, 40))} {
+		w.n++
+		w.send(w.alice, r, "m.room.message", obj{"msgtype": "m.image", "body": w.text(w.alice, r), "url": uri})
+	}
+}
+
+// preserved fails the test if anything is missing on disk that a hold covers, or if a file is left that none covers. On
+// PostgreSQL it does not look for the texts, which are encrypted.
+func (w *fadingWorld) preserved(when string) {
+	w.Helper()
+	for _, text := range w.heldTexts {
+		if !w.postgres && len(w.hs1.FilesWith(text)) == 0 {
+			w.Errorf("%s: %q is not on disk although a legal hold covers it", when, text)
+		}
+	}
+	if n := mediaFiles(w.T, w.hs1); n != 1 {
+		w.Errorf("%s: %d media files are left, want the one that a legal hold covers", when, n)
+	}
+	if served(w.alice, w.heldFile) {
+		w.Errorf("%s: the file of a held message that has expired is served", when)
+	}
+}
+
+// lift lifts the holds. The next purge removes what they have kept.
+func (w *fadingWorld) lift() {
+	w.Helper()
+	for _, hold := range w.holds {
+		lift(w.admin, w.second, hold)
+	}
+	w.purge()
+	w.onDisk(w.hs1, goneEverywhere, goneHere, heldWord)
+	if n := mediaFiles(w.T, w.hs1); n != 0 {
+		w.Errorf("after the legal holds were lifted, %d media files are left", n)
+	}
 }
 
 func (w *fadingWorld) control(name string, args obj) any {
@@ -202,7 +269,7 @@ func (w *fadingWorld) eventually(what string, f func() bool) {
 func (w *fadingWorld) send(c *testserver.Client, r *fadingRoom, typ string, content obj) string {
 	w.Helper()
 	w.n++
-	path := fmt.Sprintf("/v3/rooms/%s/send/%s/%s%s-%d", url.PathEscape(r.id), typ, r.word, w.half, w.n)
+	path := fmt.Sprintf("/v3/rooms/%s/send/%s/%s%s-%d", url.PathEscape(r.id), typ, w.word(c, r), w.half, w.n)
 	if w.r.IntN(20) == 0 && !strings.Contains(typ, "encrypted") {
 		path += stickyParam + "60000"
 	}
@@ -216,10 +283,23 @@ func (w *fadingWorld) send(c *testserver.Client, r *fadingRoom, typ string, cont
 		return event
 	}
 	r.events, w.gone[event] = append(r.events, event), true
+	if body, _ := content["body"].(string); strings.HasPrefix(body, heldWord) {
+		w.heldTexts = append(w.heldTexts, body)
+	}
 	return event
 }
 
-func (w *fadingWorld) text(r *fadingRoom) string { return fmt.Sprint(r.word, w.half, " ", w.n) }
+// word returns the word that messages of a user in a room contain.
+func (w *fadingWorld) word(c *testserver.Client, r *fadingRoom) string {
+	if c == w.erin && r != w.calm {
+		return heldWord
+	}
+	return r.word
+}
+
+func (w *fadingWorld) text(c *testserver.Client, r *fadingRoom) string {
+	return fmt.Sprint(w.word(c, r), w.half, " ", w.n, ".")
+}
 
 // act performs one random action.
 func (w *fadingWorld) act() {
@@ -234,7 +314,7 @@ func (w *fadingWorld) act() {
 		some = all[w.r.IntN(len(all))]
 	}
 	base := "/v3/rooms/" + url.PathEscape(r.id)
-	message := obj{"msgtype": "m.text", "body": w.text(r)}
+	message := obj{"msgtype": "m.text", "body": w.text(c, r)}
 	switch k := w.r.IntN(24); {
 	case k < 8 || some == "":
 		w.send(c, r, "m.room.message", message)
@@ -245,14 +325,14 @@ func (w *fadingWorld) act() {
 		message["m.relates_to"] = obj{"rel_type": "m.thread", "event_id": some}
 		w.send(c, r, "m.room.message", message)
 	case k < 14:
-		message["m.new_content"], message["m.relates_to"] = obj{"msgtype": "m.text", "body": w.text(r)}, obj{"rel_type": "m.replace", "event_id": some}
+		message["m.new_content"], message["m.relates_to"] = obj{"msgtype": "m.text", "body": w.text(c, r)}, obj{"rel_type": "m.replace", "event_id": some}
 		w.send(c, r, "m.room.message", message)
 	case k < 15:
-		w.send(c, r, "m.reaction", obj{"m.relates_to": obj{"rel_type": "m.annotation", "event_id": some, "key": w.text(r)}})
+		w.send(c, r, "m.reaction", obj{"m.relates_to": obj{"rel_type": "m.annotation", "event_id": some, "key": w.text(c, r)}})
 	case k < 16:
-		w.send(c, r, "m.room.encrypted", obj{"algorithm": "m.megolm.v1.aes-sha2", "ciphertext": w.text(r), "session_id": "s"})
+		w.send(c, r, "m.room.encrypted", obj{"algorithm": "m.megolm.v1.aes-sha2", "ciphertext": w.text(c, r), "session_id": "s"})
 	case k < 17 && r != w.calm:
-		w.send(c, r, "org.example."+r.word+w.half, obj{"x": w.text(r)})
+		w.send(c, r, "org.example."+w.word(c, r)+w.half, obj{"x": w.text(c, r)})
 		w.send(c, r, "m.room.message", message)
 	case k < 18 && r != w.calm:
 		w.redact(c, r, some)
@@ -273,7 +353,7 @@ func (w *fadingWorld) act() {
 
 func (w *fadingWorld) redact(c *testserver.Client, r *fadingRoom, event string) {
 	w.n++
-	status, _, raw := c.Raw("PUT", fmt.Sprintf("/v3/rooms/%s/redact/%s/%s%s-%d", url.PathEscape(r.id), url.PathEscape(event), r.word, w.half, w.n), obj{"reason": w.text(r)})
+	status, _, raw := c.Raw("PUT", fmt.Sprintf("/v3/rooms/%s/redact/%s/%s%s-%d", url.PathEscape(r.id), url.PathEscape(event), w.word(c, r), w.half, w.n), obj{"reason": w.text(c, r)})
 	if event, _ := decode(w.T, raw)["event_id"].(string); status == http.StatusOK {
 		r.events, w.gone[event] = append(r.events, event), true
 	}
@@ -285,7 +365,7 @@ func (w *fadingWorld) delay(r *fadingRoom) {
 		return
 	}
 	w.n++
-	w.alice.Do("PUT", fmt.Sprintf("/v3/rooms/%s/send/m.room.message/%s%s-%d?org.matrix.msc4140.delay=1000", url.PathEscape(r.id), r.word, w.half, w.n), obj{"msgtype": "m.text", "body": w.text(r)})
+	w.alice.Do("PUT", fmt.Sprintf("/v3/rooms/%s/send/m.room.message/%s%s-%d?org.matrix.msc4140.delay=1000", url.PathEscape(r.id), r.word, w.half, w.n), obj{"msgtype": "m.text", "body": w.text(w.alice, r)})
 	w.wait(2 * time.Second)
 	if err := w.hs1.SendDelayed(w.Context()); err != nil {
 		w.Fatal(err)
@@ -398,10 +478,11 @@ func (w *fadingWorld) hidden(when string, clients ...*testserver.Client) {
 		}
 	}
 	everywhere, here := w.words()
+	all := append(slices.Clone(everywhere), here)
 	for _, c := range clients {
-		rooms, check := w.rooms, forbidden(everywhere, here)
+		rooms, check := w.rooms, forbidden(all...)
 		if c.Server() != w.hs1 {
-			rooms, check = w.shared(), forbidden(everywhere)
+			rooms, check = w.shared(), forbidden(everywhere...)
 		}
 		w.crawlAs(c, rooms, 4, func(r crawled) {
 			check(r)
@@ -412,11 +493,11 @@ func (w *fadingWorld) hidden(when string, clients ...*testserver.Client) {
 			}
 		})
 	}
-	w.crawlFrom(w.hs2, w.hs1, w.rooms, 4, forbiddenContent(w, when, everywhere, here))
-	w.crawlFrom(w.hs1, w.hs2, w.shared(), 4, forbiddenContent(w, when, everywhere))
-	w.exports(when, everywhere, here)
+	w.crawlFrom(w.hs2, w.hs1, w.rooms, 4, forbiddenContent(w, when, all...))
+	w.crawlFrom(w.hs1, w.hs2, w.shared(), 4, forbiddenContent(w, when, everywhere...))
+	w.exports(when, all...)
 	for _, command := range []string{"report list", "room list"} {
-		if raw, _ := json.Marshal(w.control(command, obj{})); strings.Contains(string(raw), everywhere) || strings.Contains(string(raw), here) {
+		if raw, _ := json.Marshal(w.control(command, obj{})); containsAny(string(raw), all) {
 			w.Errorf("%s: ebb %s shows %s", when, command, raw)
 		}
 	}
@@ -475,12 +556,17 @@ func forbiddenContent(w *fadingWorld, when string, words ...string) func(crawled
 	}
 }
 
-// words returns the words that no response may contain now.
-func (w *fadingWorld) words() (everywhere, here string) {
+// words returns the words that no response may contain now, of any server and of the first one.
+func (w *fadingWorld) words() (everywhere []string, here string) {
+	half := "a"
 	if w.passed(horizon) {
-		return goneEverywhere, goneHere
+		half = ""
 	}
-	return goneEverywhere + "a", goneHere + "a"
+	return []string{goneEverywhere + half, heldWord + half}, goneHere + half
+}
+
+func containsAny(text string, words []string) bool {
+	return slices.ContainsFunc(words, func(word string) bool { return strings.Contains(text, word) })
 }
 
 func (w *fadingWorld) passed(d time.Duration) bool { return w.hs1.Now().Sub(w.begun) >= d }
@@ -619,6 +705,7 @@ func (w *fadingWorld) live() {
 		w.restart()
 		w.settle()
 		if w.half == "a" {
+			w.files()
 			for _, r := range append(slices.Clone(w.rooms), w.calm) {
 				r.first, r.firstLiving = len(r.events), len(r.living)
 			}
@@ -629,7 +716,7 @@ func (w *fadingWorld) live() {
 	w.recordKeys()
 	w.net.Cut("hs1.test", "hs2.test")
 	for _, r := range w.rooms {
-		w.send(w.alice, r, "m.room.message", obj{"msgtype": "m.text", "body": w.text(r)})
+		w.send(w.alice, r, "m.room.message", obj{"msgtype": "m.text", "body": w.text(w.alice, r)})
 	}
 	w.until(halfway)
 	w.hidden("at halfway", w.alice, w.carol)
@@ -667,7 +754,7 @@ var crawlMustShow = strings.Fields(`sync getRoomEvents getEventContext getOneRoo
 
 // TestExpiredMessagesAreNowhere lets random messages on federating servers expire. Then no operation that reads shows
 // them, no client has unread messages, and no server, application service or push gateway is sent them. After a purge,
-// no file contains them, while everything else is as before.
+// no file contains them, while everything else is as before. What legal holds cover stays on disk until they are lifted.
 func TestExpiredMessagesAreNowhere(t *testing.T) { messagesExpire(t, false) }
 
 // TestExpiredMessagesAreNowhereOnPostgreSQL is the same with databases on PostgreSQL. Their tables, indexes and logs
@@ -721,7 +808,8 @@ func (w *fadingWorld) expire() {
 
 	w.purge()
 	w.onDisk(w.hs1, goneEverywhere, goneHere)
-	w.onDisk(w.hs2, goneEverywhere)
+	w.onDisk(w.hs2, goneEverywhere, heldWord)
+	w.preserved("after the purge")
 	w.keysGone()
 	w.hidden("after the purge", w.alice, w.carol)
 	w.whole("after the purge", w.alice)
@@ -732,18 +820,28 @@ func (w *fadingWorld) expire() {
 	w.restart()
 	w.hidden("after a restart", w.alice)
 	w.whole("after a restart", w.bob)
+	w.preserved("after a restart")
+	w.lift()
+	w.whole("after the legal holds were lifted", w.alice)
 	w.outsidersSaw(sent())
 }
 
-// arrives waits until the other server has received what stays. It advances the clock beyond the pauses of servers that
-// could not reach each other.
-func (w *fadingWorld) arrives() {
+// eventuallyAfterPauses is eventually for what may first be tried again after a pause: it advances the clocks.
+func (w *fadingWorld) eventuallyAfterPauses(what string, f func() bool) {
 	w.Helper()
 	attempt := 0
-	w.eventually("the other server receives what stays", func() bool {
-		if attempt++; attempt%50 == 0 && attempt < 1000 {
+	w.eventually(what, func() bool {
+		if attempt++; attempt%50 == 0 && attempt < 1200 {
 			w.wait(30 * time.Second)
 		}
+		return f()
+	})
+}
+
+// arrives waits until the other server has received what stays.
+func (w *fadingWorld) arrives() {
+	w.Helper()
+	w.eventuallyAfterPauses("the other server receives what stays", func() bool {
 		for _, r := range w.rooms {
 			_, _, raw := w.carol.Raw("GET", "/v3/rooms/"+url.PathEscape(r.id)+"/event/"+url.PathEscape(r.living[0]), nil)
 			if !strings.Contains(string(raw), stays) {
@@ -778,22 +876,19 @@ func (w *fadingWorld) join() {
 // outsidersSaw fails the test if a server, an application service or a push gateway was sent an expired message.
 func (w *fadingWorld) outsidersSaw(servers []string) {
 	w.Helper()
-	attempt := 0
-	w.eventually("the application service and the gateway receive what stays", func() bool {
-		if attempt++; attempt%50 == 0 && attempt < 1200 { // beyond the pause after their last refusal
-			w.wait(30 * time.Second)
-		}
+	w.eventuallyAfterPauses("the application service and the gateway receive what stays", func() bool {
 		all := strings.Join(w.outside.received(), "\n")
 		return strings.Contains(all, "/transactions/") && strings.Contains(all, "/notify") && strings.Contains(all, stays)
 	})
 	for _, text := range w.outside.received() {
 		_, body, _ := strings.Cut(text, " ")
-		if strings.Contains(text, goneEverywhere) || strings.Contains(text, goneHere) || len(mentions([]byte(body), w.gone)) > 0 {
+		if containsAny(text, []string{goneEverywhere, goneHere, heldWord}) || len(mentions([]byte(body), w.gone)) > 0 {
 			w.Errorf("an application service or a gateway was sent an expired message: %.3000s", text)
 		}
 	}
 	for _, text := range servers {
-		if strings.Contains(strings.ReplaceAll(text, "org.example."+goneEverywhere, ""), goneEverywhere) {
+		text = strings.NewReplacer("org.example."+goneEverywhere, "", "org.example."+heldWord, "").Replace(text)
+		if containsAny(text, []string{goneEverywhere, heldWord}) {
 			w.Errorf("a server was sent an expired message: %.3000s", text)
 		}
 	}
