@@ -119,10 +119,10 @@ func (s *Service) Metadata() map[string]any {
 	return m
 }
 
-// url returns the address of a path of this server.
 // Issuer returns the server's address, which names it as an authorization server.
 func (s *Service) Issuer() string { return s.opts.Issuer }
 
+// url returns the address of a path of this server.
 func (s *Service) url(path string) string { return strings.TrimSuffix(s.opts.Issuer, "/") + path }
 
 // Options are the dependencies and settings of a Service.
