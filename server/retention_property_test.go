@@ -754,7 +754,8 @@ var crawlMustShow = strings.Fields(`sync getRoomEvents getEventContext getOneRoo
 
 // TestExpiredMessagesAreNowhere lets random messages on federating servers expire. Then no operation that reads shows
 // them, no client has unread messages, and no server, application service or push gateway is sent them. After a purge,
-// no file contains them, while everything else is as before. What legal holds cover stays on disk until they are lifted.
+// no file contains them, while everything else is as before. What legal holds cover stays on disk until they are
+// lifted.
 func TestExpiredMessagesAreNowhere(t *testing.T) { messagesExpire(t, false) }
 
 // TestExpiredMessagesAreNowhereOnPostgreSQL is the same with databases on PostgreSQL. Their tables, indexes and logs
