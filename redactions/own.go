@@ -76,25 +76,14 @@ func (s *Service) RedactOwn(ctx context.Context, o Own) (request storage.Pos, er
 		}
 		return tx.AddOwnRedaction(row)
 	})
-	if err == nil {
-		s.WakeOwn()
+	if err != nil {
+		return 0, err
 	}
-	return row.Position, err
-}
-
-// AddOwn is RedactOwn within a write of the caller, without a limit. The caller calls WakeOwn after the write.
-func (s *Service) AddOwn(tx *storage.Tx, o Own) (request storage.Pos, err error) {
-	row := o.row()
-	err = tx.AddOwnRedaction(row)
-	return row.Position, err
-}
-
-// WakeOwn tells Run that there may be a new request.
-func (s *Service) WakeOwn() {
 	select {
 	case s.wakeOwn <- struct{}{}:
 	default: // Run has been woken already
 	}
+	return row.Position, nil
 }
 
 // OwnRequests lists the newest requests of a user, the newest first: those that are not finished, and those that were

@@ -57,19 +57,17 @@ func (l *legalHolds) committed(c *Commit) {
 	}
 	old := l.current.Load()
 	set := &heldSet{rooms: maps.Clone(old.rooms), users: maps.Clone(old.users)}
+	lifted := int64(0)
 	for _, h := range c.Holds {
 		if h.Lifted {
 			set.add(h.Room, h.User, -1)
+			lifted++
 		} else {
 			set.add(h.Room, h.User, 1)
 		}
 	}
 	l.current.Store(set)
-	for _, h := range c.Holds {
-		if h.Lifted {
-			l.lifted.Add(1)
-		}
-	}
+	l.lifted.Add(lifted) // afterwards, so that who sees it sees the new set
 }
 
 // Held reports whether a legal hold covers the events of a sender in a room. Such events, their originals if they were
@@ -88,12 +86,6 @@ func (s *Service) RoomHeld(room ident.RoomNID) bool { return s.holds.current.Loa
 
 // UserHeld reports whether there is a legal hold on a user.
 func (s *Service) UserHeld(user ident.UserNID) bool { return s.holds.current.Load().users[user] > 0 }
-
-// AnyHeld reports whether there is any legal hold.
-func (s *Service) AnyHeld() bool {
-	set := s.holds.current.Load()
-	return len(set.rooms) > 0 || len(set.users) > 0
-}
 
 // HoldsLifted returns how many legal holds were lifted since the server started. When it has grown, there may be
 // messages to purge that a hold had kept.

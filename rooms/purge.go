@@ -143,25 +143,26 @@ func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate,
 // events, state resolution and the authorisation of later events need them, but nothing of their content beyond what
 // their redacted form has, except for the keys of third-party invites.
 func (s *Service) purgeState(p *purging, batch []storage.PurgeCandidate, rule expiry.PurgeRule) error {
-	var old []storage.PurgeCandidate
-	var positions []storage.Pos
+	var old []storage.Pos
 	for _, c := range batch {
 		if c.IsState && c.Flags&(storage.SkeletonEvent|storage.OutlierEvent) == 0 && s.fateOf(p.room, c, rule).Gone() {
-			old, positions = append(old, c), append(positions, c.Position)
+			old = append(old, c.Position)
 		}
 	}
-	superseded, err := p.tx.Superseded(positions, typeThirdPartyInvite)
+	superseded, err := p.tx.Superseded(old, typeThirdPartyInvite)
 	if err != nil {
 		return err
 	}
-	for _, c := range old {
-		if !superseded[c.Position] || slices.Contains(p.ends, c.Position) {
-			continue
+	old = slices.DeleteFunc(old, func(at storage.Pos) bool { return !superseded[at] || slices.Contains(p.ends, at) })
+	rows, err := p.tx.EventsAt(old)
+	if err != nil {
+		return err
+	}
+	for i := range rows {
+		if err := skeletonize(p.tx, p.room.version, &rows[i]); err != nil {
+			return err
 		}
-		if err := skeletonize(p.tx, p.room.version, c.Position); err != nil {
-			return fmt.Errorf("purge %s: %w", c.EventID, err)
-		}
-		p.gone = append(p.gone, c.Position)
+		p.gone = append(p.gone, rows[i].Position)
 		p.purged++
 	}
 	return nil
@@ -194,8 +195,12 @@ func (p *purging) remove(c storage.PurgeCandidate) error {
 	case needed && skeleton:
 		return nil
 	case needed:
-		if err := skeletonize(p.tx, p.room.version, c.Position); err != nil {
-			return fmt.Errorf("purge %s: %w", c.EventID, err)
+		row, found, err := p.tx.EventAt(c.Position)
+		if err == nil && found {
+			err = skeletonize(p.tx, p.room.version, &row)
+		}
+		if err != nil {
+			return err
 		}
 	default: // a skeleton that the graph no longer needs is deleted too
 		p.deleted = append(p.deleted, c)
@@ -239,20 +244,18 @@ func (s *Service) receipt(tx *storage.Tx, r *Room, kind string, out *Purged, med
 }
 
 // skeletonize reduces a message to its redacted form, which no client sees.
-func skeletonize(tx *storage.Tx, v *pdu.Version, p storage.Pos) error {
-	row, found, err := tx.EventAt(p)
-	if err != nil || !found {
-		return err
-	}
+func skeletonize(tx *storage.Tx, v *pdu.Version, row *storage.EventRow) error {
 	e, err := pdu.ParseStored(v, id.EventID(row.EventID), row.JSON)
-	if err != nil {
-		return err
+	if err == nil {
+		e, err = e.Redact()
 	}
-	redacted, err := e.Redact()
-	if err != nil {
-		return err
+	if err == nil {
+		err = tx.SkeletonizeEvent(row.Position, row.EventID, row.Flags, e.JSON())
 	}
-	return tx.SkeletonizeEvent(p, row.EventID, row.Flags, redacted.JSON())
+	if err != nil {
+		return fmt.Errorf("reduce %s: %w", row.EventID, err)
+	}
+	return nil
 }
 
 // purged is the Committed hook of a purge. It removes the deleted events from memory.

@@ -2,7 +2,6 @@ package rooms
 
 import (
 	"context"
-	"fmt"
 
 	"maunium.net/go/mautrix/id"
 
@@ -72,7 +71,7 @@ func (s *Service) RemoveMessages(ctx context.Context, room *Room, positions []st
 						continue
 					}
 					if err := removeMessage(tx, r.version, &row, s.Held(row.Room, row.Sender)); err != nil {
-						return fmt.Errorf("remove %s: %w", row.EventID, err)
+						return err
 					}
 					gone = append(gone, row.Position)
 				}
@@ -89,7 +88,7 @@ func removeMessage(tx *storage.Tx, v *pdu.Version, row *storage.EventRow, held b
 	if held {
 		err = hideMessage(tx, row)
 	} else {
-		err = skeletonize(tx, v, row.Position)
+		err = skeletonize(tx, v, row)
 	}
 	if err != nil {
 		return err
