@@ -71,6 +71,7 @@ func Diagnose(ctx context.Context, cfg *config.Config, o Options, with string) (
 	defer d.client.Close()
 	d.configuration()
 	d.holds(ctx)
+	d.messageKeys(ctx)
 	if cfg.Federation.Enabled {
 		d.resolve(ctx)
 		d.outside(ctx, with)

@@ -16,6 +16,7 @@ var (
 	mediaGauge    = telemetry.NewGauge("ebb_media_bytes", "Size of all uploads.")
 	remoteGauge   = telemetry.NewGauge("ebb_remote_media_bytes", "Size of the cached files from other servers.")
 	holdsGauge    = telemetry.NewGauge("ebb_legal_holds", "Legal holds that stand.")
+	keysGauge     = telemetry.NewGauge("ebb_message_keys_pending_seconds", "How long ago something was deleted that can still be read in copies of a PostgreSQL database, because its key is not destroyed yet; more than 86400 is late.")
 	overdueGauge  = telemetry.NewGauge("ebb_legal_holds_overdue", "Legal holds that are past their review date.")
 )
 
@@ -41,8 +42,12 @@ func (s *Server) measure(ctx context.Context) error {
 
 func (s *Server) measureOnce(ctx context.Context) error {
 	var t storage.Totals
+	var oldest time.Time
 	err := s.svc.db.Read(ctx, func(tx *storage.Tx) (err error) {
-		t, err = tx.Totals()
+		if t, err = tx.Totals(); err != nil {
+			return err
+		}
+		_, oldest, err = tx.PendingKeys()
 		return err
 	})
 	if err != nil {
@@ -58,6 +63,10 @@ func (s *Server) measureOnce(ctx context.Context) error {
 	}
 	holdsGauge.Set(float64(held))
 	overdueGauge.Set(float64(overdue))
+	keysGauge.Set(0)
+	if !oldest.IsZero() {
+		keysGauge.Set(s.opt.Now().Sub(oldest).Seconds())
+	}
 	usersGauge.Set(float64(t.Users))
 	roomsGauge.Set(float64(t.Rooms))
 	mediaGauge.Set(float64(t.Media))

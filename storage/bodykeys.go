@@ -76,13 +76,7 @@ const orphanAge = time.Hour
 // from a crash between the creation of a key and the commit that uses it. It also finds the spare keys.
 func (db *DB) compareKeys(w conn) error {
 	s := db.sealer
-	recorded := map[bodykeys.ID]keyState{}
-	err := w.query(func(r Row) error {
-		var id, state int64
-		err := r.Scan(&id, &state)
-		recorded[bodykeys.ID(id)] = keyState(state)
-		return err
-	}, `SELECT nid, state FROM body_keys`)
+	recorded, err := recordedKeys(w)
 	if err != nil {
 		return err
 	}
@@ -106,7 +100,7 @@ func (db *DB) compareKeys(w conn) error {
 		return fmt.Errorf("read the folder of keys: %w", err)
 	}
 	for id, state := range recorded {
-		if state == spareKey || state == doomedKey {
+		if !state.needed() {
 			delete(recorded, id)
 		}
 	}
@@ -176,9 +170,10 @@ func (db *DB) addSpares(ctx context.Context, n int) error {
 
 // A sealedColumn is a column with sealed texts.
 type sealedColumn struct {
-	in   sealing.In
-	blob bool // whether the column has bytes instead of text
-	kind sealing.Kind
+	table string
+	in    sealing.In
+	blob  bool // whether the column has bytes instead of text
+	kind  sealing.Kind
 	// list selects the number and the text of at most $2 rows under key $1; move replaces the text and the key of row
 	// $1 under key $4.
 	list, move string
@@ -186,17 +181,17 @@ type sealedColumn struct {
 
 // sealedColumns lists all columns with sealed texts.
 var sealedColumns = []sealedColumn{
-	{sealing.Events, false, sealing.Bodies, `SELECT position, json FROM events WHERE body_key = $1 LIMIT $2`,
+	{"events", sealing.Events, false, sealing.Bodies, `SELECT position, json FROM events WHERE body_key = $1 LIMIT $2`,
 		`UPDATE events SET json = $2, body_key = $3 WHERE position = $1 AND body_key = $4`},
-	{sealing.Events, false, sealing.Bodies, `SELECT position, json FROM originals WHERE body_key = $1 LIMIT $2`, // copied from events
+	{"originals", sealing.Events, false, sealing.Bodies, `SELECT position, json FROM originals WHERE body_key = $1 LIMIT $2`, // copied from events
 		`UPDATE originals SET json = $2, body_key = $3 WHERE position = $1 AND body_key = $4`},
-	{sealing.DelayedEvents, false, sealing.Bodies, `SELECT position, content FROM delayed_events WHERE body_key = $1 LIMIT $2`,
+	{"delayed_events", sealing.DelayedEvents, false, sealing.Bodies, `SELECT position, content FROM delayed_events WHERE body_key = $1 LIMIT $2`,
 		`UPDATE delayed_events SET content = $2, body_key = $3 WHERE position = $1 AND body_key = $4`},
-	{sealing.RelatedRedactions, false, sealing.Bodies, `SELECT position, reason FROM related_redactions WHERE body_key = $1 LIMIT $2`,
+	{"related_redactions", sealing.RelatedRedactions, false, sealing.Bodies, `SELECT position, reason FROM related_redactions WHERE body_key = $1 LIMIT $2`,
 		`UPDATE related_redactions SET reason = $2, body_key = $3 WHERE position = $1 AND body_key = $4`},
-	{sealing.StrippedState, false, sealing.Bodies, `SELECT user_nid, json FROM stripped_state WHERE body_key = $1 LIMIT $2`,
+	{"stripped_state", sealing.StrippedState, false, sealing.Bodies, `SELECT user_nid, json FROM stripped_state WHERE body_key = $1 LIMIT $2`,
 		`UPDATE stripped_state SET json = $2, body_key = $3 WHERE user_nid = $1 AND body_key = $4`},
-	{sealing.SearchParts, true, sealing.Search, `SELECT nid, data FROM search_parts WHERE body_key = $1 LIMIT $2`,
+	{"search_parts", sealing.SearchParts, true, sealing.Search, `SELECT nid, data FROM search_parts WHERE body_key = $1 LIMIT $2`,
 		`UPDATE search_parts SET data = $2, body_key = $3 WHERE nid = $1 AND body_key = $4`},
 }
 
@@ -205,8 +200,8 @@ const (
 	resealBatch = 64
 	// tendInterval is how often keys are retired, apart from after purges.
 	tendInterval = time.Hour
-	// maxDirty is how long a key may be dirty before it is retired. After that time, tendInterval and the time that the
-	// work takes, which is a day at most, what was deleted is unreadable in the log of the database and in all copies.
+	// maxDirty is how long a key may be dirty before it is retired. With tendInterval and the time that the work takes,
+	// this is at most MaxKeyDelay.
 	maxDirty = 22 * time.Hour
 	// keysPerPage is the number of keys that are listed at a time.
 	keysPerPage = 256
@@ -453,17 +448,20 @@ type openedRow struct {
 
 // sealedUnder returns some texts of a column that are sealed under a key.
 func (tx *Tx) sealedUnder(c sealedColumn, k usedKeyRow) ([]openedRow, error) {
-	return collect(tx, func(r Row) (o openedRow, err error) {
-		if err = r.Scan(&o.row, &o.text); err != nil {
-			return o, err
-		}
-		if c.blob {
-			o.text, err = r.openBlob(c.in, o.row, o.text)
-		} else {
-			o.text, err = r.open(c.in, o.row, o.text)
-		}
+	return collect(tx, c.open, c.list, int64(k.id), resealBatch)
+}
+
+// open scans a row that the statement list selects.
+func (c sealedColumn) open(r Row) (o openedRow, err error) {
+	if err = r.Scan(&o.row, &o.text); err != nil {
 		return o, err
-	}, c.list, int64(k.id), resealBatch)
+	}
+	if c.blob {
+		o.text, err = r.openBlob(c.in, o.row, o.text)
+	} else {
+		o.text, err = r.open(c.in, o.row, o.text)
+	}
+	return o, err
 }
 
 func (tx *Tx) move(c sealedColumn, r openedRow, from usedKeyRow, to sealing.Key) error {

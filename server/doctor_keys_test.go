@@ -1,0 +1,161 @@
+package server_test
+
+import (
+	"context"
+	"database/sql"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ebb/config"
+	"ebb/internal/testserver"
+	"ebb/server"
+	"ebb/storage/storagetest"
+)
+
+// keyDoctor runs ebb doctor on a server on PostgreSQL, whose messages are encrypted.
+type keyDoctor struct {
+	*testing.T
+	*testserver.Server
+}
+
+// examine returns what the doctor says about the keys.
+func (d *keyDoctor) examine(change func(*config.Config)) (list []server.Finding) {
+	d.Helper()
+	cfg := *d.Config()
+	cfg.Federation.Enabled = false
+	if change != nil {
+		change(&cfg)
+	}
+	found, err := server.Diagnose(context.Background(), &cfg, server.Options{Now: d.Now}, "")
+	ok(d.T, err)
+	for _, f := range found {
+		if f.Check == "message keys" {
+			list = append(list, f)
+		}
+	}
+	return list
+}
+
+// expect fails the test unless a finding has the status, and its text and advice contain some words.
+func (d *keyDoctor) expect(when string, list []server.Finding, status string, words ...string) {
+	d.Helper()
+	for _, f := range list {
+		has := f.Status == status
+		for _, word := range words {
+			has = has && strings.Contains(f.Detail+" "+f.Fix, word)
+		}
+		if has {
+			return
+		}
+	}
+	d.Errorf("%s: %+v, want %s with %q", when, list, status, words)
+}
+
+// failures returns the checks that failed.
+func failures(list []server.Finding) (failed []server.Finding) {
+	for _, f := range list {
+		if f.Status == "failed" {
+			failed = append(failed, f)
+		}
+	}
+	return failed
+}
+
+func (d *keyDoctor) sql(query string, args ...any) {
+	d.Helper()
+	db, err := sql.Open("pgx", d.Config().Database)
+	ok(d.T, err)
+	defer func() { ok(d.T, db.Close()) }()
+	_, err = db.ExecContext(context.Background(), query, args...)
+	ok(d.T, err)
+}
+
+func newKeyDoctor(t *testing.T) *keyDoctor {
+	t.Helper()
+	s := testserver.New(t, func(c *config.Config) { testserver.OnPostgres(t, c) })
+	alice := s.Register("alice")
+	alice.Do("POST", "/v3/createRoom", map[string]any{"preset": "public_chat", "name": "a room"})
+	return &keyDoctor{T: t, Server: s}
+}
+
+func TestDoctorChecksTheKeysOfMessages(t *testing.T) {
+	d := newKeyDoctor(t)
+	keys := d.Config().BodyKeys()
+	copies := func(c *config.Config) { c.Backup.Keys = t.TempDir() }
+	well := d.examine(copies)
+	if failed := failures(well); len(failed) > 0 {
+		t.Errorf("all is well: %+v", failed)
+	}
+	d.expect("all is well", well, "ok", "texts were decrypted")
+	d.expect("no copy", d.examine(nil), "warning", "no copy of the keys", "backup.keys")
+	d.expect("the copy is in the folder", d.examine(func(c *config.Config) { c.Backup.Keys = filepath.Join(keys, "copy") }), "failed", "lost together")
+	d.expect("not configured", d.examine(func(c *config.Config) { c.DatabaseKeys = "" }), "failed", "database_keys")
+	d.expect("no folder", d.examine(func(c *config.Config) { c.DatabaseKeys = "elsewhere" }), "failed", "restore the folder", "mount")
+	other := newKeyDoctor(t)
+	d.expect("the keys of another database", d.examine(func(c *config.Config) { c.DatabaseKeys = other.Config().DatabaseKeys }), "failed", "another database")
+
+	ok(t, os.Chmod(keys, 0o750))
+	d.expect("a group may read the keys", d.examine(copies), "failed", "other users", "chmod -R go=")
+	ok(t, os.Chmod(keys, 0o700))
+}
+
+func TestDoctorFindsKeysThatAreLost(t *testing.T) {
+	d := newKeyDoctor(t)
+	files, err := filepath.Glob(filepath.Join(d.Config().BodyKeys(), "??", "*"))
+	ok(t, err)
+	contents := map[string][]byte{}
+	for _, f := range files {
+		contents[f], err = os.ReadFile(f)
+		ok(t, err)
+	}
+	restore := func() {
+		t.Helper()
+		for f, content := range contents {
+			ok(t, os.WriteFile(f, content, 0o600))
+		}
+		if failed := failures(d.examine(nil)); len(failed) > 0 {
+			t.Fatalf("restored: %+v", failed)
+		}
+	}
+	restore()
+	for f := range contents {
+		ok(t, os.WriteFile(f, contents[f][:20], 0o600))
+	}
+	d.expect("damaged keys", d.examine(nil), "failed", "table events", "damaged", "as new as the database")
+	restore()
+	var last []byte
+	for f := range contents { // each gets the key of another one
+		if last != nil {
+			ok(t, os.WriteFile(f, last, 0o600))
+		}
+		last = contents[f]
+	}
+	d.expect("keys that do not fit", d.examine(nil), "failed", "table events", "damaged, belongs to another row")
+	restore()
+	for f := range contents {
+		ok(t, os.Remove(f))
+	}
+	d.expect("missing keys", d.examine(nil), "failed", "keys are missing", "as new as the database")
+	restore()
+	d.sql(`DELETE FROM body_keys WHERE state = 1`)
+	d.expect("a key that is not recorded", d.examine(nil), "failed", "has not recorded")
+}
+
+func TestDoctorSaysHowLateTheDestructionOfKeysIs(t *testing.T) {
+	d := newKeyDoctor(t)
+	since := func(age time.Duration) {
+		d.sql(`UPDATE body_keys SET dirty_ts = $1 WHERE state = 1`, d.Now().Add(-age).UnixMilli())
+	}
+	since(3 * time.Hour)
+	d.expect("in time", d.examine(nil), "ok", "for 3h0m0s", "at most 24h0m0s")
+	since(30 * time.Hour)
+	d.expect("late", d.examine(nil), "failed", "6h0m0s late", "ebb purge now --all")
+}
+
+func TestDoctorRecommendsKeysOnPostgreSQL(t *testing.T) {
+	d := &keyDoctor{T: t, Server: testserver.New(t, func(c *config.Config) { c.Database = storagetest.Postgres(t) })}
+	d.expect("no keys", d.examine(nil), "warning", "not encrypted", "database_keys")
+}
