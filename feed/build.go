@@ -82,6 +82,9 @@ func (b *builder) build(ctx context.Context, news uint64, final bool) (answer js
 	if err := b.makePlan(ctx); err != nil {
 		return nil, err
 	}
+	if err := b.dropLeft(ctx); err != nil {
+		return nil, err
+	}
 	if b.ignored, err = b.opts.AccountData.Ignores(ctx, nil, b.UserNID); err != nil {
 		return nil, err
 	}
@@ -179,12 +182,30 @@ func (b *builder) makePlan(ctx context.Context) error {
 				b.plan.knocked = append(b.plan.knocked, m)
 			}
 		default:
-			if !b.initial && m.Changed > b.since.Pos || b.initial && b.filter.Room.IncludeLeave && !m.Forgotten {
+			if news && !(b.initial && m.Forgotten) {
 				b.plan.left = append(b.plan.left, m)
 			}
 		}
 	}
 	return nil
+}
+
+// dropLeft removes from the plan of an initial sync, unless the filter has include_leave, the rooms that the user left.
+// Those from which the user was kicked or banned stay.
+// Deviation: the specification omits these, too.
+func (b *builder) dropLeft(ctx context.Context) error {
+	if !b.initial || b.filter.Room.IncludeLeave || len(b.plan.left) == 0 {
+		return nil
+	}
+	var removed map[ident.RoomNID]bool
+	err := b.read(ctx, func(tx *storage.Tx) (err error) {
+		removed, err = removals(tx, b.UserNID)
+		return err
+	})
+	b.plan.left = slices.DeleteFunc(b.plan.left, func(m rooms.RoomMembership) bool {
+		return m.Membership != rooms.Ban && !removed[m.Room]
+	})
+	return err
 }
 
 // memberships sets upTo to the newest position and returns the user's memberships at it. If a membership is newer than

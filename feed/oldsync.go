@@ -170,6 +170,9 @@ func (s *Service) InitialSync(ctx context.Context, who ident.Requester, limit in
 		return all, err
 	}
 	all.End, all.Presence, all.AccountData = got.NextBatch, got.Presence.Events, got.AccountData.Events
+	if !archived {
+		got.Rooms.Leave = nil
+	}
 	for _, in := range []map[id.RoomID]syncedRoom{got.Rooms.Join, got.Rooms.Leave} {
 		for _, id := range sortedRooms(in) {
 			room := in[id]

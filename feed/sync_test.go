@@ -271,6 +271,49 @@ func TestLeftRoomShowsWhatHappenedUpToThen(t *testing.T) {
 	}
 }
 
+func TestInitialSyncListsRoomsFromWhichTheUserWasRemoved(t *testing.T) {
+	w := newWorld(t)
+	alice, bob := w.user("alice"), w.user("bob")
+	here := func() id.RoomID {
+		room := alice.create("public_chat")
+		bob.join(room)
+		return room
+	}
+	banned, kicked, left, unbanned, forgotten, stranger := here(), here(), here(), here(), here(), alice.create("public_chat")
+	rescinded := alice.create("private_chat")
+	alice.ban(banned, bob)
+	alice.kick(kicked, bob)
+	bob.leave(left)
+	alice.ban(unbanned, bob)
+	alice.must(w.Unban(t.Context(), alice.Requester, unbanned, bob.UserID, ""))
+	alice.ban(forgotten, bob)
+	alice.ban(stranger, bob)
+	alice.invite(rescinded, bob)
+	alice.kick(rescinded, bob)
+	bob = w.forget(bob, forgotten)
+	alice.say(banned, "secret")
+	a := bob.syncFrom("")
+	want := map[id.RoomID]string{banned: "@bob ban", stranger: "@bob ban", kicked: "@bob leave", unbanned: "@bob leave"}
+	for room, event := range want {
+		if members := a.Rooms.Leave[room].Timeline.of("m.room.member"); len(members) == 0 || members[len(members)-1] != event {
+			t.Errorf("members in the timeline of a room with %s: %v", event, members)
+		}
+	}
+	if len(a.Rooms.Leave) != len(want) {
+		t.Errorf("%d rooms, want %d: %s", len(a.Rooms.Leave), len(want), a.raw)
+	}
+	if strings.Contains(a.raw, "secret") {
+		t.Error("the banned user sees what was said later")
+	}
+	if a := bob.syncFrom(a.NextBatch); len(a.Rooms.Leave) != 0 {
+		t.Errorf("again: %s", a.raw)
+	}
+	old, err := w.feed.InitialSync(t.Context(), bob.Requester, 10, false)
+	if err != nil || len(old.Rooms) != 0 {
+		t.Errorf("/initialSync without archived has %d rooms (%v)", len(old.Rooms), err)
+	}
+}
+
 func TestRejectedInviteShowsNothingOfTheRoom(t *testing.T) {
 	w := newWorld(t)
 	alice, bob := w.user("alice"), w.user("bob")
