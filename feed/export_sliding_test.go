@@ -9,7 +9,7 @@ import (
 
 // SlidingStates returns encoded states.
 func SlidingStates() [][]byte {
-	s := slidingState{parts: []string{`{}`, `{"lazy_members":true}`}, sets: [][]int{{0}, {0, 1}, {}}, data: true}
+	s := slidingState{parts: []string{`{}`, `{"lazy_members":true}`}, sets: [][]int{{0}, {0, 1}, {}}, data: true, profiles: `["m.tz"]`}
 	for i := range 5 {
 		s.rooms = append(s.rooms, sentRoom{room: ident.RoomNID(100 * (i + 1)), sentShape: sentShape{set: i % 3, limit: uint8(i), stage: stage(i % 3), dm: i == 1, receipts: i == 2}})
 	}
@@ -27,7 +27,7 @@ func ReencodeSliding(t *testing.T, data []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(again.encode(), s.encode()) || len(again.rooms) != len(s.rooms) {
+	if !bytes.Equal(again.encode(), s.encode()) || len(again.rooms) != len(s.rooms) || again.profiles != s.profiles {
 		t.Fatalf("%+v became %+v", s, again)
 	}
 }
@@ -52,5 +52,14 @@ func TestSlidingPosSurvivesItsText(t *testing.T) {
 		if _, err := parseSlidingPos(text); err == nil {
 			t.Errorf("%q is accepted", text)
 		}
+	}
+}
+
+func TestSlidingStateOfAnOlderVersionIsRead(t *testing.T) {
+	s := slidingState{sets: [][]int{{}}, data: true, rooms: []sentRoom{{room: 7}}}
+	data := s.encode()
+	old := append([]byte{1, data[1]}, data[3:]...) // without the length of profiles
+	if got, err := slidingStateOf(old); err != nil || !got.data || len(got.rooms) != 1 || got.rooms[0] != s.rooms[0] || got.profiles != "" {
+		t.Errorf("%+v, %v", got, err)
 	}
 }

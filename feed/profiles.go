@@ -140,8 +140,8 @@ func (b *builder) sharing(ctx context.Context) []ident.UserNID {
 }
 
 // unseen returns the local users whose profiles the client does not have. Without lazy loading these are everybody in a
-// first answer, and later the users who have come to share a room. With lazy loading, they also include the users whose
-// member events are in the answer.
+// first answer or one with full_state, and otherwise the users who have come to share a room. With lazy loading, they
+// also include the users whose member events are in the answer.
 func (b *builder) unseen(ctx context.Context) []ident.UserNID {
 	users := map[ident.UserNID]bool{}
 	switch {
@@ -153,10 +153,10 @@ func (b *builder) unseen(ctx context.Context) []ident.UserNID {
 				}
 			}
 		}
-		if b.initial {
+		if b.large() {
 			users[b.UserNID] = true
 		}
-	case b.initial:
+	case b.large():
 		return b.sharing(ctx)
 	}
 	for user, nid := range b.shared.come {

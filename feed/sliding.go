@@ -137,6 +137,9 @@ type slidingBuilder struct {
 	toDevice  storage.Pos // next_batch of to_device
 	threads   ThreadSubscriptions
 
+	moreFields bool     // the client wants profile fields that it did not want before
+	hadFields  []string // those that it wanted before
+
 	stickyShown []storage.Pos // sticky events in the timelines
 	stickySent  bool          // the answer has sticky events in the extension
 }

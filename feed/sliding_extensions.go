@@ -153,6 +153,7 @@ func (b *slidingBuilder) ownSliding(ctx context.Context, own uint64) error {
 	if !x.AccountData.on() && b.change.data {
 		b.change.data, b.change.changed = false, true // what changes from now on is not sent
 	}
+	b.noteProfileFields()
 	now, _ := b.session.sub.News()
 	if b.initial || own != now || !b.look.covers(b.session, b.run.wants, b.since.Pos, own) {
 		if err := b.read(ctx, func(tx *storage.Tx) error { return b.readOwn(ctx, tx) }); err != nil {

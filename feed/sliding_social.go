@@ -59,8 +59,44 @@ func (x *profilesExtension) fields() []string {
 	return append([]string{}, *x.Fields...)
 }
 
+// allProfileFields is the text of a profilesExtension that wants all fields.
+const allProfileFields = "null"
+
+// text returns the fields that the extension wants, in the form in which a slidingState records them: as a sorted list
+// in JSON, or allProfileFields, or "" if the client does not want the extension.
+func (x *profilesExtension) text() string {
+	switch {
+	case !x.on():
+		return ""
+	case x.Fields == nil:
+		return allProfileFields
+	}
+	list := x.fields()
+	slices.Sort(list)
+	return string(appendStrings(nil, slices.Compact(list)))
+}
+
+// noteProfileFields records in the state of the connection which profile fields the client wants. If it did not want
+// some of them before, noteProfileFields sets b.moreFields, and b.hadFields to those that it wanted.
+func (b *slidingBuilder) noteProfileFields() {
+	x := &b.run.extensions.Profiles
+	before, now := b.change.profiles, x.text()
+	if before == now {
+		return
+	}
+	b.change.profiles, b.change.changed = now, true
+	if b.initial || now == "" || before == allProfileFields {
+		return
+	}
+	if before != "" {
+		_ = json.Unmarshal([]byte(before), &b.hadFields)
+	}
+	had := func(name string) bool { return slices.Contains(b.hadFields, name) }
+	b.moreFields = x.Fields == nil || slices.ContainsFunc(*x.Fields, func(name string) bool { return !had(name) })
+}
+
 // writeProfileUpdates appends the profile fields that have changed, all fields of users whom the client has not seen
-// yet, and null for users who share no room any more.
+// yet, those that the client did not want before, and null for users who share no room any more.
 // Spec: MSC4262
 func (b *slidingBuilder) writeProfileUpdates(ctx context.Context) (bool, error) {
 	changes, err := b.profileUpdates(ctx)
@@ -81,7 +117,7 @@ func (b *slidingBuilder) writeProfileUpdates(ctx context.Context) (bool, error) 
 	}
 	some := len(b.out) > body
 	b.out = append(b.out, `}}`...)
-	b.some = b.some || some
+	b.some = b.some || some || b.moreFields // the answer confirms more fields even if nobody has any of them
 	return some, nil
 }
 
@@ -115,8 +151,9 @@ func (b *slidingBuilder) appendProfile(fields map[string]string) {
 }
 
 // profileUpdates reads the profile fields that are new to the client: the changes of all users who share a room with
-// the user, and the complete profiles of users who have come to share a room that the extension covers. If the client
-// restricts the extension to lists or rooms, the changes are restricted to the members of these rooms, too.
+// the user, the fields of these users that the client did not want before, and the complete profiles of users who have
+// come to share a room that the extension covers. If the client restricts the extension to lists or rooms, the changes
+// and the additional fields are restricted to the members of these rooms, too.
 func (b *slidingBuilder) profileUpdates(ctx context.Context) (changes []storage.ProfileChange, err error) {
 	x := &b.run.extensions.Profiles
 	var covered []*rooms.Room
@@ -137,7 +174,7 @@ func (b *slidingBuilder) profileUpdates(ctx context.Context) (changes []storage.
 	}
 	changed := !b.initial && b.Service.profiles.changedSince(b.since.Pos)
 	fresh := slices.DeleteFunc(b.unseen(ctx), func(user ident.UserNID) bool { return !isCovered(user) })
-	if fields := x.fields(); fields != nil && len(fields) == 0 || !changed && len(fresh) == 0 {
+	if fields := x.fields(); fields != nil && len(fields) == 0 || !changed && !b.moreFields && len(fresh) == 0 {
 		return nil, nil
 	}
 	err = b.read(ctx, func(tx *storage.Tx) error {
@@ -145,6 +182,13 @@ func (b *slidingBuilder) profileUpdates(ctx context.Context) (changes []storage.
 			if changes, err = profileChanges(tx, b.since.Pos, b.upTo, x.fields(), shown, everybody); err != nil {
 				return err
 			}
+		}
+		if b.moreFields {
+			more, err := tx.ProfileFieldsOf(everybody(), x.fields())
+			if err != nil {
+				return err
+			}
+			changes = append(changes, slices.DeleteFunc(more, func(c storage.ProfileChange) bool { return slices.Contains(b.hadFields, c.Name) })...)
 		}
 		current, err := tx.ProfileFieldsOf(fresh, x.fields())
 		changes = append(changes, current...)

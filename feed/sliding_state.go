@@ -16,6 +16,8 @@ type slidingState struct {
 	sets  [][]int  // sorted indexes of parts, together the state that a client has of a room
 	rooms []sentRoom
 	data  bool // the client has the user's global account data
+	// profiles is profilesExtension.text of the fields that the client has of the users who share its rooms; "": none
+	profiles string
 }
 
 // sentRoom records what a client has of a room.
@@ -45,7 +47,8 @@ const (
 	stageLeft
 )
 
-const slidingStateVersion = 1
+// slidingStateVersion is the version of encoded states. Those of version 1 lack profiles.
+const slidingStateVersion = 2
 
 // encode encodes the state for slidingStateOf. It leaves out sets, and parts of sets, that no room uses.
 func (s *slidingState) encode() []byte {
@@ -65,6 +68,8 @@ func (s *slidingState) encode() []byte {
 	}
 	dst := make([]byte, 0, 64+5*len(s.rooms))
 	dst = append(dst, slidingStateVersion, flag(s.data, 1))
+	dst = binary.AppendUvarint(dst, uint64(len(s.profiles)))
+	dst = append(dst, s.profiles...)
 	dst = binary.AppendUvarint(dst, uint64(len(parts)))
 	for _, part := range parts {
 		dst = binary.AppendUvarint(dst, uint64(len(s.parts[part])))
@@ -164,10 +169,14 @@ func (r *stateReader) bytes(n int) []byte {
 func slidingStateOf(data []byte) (*slidingState, error) {
 	r := stateReader{rest: data}
 	s := &slidingState{}
-	if r.number() != slidingStateVersion {
+	version := r.number()
+	if version < 1 || version > slidingStateVersion {
 		return nil, errSlidingState
 	}
 	s.data = r.number() == 1
+	if version > 1 {
+		s.profiles = string(r.bytes(r.count()))
+	}
 	s.parts = make([]string, r.count())
 	for i := range s.parts {
 		s.parts[i] = string(r.bytes(r.count()))

@@ -71,6 +71,11 @@ func TestProfileChangesReachUsersWhoShareARoom(t *testing.T) {
 			if answer := bob.sync(""); answer[section] != nil {
 				t.Errorf("a stranger's change: %v", answer[section])
 			}
+			// Fields that the client asks for later come with full_state.
+			bob.filter = `{"` + name + `profile_fields":{"ids":["m.status","m.tz"]}}`
+			if tz := testserver.Get(bob.sync("&full_state=true"), section, h.alice.User, "profile_updates", "m.tz"); tz != "Europe/Berlin" {
+				t.Errorf("with full_state, alice's m.tz is %v", tz)
+			}
 			if answer := h.alice.Do("GET", "/v3/sync", nil); answer["users"] != nil || answer["org.matrix.msc4429.users"] != nil {
 				t.Error("a client that did not ask gets profiles")
 			}

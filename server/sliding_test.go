@@ -109,7 +109,7 @@ func TestSlidingSyncReturnsProfileChangesOfMembers(t *testing.T) {
 		t.Errorf("changed: %v", answer)
 	}
 	bob.Do("DELETE", "/v3/profile/"+bob.User+"/m.tz", nil)
-	answer, pos = slidingExtension(alice, pos, room, name, map[string]any{})
+	answer, pos = slidingExtension(alice, pos, room, name, map[string]any{"fields": []string{"m.tz"}})
 	if removed := list(answer, "users", bob.User, "removed"); len(removed) != 1 || removed[0] != "m.tz" || get(answer, "users", bob.User, "updated") != nil {
 		t.Errorf("removed: %v", answer)
 	}
@@ -126,5 +126,62 @@ func TestSlidingSyncReturnsProfileChangesOfMembers(t *testing.T) {
 	answer, _ = slidingExtension(alice, pos, room, name, map[string]any{})
 	if users, _ := get(answer, "users").(map[string]any); len(users) != 1 || users[bob.User] != nil {
 		t.Errorf("gone: %v", answer)
+	}
+}
+
+func TestSlidingSyncReturnsProfileFieldsThatTheClientAsksForLater(t *testing.T) {
+	const name = "org.matrix.msc4262.profiles"
+	s := testserver.New(t, nil)
+	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
+	room := alice.Do("POST", "/v3/createRoom", map[string]any{"preset": "public_chat"})["room_id"].(string)
+	bob.Do("POST", "/v3/rooms/"+room+"/join", nil)
+	for _, field := range []string{"x.a", "x.b", "x.c"} {
+		bob.Do("PUT", "/v3/profile/"+bob.User+"/"+field, map[string]any{field: field + " of bob"})
+	}
+	ask := func(pos string, fields ...string) (updated map[string]any, next string) {
+		t.Helper()
+		extension := map[string]any{}
+		if len(fields) > 0 {
+			extension["fields"] = fields
+		}
+		answer, next := slidingExtension(alice, pos, room, name, extension)
+		updated, _ = get(answer, "users", bob.User, "updated").(map[string]any)
+		return updated, next
+	}
+	_, pos := ask("", "x.a")
+	if more, _ := ask(pos, "x.b", "x.a"); len(more) != 1 || more["x.b"] != "x.b of bob" {
+		t.Errorf("with x.b: %v", more)
+	}
+	again, next := ask(pos, "x.a", "x.b")
+	if len(again) != 1 {
+		t.Errorf("with x.b, repeated: %v", again)
+	}
+	if none, _ := ask(next, "x.a", "x.b"); len(none) != 0 {
+		t.Errorf("in another order: %v", none)
+	}
+	if none, _ := ask(next, "x.a"); len(none) != 0 {
+		t.Errorf("fewer: %v", none)
+	}
+	all, pos := ask(next)
+	if all["x.c"] != "x.c of bob" || all["x.a"] != nil {
+		t.Errorf("all: %v", all)
+	}
+	if none, _ := ask(pos, "x.a", "x.c"); len(none) != 0 {
+		t.Errorf("some of all: %v", none)
+	}
+	// An answer that confirms more fields is given at once, even if nobody has them.
+	_, pos = ask("", "x.a")
+	if _, next = ask(pos, "x.a", "x.nobody"); next == pos {
+		t.Error("x.nobody is not confirmed")
+	}
+	// Without the extension, changes are not sent, so that the client gets all fields when it asks again.
+	answer := alice.Do("POST", "/unstable/org.matrix.simplified_msc3575/sync?pos="+url.QueryEscape(next), map[string]any{})
+	bob.Do("PUT", "/v3/profile/"+bob.User+"/x.a", map[string]any{"x.a": "new"})
+	alice.Do("PUT", "/v3/rooms/"+room+"/send/m.room.message/1", map[string]any{"msgtype": "m.text", "body": "hi"})
+	answer = alice.Do("POST", "/unstable/org.matrix.simplified_msc3575/sync?pos="+url.QueryEscape(get(answer, "pos").(string)), map[string]any{
+		"room_subscriptions": map[string]any{room: map[string]any{"timeline_limit": 1, "required_state": []any{}}},
+	})
+	if again, _ := ask(get(answer, "pos").(string), "x.a"); again["x.a"] != "new" {
+		t.Errorf("asked again: %v", again)
 	}
 }
