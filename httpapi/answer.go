@@ -78,16 +78,25 @@ func (s *Server) write(w http.ResponseWriter, r *Request, a Raw) {
 	writeRaw(w, a)
 }
 
+// statusClientClosed is logged for a request that its client abandoned. Nobody receives it. HTTP defines no status for
+// this; other servers use the same one.
+const statusClientClosed = 499
+
+// abandoned reports whether a request failed because its client closed the connection.
+func abandoned(r *Request, err error) bool {
+	return errors.Is(err, context.Canceled) && r.Context().Err() != nil
+}
+
 // writeError is the only place that decides how an error is presented to clients. An error that is not an mxerr.Error
 // becomes a 500 response with a neutral text; its cause is logged once with the request ID.
 func (s *Server) writeError(w http.ResponseWriter, r *Request, err error) {
 	r.releaseAnswer()
+	if abandoned(r, err) {
+		w.WriteHeader(statusClientClosed)
+		return
+	}
 	var e *mxerr.Error
-	switch {
-	case errors.As(err, &e):
-	case errors.Is(err, context.Canceled): // the peer has disconnected and will not read this
-		e = mxerr.New(http.StatusBadRequest, mxerr.CodeUnknown, "The request was cancelled")
-	default:
+	if !errors.As(err, &e) {
 		e = s.opt.Unknown(err)
 	}
 	r.errcode = e.Code

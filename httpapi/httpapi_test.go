@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -429,7 +430,7 @@ func TestOnlyOwnFaultsAreLoggedAsErrors(t *testing.T) {
 	for err, want := range map[error]bool{
 		errors.New("the disk is odd"): true, mxerr.New(507, mxerr.CodeUnknown, "full"): true, mxerr.New(500, mxerr.CodeUnknown, "odd"): true,
 		mxerr.New(502, mxerr.CodeUnknown, "no answer"): false, mxerr.New(504, mxerr.CodeNotYetUploaded, "later"): false,
-		mxerr.NotFound("nothing"): false, mxerr.LimitExceeded(time.Second): false, context.Canceled: false,
+		mxerr.NotFound("nothing"): false, mxerr.LimitExceeded(time.Second): false, context.Canceled: true,
 	} {
 		var log bytes.Buffer
 		s := New(Options{
@@ -439,6 +440,27 @@ func TestOnlyOwnFaultsAreLoggedAsErrors(t *testing.T) {
 		s.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), "GET", "/x", nil))
 		if logged := log.Len() > 0; logged != want {
 			t.Errorf("%v: logged as an error: %v", err, logged)
+		}
+	}
+}
+
+func TestARequestThatItsClientAbandonedIsNotLoggedAsRefused(t *testing.T) {
+	for name, err := range map[string]error{
+		"bare": context.Canceled, "wrapped": fmt.Errorf("reading: %w", context.Canceled), "with a code": mxerr.LimitExceeded(time.Second).Because(context.Canceled),
+	} {
+		var log bytes.Buffer
+		ctx, hangUp := context.WithCancel(t.Context())
+		s := New(Options{
+			Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+			Routes: []Route{{Method: "GET", Path: "/x", Handler: func(*Request) (any, error) {
+				hangUp()
+				return nil, err
+			}}},
+		})
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequestWithContext(ctx, "GET", "/x", nil))
+		if line := log.String(); w.Code != 499 || strings.Count(line, "\n") != 1 || !strings.Contains(line, ` status=499 errcode="" `) {
+			t.Errorf("%s: status %d, logged %q", name, w.Code, line)
 		}
 	}
 }
