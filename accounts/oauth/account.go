@@ -12,13 +12,13 @@ import (
 	"ebb/storage"
 )
 
-// accountActions returns the actions of the account page: those of the specification, and the names that three of them
-// had before.
+// accountActions returns the actions of the account page under the names of the specification. The page also accepts
+// the names that three of them had before, but these are not listed: the specification's list is closed, and clients
+// that use them do not read it.
 // Spec: client-server-api#account-management-url-actions
 func accountActions() []string {
 	return []string{
 		accounts.ActionProfile, accounts.ActionDevices, accounts.ActionDevice, accounts.ActionSignOut, accounts.ActionDeactivate, accounts.ActionReset,
-		"org.matrix.sessions_list", "org.matrix.session_view", "org.matrix.session_end", "sessions_list", "session_view", "session_end",
 	}
 }
 
