@@ -380,6 +380,12 @@ func TestRoutesWithTheSameShapeAreDistinguished(t *testing.T) {
 		"GET /v3/pushrules/global/":              "/v3/pushrules/global/",
 		"POST /v3/profile/@a:b/displayname":      "405",
 		"GET /v3/rooms/x/state/a/b/c":            "404",
+		"PUT /v3/rooms//state/m.room.name":       "404",
+		"GET /v3/rooms/%2F/state":                "/v3/rooms/{roomId}/state",
+		"GET /v3/rooms/state/state":              "/v3/rooms/{roomId}/state",
+		"GET /v3/rooms/x/%73tate":                "404",
+		"GET /v3/rooms/x/state/":                 "404",
+		"GET /v3/directory/list":                 "404",
 		"GET /v3//profile/@a:b":                  "404",
 		"GET /":                                  "404",
 	} {

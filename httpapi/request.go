@@ -28,7 +28,7 @@ type Request struct {
 	places     [2]*atomic.Int32 // the counters that include this request while it is in progress
 	held       *held            // nil if no bytes are counted for the request
 	proved     bool             // whether its network has sent a correctly signed request before
-	vars       map[string]string
+	vars       []pathVar
 	query      url.Values
 	route      *served
 	errcode    string // the error code of the response
@@ -67,8 +67,15 @@ func (r *Request) Limit(class Rate, who string) error {
 	return nil
 }
 
-// Var returns a path parameter, unescaped once.
-func (r *Request) Var(name string) string { return r.vars[name] }
+// Var returns a path parameter, unescaped once, or "" if the route has none of that name.
+func (r *Request) Var(name string) string {
+	for _, v := range r.vars {
+		if v.name == name {
+			return v.value
+		}
+	}
+	return ""
+}
 
 // Query returns a query parameter, or "" if it is absent.
 func (r *Request) Query(name string) string { return r.query.Get(name) }
@@ -152,17 +159,15 @@ func isControl(c rune) bool { return c < 0x20 || c >= 0x7f && c < 0xa0 }
 
 // unescapeVars unescapes each path parameter once.
 func (r *Request) unescapeVars() error {
-	for name, v := range r.vars {
-		text, err := url.PathUnescape(v)
+	for i, v := range r.vars {
+		text, err := url.PathUnescape(v.value)
 		if err == nil {
-			err = checkText(name, text)
+			err = checkText(v.name, text)
 		}
-		if err != nil || idVars[name] && strings.IndexFunc(text, isControl) >= 0 {
-			return mxerr.InvalidParam("The path parameter %s is not valid", name)
+		if err != nil || idVars[v.name] && strings.IndexFunc(text, isControl) >= 0 {
+			return mxerr.InvalidParam("The path parameter %s is not valid", v.name)
 		}
-		if len(text) != len(v) {
-			r.vars[name] = text
-		}
+		r.vars[i].value = text
 	}
 	return nil
 }

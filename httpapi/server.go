@@ -62,7 +62,7 @@ type Signature func(body []byte) (server string, err error)
 // Server is an http.Handler that serves requests with the handlers of its routes.
 type Server struct {
 	opt      Options
-	router   router
+	router   *router
 	notFound *served
 	noMethod *served
 	options  *served
@@ -177,7 +177,7 @@ func (s *Server) begin(w http.ResponseWriter, hr *http.Request) *Request {
 
 // find returns the route of a request and its path parameters, still escaped. If there is none, it returns a route that
 // responds with the error.
-func (s *Server) find(r *http.Request) (*served, map[string]string) {
+func (s *Server) find(r *http.Request) (*served, []pathVar) {
 	if r.Method == http.MethodOptions {
 		if s.isPage(r) {
 			return s.noPreflight, nil

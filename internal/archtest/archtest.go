@@ -143,7 +143,6 @@ var libraries = map[string][]string{
 	"maunium.net/go/mautrix/event":      {"*"},
 	"maunium.net/go/mautrix/crypto":     {"test/"},
 	"maunium.net/go/mautrix/federation": {"federation", "fedclient", "outbox", "test/"},
-	"github.com/gorilla/mux":            {"httpapi"},
 	"github.com/mattn/go-sqlite3":       {"storage", "internal/bench", "test/"},
 	"github.com/jackc/pgx/v5":           {"storage", "storage/storagetest", "internal/pgtest"},
 	"github.com/prometheus/":            {"telemetry"},
