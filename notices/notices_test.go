@@ -53,7 +53,7 @@ func newHouse(t *testing.T, db *storage.DB) *house {
 }
 
 // observe ends the goroutine of the write that the test has chosen, which rolls it back: nothing of it is stored.
-func (h *house) observe(query string) {
+func (h *house) observe(_ context.Context, query string) {
 	if strings.HasPrefix(query, "SELECT") || strings.Contains(query, "SAVEPOINT") || h.failAt.Load() == 0 {
 		return
 	}

@@ -45,8 +45,8 @@ type Options struct {
 	Now         func() time.Time                                        // nil for the system's clock
 	Timer       func(d time.Duration) (c <-chan time.Time, stop func()) // used by long polls; nil for real time
 	CommitDelay time.Duration                                           // artificial delay of every commit
-	// Called before every statement of a transaction; may be nil.
-	OnStatement func(query string)
+	// Called before every statement of a transaction; see storage.Config. May be nil.
+	OnStatement func(ctx context.Context, query string)
 	Log         *slog.Logger       // nil for no log
 	MFA         *gate.Policy       // instead of that of the configuration; nil: that one
 	ChangeRPID  bool               // Run accepts that passkeys of another auth.passkeys.rp_id stop working

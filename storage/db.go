@@ -25,7 +25,8 @@ type Config struct {
 	Log         *slog.Logger
 	OnBatch     func(writes int, took time.Duration) // after every commit, for metrics; may be nil
 	Ledger      bool                                 // whether deletions are queued for the ledger; see Tx.Note
-	OnStatement func(query string)                   // before every statement of a transaction, for tests; may be nil
+	// OnStatement is called before every statement of a transaction, for tests; ctx is nil in a write. May be nil.
+	OnStatement func(ctx context.Context, query string)
 }
 
 // ErrClosed is returned after the database was closed.

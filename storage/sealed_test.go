@@ -43,7 +43,7 @@ func newSealedWorld(t *testing.T) *sealedWorld {
 func (w *sealedWorld) config() storage.Config {
 	return storage.Config{
 		DSN: w.dsn, BodyKeys: w.keys, Now: func() time.Time { return time.UnixMilli(w.now.Load()) },
-		OnStatement: func(q string) {
+		OnStatement: func(_ context.Context, q string) {
 			if f := w.statement; f != nil {
 				f(q)
 			}

@@ -86,7 +86,7 @@ func (tx *Tx) usable() error {
 
 func (tx *Tx) observe(query string) {
 	if f := tx.db.cfg.OnStatement; f != nil {
-		f(query)
+		f(tx.ctx, query)
 	}
 }
 

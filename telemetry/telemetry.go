@@ -59,6 +59,12 @@ func WithRequest(ctx context.Context, id, peer string) context.Context {
 	return context.WithValue(ctx, requestKey{}, request{id, peer})
 }
 
+// InRequest reports whether ctx is the context of a request.
+func InRequest(ctx context.Context) bool {
+	_, ok := ctx.Value(requestKey{}).(request)
+	return ok
+}
+
 // withRequest is a slog.Handler that adds the request's ID and the peer's address.
 type withRequest struct{ slog.Handler }
 

@@ -22,6 +22,7 @@ import (
 	"ebb/config"
 	"ebb/fedclient"
 	"ebb/server"
+	"ebb/telemetry"
 	"ebb/storage/storagetest"
 )
 
@@ -36,8 +37,8 @@ type Server struct {
 	// mu guards the fields below.
 	mu         sync.Mutex
 	now        time.Time
-	statements []string // SQL statements recorded since Statements was called
-	counting   bool
+	statements []string                       // SQL statements recorded while counts is set
+	counts     func(ctx context.Context) bool // whether a statement is recorded; nil: none is
 }
 
 // New starts a server with open registration and without rate limits; change may modify its configuration.
@@ -169,26 +170,36 @@ func (s *Server) Advance(d time.Duration) {
 	s.now = s.now.Add(d)
 }
 
-func (s *Server) observe(query string) {
+func (s *Server) observe(ctx context.Context, query string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.counting {
+	if s.counts != nil && s.counts(ctx) {
 		s.statements = append(s.statements, query)
 	}
 }
 
 // Statements returns the SQL statements that the server executes while f runs.
 func (s *Server) Statements(f func()) []string {
-	count := func(on bool) []string {
+	return s.record(f, func(context.Context) bool { return true })
+}
+
+// Reads returns the SQL statements of reads that the server executes for requests while f runs. Those of background
+// jobs are not included.
+func (s *Server) Reads(f func()) []string {
+	return s.record(f, func(ctx context.Context) bool { return ctx != nil && telemetry.InRequest(ctx) })
+}
+
+func (s *Server) record(f func(), counts func(ctx context.Context) bool) []string {
+	count := func(counts func(ctx context.Context) bool) []string {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		was := s.statements
-		s.statements, s.counting = nil, on
+		s.statements, s.counts = nil, counts
 		return was
 	}
-	count(true)
+	count(counts)
 	f()
-	return count(false)
+	return count(nil)
 }
 
 // FilesWith returns the files below data_dir, and in the folder of the keys of messages, that contain text.
