@@ -233,7 +233,7 @@ func compareCold(t *testing.T, small, large *crowd, more int, most func(name str
 		if float64(len(after)-len(before)) > most(name)*float64(more) {
 			t.Errorf("%s: %d statements on the small server and %d on the large one, more than allowed%s", name, len(before), len(after), difference(before, after))
 		} else {
-			t.Logf("%s: %d and %d", name, len(before), len(after))
+			t.Logf("%s: %d and %d%s", name, len(before), len(after), difference(before, after))
 		}
 	}
 }

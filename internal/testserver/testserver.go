@@ -22,8 +22,8 @@ import (
 	"ebb/config"
 	"ebb/fedclient"
 	"ebb/server"
-	"ebb/telemetry"
 	"ebb/storage/storagetest"
+	"ebb/telemetry"
 )
 
 // Server is a running server.
