@@ -3,6 +3,7 @@
 package config
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,7 +21,7 @@ type Config struct {
 	PublicURL      string       `yaml:"public_url" doc:"The address at which clients reach this server, such as https://matrix.example.org. It is published in /.well-known/matrix/client."`
 	DataDir        string       `yaml:"data_dir" doc:"The folder that holds the database, media, signing key and control socket. A relative path is relative to the folder of this file."`
 	Database       string       `yaml:"database" secret:"true" doc:"sqlite:PATH, where PATH is relative to data_dir, or postgres://USER:PASSWORD@HOST/NAME. A PostgreSQL database must be created with LC_COLLATE C."`
-	DatabaseKeys   string       `yaml:"database_keys" doc:"On PostgreSQL: the folder with the keys under which messages in the database are encrypted, relative to data_dir. Never put it in the same backup as the database. Empty: messages are not encrypted, and what was deleted stays in PostgreSQL's log and replicas."`
+	DatabaseKeys   string       `yaml:"database_keys" doc:"On PostgreSQL: the folder with the keys under which messages in the database are encrypted, relative to data_dir. Empty: the folder keys for a new database, and an older one stays as it is. off: messages are not encrypted, and what was deleted stays in PostgreSQL's log and replicas. Keep a copy of the folder, since without it all messages are lost, but never in the same backup as the database (see backup.keys)."`
 	Listen         []Listener   `yaml:"listen" doc:"The addresses on which to accept connections, and the APIs that each address serves."`
 	ACME           ACME         `yaml:"acme"`
 	Registration   Registration `yaml:"registration"`
@@ -515,16 +516,26 @@ func (c *Config) abs(path string) string {
 // Dir returns data_dir as an absolute path.
 func (c *Config) Dir() string { return c.abs(c.DataDir) }
 
-// BodyKeys returns the folder with the keys of message bodies, or "" if bodies are not encrypted.
+// Values of database_keys that are not folders chosen by the administrator.
+const (
+	keysOff     = "off"
+	defaultKeys = "keys" // the folder if database_keys is empty
+)
+
+// BodyKeys returns the folder with the keys of message bodies, or "" if bodies are not to be encrypted.
 func (c *Config) BodyKeys() string {
-	if c.DatabaseKeys == "" || strings.HasPrefix(c.Database, "sqlite:") {
+	if c.DatabaseKeys == keysOff || strings.HasPrefix(c.Database, "sqlite:") {
 		return ""
 	}
-	if filepath.IsAbs(c.DatabaseKeys) {
-		return c.DatabaseKeys
+	folder := cmp.Or(c.DatabaseKeys, defaultKeys)
+	if filepath.IsAbs(folder) {
+		return folder
 	}
-	return filepath.Join(c.Dir(), c.DatabaseKeys)
+	return filepath.Join(c.Dir(), folder)
 }
+
+// OnlyNewBodies reports whether BodyKeys is only for a database that is new, or whose bodies are encrypted already.
+func (c *Config) OnlyNewBodies() bool { return c.DatabaseKeys == "" }
 
 // DSN returns the database setting. The path of an SQLite file is made absolute.
 func (c *Config) DSN() string {

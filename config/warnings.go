@@ -27,6 +27,9 @@ func (c *Config) Warnings() Problems {
 		w.add("registration.shared_secret", "is short: anybody who guesses it can create administrators; use at least %d characters", shortSecret)
 	}
 	c.warnOfBackups(&w)
+	if c.DatabaseKeys == keysOff && !strings.HasPrefix(c.Database, "sqlite:") {
+		w.add("database_keys", "is off: PostgreSQL keeps deleted messages in its log and on replicas, where they can be read")
+	}
 	if !c.RateLimits.Enabled {
 		w.add("rate_limits.enabled", "is false: anybody can try any number of passwords")
 	}

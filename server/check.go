@@ -11,6 +11,7 @@ import (
 
 	"ebb/accounts/upstream"
 	"ebb/adminapi"
+	"ebb/bodykeys"
 	"ebb/config"
 	"ebb/fedclient"
 	"ebb/httpapi"
@@ -32,7 +33,12 @@ func Check(ctx context.Context, cfg *config.Config, o Options) (mistakes, warnin
 	_, others = newUpstream(cfg, upstream.Options{})
 	mistakes = append(mistakes, others...)
 	if config.Exists(cfg.Dir()) {
-		mistakes = append(mistakes, checkDatabase(ctx, cfg)...)
+		if others = checkDatabase(ctx, cfg); len(others) == 0 {
+			var unusual config.Problems
+			others, unusual = checkBodyKeys(ctx, cfg)
+			warnings = append(warnings, unusual...)
+		}
+		mistakes = append(mistakes, others...)
 	} else if err := storage.CheckDSN(cfg.DSN()); err != nil {
 		mistakes = append(mistakes, cfg.Problem("database", "%v", err))
 	}
@@ -62,6 +68,39 @@ func checkDatabase(ctx context.Context, cfg *config.Config) (mistakes config.Pro
 		mistakes = append(mistakes, cfg.Problem("data_dir", "%v", err))
 	}
 	return mistakes
+}
+
+// checkBodyKeys checks the keys of the messages in a database on PostgreSQL.
+func checkBodyKeys(ctx context.Context, cfg *config.Config) (mistakes, warnings config.Problems) {
+	const key = "database_keys"
+	state, found, err := storage.PeekKeys(ctx, cfg.DSN())
+	if err != nil {
+		return config.Problems{cfg.Problem("database", "%v", err)}, nil
+	}
+	if !found {
+		return nil, nil
+	}
+	folder := cfg.BodyKeys()
+	if state.Folder == "" {
+		if !state.Empty && cfg.OnlyNewBodies() {
+			warnings = append(warnings, cfg.Problem(key, "is not set, and messages in this database are not encrypted: PostgreSQL keeps deleted ones in its log and on replicas; "+
+				"set it to a folder, such as keys, or to off"))
+		}
+		return nil, warnings
+	}
+	if folder == "" {
+		return config.Problems{cfg.Problem(key, "is off, but messages in this database are encrypted: name the folder of their keys")}, nil
+	}
+	switch f, err := bodykeys.Open(folder); {
+	case err != nil:
+		mistakes = append(mistakes, cfg.Problem(key, "messages in this database are encrypted, but their keys cannot be read: %v%s", err, config.OwnerOf(err)))
+	case f.ID() != state.Folder:
+		mistakes = append(mistakes, cfg.Problem(key, "the keys in %s belong to another database", folder))
+	case cfg.Backup.Keys == "":
+		warnings = append(warnings, cfg.Problem("backup.keys", "is not set: ebb backup does not work without it, and if %s is lost, all messages are lost; "+
+			"name a folder on another disk or host than the backups", folder))
+	}
+	return mistakes, warnings
 }
 
 func versions() string {

@@ -24,7 +24,7 @@ func (d *doctor) messageKeys(ctx context.Context) {
 	switch {
 	case err != nil:
 		d.say(keyCheck, warning, "", "the database cannot be read: %v", err)
-	case !found:
+	case !found || state.Empty && state.Folder == "":
 	case state.Folder == "":
 		d.say(keyCheck, warning, "set database_keys to a folder, such as keys, if deleted messages shall also become unreadable there (see docs/admin.md)",
 			"messages in the database are not encrypted: PostgreSQL keeps deleted ones in its log and on replicas")

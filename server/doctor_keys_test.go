@@ -92,7 +92,7 @@ func TestDoctorChecksTheKeysOfMessages(t *testing.T) {
 	d.expect("all is well", well, "ok", "texts were decrypted")
 	d.expect("no copy", d.examine(nil), "warning", "no copy of the keys", "backup.keys")
 	d.expect("the copy is in the folder", d.examine(func(c *config.Config) { c.Backup.Keys = filepath.Join(keys, "copy") }), "failed", "lost together")
-	d.expect("not configured", d.examine(func(c *config.Config) { c.DatabaseKeys = "" }), "failed", "database_keys")
+	d.expect("switched off", d.examine(func(c *config.Config) { c.DatabaseKeys = "off" }), "failed", "database_keys")
 	d.expect("no folder", d.examine(func(c *config.Config) { c.DatabaseKeys = "elsewhere" }), "failed", "restore the folder", "mount")
 	other := newKeyDoctor(t)
 	d.expect("the keys of another database", d.examine(func(c *config.Config) { c.DatabaseKeys = other.Config().DatabaseKeys }), "failed", "another database")
@@ -155,7 +155,67 @@ func TestDoctorSaysHowLateTheDestructionOfKeysIs(t *testing.T) {
 	d.expect("late", d.examine(nil), "failed", "6h0m0s late", "ebb purge now --all")
 }
 
+// plainOnPostgres returns a server on PostgreSQL whose messages are not encrypted.
+func plainOnPostgres(t *testing.T) *keyDoctor {
+	t.Helper()
+	s := testserver.New(t, func(c *config.Config) { c.Database, c.DatabaseKeys = storagetest.Postgres(t), "off" })
+	s.Register("alice").Do("POST", "/v3/createRoom", nil)
+	return &keyDoctor{T: t, Server: s}
+}
+
 func TestDoctorRecommendsKeysOnPostgreSQL(t *testing.T) {
-	d := &keyDoctor{T: t, Server: testserver.New(t, func(c *config.Config) { c.Database = storagetest.Postgres(t) })}
+	d := plainOnPostgres(t)
 	d.expect("no keys", d.examine(nil), "warning", "not encrypted", "database_keys")
+}
+
+// checked returns what ebb config check says about some keys of the configuration.
+func (d *keyDoctor) checked(change func(*config.Config)) (mistakes, warnings string) {
+	d.Helper()
+	cfg := *d.Config()
+	change(&cfg)
+	texts := func(list config.Problems) (text string) {
+		for _, p := range list {
+			if p.Key == "database_keys" || p.Key == "backup.keys" {
+				text += p.Key + " " + p.Text + "\n"
+			}
+		}
+		return text
+	}
+	m, w := server.Check(context.Background(), &cfg, server.Options{})
+	return texts(m), texts(w)
+}
+
+func TestConfigCheckKnowsTheKeysOfMessages(t *testing.T) {
+	d := newKeyDoctor(t)
+	expect := func(d *keyDoctor, change func(*config.Config), mistake, warning string) {
+		t.Helper()
+		m, w := d.checked(change)
+		if !strings.Contains(m, mistake) || mistake == "" && m != "" || !strings.Contains(w, warning) || warning == "" && w != "" {
+			t.Errorf("mistakes %q, want %q; warnings %q, want %q", m, mistake, w, warning)
+		}
+	}
+	expect(d, func(c *config.Config) { c.Backup.Keys = t.TempDir() }, "", "")
+	expect(d, func(*config.Config) {}, "", "backup.keys is not set")
+	expect(d, func(c *config.Config) { c.DatabaseKeys = "off" }, "name the folder", "database_keys is off")
+	expect(d, func(c *config.Config) { c.DatabaseKeys = "" }, "cannot be read", "") // the test has them elsewhere
+	expect(d, func(c *config.Config) { c.DatabaseKeys = newKeyDoctor(t).Config().DatabaseKeys }, "another database", "")
+	plain := plainOnPostgres(t)
+	expect(plain, func(*config.Config) {}, "", "database_keys is off")
+	expect(plain, func(c *config.Config) { c.DatabaseKeys = "" }, "", "database_keys is not set")
+	expect(plain, func(c *config.Config) { c.DatabaseKeys = "keys" }, "", "")
+}
+
+func TestMessagesInANewDatabaseOnPostgreSQLAreEncrypted(t *testing.T) {
+	s := testserver.New(t, func(c *config.Config) { c.Database = storagetest.Postgres(t) })
+	s.Register("alice").Do("POST", "/v3/createRoom", map[string]any{"name": "a room"})
+	files, err := filepath.Glob(filepath.Join(s.Dir, "keys", "??", "*"))
+	ok(t, err)
+	db, err := sql.Open("pgx", s.Config().Database)
+	ok(t, err)
+	defer func() { ok(t, db.Close()) }()
+	var plain, all int
+	ok(t, db.QueryRowContext(t.Context(), `SELECT count(*), count(*) FILTER (WHERE json NOT LIKE '~%') FROM events WHERE type = 'm.room.name'`).Scan(&all, &plain))
+	if all != 1 || plain != 0 || len(files) == 0 {
+		t.Errorf("%d of %d events are in plain text, and there are %d keys", plain, all, len(files))
+	}
 }

@@ -141,7 +141,7 @@ func open(ctx context.Context, cfg *config.Config, o Options) (*services, error)
 }
 
 func openDatabase(ctx context.Context, cfg *config.Config, o Options) (*storage.DB, error) {
-	return storage.Open(ctx, storage.Config{DSN: cfg.DSN(), BodyKeys: cfg.BodyKeys(), Server: cfg.ServerName, CommitDelay: o.CommitDelay, Now: o.Now, Log: o.Log, OnBatch: observeBatch, OnStatement: o.OnStatement,
+	return storage.Open(ctx, storage.Config{DSN: cfg.DSN(), BodyKeys: cfg.BodyKeys(), KeysIfNew: cfg.OnlyNewBodies(), Server: cfg.ServerName, CommitDelay: o.CommitDelay, Now: o.Now, Log: o.Log, OnBatch: observeBatch, OnStatement: o.OnStatement,
 		Ledger: cfg.Backup.Ledger != "" && !o.restoring})
 }
 

@@ -26,11 +26,22 @@ const (
 // missing, belongs to another database, or lacks keys.
 var ErrNoBodyKeys = errors.New("the keys of the message bodies are missing")
 
+const anyEventQuery = `SELECT 1 FROM events LIMIT 1`
+
 // bootKeys opens the folder of keys, and compares it with the database. The first start creates it.
 func (db *DB) bootKeys(w conn) error {
 	var used string
 	if err := w.query(func(r Row) error { return r.Scan(&used) }, identityQuery, metaBodyKeys); err != nil {
 		return err
+	}
+	if used == "" && db.sealer != nil && db.cfg.KeysIfNew {
+		old := false
+		if err := w.query(func(Row) error { old = true; return nil }, anyEventQuery); err != nil {
+			return err
+		}
+		if old {
+			db.neverSeal(w)
+		}
 	}
 	s := db.sealer
 	if s == nil {
@@ -39,16 +50,38 @@ func (db *DB) bootKeys(w conn) error {
 	var err error
 	if used == "" {
 		s.Folder, err = db.firstKeys(w)
-	} else if s.Folder, err = bodykeys.Open(db.cfg.BodyKeys); errors.Is(err, bodykeys.ErrNoFolder) {
-		err = fmt.Errorf("%w: %s (database_keys) has none, but message bodies in this database are encrypted: restore the folder from its own copy", ErrNoBodyKeys, db.cfg.BodyKeys)
+	} else {
+		s.Folder, err = db.openKeys(used)
 	}
 	if err != nil {
 		return err
 	}
-	if used != "" && s.Folder.ID() != used {
-		return fmt.Errorf("%w: the keys in %s (database_keys) belong to another database", ErrNoBodyKeys, db.cfg.BodyKeys)
-	}
 	return db.compareKeys(w)
+}
+
+// neverSeal leaves message bodies in plain text. It is called before the database is used.
+func (db *DB) neverSeal(w conn) {
+	db.sealer = nil
+	if d, ok := db.dialect.(postgresDialect); ok {
+		d.sealer = nil
+		db.dialect = d
+	}
+	if c, ok := w.(*pgConn); ok {
+		c.sealer = nil
+	}
+}
+
+// openKeys opens the folder of keys with an ID.
+func (db *DB) openKeys(id string) (*bodykeys.Folder, error) {
+	f, err := bodykeys.Open(db.cfg.BodyKeys)
+	switch {
+	case errors.Is(err, bodykeys.ErrNoFolder):
+		return nil, fmt.Errorf("%w: %s (database_keys) has none, but message bodies in this database are encrypted: restore the folder from its own copy, "+
+			"or make the folder available that another server used for this database", ErrNoBodyKeys, db.cfg.BodyKeys)
+	case err == nil && f.ID() != id:
+		return nil, fmt.Errorf("%w: the keys in %s (database_keys) belong to another database", ErrNoBodyKeys, db.cfg.BodyKeys)
+	}
+	return f, err
 }
 
 // firstKeys creates the folder of keys for a database that has none. It refuses a folder with keys, which belong to
@@ -65,6 +98,9 @@ func (db *DB) firstKeys(w conn) (*bodykeys.Folder, error) {
 		return nil, err
 	}
 	_, err = w.exec(addMetaQuery, metaBodyKeys, f.ID())
+	if err == nil {
+		db.cfg.Log.Warn("messages in this database are encrypted from now on: keep a copy of the folder with their keys, but not in the same backup as the database", "folder", f.Path())
+	}
 	return f, full(err)
 }
 

@@ -20,6 +20,7 @@ type Config struct {
 	Server      string        // the server name, by which references to media of this server are recognised
 	ReadConns   int           // number of read-only connections; 0 means 8
 	BodyKeys    string        // the folder with the keys of message bodies, on PostgreSQL; "": bodies are not encrypted
+	KeysIfNew   bool          // BodyKeys is only for a database without events, or whose bodies are encrypted already
 	CommitDelay time.Duration // injected into every commit, for the benchmark only
 	Now         func() time.Time
 	Log         *slog.Logger

@@ -28,6 +28,7 @@ const bodyKeysFile = "0087_body_keys.sql"
 // KeyState says what a database on PostgreSQL has recorded about the keys of its message bodies.
 type KeyState struct {
 	Folder    string    // the ID of the folder of keys; "": bodies are not encrypted
+	Empty     bool      // there is no event yet
 	Pending   int64     // keys that are to be destroyed because something under them was deleted
 	Oldest    time.Time // when something under one of them was first deleted; zero if there are none
 	ServerDir string    // the folder of the database server; "" if it is on another machine or must not be read
@@ -48,6 +49,10 @@ func PeekKeys(ctx context.Context, dsn string) (s KeyState, found bool, err erro
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
 	if err := c.query(func(r Row) error { return r.Scan(&s.Folder) }, identityQuery, metaBodyKeys); err != nil {
+		return s, false, err
+	}
+	s.Empty = true
+	if err := c.query(func(Row) error { s.Empty = false; return nil }, anyEventQuery); err != nil {
 		return s, false, err
 	}
 	s.Pending, s.Oldest, err = pendingKeys(c)

@@ -424,6 +424,44 @@ func TestADatabaseFromBeforeThereWereKeysIsSealed(t *testing.T) {
 	check()
 }
 
+// Without a decision of the administrator, keys are used only where everything can be encrypted from the beginning.
+func TestAnOlderDatabaseIsNotSealedUnasked(t *testing.T) {
+	w := &sealedWorld{T: t, dsn: storagetest.Postgres(t)}
+	w.now.Store(time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC).UnixMilli())
+	t.Cleanup(func() { _ = w.Close() })
+	reopen := func(keys string, ifNew bool) {
+		t.Helper()
+		if w.DB != nil {
+			ok(t, w.Close())
+		}
+		cfg := w.config()
+		cfg.BodyKeys, cfg.KeysIfNew = keys, ifNew
+		db, err := storage.Open(ctx, cfg)
+		ok(t, err)
+		w.DB = db
+	}
+	plain := func() int64 { return w.number(`SELECT count(*) FROM events WHERE body_key = 0`) }
+	w.keys = filepath.Join(t.TempDir(), "keys")
+	reopen("", false)
+	a := w.send(1, "a")
+	reopen(w.keys, true)
+	b := w.send(1, "~b")
+	ok(t, w.RetireKeys(ctx, true))
+	if plain() != 2 || exists(w.keys) {
+		t.Errorf("%d events are in plain text, and the folder is there: %v", plain(), exists(w.keys))
+	}
+	reopen(w.keys, false)
+	ok(t, w.SealOld())
+	reopen(w.keys, true)
+	c := w.send(1, "c")
+	if plain() != 0 {
+		t.Errorf("%d events are in plain text", plain())
+	}
+	for p, text := range map[storage.Pos]string{a: "a", b: "~b", c: "c"} {
+		w.mustHave(p, text)
+	}
+}
+
 // A reader that began before the texts were sealed under another key needs the old key.
 func TestAKeyIsNotDestroyedWhileItIsRead(t *testing.T) {
 	w := newSealedWorld(t)

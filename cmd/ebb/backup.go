@@ -44,7 +44,7 @@ func (inv *invocation) backup(ctx context.Context, cfg *config.Config, dir strin
 		Dir: dir, Recipients: cfg.Backup.Recipients, Files: server.BackupFiles(cfg), Media: filepath.Join(cfg.Dir(), "media"), Ledger: cfg.Backup.Ledger != "",
 		Keep: time.Duration(cfg.Backup.Keep), Server: cfg.ServerName, Version: version, Now: time.Now,
 	}
-	keys, err := bodyKeysOf(cfg, dir)
+	keys, err := bodyKeysOf(ctx, cfg, dir)
 	if err != nil {
 		return refusedError{err}
 	}

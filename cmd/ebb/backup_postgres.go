@@ -71,10 +71,14 @@ func runPostgres(ctx context.Context, dsn, program string, in io.Reader, out io.
 }
 
 // bodyKeysOf returns how the keys of messages are copied, or nil if there are none. dir is the folder of the backups.
-func bodyKeysOf(cfg *config.Config, dir string) (*backup.BodyKeys, error) {
+func bodyKeysOf(ctx context.Context, cfg *config.Config, dir string) (*backup.BodyKeys, error) {
+	state, _, err := storage.PeekKeys(ctx, cfg.DSN())
+	if err != nil || state.Folder == "" {
+		return nil, err
+	}
 	path := cfg.BodyKeys()
 	if path == "" {
-		return nil, nil
+		return nil, errors.New("messages in the database are encrypted: set database_keys to the folder of their keys")
 	}
 	if cfg.Backup.Keys == "" {
 		return nil, errors.New("backup.keys is not set: name a folder for the keys of the messages in the database, on another disk or host than the backups")

@@ -206,7 +206,7 @@ func (s *Server) record(f func(), counts func(ctx context.Context) bool) []strin
 func (s *Server) FilesWith(text string) (found []string) {
 	s.t.Helper()
 	for _, root := range []string{s.Dir, s.cfg.BodyKeys()} {
-		if root == "" {
+		if !config.Exists(root) {
 			continue
 		}
 		dir := os.DirFS(root)
