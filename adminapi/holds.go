@@ -39,6 +39,14 @@ type Hold struct {
 	Asked    *time.Time `json:"asked,omitempty"`
 	LiftedBy string     `json:"lifted_by,omitempty"`
 	Lifted   *time.Time `json:"lifted,omitempty"`
+	// Also are rooms that the hold covers because they replace its room or were replaced by it. Lists do not have them.
+	Also []CoveredRoom `json:"also_covers,omitempty"`
+}
+
+// CoveredRoom is a room that a hold covers because of an upgrade.
+type CoveredRoom struct {
+	Room  id.RoomID `json:"room"`
+	Since time.Time `json:"since"`
 }
 
 func (a *API) holdOf(h holds.Hold) Hold {
@@ -51,6 +59,9 @@ func (a *API) holdOf(h holds.Hold) Hold {
 	}
 	if !h.Lifted.IsZero() {
 		out.Lifted = &h.Lifted
+	}
+	for _, c := range h.Also {
+		out.Also = append(out.Also, CoveredRoom(c))
 	}
 	out.Overdue = out.Lifted == nil && !h.Review.After(a.Now())
 	return out

@@ -17,6 +17,7 @@ import (
 	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
+	"ebb/rooms/legalhold"
 	"ebb/storage"
 )
 
@@ -24,6 +25,8 @@ const (
 	maxReason = 1000 // bytes in a reason
 	// confirmTime is how long a request to lift a hold can be confirmed.
 	confirmTime = 7 * 24 * time.Hour
+	// pageSize is how many holds are read at a time.
+	pageSize = 100
 )
 
 // Options are the dependencies of a Service. All fields are required but Audit and Commits.
@@ -54,6 +57,15 @@ type Hold struct {
 	Asked    time.Time
 	LiftedBy string
 	Lifted   time.Time // zero: it stands
+	// Also are the rooms that the hold covers besides Room: those that replace it or that it replaced. Only Add and
+	// Hold set it.
+	Also []Covered
+}
+
+// Covered is a room that a hold covers because of an upgrade.
+type Covered struct {
+	Room  id.RoomID
+	Since time.Time
 }
 
 func (s *Service) holdOf(row storage.LegalHold) Hold {
@@ -84,7 +96,8 @@ type NewHold struct {
 	By     string    // who adds it
 }
 
-// Add adds a hold. When it returns, nothing that the hold covers is deleted any more.
+// Add adds a hold. When it returns, nothing that the hold covers is deleted any more. A hold on a room also covers the
+// rooms that replace it or that it replaced, and those that replace them later, until it is lifted.
 //
 // Errors: M_NOT_FOUND if the room or the user is unknown; M_MISSING_PARAM, M_INVALID_PARAM.
 func (s *Service) Add(ctx context.Context, n NewHold) (Hold, error) {
@@ -108,7 +121,8 @@ func (s *Service) Add(ctx context.Context, n NewHold) (Hold, error) {
 		}
 		row.Room = room.NID()
 	}
-	err := s.write(ctx, func(tx *storage.Tx) (*rooms.CommittedHold, error) {
+	var h Hold
+	err := s.write(ctx, func(tx *storage.Tx) ([]rooms.CommittedHold, error) {
 		if n.User != "" {
 			nid, found, err := tx.LookupUser(string(n.User))
 			if err == nil && !found {
@@ -123,10 +137,67 @@ func (s *Service) Add(ctx context.Context, n NewHold) (Hold, error) {
 		if row.NID, err = tx.AddLegalHold(row); err != nil {
 			return nil, err
 		}
-		err = s.opts.Audit.Add(ctx, tx, "legal hold added", "hold", row.NID, "room", n.Room, "user", n.User, "reason", n.Reason, "review", day(n.Review), "by", n.By)
-		return &rooms.CommittedHold{Room: row.Room, User: row.User}, err
+		changes := []rooms.CommittedHold{{Room: row.Room, User: row.User}}
+		if row.Room != 0 {
+			followed, err := legalhold.Follow(tx, row.Room)
+			if err != nil {
+				return nil, err
+			}
+			changes = append(changes, followed...)
+		}
+		if h, err = s.withRooms(tx, row); err != nil {
+			return nil, err
+		}
+		return changes, s.opts.Audit.Add(ctx, tx, "legal hold added", "hold", row.NID, "room", n.Room, "user", n.User, "reason", n.Reason, "review", day(n.Review), "by", n.By)
 	})
-	return s.holdOf(row), err
+	return h, err
+}
+
+// withRooms returns a hold with the rooms that it covers because of upgrades.
+func (s *Service) withRooms(tx *storage.Tx, row storage.LegalHold) (Hold, error) {
+	h := s.holdOf(row)
+	for after, more := int64(0), true; more; {
+		page, err := tx.FollowingHolds(row.NID, after, pageSize)
+		if err != nil {
+			return h, err
+		}
+		for _, f := range page {
+			h.Also, after = append(h.Also, Covered{id.RoomID(f.RoomID), time.UnixMilli(f.AddedTS)}), f.NID
+		}
+		more = len(page) == pageSize
+	}
+	return h, nil
+}
+
+// Follow extends all holds on rooms to the rooms that replace these or that they replaced. The writes that change which
+// room replaces which do this themselves; Follow is for holds from before they did.
+func (s *Service) Follow(ctx context.Context) error {
+	for after, more := int64(0), true; more; {
+		list, err := s.List(ctx, after, false, pageSize)
+		if err != nil {
+			return err
+		}
+		for _, h := range list {
+			if after = h.ID; h.Room == "" {
+				continue
+			}
+			if err := s.follow(ctx, h); err != nil {
+				return err
+			}
+		}
+		more = len(list) == pageSize
+	}
+	return nil
+}
+
+func (s *Service) follow(ctx context.Context, h Hold) error {
+	return s.write(ctx, func(tx *storage.Tx) ([]rooms.CommittedHold, error) {
+		row, found, err := tx.RoomByID(string(h.Room))
+		if err != nil || !found {
+			return nil, err
+		}
+		return legalhold.Follow(tx, row.NID)
+	})
 }
 
 func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }
@@ -138,24 +209,24 @@ func (s *Service) checkReview(t time.Time) error {
 	return nil
 }
 
-// write runs f in a write and delivers the hold that f returns, if any.
-func (s *Service) write(ctx context.Context, f func(tx *storage.Tx) (*rooms.CommittedHold, error)) error {
-	var changed *rooms.CommittedHold
+// write runs f in a write and delivers the holds that f returns, if any.
+func (s *Service) write(ctx context.Context, f func(tx *storage.Tx) ([]rooms.CommittedHold, error)) error {
+	var changed []rooms.CommittedHold
 	return s.opts.DB.Enqueue(storage.Write{
 		Do: func(tx *storage.Tx) (err error) {
 			changed, err = f(tx)
 			return err
 		},
 		Committed: func() {
-			if changed != nil {
-				s.opts.Commits.Deliver(&rooms.Commit{Holds: []rooms.CommittedHold{*changed}})
+			if len(changed) > 0 {
+				s.opts.Commits.Deliver(&rooms.Commit{Holds: changed})
 			}
 		},
 	}).Wait(ctx)
 }
 
-// List returns at most limit holds after the given one, the oldest first. Holds that were lifted are included if lifted
-// is set.
+// List returns at most limit holds that administrators have added after the given one, the oldest first. Holds that
+// were lifted are included if lifted is set.
 func (s *Service) List(ctx context.Context, after int64, lifted bool, limit int) (list []Hold, err error) {
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.LegalHolds(after, lifted, limit)
@@ -173,7 +244,9 @@ func (s *Service) List(ctx context.Context, after int64, lifted bool, limit int)
 func (s *Service) Hold(ctx context.Context, nid int64) (h Hold, err error) {
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		row, err := standing(tx, nid, true)
-		h = s.holdOf(row)
+		if err == nil {
+			h, err = s.withRooms(tx, row)
+		}
 		return err
 	})
 	return h, err
@@ -187,6 +260,8 @@ func standing(tx *storage.Tx, nid int64, lifted bool) (storage.LegalHold, error)
 		return row, err
 	case !found:
 		return row, mxerr.NotFound("There is no hold %d", nid)
+	case row.Follows != 0:
+		return row, mxerr.InvalidParam("Hold %d belongs to hold %d, which covers the room because of an upgrade; use that number", nid, row.Follows)
 	case row.LiftedTS != 0 && !lifted:
 		return row, mxerr.InvalidParam("Hold %d was lifted", nid)
 	}
@@ -194,13 +269,14 @@ func standing(tx *storage.Tx, nid int64, lifted bool) (storage.LegalHold, error)
 }
 
 // Lift asks for a hold to be lifted, or confirms that if another administrator has asked within confirmTime. The result
-// says which. What expired under the hold goes with the next purge. If the user was erased meanwhile and no other hold
-// is on the user, the erasure is completed.
+// says which. A hold that was lifted covers no room any more, however often its room was upgraded. What expired under
+// it goes with the next purge. If the user was erased meanwhile and no other hold is on the user, the erasure is
+// completed.
 //
 // Errors: M_NOT_FOUND; M_INVALID_PARAM if it was lifted before; M_FORBIDDEN if the same administrator asks again.
 func (s *Service) Lift(ctx context.Context, nid int64, by id.UserID) (h Hold, err error) {
 	now := s.opts.Now().UnixMilli()
-	err = s.write(ctx, func(tx *storage.Tx) (*rooms.CommittedHold, error) {
+	err = s.write(ctx, func(tx *storage.Tx) ([]rooms.CommittedHold, error) {
 		row, err := standing(tx, nid, false)
 		if err != nil {
 			return nil, err
@@ -218,14 +294,19 @@ func (s *Service) Lift(ctx context.Context, nid int64, by id.UserID) (h Hold, er
 		}
 		row.LiftedBy, row.LiftedTS = string(by), now
 		h = s.holdOf(row)
-		if err := tx.LiftLegalHold(nid, string(by), now); err != nil {
+		lifted, err := tx.LiftLegalHold(nid, string(by), now)
+		if err != nil {
 			return nil, err
 		}
 		if err := completeErasure(tx, row.User); err != nil {
 			return nil, err
 		}
+		changes := make([]rooms.CommittedHold, len(lifted))
+		for i, l := range lifted {
+			changes[i] = rooms.CommittedHold{Room: l.Room, User: l.User, Lifted: true}
+		}
 		err = s.opts.Audit.Add(ctx, tx, "legal hold lifted", "hold", nid, "room", row.RoomID, "user", row.UserID, "asked_by", row.AskedBy, "by", by)
-		return &rooms.CommittedHold{Room: row.Room, User: row.User, Lifted: true}, err
+		return changes, err
 	})
 	return h, err
 }
@@ -253,7 +334,7 @@ func (s *Service) Review(ctx context.Context, nid int64, review time.Time, by st
 	if err := s.checkReview(review); err != nil {
 		return h, err
 	}
-	err = s.write(ctx, func(tx *storage.Tx) (*rooms.CommittedHold, error) {
+	err = s.write(ctx, func(tx *storage.Tx) ([]rooms.CommittedHold, error) {
 		row, err := standing(tx, nid, false)
 		if err != nil {
 			return nil, err

@@ -12,6 +12,7 @@ import (
 	"ebb/mxerr"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/graph"
+	"ebb/rooms/legalhold"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -186,7 +187,8 @@ func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, befor
 		Rooms: []ident.RoomNID{r.nid},
 		Do:    func(tx *storage.Tx) error { return b.enterRoom(tx, h, join, a.servers) },
 		Committed: func() {
-			c := &Commit{Room: r, Entered: true, advances: true}
+			c := &b.commit
+			c.Room, c.Entered, c.advances = r, true, true
 			c.add(s, b.events)
 			s.commit(c, headFunc(func(*Room) { a.applyTo(r, h, join) }))
 		},
@@ -218,7 +220,8 @@ func (a *adoption) applyTo(r *Room, h *head, join *pendingEvent) {
 	r.head.ringOK = join.Pos - 1 // the ring has no events from before the join, which belong to an earlier stay
 }
 
-// enterRoom writes the current state, the join and the room's row. servers is empty unless the room has partial state.
+// enterRoom writes the current state, the join and the room's row, and extends legal holds to the room. servers is
+// empty unless the room has partial state.
 func (b *batch) enterRoom(tx *storage.Tx, h *head, join *pendingEvent, servers []string) error {
 	r := b.room
 	if err := tx.ClearCurrentState(r.nid); err != nil {
@@ -247,5 +250,10 @@ func (b *batch) enterRoom(tx *storage.Tx, h *head, join *pendingEvent, servers [
 	if len(servers) > 0 {
 		row.PartialJoin, row.PartialServers = join.Pos, servers
 	}
-	return tx.EnterRoom(row)
+	if err := tx.EnterRoom(row); err != nil {
+		return err
+	}
+	var err error
+	b.commit.Holds, err = legalhold.Follow(tx, r.nid)
+	return err
 }

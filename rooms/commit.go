@@ -137,13 +137,6 @@ type CommittedErasure struct {
 	Pos  storage.Pos
 }
 
-// CommittedHold is a legal hold on a room or on a user that was added or lifted.
-type CommittedHold struct {
-	Room   ident.RoomNID // 0: the hold is on a user
-	User   ident.UserNID
-	Lifted bool
-}
-
 // A Listener is called for every commit. It is called in the committer, once the change is in the database and in the
 // committed head of the room, and before the position of the commit counts as settled. All listeners get the commits of
 // all rooms one at a time, in the order in which they were made. The order of the listeners is described at Commits.
@@ -183,7 +176,7 @@ func (cs *Commits) Subscribe(l Listener) {
 
 // own sets the first and the last listeners, which are methods of the given Service.
 func (cs *Commits) own(s *Service) {
-	cs.caches = []Listener{s.countEvents, s.endPartial, s.own.committed, s.erased.committed, s.holds.committed, s.threads.committed, s.changeInviteFilters, s.followSticky}
+	cs.caches = []Listener{s.countEvents, s.endPartial, s.own.committed, s.erased.committed, func(c *Commit) { s.holds.Apply(c.Holds) }, s.threads.committed, s.changeInviteFilters, s.followSticky}
 	cs.wake, cs.log = s.wake, s.log
 }
 

@@ -2,72 +2,28 @@ package rooms
 
 import (
 	"context"
-	"maps"
-	"sync/atomic"
+	"slices"
 
 	"ebb/deletions"
 	"ebb/ident"
+	"ebb/rooms/legalhold"
 	"ebb/storage"
 )
 
-// legalHolds knows on which rooms and users there are legal holds. Readers take no lock.
-type legalHolds struct {
-	current atomic.Pointer[heldSet] // never nil; never modified
-	lifted  atomic.Int64            // how many holds were lifted since the start
-}
+// CommittedHold is a legal hold that was added or lifted.
+type CommittedHold = legalhold.Change
 
-// heldSet counts the holds on each room and user.
-type heldSet struct {
-	rooms map[ident.RoomNID]int
-	users map[ident.UserNID]int
-}
-
-func (l *legalHolds) load(ctx context.Context, db *storage.DB) error {
-	set := &heldSet{rooms: map[ident.RoomNID]int{}, users: map[ident.UserNID]int{}}
-	l.current.Store(set)
-	return db.Read(ctx, func(tx *storage.Tx) error {
-		holds, err := tx.StandingHolds()
-		for _, h := range holds {
-			set.add(h.Room, h.User, 1)
-		}
-		return err
+// followHolds extends legal holds if changes of the current state decide which room replaces which.
+func (b *batch) followHolds(tx *storage.Tx, changes []*stateChange) error {
+	linked := slices.ContainsFunc(changes, func(c *stateChange) bool {
+		return c.key.Key == "" && (c.key.Type == typeCreate || c.key.Type == typeTombstone)
 	})
-}
-
-// add changes the number of holds on a room or a user.
-func (h *heldSet) add(room ident.RoomNID, user ident.UserNID, n int) {
-	if room != 0 {
-		count(h.rooms, room, n)
+	if !linked {
+		return nil
 	}
-	if user != 0 {
-		count(h.users, user, n)
-	}
-}
-
-func count[K comparable](m map[K]int, k K, n int) {
-	if m[k] += n; m[k] <= 0 {
-		delete(m, k)
-	}
-}
-
-// committed is the Listener that records holds that were added or lifted.
-func (l *legalHolds) committed(c *Commit) {
-	if len(c.Holds) == 0 {
-		return
-	}
-	old := l.current.Load()
-	set := &heldSet{rooms: maps.Clone(old.rooms), users: maps.Clone(old.users)}
-	lifted := int64(0)
-	for _, h := range c.Holds {
-		if h.Lifted {
-			set.add(h.Room, h.User, -1)
-			lifted++
-		} else {
-			set.add(h.Room, h.User, 1)
-		}
-	}
-	l.current.Store(set)
-	l.lifted.Add(lifted) // afterwards, so that who sees it sees the new set
+	added, err := legalhold.Follow(tx, b.room.nid)
+	b.commit.Holds = append(b.commit.Holds, added...)
+	return err
 }
 
 // Held reports whether a legal hold covers the events of a sender in a room. Such events, their originals if they were
@@ -77,19 +33,18 @@ func (l *legalHolds) committed(c *Commit) {
 // A hold counts when its Commit was delivered, that is, before anybody learns that it was added. Within a write, call
 // Held in Write.Do: no other write commits before that one ends.
 func (s *Service) Held(room ident.RoomNID, sender ident.UserNID) bool {
-	set := s.holds.current.Load()
-	return set.rooms[room] > 0 || set.users[sender] > 0
+	return s.holds.Held(room, sender)
 }
 
 // RoomHeld reports whether there is a legal hold on a room.
-func (s *Service) RoomHeld(room ident.RoomNID) bool { return s.holds.current.Load().rooms[room] > 0 }
+func (s *Service) RoomHeld(room ident.RoomNID) bool { return s.holds.Room(room) }
 
 // UserHeld reports whether there is a legal hold on a user.
-func (s *Service) UserHeld(user ident.UserNID) bool { return s.holds.current.Load().users[user] > 0 }
+func (s *Service) UserHeld(user ident.UserNID) bool { return s.holds.User(user) }
 
 // HoldsLifted returns how many legal holds were lifted since the server started. When it has grown, there may be
 // messages to purge that a hold had kept.
-func (s *Service) HoldsLifted() int64 { return s.holds.lifted.Load() }
+func (s *Service) HoldsLifted() int64 { return s.holds.Lifted() }
 
 // PurgeReleased removes messages of a sender in a room that a legal hold kept when they expired, and that none covers
 // any more: at most PurgeBatch after the given position.

@@ -26,6 +26,11 @@ func (b *batch) persist(tx *storage.Tx, generation int64) error {
 	if err := b.writeHead(tx, generation); err != nil {
 		return err
 	}
+	for _, e := range b.events {
+		if err := b.followHolds(tx, e.changes); err != nil {
+			return err
+		}
+	}
 	if b.txn != nil {
 		first, err := tx.InsertTxn(b.txn.Device, storage.TxnRow{Hash: b.txn.Hash, Answer: string(b.events[0].ID())})
 		if err != nil {

@@ -519,6 +519,9 @@ func (c *completion) write(tx *storage.Tx, generation int64) error {
 	if ok, err := tx.AdvanceRoom(&row); err != nil || !ok {
 		return cmp.Or(err, errStale)
 	}
+	if err := c.followHolds(tx, c.changes); err != nil {
+		return err
+	}
 	if c.join == nil {
 		left, err := tx.UndecidedEvents(c.room.nid, 1)
 		c.left = len(left) > 0
@@ -557,7 +560,7 @@ func (c *completion) writeVerdict(tx *storage.Tx, v verdict) error {
 
 // committed is the Committed hook of a completion.
 func (c *completion) committed() {
-	out := &Commit{Room: c.room, Rejudged: true, Rejected: slices.Sorted(maps.Keys(c.refused)), advances: true}
+	out := &Commit{Room: c.room, Rejudged: true, Rejected: slices.Sorted(maps.Keys(c.refused)), Holds: c.commit.Holds, advances: true}
 	if c.join != nil {
 		out.Completed, out.Discovered = c.found.Pos, c.discovered()
 	}

@@ -25,6 +25,7 @@ import (
 	"ebb/rooms/encryption"
 	"ebb/rooms/expiry"
 	"ebb/rooms/invites"
+	"ebb/rooms/legalhold"
 	"ebb/rooms/parking"
 	"ebb/rooms/pdu"
 	"ebb/rooms/roomcache"
@@ -118,7 +119,7 @@ type Service struct {
 	lastCreated atomic.Int64 // ms; see createTime
 
 	erased  erasures
-	holds   legalHolds
+	holds   legalhold.Set
 	threads threadCache
 	invites *invites.Policy
 }
@@ -155,7 +156,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if err := s.erased.load(ctx, o.DB); err != nil {
 		return nil, fmt.Errorf("rooms: read erased users: %w", err)
 	}
-	if err := s.holds.load(ctx, o.DB); err != nil {
+	if err := s.holds.Load(ctx, o.DB); err != nil {
 		return nil, fmt.Errorf("rooms: read legal holds: %w", err)
 	}
 	if err := s.sticky.Load(ctx, o.DB, o.Now().UnixMilli()); err != nil {

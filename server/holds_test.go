@@ -1,12 +1,15 @@
 package server_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"ebb/adminapi"
 	"ebb/internal/testserver"
 )
 
@@ -184,4 +187,93 @@ func TestHoldsAreReviewed(t *testing.T) {
 		t.Error("a hold that was reviewed is overdue")
 	}
 	first.Refused("POST", holdsPath+"/x/review", obj{"review": inOneYear(s)}, 404, "M_NOT_FOUND")
+}
+
+// upgraded replaces a room and returns the new room's ID.
+func upgraded(c *testserver.Client, room string) string {
+	return c.Do("POST", "/v3/rooms/"+url.PathEscape(room)+"/upgrade", obj{"new_version": "11"})["replacement_room"].(string)
+}
+
+// alsoCovers returns the rooms that a hold covers because of upgrades.
+func alsoCovers(t *testing.T, s *testserver.Server, hold any) (rooms []string) {
+	t.Helper()
+	raw, err := json.Marshal(control(t, s, "hold show", obj{"id": hold}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var h adminapi.Hold
+	if err := json.Unmarshal(raw, &h); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range h.Also {
+		rooms = append(rooms, string(c.Room))
+	}
+	return rooms
+}
+
+func TestAHoldOnARoomFollowsUpgrades(t *testing.T) {
+	s := testserver.New(t, nil)
+	first, second := admins(t, s)
+	alice := s.Register("alice")
+	oldest := alice.Do("POST", "/v3/createRoom", obj{})["room_id"].(string)
+	old := upgraded(alice, oldest)
+	hold := first.Do("POST", holdsPath, obj{"room": old, "reason": "x", "review": inOneYear(s)})
+	if got := get(hold, "also_covers", 0, "room"); got != oldest {
+		t.Errorf("the hold also covers %v, want the room's predecessor %s", got, oldest)
+	}
+	room := upgraded(alice, old)
+	newest := upgraded(alice, room)
+	if got := alsoCovers(t, s, hold["id"]); !slices.Equal(got, []string{oldest, room, newest}) {
+		t.Errorf("after two upgrades the hold also covers %v, want %v", got, []string{oldest, room, newest})
+	}
+	// The rooms of others that only claim to belong to these are not covered.
+	claims := alice.Do("POST", "/v3/createRoom", obj{"creation_content": obj{"predecessor": obj{"room_id": newest, "event_id": "$x"}}})["room_id"].(string)
+	for _, r := range []string{newest, claims} {
+		base := "/v3/rooms/" + url.PathEscape(r)
+		e := alice.Do("PUT", base+"/send/m.room.message/1", obj{"msgtype": "m.text", "body": "marker of " + r})["event_id"].(string)
+		alice.Do("PUT", base+"/redact/"+url.PathEscape(e)+"/2", obj{})
+	}
+	if n := len(s.FilesWith("marker of " + newest)); n == 0 {
+		t.Error("a redacted message of the newest room is gone although the hold covers it")
+	}
+	s.Reopen()
+	if got := alsoCovers(t, s, hold["id"]); len(got) != 3 {
+		t.Errorf("after a restart the hold also covers %v", got)
+	}
+	if n := len(first.Do("GET", holdsPath, nil)["items"].([]any)); n != 1 {
+		t.Errorf("%d holds are listed, want the one that was added", n)
+	}
+	lift(first, second, hold["id"])
+	control(t, s, "purge now", obj{})
+	for _, r := range []string{newest, claims} {
+		if files := s.FilesWith("marker of " + r); len(files) > 0 {
+			t.Errorf("after the hold was lifted, the redacted message of %s is in %v", r, files)
+		}
+	}
+	// A room that replaces a formerly held one is not held.
+	after := upgraded(alice, newest)
+	base := "/v3/rooms/" + url.PathEscape(after)
+	e := alice.Do("PUT", base+"/send/m.room.message/1", obj{"msgtype": "m.text", "body": "later-marker"})["event_id"].(string)
+	alice.Do("PUT", base+"/redact/"+url.PathEscape(e)+"/2", obj{})
+	control(t, s, "purge now", obj{})
+	if files := s.FilesWith("later-marker"); len(files) > 0 {
+		t.Errorf("after the hold was lifted, it follows an upgrade: %v", files)
+	}
+}
+
+// The room is upgraded on another server, and this one joins the new room later.
+func TestAHoldOnARoomFollowsAnUpgradeOnAnotherServer(t *testing.T) {
+	net := testserver.Federation(t, 2, nil)
+	s := net.Servers[0]
+	first, _ := admins(t, s)
+	alice, bob := s.Register("alice"), net.Servers[1].Register("bob")
+	old := bob.Do("POST", "/v3/createRoom", obj{"preset": "public_chat"})["room_id"].(string)
+	alice.Do("POST", "/v3/join/"+url.PathEscape(old)+"?via=hs2.test", obj{})
+	hold := first.Do("POST", holdsPath, obj{"room": old, "reason": "x", "review": inOneYear(s)})
+	room := upgraded(bob, old)
+	alice.Hears("This room has been replaced")
+	alice.Do("POST", "/v3/join/"+url.PathEscape(room)+"?via=hs2.test", obj{})
+	if got := alsoCovers(t, s, hold["id"]); !slices.Equal(got, []string{room}) {
+		t.Errorf("the hold also covers %v, want %s", got, room)
+	}
 }

@@ -143,7 +143,7 @@ func (r *restore) applyRow(tx *storage.Tx, e storage.LedgerEntry) error {
 		}
 		return err
 	case storage.LedgerLifted:
-		err = tx.LiftLegalHold(e.Ref, "ledger", e.TS)
+		_, err = tx.LiftLegalHold(e.Ref, "ledger", e.TS)
 	case storage.LedgerFactors:
 		err = tx.DeleteFactors(user)
 	case storage.LedgerIdentity:

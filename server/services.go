@@ -130,6 +130,9 @@ func open(ctx context.Context, cfg *config.Config, o Options) (*services, error)
 	if err == nil {
 		err = s.build(ctx, cfg, o, rooms.Options{Signer: signing})
 	}
+	if err == nil {
+		err = s.holds.Follow(ctx)
+	}
 	if err != nil {
 		_ = db.Close() // the first error is returned
 		return nil, err

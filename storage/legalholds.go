@@ -25,32 +25,58 @@ type LegalHold struct {
 	AskedTS  int64
 	LiftedBy string // who confirmed that
 	LiftedTS int64  // 0: the hold stands
+	// Follows is the hold that this one follows: its room replaces the room of that hold or was replaced by it, also by
+	// way of other rooms. 0: an administrator has added the hold.
+	Follows int64
 }
 
 const legalHoldsFrom = `SELECT h.nid, h.room_nid, h.user_nid, coalesce(r.room_id, ''), coalesce(u.user_id, ''), h.reason, h.added_by, h.added_ts, h.review_ts, h.asked_by, h.asked_ts,
-h.lifted_by, h.lifted_ts FROM legal_holds h LEFT JOIN rooms r ON r.nid = h.room_nid LEFT JOIN users u ON u.nid = h.user_nid `
+h.lifted_by, h.lifted_ts, h.follows FROM legal_holds h LEFT JOIN rooms r ON r.nid = h.room_nid LEFT JOIN users u ON u.nid = h.user_nid `
 
 func scanLegalHold(r Row) (h LegalHold, err error) {
-	err = r.Scan(&h.NID, &h.Room, &h.User, &h.RoomID, &h.UserID, &h.Reason, &h.AddedBy, &h.AddedTS, &h.ReviewTS, &h.AskedBy, &h.AskedTS, &h.LiftedBy, &h.LiftedTS)
+	err = r.Scan(&h.NID, &h.Room, &h.User, &h.RoomID, &h.UserID, &h.Reason, &h.AddedBy, &h.AddedTS, &h.ReviewTS, &h.AskedBy, &h.AskedTS, &h.LiftedBy, &h.LiftedTS, &h.Follows)
 	return h, err
 }
 
-const addLegalHoldQuery = `INSERT INTO legal_holds (nid, room_nid, user_nid, reason, added_by, added_ts, review_ts) VALUES ($1, $2, $3, $4, $5, $6, $7)`
+const addLegalHoldQuery = `INSERT INTO legal_holds (nid, room_nid, user_nid, reason, added_by, added_ts, review_ts, follows) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
 
 // AddLegalHold stores a hold and returns its number.
 func (tx *Tx) AddLegalHold(h LegalHold) (nid int64, err error) {
 	nid = int64(tx.NextPos())
-	if _, err = tx.exec(addLegalHoldQuery, nid, int64(h.Room), int64(h.User), h.Reason, h.AddedBy, h.AddedTS, h.ReviewTS); err != nil {
+	if _, err = tx.exec(addLegalHoldQuery, nid, int64(h.Room), int64(h.User), h.Reason, h.AddedBy, h.AddedTS, h.ReviewTS, h.Follows); err != nil {
 		return nid, err
 	}
 	name := holdOnRoom
 	if h.Room == 0 {
 		name = holdOnUser
 	}
-	return nid, tx.Note(LedgerHold, int64(h.Room)+int64(h.User), nid, name+" "+strconv.FormatInt(h.ReviewTS, 10))
+	name += " " + strconv.FormatInt(h.ReviewTS, 10)
+	if h.Follows != 0 {
+		name += " " + strconv.FormatInt(h.Follows, 10)
+	}
+	return nid, tx.Note(LedgerHold, int64(h.Room)+int64(h.User), nid, name)
 }
 
-// What the name of a LedgerHold entry begins with; the review date follows.
+const holdsToExtendQuery = `SELECT nid, room_nid, user_nid, '', '', reason, added_by, added_ts, review_ts, '', 0, '', 0, CASE WHEN follows <> 0 THEN follows ELSE nid END
+FROM legal_holds h WHERE room_nid = $1 AND lifted_ts = 0 AND NOT EXISTS (SELECT 1 FROM legal_holds o WHERE o.room_nid = $2 AND o.lifted_ts = 0
+    AND CASE WHEN o.follows <> 0 THEN o.follows ELSE o.nid END = CASE WHEN h.follows <> 0 THEN h.follows ELSE h.nid END) ORDER BY h.nid`
+
+// ExtendLegalHolds adds to a room the holds on another one that do not cover it yet. It returns how many these were.
+func (tx *Tx) ExtendLegalHolds(from, to ident.RoomNID) (added int, err error) {
+	missing, err := collect(tx, scanLegalHold, holdsToExtendQuery, int64(from), int64(to))
+	if err != nil {
+		return 0, err
+	}
+	for _, h := range missing {
+		h.Room, h.AddedTS = to, tx.Now().UnixMilli()
+		if _, err := tx.AddLegalHold(h); err != nil {
+			return 0, err
+		}
+	}
+	return len(missing), nil
+}
+
+// What the name of a LedgerHold entry begins with. The review date follows, and the hold that this one follows, if any.
 const (
 	holdOnRoom = "room"
 	holdOnUser = "user"
@@ -62,10 +88,17 @@ func (tx *Tx) AddHoldAgain(e LedgerEntry) (added bool, err error) {
 	if _, found, err := tx.LegalHold(e.Value); err != nil || found {
 		return false, err
 	}
-	on, review, _ := strings.Cut(e.Name, " ")
+	on, rest, _ := strings.Cut(e.Name, " ")
+	review, follows, _ := strings.Cut(rest, " ")
 	reviewTS, err := strconv.ParseInt(review, 10, 64)
 	if err != nil {
 		return false, err
+	}
+	followed := int64(0)
+	if follows != "" {
+		if followed, err = strconv.ParseInt(follows, 10, 64); err != nil {
+			return false, err
+		}
 	}
 	var room, user int64
 	query := `SELECT 1 FROM rooms WHERE nid = $1`
@@ -75,7 +108,7 @@ func (tx *Tx) AddHoldAgain(e LedgerEntry) (added bool, err error) {
 	if _, found, err := one(tx, scanNumber[int64], query, e.Ref); err != nil || !found {
 		return false, err
 	}
-	_, err = tx.exec(addLegalHoldQuery, e.Value, room, user, "(added after the backup that was restored)", "ledger", e.TS, reviewTS)
+	_, err = tx.exec(addLegalHoldQuery, e.Value, room, user, "(added after the backup that was restored)", "ledger", e.TS, reviewTS, followed)
 	return err == nil, err
 }
 
@@ -84,10 +117,15 @@ func (tx *Tx) LegalHold(nid int64) (LegalHold, bool, error) {
 	return one(tx, scanLegalHold, legalHoldsFrom+`WHERE h.nid = $1`, nid)
 }
 
-// LegalHolds returns at most limit holds after the given one, the oldest first. Holds that were lifted are included if
-// lifted is set.
+// LegalHolds returns at most limit holds after the given one, the oldest first, without those that follow another one.
+// Holds that were lifted are included if lifted is set.
 func (tx *Tx) LegalHolds(after int64, lifted bool, limit int) ([]LegalHold, error) {
-	return collect(tx, scanLegalHold, legalHoldsFrom+`WHERE h.nid > $1 AND (h.lifted_ts = 0 OR $2 <> 0) ORDER BY h.nid LIMIT $3`, after, lifted, limit)
+	return collect(tx, scanLegalHold, legalHoldsFrom+`WHERE h.nid > $1 AND h.follows = 0 AND (h.lifted_ts = 0 OR $2 <> 0) ORDER BY h.nid LIMIT $3`, after, lifted, limit)
+}
+
+// FollowingHolds returns at most limit of the holds that follow a hold, after the given one, the oldest first.
+func (tx *Tx) FollowingHolds(nid, after int64, limit int) ([]LegalHold, error) {
+	return collect(tx, scanLegalHold, legalHoldsFrom+`WHERE h.follows = $1 AND h.nid > $2 ORDER BY h.nid LIMIT $3`, nid, after, limit)
 }
 
 // StandingHolds returns the rooms and users on which there are holds, one entry for each hold. Only administrators add
@@ -105,17 +143,24 @@ func (tx *Tx) AskToLift(nid int64, by string, ts int64) error {
 	return err
 }
 
-// LiftLegalHold records that a hold was lifted. The row stays.
-func (tx *Tx) LiftLegalHold(nid int64, by string, ts int64) error {
-	if _, err := tx.exec(`UPDATE legal_holds SET lifted_by = $2, lifted_ts = $3 WHERE nid = $1 AND lifted_ts = 0`, nid, by, ts); err != nil {
-		return err
+const liftHoldQuery = `UPDATE legal_holds SET lifted_by = $2, lifted_ts = $3 WHERE (nid = $1 OR follows = $1) AND lifted_ts = 0 RETURNING room_nid, user_nid`
+
+// LiftLegalHold records that a hold was lifted, and with it the holds that follow it. It returns the rooms and the user
+// on which these were. The rows stay.
+func (tx *Tx) LiftLegalHold(nid int64, by string, ts int64) ([]LegalHold, error) {
+	lifted, err := collect(tx, func(r Row) (h LegalHold, err error) {
+		err = r.Scan(&h.Room, &h.User)
+		return h, err
+	}, liftHoldQuery, nid, by, ts)
+	if err != nil {
+		return nil, err
 	}
-	return tx.Note(LedgerLifted, nid, 0, "")
+	return lifted, tx.Note(LedgerLifted, nid, 0, "")
 }
 
-// ReviewLegalHold sets the next review date of a hold.
+// ReviewLegalHold sets the next review date of a hold and of those that follow it.
 func (tx *Tx) ReviewLegalHold(nid, reviewTS int64) error {
-	_, err := tx.exec(`UPDATE legal_holds SET review_ts = $2 WHERE nid = $1`, nid, reviewTS)
+	_, err := tx.exec(`UPDATE legal_holds SET review_ts = $2 WHERE nid = $1 OR follows = $1`, nid, reviewTS)
 	return err
 }
 
@@ -175,12 +220,15 @@ func (tx *Tx) KeptCandidates(of KeptBy, after Pos, limit int) ([]PurgeCandidate,
 }
 
 const (
+	// holdNumber is the number of the hold that an administrator has added.
+	holdNumber = `CASE WHEN h.follows <> 0 THEN h.follows ELSE h.nid END`
+
 	standingHold = `h.lifted_ts = 0 AND (h.room_nid <> 0 AND h.room_nid = e.room_nid OR h.user_nid <> 0 AND h.user_nid = e.sender_nid)`
 
 	// heldMediaRefs is the part of a query for references of held events to media.
 	heldMediaRefs = `media_refs r JOIN events e ON e.position = r.owner JOIN legal_holds h ON ` + standingHold + ` WHERE r.kind IN (0, 2)`
 
-	holdOnMediaQuery    = `SELECT h.nid FROM ` + heldMediaRefs + ` AND r.media_id = $1 AND r.server = $2 ORDER BY h.nid LIMIT 1`
+	holdOnMediaQuery    = `SELECT ` + holdNumber + ` FROM ` + heldMediaRefs + ` AND r.media_id = $1 AND r.server = $2 ORDER BY h.nid LIMIT 1`
 	holdOnUploaderQuery = `SELECT h.nid FROM media m JOIN legal_holds h ON h.user_nid = m.user_nid AND h.lifted_ts = 0 WHERE m.media_id = $1 ORDER BY h.nid LIMIT 1`
 )
 
@@ -195,7 +243,7 @@ func (tx *Tx) HoldOnMedia(m MediaName) (nid int64, held bool, err error) {
 	return one(tx, scanNumber[int64], holdOnMediaQuery, m.ID, m.Server)
 }
 
-const holdOnQuery = `SELECT nid FROM legal_holds WHERE lifted_ts = 0 AND (room_nid <> 0 AND room_nid = $1 OR user_nid <> 0 AND user_nid = $2) ORDER BY nid LIMIT 1`
+const holdOnQuery = `SELECT ` + holdNumber + ` FROM legal_holds h WHERE lifted_ts = 0 AND (room_nid <> 0 AND room_nid = $1 OR user_nid <> 0 AND user_nid = $2) ORDER BY h.nid LIMIT 1`
 
 // HoldOn returns the number of a legal hold that covers the events of a sender in a room. It is for use where there is
 // no rooms.Service, whose Held reads nothing.
@@ -203,9 +251,11 @@ func (tx *Tx) HoldOn(room ident.RoomNID, sender ident.UserNID) (nid int64, held 
 	return one(tx, scanNumber[int64], holdOnQuery, int64(room), int64(sender))
 }
 
-const countHoldsQuery = `SELECT count(*), coalesce(sum(CASE WHEN review_ts <= $1 THEN 1 ELSE 0 END), 0) FROM legal_holds WHERE lifted_ts = 0`
+const countHoldsQuery = `SELECT count(*), coalesce(sum(CASE WHEN review_ts <= $1 THEN 1 ELSE 0 END), 0) FROM legal_holds
+WHERE lifted_ts = 0 AND follows = 0`
 
-// CountLegalHolds returns how many holds stand, and how many of them were to be reviewed by now (ms).
+// CountLegalHolds returns how many holds stand that administrators have added, and how many of them were to be reviewed
+// by now (ms).
 func (tx *Tx) CountLegalHolds(now int64) (all, overdue int64, err error) {
 	type counts struct{ all, overdue int64 }
 	c, _, err := one(tx, func(r Row) (c counts, err error) {
@@ -215,8 +265,8 @@ func (tx *Tx) CountLegalHolds(now int64) (all, overdue int64, err error) {
 	return c.all, c.overdue, err
 }
 
-// legalHoldsFile is the migration that creates the table of holds.
-const legalHoldsFile = "0095_legal_holds.sql"
+// legalHoldsFile is the migration since which countHoldsQuery works.
+const legalHoldsFile = "0106_followed_holds.sql"
 
 // PeekOverdueHolds returns how many legal holds are past their review date. It opens the database as Peek does, also
 // while the server uses it.

@@ -28,7 +28,8 @@ func TestAHoldIsAddedAgainFromTheLedger(t *testing.T) {
 		if nid, held, err := tx.HoldOn(0, user); err != nil || !held || nid != 77 {
 			t.Errorf("the hold is %d, %v, %v", nid, held, err)
 		}
-		ok(t, tx.LiftLegalHold(77, "ledger", 10))
+		_, err = tx.LiftLegalHold(77, "ledger", 10)
+		ok(t, err)
 		if _, held, err := tx.HoldOn(0, user); err != nil || held {
 			t.Errorf("after it was lifted: held %v, %v", held, err)
 		}

@@ -90,6 +90,14 @@ func (tx *Tx) CurrentStates(rooms []ident.RoomNID) ([]CurrentEntry, error) {
 	return append(entries, deleted...), err
 }
 
+const currentStateEventQuery = `SELECT ` + eventColumns + ` FROM current_state c JOIN events e ON e.position = c.position
+WHERE c.room_nid = $1 AND c.type = $2 AND c.state_key = ''`
+
+// CurrentStateEvent returns the event with an empty state key in the current state of a room. It uses the primary keys.
+func (tx *Tx) CurrentStateEvent(room ident.RoomNID, typ string) (EventRow, bool, error) {
+	return one(tx, scanEvent, currentStateEventQuery, int64(room), typ)
+}
+
 // prefixed is a Row whose first column is scanned into first. Scan scans the columns after it.
 type prefixed struct {
 	Row

@@ -39,7 +39,12 @@ func (inv *invocation) hold(ctx context.Context, name string, args adminapi.Hold
 	if err := inv.call(ctx, name, args, &h); err != nil {
 		return err
 	}
-	return inv.print(h, func(w io.Writer) { holdLine(w, h) })
+	return inv.print(h, func(w io.Writer) {
+		holdLine(w, h)
+		for _, c := range h.Also {
+			fmt.Fprintf(w, "  also covers %s since %s, because of an upgrade\n", c.Room, c.Since.Local().Format("2006-01-02"))
+		}
+	})
 }
 
 func holdLine(w io.Writer, h adminapi.Hold) {
