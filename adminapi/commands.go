@@ -316,6 +316,8 @@ type Purged struct {
 	Waiting  int   `json:"waiting,omitempty"`   // number of expired messages that wait because a policy was shortened
 	FilesDue bool  `json:"files_due,omitempty"` // whether the files may still contain removed messages
 
+	Originals int `json:"originals,omitempty"` // number of removed originals of redacted messages
+
 	// KeptUntil is when messages that expired only because the clock jumped will be purged. It is nil if the clock has
 	// not jumped.
 	KeptUntil *time.Time `json:"kept_until,omitempty"`
@@ -325,7 +327,7 @@ type Purged struct {
 
 func purgedOf(r retention.Report) Purged {
 	return Purged{
-		Rooms: r.Rooms, Events: r.Events, Waiting: r.Waiting, Took: r.Took.Milliseconds(), FilesDue: r.Owed,
+		Rooms: r.Rooms, Events: r.Events, Waiting: r.Waiting, Took: r.Took.Milliseconds(), FilesDue: r.Owed, Originals: r.Originals,
 		KeptUntil: r.KeptUntil, StoppedUntil: r.StoppedUntil,
 	}
 }
@@ -341,16 +343,19 @@ type PurgeStatus struct {
 	Running bool       `json:"running"`
 	Started *time.Time `json:"started,omitempty"` // the current run, or else the last one since the server was started
 	Oldest  int64      `json:"delay_ms"`          // the longest time between the expiry of a message and its removal
+	Kept    int64      `json:"originals_kept"`    // number of originals of redacted messages that are on disk
 	Purged
 }
 
-func (a *API) purgeStatus(context.Context, struct{}) (any, error) {
+func (a *API) purgeStatus(ctx context.Context, _ struct{}) (any, error) {
 	s := a.Retention.Status()
 	out := PurgeStatus{Running: s.Running, Oldest: s.Last.Oldest.Milliseconds(), Purged: purgedOf(s.Last)}
 	if !s.Started.IsZero() {
 		out.Started = &s.Started
 	}
-	return out, nil
+	var err error
+	out.Kept, err = a.Retention.Originals(ctx)
+	return out, err
 }
 
 // ServerArgs are the arguments of the commands "federation …".

@@ -345,6 +345,8 @@ type Retention struct {
 	PurgeDelay    Duration       `yaml:"purge_delay" doc:"How long messages stay on disk, hidden, that expired only because a policy was shortened, because the clock jumped ahead, or together with far more messages than usual. Until then the change can be undone. 0: they are deleted at once."`
 	ReceiptsKeep  Duration       `yaml:"receipts_keep" doc:"How long signed receipts of purges are kept (see ebb receipts). 0: none are made."`
 
+	Redacted Duration `yaml:"redacted" doc:"How long the original of a redacted message, with its attachments, stays on disk after the redaction. Meanwhile the moderators of its room can read the text, but not the attachments (MSC2815), and each such access is recorded in the audit log. 0: it is deleted at once."`
+
 	SupersededState bool `yaml:"superseded_state" doc:"Whether the content of old room state is deleted too, such as former names, topics and display names, once newer state has replaced it and messages of its age have expired. Only what the rules of rooms need stays, such as who was a member. Clients no longer see these changes in the history of a room."`
 }
 

@@ -416,6 +416,7 @@ func (r Retention) validate(p *problems) {
 		p.check(low == nil || high == nil || *low <= *high, key, "the minimum is larger than the maximum")
 	}
 	p.check(r.PurgeDelay >= 0, "retention.purge_delay", "must not be negative")
+	p.check(r.Redacted >= 0, "retention.redacted", "must not be negative")
 	p.check(r.ReceiptsKeep >= 0, "retention.receipts_keep", "must not be negative")
 	for key, l := range map[string]Lifetimes{"default": r.Default, "direct": r.Direct, "private": r.Private, "public": r.Public, "encrypted": r.Encrypted} {
 		ordered("retention."+key, l.MinLifetime, l.MaxLifetime)

@@ -11,30 +11,26 @@ import (
 // keptPage is how many pairs of a room and a sender with kept messages are read at a time.
 const keptPage = 100
 
-// purgeReleased purges what legal holds have kept that were lifted: messages that expired, whose rooms may have no
-// retention policy any more, and the originals of redacted events. It does nothing if no hold was lifted since the last
-// time.
+// purgeReleased purges messages that expired while a legal hold kept them, if that was lifted. Their rooms may have no
+// retention policy any more. It does nothing if no hold was lifted since the last time.
 func (j *Job) purgeReleased(ctx context.Context, report *Report) error {
 	lifted := j.opts.Rooms.HoldsLifted()
 	if lifted == j.lifted {
 		return nil
 	}
-	if err := j.eachReleased(ctx, (*storage.Tx).KeptEvents, func(of storage.KeptBy) error { return j.release(ctx, of, report) }); err != nil {
-		return err
-	}
-	if err := j.eachReleased(ctx, (*storage.Tx).Originals, func(of storage.KeptBy) error { return j.deleteOriginals(ctx, of) }); err != nil {
+	if err := j.eachReleased(ctx, func(of storage.KeptBy) error { return j.release(ctx, of, report) }); err != nil {
 		return err
 	}
 	j.lifted = lifted
 	return nil
 }
 
-// eachReleased calls f for each room and sender in a list that no hold covers. list returns a page of it.
-func (j *Job) eachReleased(ctx context.Context, list func(tx *storage.Tx, after storage.KeptBy, limit int) ([]storage.KeptBy, error), f func(storage.KeptBy) error) error {
+// eachReleased calls f for each room and sender with kept messages that no hold covers.
+func (j *Job) eachReleased(ctx context.Context, f func(storage.KeptBy) error) error {
 	for after, more := (storage.KeptBy{}), true; more; {
 		var page []storage.KeptBy
 		err := j.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-			page, err = list(tx, after, keptPage)
+			page, err = tx.KeptEvents(after, keptPage)
 			return err
 		})
 		if err != nil {
@@ -49,17 +45,6 @@ func (j *Job) eachReleased(ctx context.Context, list func(tx *storage.Tx, after 
 			}
 		}
 		more = len(page) == keptPage
-	}
-	return nil
-}
-
-func (j *Job) deleteOriginals(ctx context.Context, of storage.KeptBy) error {
-	for more := true; more; {
-		var err error
-		if more, err = j.opts.Rooms.DeleteOriginals(ctx, of); err != nil {
-			return err
-		}
-		j.owed = true
 	}
 	return nil
 }

@@ -23,7 +23,7 @@ import (
 type Options struct {
 	DB       *storage.DB
 	Rooms    *rooms.Service
-	Commits  *rooms.Commits  // by which the job learns of redactions; nil: it does not
+	Commits  *rooms.Commits  // by which the job learns of redactions, and reports what it has deleted
 	Policy   rooms.Retention // default policy and limits of the server
 	Interval time.Duration
 	// Delay is how long messages are hidden before they are purged if they expired only because a policy was shortened,
@@ -86,6 +86,8 @@ type Report struct {
 	Events int // number of purged events
 	Took   time.Duration
 
+	Originals int // number of deleted originals of redacted events
+
 	Waiting int           // number of messages that have expired, but wait because a policy was shortened
 	Oldest  time.Duration // the longest time between the expiry of a message and its purge
 	Owed    bool          // the files may still contain purged bytes
@@ -142,7 +144,7 @@ func (j *Job) Purge(ctx context.Context, all bool) (Report, error) {
 	}
 	j.status.begin(r.now)
 	defer j.status.end(&report)
-	errs := []error{j.purgeReleased(ctx, &report), j.purgeRooms(ctx, r, &report)}
+	errs := []error{j.purgeReleased(ctx, &report), j.purgeRooms(ctx, r, &report), j.purgeOriginals(ctx, r, &report)}
 	if ctx.Err() != nil {
 		return report, ctx.Err()
 	}
@@ -158,8 +160,8 @@ func (j *Job) Purge(ctx context.Context, all bool) (Report, error) {
 		j.owed = err != nil
 		errs = append(errs, err)
 	}
-	if report.Events > 0 {
-		j.opts.Log.Info("purged expired messages", "rooms", report.Rooms, "events", report.Events, "took", time.Since(start))
+	if report.Events+report.Originals > 0 {
+		j.opts.Log.Info("purged expired messages", "rooms", report.Rooms, "events", report.Events, "originals", report.Originals, "took", time.Since(start))
 	}
 	report.Took, report.Owed = time.Since(start), j.owed
 	if j.opts.Observe != nil {

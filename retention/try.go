@@ -13,7 +13,7 @@ import (
 type Gone struct {
 	Messages int64
 	Media    int   // files to which nothing else refers
-	Bytes    int64 // of the messages and the files
+	Bytes    int64 // of the messages, the originals of redacted ones, and the files
 }
 
 // Bounds of a trial.
@@ -71,6 +71,11 @@ func (t *trial) add(tx *storage.Tx, rows []storage.EventRow) error {
 		t.Bytes += int64(len(row.JSON))
 		positions[i] = row.Position
 	}
+	originals, err := tx.OriginalBytes(positions)
+	if err != nil {
+		return err
+	}
+	t.Bytes += originals
 	refs, err := tx.MediaRefsOf(positions)
 	for _, m := range refs {
 		if t.refs[m] > 0 || len(t.refs) < maxMedia {

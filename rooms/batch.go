@@ -60,7 +60,7 @@ type pendingEvent struct {
 	changes       []*stateChange  // the changes of the current state that the event causes
 	relation      *pdu.Relation
 	redacts       *redaction
-	original      []byte // the JSON of an event that is stored in its redacted form, if a legal hold may keep it
+	original      []byte // the JSON of an event that is stored in its redacted form, if the original may be kept
 	push          pushrules.Outcome
 
 	// The room's head after the event.

@@ -82,23 +82,3 @@ func (s *Service) PurgeReleased(ctx context.Context, r *Room, of storage.KeptBy,
 	})
 	return out, last, err
 }
-
-// originalsBatch is how many originals one write deletes.
-const originalsBatch = 500
-
-// DeleteOriginals deletes originals of redacted events of a sender in a room, unless a legal hold covers them. It
-// reports whether there may be more.
-func (s *Service) DeleteOriginals(ctx context.Context, of storage.KeptBy) (more bool, err error) {
-	err = s.db.Enqueue(storage.Write{
-		Do: func(tx *storage.Tx) error {
-			if more = false; s.Held(of.Room, of.Sender) {
-				return nil
-			}
-			n, err := tx.DeleteOriginals(of, originalsBatch)
-			more = n == originalsBatch
-			return err
-		},
-		Committed: func() { s.opts.Commits.Deliver(&Commit{Originals: true}) },
-	}).Wait(ctx)
-	return more, err
-}

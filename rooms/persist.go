@@ -102,10 +102,8 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 	if err := tx.InsertEvent(&row); err != nil {
 		return err
 	}
-	if e.original != nil && b.svc.Held(e.Room, e.SenderNID) {
-		if err := tx.AddOriginal(storage.Original{Position: e.Pos, Room: e.Room, Sender: e.SenderNID, JSON: e.original, RedactedTS: tx.Now().UnixMilli()}); err != nil {
-			return err
-		}
+	if err := b.writeOriginal(tx, e); err != nil {
+		return err
 	}
 	if e.supersedes != 0 {
 		if err := tx.SupersedeEvent(e.supersedes, string(e.ID())); err != nil {
@@ -232,8 +230,8 @@ func (b *batch) writeRedactions(tx *storage.Tx, e *pendingEvent) error {
 		return nil
 	}
 	target := e.redacts.target
-	if b.svc.Held(e.Room, target.SenderNID) {
-		return tx.RedactHeldEvent(e.Room, target.Pos, string(target.ID()), e.redacts.pruned.JSON(), e.redacts.by())
+	if o, keep := b.original(target, e.ReceivedTS); keep {
+		return tx.RedactKeepingOriginal(o, string(target.ID()), e.redacts.pruned.JSON(), e.redacts.by())
 	}
 	return tx.RedactEvent(e.Room, target.Pos, string(target.ID()), e.redacts.pruned.JSON(), e.redacts.by())
 }

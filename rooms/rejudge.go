@@ -553,7 +553,8 @@ func (c *completion) writeVerdict(tx *storage.Tx, v verdict) error {
 		return err
 	}
 	if c.svc.Held(c.room.nid, v.sender) {
-		return tx.RedactHeldEvent(c.room.nid, v.pos, string(v.id), v.pruned, 0)
+		o := &storage.Original{Position: v.pos, Room: c.room.nid, RedactedTS: c.svc.nowMS()}
+		return tx.RedactKeepingOriginal(o, string(v.id), v.pruned, 0)
 	}
 	return tx.RedactEvent(c.room.nid, v.pos, string(v.id), v.pruned, 0)
 }

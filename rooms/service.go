@@ -54,6 +54,8 @@ type Retention struct {
 	ByKind  expiry.Defaults // the same for rooms of certain kinds, before Default
 	Limits  expiry.Limits
 
+	Redacted time.Duration // how long the originals of redacted events are kept, and moderators can read them
+
 	SupersededState bool // whether a purge also removes the content of old state that newer state has replaced
 }
 

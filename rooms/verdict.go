@@ -122,7 +122,7 @@ func (b *batch) redactIfNeeded(in *incoming, pe *pendingEvent, expired bool) err
 		return err
 	}
 	if !rejected && !undecided && (in.redactedBy != 0 || pe.past == 0) {
-		pe.original = in.JSON() // a legal hold may cover it
+		pe.original = in.JSON() // see writeOriginal
 	}
 	pe.Event.Event, pe.RedactedBy = pruned, in.redactedBy
 	if pe.relation = nil; expired {

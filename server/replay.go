@@ -109,7 +109,7 @@ func (r *restore) applyRow(tx *storage.Tx, e storage.LedgerEntry) error {
 	var err error
 	switch e.Kind {
 	case storage.LedgerRedacted:
-		return r.redactAgain(tx, storage.Pos(e.Ref), storage.Pos(e.Value))
+		return r.redactAgain(tx, e)
 	case storage.LedgerRemoved:
 		removed, err := rooms.RemoveAgain(tx, storage.Pos(e.Ref))
 		if removed && err == nil {
@@ -159,8 +159,10 @@ func (r *restore) applyRow(tx *storage.Tx, e storage.LedgerEntry) error {
 	return err
 }
 
-// redactAgain replaces an event by its redacted form. The redaction itself may be lost; by is what its position was.
-func (r *restore) redactAgain(tx *storage.Tx, p, by storage.Pos) error {
+// redactAgain replaces an event by its redacted form. The redaction itself may be lost. The original is kept as if it
+// had been redacted when the entry was made; the purge that follows deletes it unless something keeps it.
+func (r *restore) redactAgain(tx *storage.Tx, e storage.LedgerEntry) error {
+	p, by := storage.Pos(e.Ref), storage.Pos(e.Value)
 	row, found, err := tx.EventAt(p)
 	if err != nil || !found || row.RedactedBy != 0 {
 		return err
@@ -182,14 +184,8 @@ func (r *restore) redactAgain(tx *storage.Tx, p, by storage.Pos) error {
 		return err
 	}
 	r.report.Replayed[storage.LedgerRedacted]++
-	_, held, err := tx.HoldOn(row.Room, row.Sender)
-	if err != nil {
-		return err
-	}
-	if held {
-		return tx.RedactHeldEvent(row.Room, p, row.EventID, redacted.JSON(), by)
-	}
-	return tx.RedactEvent(row.Room, p, row.EventID, redacted.JSON(), by)
+	o := &storage.Original{Position: p, Room: row.Room, RedactedTS: e.TS, Readable: by != 0 && r.cfg.Retention.Redacted > 0}
+	return tx.RedactKeepingOriginal(o, row.EventID, redacted.JSON(), by)
 }
 
 // dropPassword removes a password that was changed after the backup.

@@ -9,7 +9,7 @@ const (
 	redacted     fate = 1 << iota // the content is replaced by the redacted form
 	rejected                      // an accepted event is rejected and loses its position in the timeline
 	purged                        // the row is deleted or reduced to what the event graph needs
-	redactedHeld                  // like redacted, but a legal hold keeps the original
+	redactedKept                  // like redacted, but the original is kept
 	kept                          // the row stays as it is because of a legal hold, but for readers the event is purged
 )
 
@@ -62,7 +62,7 @@ var dependents = []dependent{
 		},
 	},
 	{ // The event's relation to another one.
-		goesWhen: redacted | redactedHeld | rejected | purged | kept,
+		goesWhen: redacted | redactedKept | rejected | purged | kept,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT position FROM relations WHERE position IN `+list, keys...)
 		},
@@ -80,7 +80,7 @@ var dependents = []dependent{
 		},
 	},
 	{ // The users whom the event notifies differently from the rest of the room.
-		goesWhen: redacted | redactedHeld | rejected | purged | kept,
+		goesWhen: redacted | redactedKept | rejected | purged | kept,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT position FROM event_push WHERE position IN `+list, keys...)
 		},
@@ -90,7 +90,7 @@ var dependents = []dependent{
 		},
 	},
 	{ // That the event is sticky.
-		goesWhen: redacted | redactedHeld | rejected | purged | kept,
+		goesWhen: redacted | redactedKept | rejected | purged | kept,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT position FROM sticky_events WHERE position IN `+list, keys...)
 		},
@@ -100,7 +100,7 @@ var dependents = []dependent{
 		},
 	},
 	{ // The event's references to media, and the media to which nothing else refers. A redaction has deleted those of all
-		// rows of the event before. A legal hold keeps them.
+		// rows of the event before, unless the original is kept.
 		goesWhen: redacted | purged,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], eventsWithMediaQuery+list, keys...)
@@ -117,7 +117,7 @@ var dependents = []dependent{
 			return err
 		},
 	},
-	{ // What a redacted event was before. A legal hold keeps it.
+	{ // What a redacted event was before. The purge of originals deletes it if the event stays longer.
 		goesWhen: purged,
 		removeAll: func(tx *Tx, positions []Pos) error {
 			list, args := In(1, positions)
@@ -137,7 +137,7 @@ var dependents = []dependent{
 		removeAll: (*Tx).removeMarkers,
 	},
 	{ // The words of the event in the search index.
-		goesWhen:  redacted | redactedHeld | rejected | purged | kept,
+		goesWhen:  redacted | redactedKept | rejected | purged | kept,
 		removeAll: (*Tx).removeFromSearch,
 	},
 }

@@ -251,13 +251,13 @@ func (tx *Tx) RedactEvent(room ident.RoomNID, p Pos, eventID string, json []byte
 	})
 }
 
-// RedactHeldEvent is RedactEvent for an event that a legal hold covers. It keeps the original, and the media to which
-// that refers.
-func (tx *Tx) RedactHeldEvent(room ident.RoomNID, p Pos, eventID string, json []byte, by Pos) error {
-	if err := tx.keepOriginal(room, eventID); err != nil {
+// RedactKeepingOriginal is RedactEvent for an event whose original is kept, with the media to which that refers. o says
+// which event it is (the row that EventByID returns), and how the original is kept.
+func (tx *Tx) RedactKeepingOriginal(o *Original, eventID string, json []byte, by Pos) error {
+	if err := tx.keepOriginal(eventID, o); err != nil {
 		return err
 	}
-	return tx.redactEvent(room, p, eventID, json, by, redactedHeld, func() error { return nil })
+	return tx.redactEvent(o.Room, o.Position, eventID, json, by, redactedKept, func() error { return nil })
 }
 
 // redactEvent implements RedactEvent. f is what happens to the event, and release releases its media.

@@ -36,30 +36,3 @@ func TestAHoldIsAddedAgainFromTheLedger(t *testing.T) {
 		return nil
 	})
 }
-
-// A redaction under a hold keeps what every row of the event held, and its media, until the originals are deleted.
-func TestARedactionUnderAHoldKeepsTheOriginal(t *testing.T) {
-	eachWrite(t, func(t *testing.T, tx *storage.Tx) error {
-		ok(t, tx.InsertEvent(event(1, func(e *storage.EventRow) { e.JSON = []byte(`{"url":"mxc://other.org/pic"}`) })))
-		media := storage.MediaName{Server: "other.org", ID: "pic"}
-		of := storage.KeptBy{Room: 1, Sender: event(1).Sender}
-		ok(t, tx.RedactHeldEvent(1, 1, "$1", []byte(`{}`), 9))
-		row, _, err := tx.EventAt(1)
-		ok(t, err)
-		referenced, err := tx.MediaReferenced(media)
-		ok(t, err)
-		if string(row.JSON) != `{}` || !referenced {
-			t.Errorf("after the redaction the event is %s; its media are referenced: %v", row.JSON, referenced)
-		}
-		list, err := tx.Originals(storage.KeptBy{}, 10)
-		if ok(t, err); len(list) != 1 || list[0] != of {
-			t.Errorf("the originals are of %v", list)
-		}
-		n, err := tx.DeleteOriginals(of, 10)
-		ok(t, err)
-		if referenced, err = tx.MediaReferenced(media); err != nil || referenced || n != 1 {
-			t.Errorf("%d originals were deleted; media referenced: %v, %v", n, referenced, err)
-		}
-		return nil
-	})
-}

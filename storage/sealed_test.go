@@ -609,15 +609,14 @@ func TestKeysAreNotDestroyedDuringABackup(t *testing.T) {
 	}
 }
 
-// A legal hold keeps what was redacted.
 func TestTheOriginalOfARedactedMessageIsSealedAgain(t *testing.T) {
 	w := newSealedWorld(t)
 	p := w.send(1, "held")
 	n, file := w.keyOf(p)
 	ok(t, w.Write(ctx, func(tx *storage.Tx) error {
-		err := tx.RedactHeldEvent(1, p, fmt.Sprint("$", p), []byte(`{"content":{}}`), p)
+		err := tx.RedactKeepingOriginal(&storage.Original{Position: p, Room: 1}, fmt.Sprint("$", p), []byte(`{"content":{}}`), p)
 		late := storage.Original{Position: p + 1, Room: 1, Sender: 1, JSON: []byte(`{"content":{"body":"late"}}`)}
-		return errors.Join(err, tx.AddOriginal(late))
+		return errors.Join(err, tx.AddOriginal(&late))
 	}))
 	if original := w.number(`SELECT body_key FROM originals WHERE position = $1`, int64(p)); original != n {
 		t.Errorf("the original is under key %d, the message was under %d", original, n)
@@ -631,10 +630,16 @@ func TestTheOriginalOfARedactedMessageIsSealedAgain(t *testing.T) {
 	if e, _ := w.event(p); again != 2 || string(e.JSON) != `{"content":{}}` {
 		t.Errorf("%d originals can be opened, and the event is %s", again, e.JSON)
 	}
-	ok(t, w.Write(ctx, func(tx *storage.Tx) error {
-		_, err := tx.DeleteOriginals(storage.KeptBy{Room: 1, Sender: 1}, 1)
-		return err
-	}))
+	for at, want := range map[storage.Pos]string{p: `{"content":{"body":"held"}}`, p + 1: `{"content":{"body":"late"}}`} {
+		ok(t, w.Read(ctx, func(tx *storage.Tx) error {
+			o, found, err := tx.OriginalOf(at)
+			if err != nil || !found || string(o.JSON) != want {
+				t.Errorf("the original at %d is %s, %v, %v; want %s", at, o.JSON, found, err, want)
+			}
+			return nil
+		}))
+	}
+	ok(t, w.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteOriginal(p) }))
 	ok(t, w.RetireKeys(ctx, true))
 	if again := w.number(`SELECT count(*) FROM originals o JOIN body_keys k ON k.nid = o.body_key AND k.state = 1`); again != 1 {
 		t.Errorf("%d originals are left", again)

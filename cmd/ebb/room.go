@@ -142,6 +142,9 @@ var purgeStatusCommand = command{
 				return err
 			}
 			return inv.print(s, func(w io.Writer) {
+				if s.Kept > 0 {
+					fmt.Fprintf(w, "originals of redacted messages on disk: %d\n", s.Kept)
+				}
 				switch {
 				case s.Started == nil:
 					fmt.Fprintln(w, "no purge has run since the server was started")
@@ -162,6 +165,9 @@ var purgeStatusCommand = command{
 
 func printPurged(w io.Writer, p adminapi.Purged) {
 	fmt.Fprintf(w, "removed %d messages; rooms with a maximum lifetime: %d\n", p.Events, p.Rooms)
+	if p.Originals > 0 {
+		fmt.Fprintf(w, "removed %d originals of redacted messages\n", p.Originals)
+	}
 	if p.Waiting > 0 {
 		fmt.Fprintf(w, "%d messages are hidden but stay on disk for now, because their policy was shortened; purge now --all removes them\n", p.Waiting)
 	}
