@@ -28,10 +28,28 @@ var emptyStateKey = []string{
 	clientR0 + "/rooms/{roomId}/state/{eventType}", clientR0 + "/rooms/{roomId}/state/{eventType}/",
 }
 
-// getOneRoomEvent returns one event.
-// Spec: client-server-api#get_matrixclientv3roomsroomideventeventid
+// getOneRoomEvent returns one event. With retention.redacted, moderators can ask for the content of a redacted one.
+// Spec: client-server-api#get_matrixclientv3roomsroomideventeventid, MSC2815
 func (a *API) getOneRoomEvent(r *httpapi.Request) (any, error) {
+	if a.Config.Retention.Redacted > 0 {
+		switch r.Query("fi.mau.msc2815.include_unredacted_content") {
+		case "", "false":
+		case "true":
+			return a.getUnredactedEvent(r)
+		default:
+			return nil, mxerr.InvalidParam("fi.mau.msc2815.include_unredacted_content must be true or false")
+		}
+	}
 	return orError(a.History.GetEvent(r.Context(), roomID(r), eventID(r), r.Requester))
+}
+
+// getUnredactedEvent returns one event with the content that it had before it was redacted. It counts as a request that
+// sends something, since it adds a record to the audit log.
+func (a *API) getUnredactedEvent(r *httpapi.Request) (any, error) {
+	if err := r.Limit(httpapi.Sends, string(r.UserID)); err != nil {
+		return nil, err
+	}
+	return orError(a.Moderation.Unredacted(r.Context(), r.Requester, roomID(r), eventID(r)))
 }
 
 // orError returns body, or an untyped nil if there is an error. A nil json.RawMessage is not equal to a nil any, and

@@ -69,8 +69,9 @@ var unstableFeatures = map[string]bool{
 // Spec: client-server-api#get_matrixclientversions
 func (a *API) getVersions(*httpapi.Request) (any, error) {
 	features := maps.Clone(unstableFeatures)
-	features["org.matrix.msc4140"] = a.Delayed.Enabled()        // delayed events
-	features["org.matrix.msc4028"] = a.Config.Push.AllEncrypted // notifications of all encrypted events
+	features["org.matrix.msc4140"] = a.Delayed.Enabled()         // delayed events
+	features["org.matrix.msc4028"] = a.Config.Push.AllEncrypted  // notifications of all encrypted events
+	features["fi.mau.msc2815"] = a.Config.Retention.Redacted > 0 // moderators read redacted events
 	features["org.matrix.msc4143"] = a.Config.Calls.RTCTransports != ""
 	features["org.matrix.msc4108"] = a.OAuth != nil && a.OAuth.OffersDeviceGrant() // signing in by a QR code
 	for preset, kind := range map[string]string{"public": "public", "private": "private", "trusted_private": "direct"} {

@@ -1,4 +1,5 @@
-// Package moderation stores reports by users for the administrators of this server.
+// Package moderation stores reports by users for the administrators of this server, and shows redacted events to
+// moderators of rooms.
 //
 // A report names its reporter and its subject. It has no copy of events. It refers to the reported event, or to the
 // state events that describe a reported room, so that redaction and retention apply to the content of reports too.
@@ -11,6 +12,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/audit"
 	"ebb/history"
 	"ebb/ident"
 	"ebb/mxerr"
@@ -25,9 +27,10 @@ const (
 	maxReports       = 20_000 // beyond this number, the oldest reports are deleted; at most about 100 MB
 )
 
-// Options are the dependencies of a Service; all fields are required.
+// Options are the dependencies of a Service; all fields but Audit are required.
 type Options struct {
 	DB      *storage.DB
+	Audit   *audit.Log // records who reads the content of redacted events
 	Rooms   *rooms.Service
 	History *history.Service
 	Now     func() time.Time
@@ -52,6 +55,22 @@ func (s *Service) ReportEvent(ctx context.Context, by ident.Requester, room id.R
 		return err
 	}
 	return s.add(ctx, by, storage.Report{Room: string(room), Event: string(event), User: string(e.Sender()), Reason: reason}, e.Pos)
+}
+
+// Unredacted returns an event to a moderator of its room, as it was before it was redacted if the original is still
+// kept. The audit log records that an original was read, before anybody gets it.
+// Spec: MSC2815
+//
+// Errors: those of history.Service.Unredacted.
+func (s *Service) Unredacted(ctx context.Context, by ident.Requester, room id.RoomID, event id.EventID) (json.RawMessage, error) {
+	form, original, err := s.opts.History.Unredacted(ctx, room, event, by)
+	if err == nil && original {
+		err = s.opts.Audit.Record(ctx, "redacted event read", "user", by.UserID, "room", room, "event", event)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return form, nil
 }
 
 // describing lists the types of the state events that a report of a room refers to.

@@ -250,7 +250,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		return fmt.Errorf("read the state of the purge: %w", err)
 	}
 	s.holds = holds.New(holds.Options{DB: s.db, Rooms: s.rooms, Audit: s.audit, Commits: commits, Now: o.Now})
-	s.moderation = moderation.New(moderation.Options{DB: s.db, Rooms: s.rooms, History: s.history, Now: o.Now})
+	s.moderation = moderation.New(moderation.Options{DB: s.db, Audit: s.audit, Rooms: s.rooms, History: s.history, Now: o.Now})
 	files := media.Options{
 		DB: s.db, Server: cfg.ServerName, Cache: keyed.Budget(cfg.Cache.Size), Dir: filepath.Join(cfg.Dir(), "media"), Key: s.db.Secret("media"), MaxUploadSize: int64(cfg.Media.MaxUploadSize),
 		QuotaPerUser: int64(cfg.Media.QuotaPerUser), MaxPending: cfg.Media.MaxPendingUploads,
@@ -556,6 +556,7 @@ func retentionPolicy(c config.Retention) rooms.Retention {
 		ByKind: expiry.Defaults{
 			Direct: policyOf(c.Direct), Private: policyOf(c.Private), Public: policyOf(c.Public), Encrypted: policyOf(c.Encrypted),
 		},
+		Redacted:        time.Duration(c.Redacted),
 		SupersededState: c.SupersededState,
 		Limits: expiry.Limits{
 			MinLifetime: expiry.Bounds{Min: lifetime(c.Limits.MinLifetime.Min), Max: lifetime(c.Limits.MinLifetime.Max)},
