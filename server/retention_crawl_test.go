@@ -22,6 +22,7 @@ import (
 var crawlQueries = map[string][]string{
 	"sync":                         {"", "full_state=true", "since={since}", `filter={"room":{"timeline":{"limit":100}}}`, `since={since}&filter={"room":{"timeline":{"limit":2}}}`},
 	"getRoomEvents":                {"dir=b&limit=100", "dir=f&limit=100", "dir=b&limit=3", `dir=b&limit=100&filter={"types":["m.reaction"]}`},
+	"getOneRoomEvent":              {"", "fi.mau.msc2815.include_unredacted_content=true"},
 	"getEventContext":              {"limit=50"},
 	"peekEvents":                   {"timeout=0&room_id={roomId}", "timeout=0&from={since}&room_id={roomId}"},
 	"initialSync":                  {"limit=100"},
