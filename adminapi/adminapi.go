@@ -7,10 +7,12 @@
 package adminapi
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -132,6 +134,7 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 		"hold show":            decoded(a.holdShow),
 		"hold review":          decoded(a.holdReview),
 		"hold lift":            decoded(a.holdLift),
+		"hold export":          decoded(a.holdExport),
 		"purge now":            decoded(a.purgeNow),
 		"purge status":         decoded(a.purgeStatus),
 		"federation status":    decoded(a.federationStatus),
@@ -221,7 +224,11 @@ func (a *API) Control() http.Handler {
 				if err != nil {
 					return nil, err
 				}
-				return a.Run(r.Context(), name, body)
+				result, err := a.Run(r.Context(), name, body)
+				if e, ok := result.(*holds.Export); ok && err == nil {
+					return a.streamed(e), nil
+				}
+				return result, err
 			},
 		})
 	}
@@ -232,19 +239,38 @@ func (a *API) Control() http.Handler {
 // Call runs a command on the running server and decodes its result. If the server returns an error, it is an
 // mxerr.Error.
 func (c *Client) Call(ctx context.Context, name string, args, result any) error {
-	body, err := json.Marshal(args)
-	if err != nil {
-		return err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://control"+controlPrefix+strings.ReplaceAll(name, " ", "/"), strings.NewReader(string(body)))
-	if err != nil {
-		return err
-	}
-	resp, err := c.http.Do(req)
+	resp, err := c.post(ctx, name, args)
 	if err != nil {
 		return err
 	}
 	err = decodeAnswer(resp, result)
+	return errors.Join(err, resp.Body.Close())
+}
+
+// post sends a command to the server.
+func (c *Client) post(ctx context.Context, name string, args any) (*http.Response, error) {
+	body, err := json.Marshal(args)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://control"+controlPrefix+strings.ReplaceAll(name, " ", "/"), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	return c.http.Do(req)
+}
+
+// Stream runs a command whose result is a file, and writes it to w.
+func (c *Client) Stream(ctx context.Context, name string, args any, w io.Writer) error {
+	resp, err := c.post(ctx, name, args)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		err = decodeAnswer(resp, nil)
+	} else if _, err = io.Copy(w, resp.Body); err != nil {
+		err = fmt.Errorf("the server could not write all of it; see its log: %w", err)
+	}
 	return errors.Join(err, resp.Body.Close())
 }
 

@@ -2,6 +2,8 @@ package adminapi
 
 import (
 	"context"
+	"mime"
+	"net/http"
 	"strconv"
 	"time"
 
@@ -21,8 +23,11 @@ type HoldArgs struct {
 	Reason string `json:"reason,omitempty"`
 	Review string `json:"review,omitempty"` // YYYY-MM-DD
 	Lifted bool   `json:"lifted,omitempty"` // for hold list: also those that were lifted
-	// Token is an access token of the administrator who lifts the hold: the command line does not say who uses it.
+	// Token is an access token of the administrator who lifts or exports the hold: the command line does not say who
+	// uses it.
 	Token string `json:"token,omitempty"`
+	// Recipients are those who can decrypt an export; nil: it is not encrypted.
+	Recipients []string `json:"recipients,omitempty"`
 }
 
 // Hold is a legal hold in the results of commands and of the admin API.
@@ -139,19 +144,54 @@ func (a *API) reviewHold(ctx context.Context, args HoldArgs, by string) (any, er
 	return a.holdOf(h), nil
 }
 
-// holdLift asks for a hold to be lifted, or confirms that, as the administrator whose access token is given.
-func (a *API) holdLift(ctx context.Context, args HoldArgs) (any, error) {
-	if args.Token == "" {
-		return nil, mxerr.MissingParam("An access token of an administrator is needed: two different administrators lift a hold")
+// administrator returns the administrator to whom an access token belongs.
+func (a *API) administrator(ctx context.Context, token string) (id.UserID, error) {
+	if token == "" {
+		return "", mxerr.MissingParam("An access token of an administrator is needed, which says who you are")
 	}
-	by, err := a.Accounts.Authenticate(ctx, args.Token, "", "")
+	by, err := a.Accounts.Authenticate(ctx, token, "", "")
 	switch {
 	case err != nil:
-		return nil, err
+		return "", err
 	case !by.IsAdmin || by.Locked || by.Suspended:
-		return nil, mxerr.Forbidden("%s is not an administrator", by.UserID)
+		return "", mxerr.Forbidden("%s is not an administrator", by.UserID)
 	}
-	return a.liftHold(ctx, args.ID, by.UserID)
+	return by.UserID, nil
+}
+
+// holdLift asks for a hold to be lifted, or confirms that, as the administrator whose access token is given.
+func (a *API) holdLift(ctx context.Context, args HoldArgs) (any, error) {
+	by, err := a.administrator(ctx, args.Token)
+	if err != nil {
+		return nil, err
+	}
+	return a.liftHold(ctx, args.ID, by)
+}
+
+// holdExport returns an export of what a hold covers, for the administrator whose access token is given.
+func (a *API) holdExport(ctx context.Context, args HoldArgs) (any, error) {
+	by, err := a.administrator(ctx, args.Token)
+	if err != nil {
+		return nil, err
+	}
+	return a.Holds.Export(ctx, args.ID, by, args.Recipients)
+}
+
+// streamed returns an export as an answer. If the export fails, the connection is broken off, so that nobody takes what
+// was sent for all of it.
+func (a *API) streamed(e *holds.Export) httpapi.Stream {
+	return func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Type", "application/octet-stream")
+		h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": e.Name()}))
+		h.Set("Cache-Control", "no-store")
+		if err := e.Write(r.Context(), w); err != nil {
+			if r.Context().Err() == nil {
+				a.Log.Error("The export of a legal hold failed", "err", err)
+			}
+			panic(http.ErrAbortHandler)
+		}
+	}
 }
 
 func (a *API) liftHold(ctx context.Context, nid int64, by id.UserID) (any, error) {
@@ -169,6 +209,7 @@ func (a *API) holdRoutes() []httpapi.Route {
 	return []httpapi.Route{
 		{Method: "GET", Path: holdsPath, OperationID: "getHolds", Auth: httpapi.Admin, Rate: httpapi.Reads, Handler: a.getHolds},
 		{Method: "POST", Path: holdsPath, OperationID: "addHold", Auth: httpapi.Admin, Rate: httpapi.Sends, Handler: a.postHold},
+		{Method: "GET", Path: holdsPath + "/{holdId}/export", OperationID: "exportHold", Auth: httpapi.Admin, Rate: httpapi.Sends, Handler: a.getHoldExport},
 		{Method: "POST", Path: holdsPath + "/{holdId}/lift", OperationID: "liftHold", Auth: httpapi.Admin, Rate: httpapi.Sends, Handler: a.postHoldLift},
 		{Method: "POST", Path: holdsPath + "/{holdId}/review", OperationID: "reviewHold", Auth: httpapi.Admin, Rate: httpapi.Sends, Handler: a.postHoldReview},
 	}
@@ -196,6 +237,18 @@ func holdID(r *httpapi.Request) (int64, error) {
 		return 0, mxerr.NotFound("There is no hold %q", r.Var("holdId"))
 	}
 	return n, nil
+}
+
+func (a *API) getHoldExport(r *httpapi.Request) (any, error) {
+	nid, err := holdID(r)
+	if err != nil {
+		return nil, err
+	}
+	e, err := a.Holds.Export(r.Context(), nid, r.Requester.UserID, r.URL.Query()["recipient"])
+	if err != nil {
+		return nil, err
+	}
+	return a.streamed(e), nil
 }
 
 func (a *API) postHoldLift(r *httpapi.Request) (any, error) {

@@ -111,6 +111,15 @@ func ParseRecipients(texts []string) (list []age.Recipient, err error) {
 	return list, nil
 }
 
+// Encrypt returns a writer that encrypts what is written to it for recipients. Closing it writes the end.
+func Encrypt(w io.Writer, recipients []string) (io.WriteCloser, error) {
+	list, err := ParseRecipients(recipients)
+	if err != nil {
+		return nil, err
+	}
+	return age.Encrypt(w, list...)
+}
+
 // creation is a backup that is being made.
 type creation struct {
 	Options

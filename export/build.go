@@ -10,6 +10,9 @@ import (
 	"os"
 	"strings"
 
+	"maunium.net/go/mautrix/id"
+
+	"ebb/export/archive"
 	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
@@ -27,26 +30,27 @@ const (
 type section struct {
 	name, about string
 	write       func(b *builder) error
+	content     bool // messages or files
 }
 
 // sections returns the parts of an archive in their order.
 func sections() []section {
 	return []section{
-		{"account.json", "Your account: when it was created, its e-mail addresses, accounts at other services that sign you in, and second factors (never their secrets).", (*builder).account},
-		{"profile.json", "Your profile, as others see it.", (*builder).profile},
-		{"devices.json", "The devices and clients that are signed in, with the address and program of their last request, and their public keys.", (*builder).devices},
-		{"browsers.json", "Browsers that are signed in to the account page.", (*builder).browsers},
-		{"account_data.json", "What your clients have stored: settings, direct chats, ignored users, tags, read markers. Some of it is encrypted by your client.", (*builder).accountData},
-		{"push_rules.json", "Your rules for notifications; null if you have not changed them.", (*builder).pushRules},
-		{"pushers.json", "The apps that are sent notifications.", (*builder).pushers},
-		{"rooms.json", "The rooms in which you are or were, or to which you were invited.", (*builder).rooms},
-		{"messages/ROOM.json", "What you have sent to each room, the oldest first: messages, reactions, redactions and changes of the room. ROOM is the ID of the room; characters other than letters, digits, dots and hyphens are replaced by underscores. Messages in encrypted rooms are encrypted: only your clients have the keys. Messages that were redacted or have expired are not stored any more, and those that expire soon are left out.", (*builder).messages},
-		{"receipts.json", "How far you have read in each room.", (*builder).receipts},
-		{"delayed_events.json", "Messages that are to be sent later, without their content.", (*builder).delayed},
-		{"reports.json", "What you have reported to the administrators.", (*builder).reports},
-		{"audit.json", "Records of the audit log that name you: sign-ins, changes of the account, and what administrators did with it.", (*builder).audit},
-		{"media.json", "The files that you have uploaded, with their names, types and sizes.", (*builder).media},
-		{"media/ID", "The files themselves. Attachments of encrypted rooms are encrypted.", nil},
+		{"account.json", "Your account: when it was created, its e-mail addresses, accounts at other services that sign you in, and second factors (never their secrets).", (*builder).account, false},
+		{"profile.json", "Your profile, as others see it.", (*builder).profile, false},
+		{"devices.json", "The devices and clients that are signed in, with the address and program of their last request, and their public keys.", (*builder).devices, false},
+		{"browsers.json", "Browsers that are signed in to the account page.", (*builder).browsers, false},
+		{"account_data.json", "What your clients have stored: settings, direct chats, ignored users, tags, read markers. Some of it is encrypted by your client.", (*builder).accountData, false},
+		{"push_rules.json", "Your rules for notifications; null if you have not changed them.", (*builder).pushRules, false},
+		{"pushers.json", "The apps that are sent notifications.", (*builder).pushers, false},
+		{"rooms.json", "The rooms in which you are or were, or to which you were invited.", (*builder).rooms, false},
+		{"messages/ROOM.json", "What you have sent to each room, the oldest first: messages, reactions, redactions and changes of the room. ROOM is the ID of the room; characters other than letters, digits, dots and hyphens are replaced by underscores. Messages in encrypted rooms are encrypted: only your clients have the keys. Messages that were redacted or have expired are not stored any more, and those that expire soon are left out.", (*builder).messages, true},
+		{"receipts.json", "How far you have read in each room.", (*builder).receipts, false},
+		{"delayed_events.json", "Messages that are to be sent later, without their content.", (*builder).delayed, false},
+		{"reports.json", "What you have reported to the administrators.", (*builder).reports, false},
+		{"audit.json", "Records of the audit log that name you: sign-ins, changes of the account, and what administrators did with it.", (*builder).audit, false},
+		{"media.json", "The files that you have uploaded, with their names, types and sizes.", (*builder).media, true},
+		{"media/ID", "The files themselves. Attachments of encrypted rooms are encrypted.", nil, true},
 	}
 }
 
@@ -56,7 +60,7 @@ type builder struct {
 	ctx     context.Context
 	e       *export
 	user    ident.UserNID
-	out     *archive
+	out     *archive.Writer
 	members []rooms.RoomMembership
 	leftOut int64
 }
@@ -73,12 +77,12 @@ func (s *Service) build(ctx context.Context, e *export) error {
 	s.mu.Lock()
 	e.file = file
 	s.mu.Unlock()
-	b := &builder{s: s, ctx: ctx, e: e, user: e.owner.User, out: newArchive(file, s.opts.Now().UTC())}
+	b := &builder{s: s, ctx: ctx, e: e, user: e.owner.User, out: archive.NewWriter(file, s.opts.Now().UTC())}
 	if b.members, err = s.opts.Rooms.Memberships(ctx, b.user); err != nil {
 		return err
 	}
 	var readme strings.Builder
-	fmt.Fprintf(&readme, "What %s stores about %s, as of %s.\n\n", s.opts.Server, e.user, b.out.made.Format("2006-01-02 15:04 UTC"))
+	fmt.Fprintf(&readme, "What %s stores about %s, as of %s.\n\n", s.opts.Server, e.user, b.out.Made.Format("2006-01-02 15:04 UTC"))
 	for _, part := range sections() {
 		if part.write != nil {
 			if err := part.write(b); err != nil {
@@ -89,15 +93,33 @@ func (s *Service) build(ctx context.Context, e *export) error {
 	}
 	fmt.Fprintf(&readme, "%s, %s\n    The hash of every file, and the server's signature of that list. \"ebb export verify\" checks them.\n\n"+
 		"Not included, because they are secret or of no use without the server: passwords, access tokens and other secrets, which are stored only as hashes; "+
-		"the backup of your encryption keys, which your client can export; messages of others; what other servers store about you. Times are in UTC, or in milliseconds since 1970.\n", manifestName, signatureName)
-	if err := b.out.add(readmeName, zip.Deflate, func(w io.Writer) error { _, err := io.WriteString(w, readme.String()); return err }); err != nil {
+		"the backup of your encryption keys, which your client can export; messages of others; what other servers store about you. Times are in UTC, or in milliseconds since 1970.\n", archive.ManifestName, archive.SignatureName)
+	if err := b.out.Add(archive.ReadmeName, zip.Deflate, func(w io.Writer) error { _, err := io.WriteString(w, readme.String()); return err }); err != nil {
 		return err
 	}
-	err = b.out.finish(Manifest{Server: s.opts.Server, User: string(e.user), LeftOut: b.leftOut}, b.sign)
+	err = b.out.Finish(archive.Manifest{Server: s.opts.Server, User: string(e.user), LeftOut: b.leftOut}, b.sign)
 	s.mu.Lock()
 	e.status.LeftOut = b.leftOut
 	s.mu.Unlock()
 	return err
+}
+
+// WriteAccount writes the parts of an export that are neither messages nor files to an archive. It is for users under a
+// legal hold, whose messages and files package holds exports.
+func (s *Service) WriteAccount(ctx context.Context, out *archive.Writer, user ident.UserNID, name id.UserID) (err error) {
+	b := &builder{s: s, ctx: ctx, e: &export{owner: Owner{User: user, Admin: true}, user: name}, user: user, out: out}
+	if b.members, err = s.opts.Rooms.Memberships(ctx, user); err != nil {
+		return err
+	}
+	for _, part := range sections() {
+		if part.write == nil || part.content {
+			continue
+		}
+		if err := part.write(b); err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+	}
+	return nil
 }
 
 func (b *builder) sign(text string) ([]byte, error) {
@@ -114,16 +136,6 @@ func (b *builder) read(f func(tx *storage.Tx) error) error {
 		return err
 	}
 	return b.s.opts.DB.Read(b.ctx, f)
-}
-
-// roomName returns the ID of a room as part of the name of a file.
-func roomName(room string) string {
-	return strings.Map(func(c rune) rune {
-		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '-' {
-			return c
-		}
-		return '_'
-	}, room)
 }
 
 // messages writes a file for every room to which the user has sent something.
@@ -145,12 +157,12 @@ func (b *builder) messages() error {
 		if len(first) == 0 {
 			continue
 		}
-		name := roomName(string(room.ID()))
+		name := archive.FileName(string(room.ID()))
 		for names[name] { // IDs that differ in replaced characters only
 			name += "_"
 		}
 		names[name] = true
-		err = b.out.items("messages/"+name+".json", func(item func(json.RawMessage) error) error {
+		err = b.out.Items("messages/"+name+".json", func(item func(json.RawMessage) error) error {
 			for forms := first; len(forms) > 0; {
 				for _, form := range forms {
 					if err := item(form); err != nil {
@@ -256,7 +268,7 @@ func (b *builder) media() error {
 	for after, more := (storage.Media{}), true; more; {
 		var rows []storage.SweptMedia
 		err := b.read(func(tx *storage.Tx) (err error) {
-			rows, err = tx.ListMedia(storage.MediaFilter{User: b.user, Before: b.out.made.UnixMilli() + 1}, after, page)
+			rows, err = tx.ListMedia(storage.MediaFilter{User: b.user, Before: b.out.Made.UnixMilli() + 1}, after, page)
 			return err
 		})
 		if err != nil {
@@ -275,7 +287,7 @@ func (b *builder) media() error {
 			after = rows[len(rows)-1].Media
 		}
 	}
-	return b.out.value("media.json", list)
+	return b.out.Value("media.json", list)
 }
 
 // file writes an upload. It returns false if the upload is not shown any more, or not for long.
@@ -296,7 +308,7 @@ func (b *builder) file(m *storage.SweptMedia) (written bool, err error) {
 	case err != nil:
 		return false, err
 	}
-	err = b.out.add("media/"+m.ID, zip.Store, func(w io.Writer) error {
+	err = b.out.Add("media/"+m.ID, zip.Store, func(w io.Writer) error {
 		_, err := io.Copy(w, &cancelled{b.ctx, in})
 		return err
 	})

@@ -6,8 +6,7 @@
 // message in it expires, when one of its events or files is redacted, purged or deleted, with the account, and after
 // Lifetime; whoever downloads it then gets no more of it.
 //
-// The archive has a manifest with the hash of every file, signed with the key of the audit log. Verify checks it
-// offline.
+// The archive has a manifest with the hash of every file, signed with the key of the audit log (package archive).
 package export
 
 import (

@@ -78,7 +78,7 @@ func (b *builder) account() error {
 	if err != nil {
 		return err
 	}
-	return b.out.value("account.json", all)
+	return b.out.Value("account.json", all)
 }
 
 func (b *builder) profile() error {
@@ -93,7 +93,7 @@ func (b *builder) profile() error {
 	if err != nil {
 		return err
 	}
-	return b.out.value("profile.json", fields)
+	return b.out.Value("profile.json", fields)
 }
 
 // asJSON returns text that is JSON as it is, and other text as a JSON string.
@@ -138,7 +138,7 @@ func (b *builder) devices() error {
 	if err != nil {
 		return err
 	}
-	return b.out.value("devices.json", list)
+	return b.out.Value("devices.json", list)
 }
 
 func (b *builder) browsers() error {
@@ -147,7 +147,7 @@ func (b *builder) browsers() error {
 	if err != nil {
 		return err
 	}
-	return b.out.value("browsers.json", objects(rows, func(s storage.BrowserSession) object {
+	return b.out.Value("browsers.json", objects(rows, func(s storage.BrowserSession) object {
 		return object{"signed_in": moment(s.CreatedTS), "confirmed": moment(max(s.FirstTS, s.SecondTS)), "expires": moment(s.ExpiresTS)}
 	}))
 }
@@ -183,7 +183,7 @@ func (b *builder) accountData() error {
 	if err != nil {
 		return err
 	}
-	return b.out.value("account_data.json", objects(rows, func(d storage.AccountDatum) object {
+	return b.out.Value("account_data.json", objects(rows, func(d storage.AccountDatum) object {
 		o := object{"type": d.Type, "content": asJSON(d.Content)}
 		if d.Room != 0 {
 			o["room_id"] = ids[int64(d.Room)]
@@ -223,7 +223,7 @@ func (b *builder) pushRules() error {
 	if err != nil {
 		return err
 	}
-	return b.out.value("push_rules.json", rules)
+	return b.out.Value("push_rules.json", rules)
 }
 
 func (b *builder) pushers() error {
@@ -232,7 +232,7 @@ func (b *builder) pushers() error {
 	if err != nil {
 		return err
 	}
-	return b.out.value("pushers.json", objects(rows, func(p storage.PusherRow) object {
+	return b.out.Value("pushers.json", objects(rows, func(p storage.PusherRow) object {
 		return object{
 			"kind": p.Kind, "app_id": p.AppID, "pushkey": p.Pushkey, "app_display_name": p.AppName, "device_display_name": p.DeviceName, "lang": p.Lang,
 			"profile_tag": p.ProfileTag, "data": asJSON(p.Data), "enabled": p.Enabled, "updated": moment(p.UpdatedTS),
@@ -250,11 +250,11 @@ func (b *builder) rooms() error {
 	for _, m := range b.members {
 		list = append(list, object{"room_id": ids[int64(m.Room)], "membership": m.Membership, "forgotten": m.Forgotten})
 	}
-	return b.out.value("rooms.json", objects(list, func(o object) object { return o }))
+	return b.out.Value("rooms.json", objects(list, func(o object) object { return o }))
 }
 
 func (b *builder) receipts() error {
-	return b.out.items("receipts.json", func(item func(json.RawMessage) error) error {
+	return b.out.Items("receipts.json", func(item func(json.RawMessage) error) error {
 		for _, m := range b.members {
 			var rows []storage.SyncReceipt
 			var id string
@@ -298,7 +298,7 @@ func (b *builder) delayed() error {
 	if err != nil {
 		return err
 	}
-	return b.out.value("delayed_events.json", objects(rows, func(d storage.DelayedEvent) object {
+	return b.out.Value("delayed_events.json", objects(rows, func(d storage.DelayedEvent) object {
 		return object{"delay_id": d.DelayID, "room_id": d.RoomID, "type": d.Type, "send": moment(d.SendTS)}
 	}))
 }
@@ -320,12 +320,12 @@ func (b *builder) reports() error {
 			after = rows[len(rows)-1].NID
 		}
 	}
-	return b.out.value("reports.json", list)
+	return b.out.Value("reports.json", list)
 }
 
 // audit writes the records of the audit log that name the user, with the networks that acted.
 func (b *builder) audit() error {
-	return b.out.items("audit.json", func(item func(json.RawMessage) error) error {
+	return b.out.Items("audit.json", func(item func(json.RawMessage) error) error {
 		for after, more := int64(0), true; more; {
 			var rows []storage.AuditRow
 			err := b.read(func(tx *storage.Tx) (err error) { rows, err = tx.AuditAfter(after, page); return err })

@@ -14,7 +14,9 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/audit"
+	"ebb/export"
 	"ebb/ident"
+	"ebb/media"
 	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/rooms/legalhold"
@@ -31,18 +33,24 @@ const (
 
 // Options are the dependencies of a Service. All fields are required but Audit and Commits.
 type Options struct {
-	DB      *storage.DB
-	Rooms   *rooms.Service
-	Audit   *audit.Log
-	Commits *rooms.Commits
-	Now     func() time.Time
+	Server   string
+	DB       *storage.DB
+	Rooms    *rooms.Service
+	Media    *media.Service
+	Accounts *export.Service // writes what is stored about a held user
+	Audit    *audit.Log
+	Commits  *rooms.Commits
+	Now      func() time.Time
 }
 
 // Service manages legal holds. It is safe for concurrent use.
-type Service struct{ opts Options }
+type Service struct {
+	opts      Options
+	exporting chan struct{} // has a value for each export that is being written
+}
 
 // New returns a Service.
-func New(o Options) *Service { return &Service{o} }
+func New(o Options) *Service { return &Service{o, make(chan struct{}, maxExports)} }
 
 // Hold is a legal hold on a room or on a user.
 type Hold struct {

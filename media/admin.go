@@ -155,3 +155,44 @@ func (s *Service) Quarantine(ctx context.Context, m storage.MediaName, on bool) 
 		return err
 	})
 }
+
+// Stored is a file that is stored, whether it is shown or not.
+type Stored struct {
+	*File
+	Uploader    ident.UserNID // 0 for media of another server
+	Created     time.Time     // when it was uploaded or fetched
+	Quarantined bool
+}
+
+// OpenStored opens media as they are stored, also those that nobody gets any more because a message expired, was
+// redacted, or they are in quarantine. It is for the export of what a legal hold covers.
+//
+// Errors: M_NOT_FOUND if they are not stored here.
+func (s *Service) OpenStored(ctx context.Context, m storage.MediaName) (out Stored, err error) {
+	var row storage.Media
+	found := false
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		if out.Quarantined, err = tx.MediaQuarantined(m); err != nil {
+			return err
+		}
+		if m.Server == "" {
+			row, found, err = tx.Media(m.ID)
+			return err
+		}
+		remote, cached, err := tx.RemoteMedia(m.Server, m.ID)
+		row, found = asMedia(remote), cached
+		row.Created = remote.Fetched
+		return err
+	})
+	if err == nil && (!found || row.Blob == "") {
+		err = errGone()
+	}
+	if err != nil {
+		return out, err
+	}
+	out.Uploader, out.Created = row.User, time.UnixMilli(row.Created)
+	if out.File, err = s.openBlob(row); errors.Is(err, errDamaged) {
+		err = s.lost(row, err)
+	}
+	return out, err
+}

@@ -15,6 +15,7 @@ import (
 
 	"ebb/adminapi"
 	"ebb/export"
+	"ebb/export/archive"
 	"ebb/internal/testserver"
 )
 
@@ -149,9 +150,9 @@ func TestExportHasEverythingAboutItsUserAndNothingOfOthers(t *testing.T) {
 }
 
 // checkVerification fails the test unless an export verifies, and changed ones do not.
-func checkVerification(t *testing.T, archive []byte, key, user string) {
+func checkVerification(t *testing.T, data []byte, key, user string) {
 	t.Helper()
-	m, err := export.Verify(bytes.NewReader(archive), int64(len(archive)), key)
+	m, err := archive.Verify(bytes.NewReader(data), int64(len(data)), key)
 	if err != nil || m.User != user || len(m.Files) < 15 {
 		t.Fatalf("%+v, %v", m, err)
 	}
@@ -165,7 +166,7 @@ func checkVerification(t *testing.T, archive []byte, key, user string) {
 		"has no signature":  func(f map[string]string) { delete(f, "signature.txt") },
 		"was not made with": func(f map[string]string) { f["signature.txt"] = "x\n\n— test AAAAAAAA\n" },
 	} {
-		files := unzip(t, archive)
+		files := unzip(t, data)
 		change(files)
 		var out bytes.Buffer
 		z := zip.NewWriter(&out)
@@ -181,7 +182,7 @@ func checkVerification(t *testing.T, archive []byte, key, user string) {
 		if err := z.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := export.Verify(bytes.NewReader(out.Bytes()), int64(out.Len()), key); err == nil || !strings.Contains(err.Error(), what) {
+		if _, err := archive.Verify(bytes.NewReader(out.Bytes()), int64(out.Len()), key); err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

@@ -249,7 +249,6 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	if err != nil {
 		return fmt.Errorf("read the state of the purge: %w", err)
 	}
-	s.holds = holds.New(holds.Options{DB: s.db, Rooms: s.rooms, Audit: s.audit, Commits: commits, Now: o.Now})
 	s.moderation = moderation.New(moderation.Options{DB: s.db, Audit: s.audit, Rooms: s.rooms, History: s.history, Now: o.Now})
 	files := media.Options{
 		DB: s.db, Server: cfg.ServerName, Cache: keyed.Budget(cfg.Cache.Size), Dir: filepath.Join(cfg.Dir(), "media"), Key: s.db.Secret("media"), MaxUploadSize: int64(cfg.Media.MaxUploadSize),
@@ -272,6 +271,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	}); err != nil {
 		return err
 	}
+	s.holds = holds.New(holds.Options{Server: cfg.ServerName, DB: s.db, Rooms: s.rooms, Media: s.media, Accounts: s.export, Audit: s.audit, Commits: commits, Now: o.Now})
 	s.identity, err = s.newIdentity(cfg, o)
 	return err
 }

@@ -51,6 +51,35 @@ func (inv *invocation) call(ctx context.Context, name string, args, result any) 
 	return inv.connected(ctx, func(call caller) error { return call(ctx, name, args, result) })
 }
 
+// streamed runs a command whose result is a file, and writes it to w.
+func (inv *invocation) streamed(ctx context.Context, name string, args any, w io.Writer) error {
+	cfg, err := inv.config()
+	if err != nil {
+		return err
+	}
+	client, err := adminapi.Dial(ctx, cfg.Dir())
+	if err == nil {
+		return errors.Join(refused(client.Stream(ctx, name, args, w)), client.Close())
+	}
+	if !errors.Is(err, adminapi.ErrNotRunning) {
+		return fmt.Errorf("reach the running server: %w", err)
+	}
+	s, err := server.New(ctx, cfg, server.Options{Version: version})
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(args)
+	if err == nil {
+		var v any
+		if v, err = s.Control(ctx, name, raw); err == nil {
+			err = v.(interface {
+				Write(ctx context.Context, w io.Writer) error
+			}).Write(ctx, w)
+		}
+	}
+	return errors.Join(refused(err), s.Close())
+}
+
 // offline runs a command in this process.
 func offline(ctx context.Context, s *server.Server, name string, args, result any) error {
 	raw, err := json.Marshal(args)

@@ -9,6 +9,7 @@ import (
 
 	"ebb/adminapi"
 	"ebb/export"
+	"ebb/export/archive"
 )
 
 // exportPoll is how often user export asks whether the export is ready.
@@ -79,7 +80,7 @@ func (inv *invocation) exportUser(ctx context.Context, call caller, user, out st
 }
 
 var exportVerifyCommand = command{
-	name: "export verify", args: "FILE", short: "check that nothing in an export of an account was changed", example: "ebb export verify --key example.org+1a2b3c4d+AbCd… alice.zip",
+	name: "export verify", args: "FILE", short: "check that nothing in an export of an account or a legal hold was changed", example: "ebb export verify --key example.org+1a2b3c4d+AbCd… alice.zip",
 	setup: func(inv *invocation) func(context.Context) error {
 		key := inv.flags.String("key", "", "the `KEY` that ebb audit key prints on the server; without it, the database of the configuration is asked")
 		return func(ctx context.Context) error {
@@ -111,10 +112,10 @@ func (inv *invocation) verifyExport(path, key string) error {
 	if err != nil {
 		return err
 	}
-	m, err := export.Verify(file, info.Size(), key)
+	m, err := archive.Verify(file, info.Size(), key)
 	if err != nil {
 		return refusedError{err}
 	}
-	_, err = fmt.Fprintf(inv.stdout, "%d files about %s are as %s has exported them on %s.\n", len(m.Files), m.User, m.Server, m.Created.Format("2006-01-02 15:04 UTC"))
+	_, err = fmt.Fprintf(inv.stdout, "%d files about %s are as %s has exported them on %s.\n", len(m.Files), m.About(), m.Server, m.Created.Format("2006-01-02 15:04 UTC"))
 	return err
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -114,14 +115,70 @@ var holdReviewCommand = holdCommand("hold review", "set the next review date of 
 	return func() error { return nil }
 })
 
-var holdLiftCommand = holdCommand("hold lift", "ask for a legal hold to be lifted, or confirm it as a second administrator", "ebb hold lift 1234 --token-file alice.token", func(inv *invocation, args *adminapi.HoldArgs) func() error {
-	file := inv.flags.String("token-file", "", "a `FILE` with an access token of the administrator who asks or confirms")
+// tokenFlag defines a flag with which administrators say who they are. read sets the token in the arguments.
+func tokenFlag(inv *invocation, args *adminapi.HoldArgs, why string) (read func() error) {
+	file := inv.flags.String("token-file", "", "a `FILE` with an access token of the administrator, because the command line does not say who uses it")
 	return func() error {
 		if *file == "" {
-			return usagef("give --token-file: two different administrators lift a hold")
+			return usagef("give --token-file: %s", why)
 		}
 		raw, err := os.ReadFile(*file)
 		args.Token = strings.TrimSpace(string(raw))
 		return err
 	}
+}
+
+var holdLiftCommand = holdCommand("hold lift", "ask for a legal hold to be lifted, or confirm it as a second administrator", "ebb hold lift 1234 --token-file alice.token", func(inv *invocation, args *adminapi.HoldArgs) func() error {
+	return tokenFlag(inv, args, "two different administrators lift a hold")
 })
+
+var holdExportCommand = command{
+	name: "hold export", args: "ID", short: "write everything that a legal hold covers to a signed archive", example: "ebb hold export 1234 --out case7.zip.age --recipient age1… --token-file alice.token",
+	setup: func(inv *invocation) func(context.Context) error {
+		var args adminapi.HoldArgs
+		out := inv.flags.String("out", "", "the `FILE` to write; it must not exist")
+		inv.flags.Func("recipient", "encrypt the archive for this `KEY` (age1… or a public SSH key); may be repeated", func(key string) error {
+			args.Recipients = append(args.Recipients, key)
+			return nil
+		})
+		token := tokenFlag(inv, &args, "the audit log records who exports a hold")
+		return func(ctx context.Context) error {
+			text, err := inv.one("number of the hold")
+			if err != nil {
+				return err
+			}
+			if args.ID, err = strconv.ParseInt(text, 10, 64); err != nil {
+				return usagef("%q is not the number of a hold; see ebb hold list", text)
+			}
+			if *out == "" {
+				return usagef("give --out")
+			}
+			if err := token(); err != nil {
+				return err
+			}
+			return inv.exportHold(ctx, args, *out)
+		}
+	},
+}
+
+// exportHold writes an export of a hold to a file.
+func (inv *invocation) exportHold(ctx context.Context, args adminapi.HoldArgs, out string) (err error) {
+	file, err := os.OpenFile(out, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriterSize(file, 1<<20)
+	err = inv.streamed(ctx, "hold export", args, w)
+	if err == nil {
+		err = errors.Join(w.Flush(), file.Sync())
+	}
+	if err = errors.Join(err, file.Close()); err != nil {
+		return errors.Join(err, os.Remove(out))
+	}
+	verify := "check it with: ebb export verify " + out
+	if len(args.Recipients) > 0 {
+		verify = "decrypt it with age -d, and check the result with ebb export verify"
+	}
+	_, err = fmt.Fprintf(inv.stdout, "%s has what hold %d covers; %s\n", out, args.ID, verify)
+	return err
+}

@@ -1,4 +1,6 @@
-package export
+// Package archive writes zip archives whose content can be verified later: a manifest has the hash of every file, and
+// the server signs the manifest. Verify checks an archive without a server.
+package archive
 
 import (
 	"archive/zip"
@@ -11,6 +13,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"strings"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -18,19 +21,28 @@ import (
 
 // Names of the files of an archive that are about the archive itself.
 const (
-	readmeName    = "README.txt"
-	manifestName  = "manifest.json"
-	signatureName = "signature.txt"
+	ReadmeName    = "README.txt"
+	ManifestName  = "manifest.json"
+	SignatureName = "signature.txt"
 )
 
-// Manifest lists the files of an archive.
+// Manifest lists the files of an archive and says what it is about: a user's account or what a legal hold covers.
 type Manifest struct {
 	Server  string    `json:"server"`
-	User    string    `json:"user_id"`
+	User    string    `json:"user_id,omitempty"`
+	Hold    int64     `json:"hold,omitempty"`
 	Created time.Time `json:"created"`
 	// LeftOut is the number of messages that were left out because they were about to expire.
-	LeftOut int64  `json:"messages_about_to_expire_left_out"`
+	LeftOut int64  `json:"messages_about_to_expire_left_out,omitempty"`
 	Files   []File `json:"files"`
+}
+
+// About says in words what the archive is about.
+func (m *Manifest) About() string {
+	if m.Hold != 0 {
+		return fmt.Sprintf("legal hold %d", m.Hold)
+	}
+	return m.User
 }
 
 // File is a file of an archive.
@@ -40,15 +52,16 @@ type File struct {
 	SHA256 string `json:"sha256"`
 }
 
-// archive writes an archive, one file after the other.
-type archive struct {
+// Writer writes an archive, one file after the other. It needs memory for the list of files only.
+type Writer struct {
+	Made time.Time // when the archive was begun
 	zip  *zip.Writer
-	made time.Time
 	list []File
 }
 
-func newArchive(w io.Writer, made time.Time) *archive {
-	a := &archive{zip: zip.NewWriter(w), made: made}
+// NewWriter returns a Writer that writes an archive to w.
+func NewWriter(w io.Writer, made time.Time) *Writer {
+	a := &Writer{zip: zip.NewWriter(w), Made: made}
 	a.zip.RegisterCompressor(zip.Deflate, func(w io.Writer) (io.WriteCloser, error) { return flate.NewWriter(w, flate.BestSpeed) })
 	return a
 }
@@ -68,9 +81,9 @@ func (m *member) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// add writes a file and lists it in the manifest.
-func (a *archive) add(name string, method uint16, write func(w io.Writer) error) error {
-	w, err := a.zip.CreateHeader(&zip.FileHeader{Name: name, Method: method, Modified: a.made})
+// Add writes a file and lists it in the manifest.
+func (a *Writer) Add(name string, method uint16, write func(w io.Writer) error) error {
+	w, err := a.zip.CreateHeader(&zip.FileHeader{Name: name, Method: method, Modified: a.Made})
 	if err != nil {
 		return err
 	}
@@ -82,9 +95,9 @@ func (a *archive) add(name string, method uint16, write func(w io.Writer) error)
 	return nil
 }
 
-// value writes a file with one JSON value.
-func (a *archive) value(name string, v any) error {
-	return a.add(name, zip.Deflate, func(w io.Writer) error {
+// Value writes a file with one JSON value.
+func (a *Writer) Value(name string, v any) error {
+	return a.Add(name, zip.Deflate, func(w io.Writer) error {
 		out := json.NewEncoder(w)
 		out.SetEscapeHTML(false)
 		out.SetIndent("", "  ")
@@ -92,9 +105,9 @@ func (a *archive) value(name string, v any) error {
 	})
 }
 
-// items writes a file with a JSON array. each calls its argument for every item.
-func (a *archive) items(name string, each func(item func(json.RawMessage) error) error) error {
-	return a.add(name, zip.Deflate, func(w io.Writer) error {
+// Items writes a file with a JSON array. each calls its argument for every item.
+func (a *Writer) Items(name string, each func(item func(json.RawMessage) error) error) error {
+	return a.Add(name, zip.Deflate, func(w io.Writer) error {
 		before := "[\n"
 		err := each(func(raw json.RawMessage) error {
 			if _, err := io.WriteString(w, before); err != nil {
@@ -116,9 +129,9 @@ func (a *archive) items(name string, each func(item func(json.RawMessage) error)
 	})
 }
 
-// finish writes the manifest and its signature.
-func (a *archive) finish(m Manifest, sign func(text string) ([]byte, error)) error {
-	m.Created, m.Files = a.made, a.list
+// Finish writes the manifest and its signature.
+func (a *Writer) Finish(m Manifest, sign func(text string) ([]byte, error)) error {
+	m.Created, m.Files = a.Made, a.list
 	raw, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return err
@@ -130,8 +143,8 @@ func (a *archive) finish(m Manifest, sign func(text string) ([]byte, error)) err
 	for _, f := range []struct {
 		name    string
 		content []byte
-	}{{manifestName, raw}, {signatureName, signed}} {
-		if err := a.add(f.name, zip.Deflate, func(w io.Writer) error { _, err := w.Write(f.content); return err }); err != nil {
+	}{{ManifestName, raw}, {SignatureName, signed}} {
+		if err := a.Add(f.name, zip.Deflate, func(w io.Writer) error { _, err := w.Write(f.content); return err }); err != nil {
 			return err
 		}
 	}
@@ -141,7 +154,11 @@ func (a *archive) finish(m Manifest, sign func(text string) ([]byte, error)) err
 // statement returns the text that is signed for a manifest.
 func statement(m *Manifest, raw []byte) string {
 	sum := sha256.Sum256(raw)
-	return fmt.Sprintf("ebb export\n%s\n%s\n%s\n%s\n", m.Server, m.User, m.Created.Format(time.RFC3339), hex.EncodeToString(sum[:]))
+	title, subject := "ebb export", m.User
+	if m.Hold != 0 {
+		title, subject = "ebb hold export", fmt.Sprint(m.Hold)
+	}
+	return fmt.Sprintf("%s\n%s\n%s\n%s\n%s\n", title, m.Server, subject, m.Created.Format(time.RFC3339), hex.EncodeToString(sum[:]))
 }
 
 // maxManifest bounds the size in bytes of a manifest or signature that Verify reads: a manifest of 300,000 files.
@@ -165,23 +182,23 @@ func Verify(r io.ReaderAt, size int64, key string) (m Manifest, err error) {
 		}
 		files[f.Name] = f
 	}
-	raw, err := content(files[manifestName], manifestName)
+	raw, err := content(files[ManifestName], ManifestName)
 	if err != nil {
 		return m, err
 	}
-	signed, err := content(files[signatureName], signatureName)
+	signed, err := content(files[SignatureName], SignatureName)
 	if err != nil {
 		return m, err
 	}
 	n, err := note.Open(signed, note.VerifierList(verifier))
 	if err != nil {
-		return m, fmt.Errorf("%s was not made with this key: %w", signatureName, err)
+		return m, fmt.Errorf("%s was not made with this key: %w", SignatureName, err)
 	}
 	if err := json.Unmarshal(raw, &m); err != nil {
-		return m, fmt.Errorf("%s: %w", manifestName, err)
+		return m, fmt.Errorf("%s: %w", ManifestName, err)
 	}
 	if n.Text != statement(&m, raw) {
-		return m, fmt.Errorf("%s was changed: the signature is of another one", manifestName)
+		return m, fmt.Errorf("%s was changed: the signature is of another one", ManifestName)
 	}
 	return m, compare(files, m.Files)
 }
@@ -208,7 +225,7 @@ func compare(files map[string]*zip.File, listed []File) error {
 		}
 	}
 	for name := range files {
-		if name != manifestName && name != signatureName {
+		if name != ManifestName && name != SignatureName {
 			return fmt.Errorf("%s was added", name)
 		}
 	}
@@ -233,4 +250,21 @@ func content(f *zip.File, name string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return out.Bytes(), nil
+}
+
+// Digest returns the hash of the manifest from the text that is signed for it.
+func Digest(statement string) string {
+	lines := strings.Split(strings.TrimSpace(statement), "\n")
+	return lines[len(lines)-1]
+}
+
+// FileName returns an ID as part of the name of a file: characters other than letters, digits, dots and hyphens are
+// replaced by underscores.
+func FileName(matrixID string) string {
+	return strings.Map(func(c rune) rune {
+		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '-' {
+			return c
+		}
+		return '_'
+	}, matrixID)
 }
