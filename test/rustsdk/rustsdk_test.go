@@ -64,18 +64,29 @@ func run(t *testing.T, server *process.Server) {
 	}
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
-		address, found := strings.CutPrefix(lines.Text(), "open: ")
-		if !found {
+		if answer, asked := visit(t, server, lines.Text()); !asked {
 			t.Log(lines.Text())
-			continue
-		}
-		if _, err := fmt.Fprintln(in, server.Approve(t, address, "alice", "a password of alice")); err != nil {
+		} else if _, err := fmt.Fprintln(in, answer); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%v\n%s", err, failure.String())
 	}
+}
+
+// visit does what a line of the program asks for: it opens an address, or approves a device. It returns the answer.
+func visit(t *testing.T, server *process.Server, line string) (answer string, asked bool) {
+	t.Helper()
+	const user, password = "alice", "a password of alice"
+	if address, found := strings.CutPrefix(line, "open: "); found {
+		return server.Approve(t, address, user, password), true
+	}
+	if address, found := strings.CutPrefix(line, "approve: "); found {
+		server.ApproveDevice(t, address, user, password)
+		return "", true
+	}
+	return "", false
 }
 
 // cargo runs a cargo command and returns its output.

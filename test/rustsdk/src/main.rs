@@ -1,5 +1,6 @@
 //! Drives a homeserver with the crates that Element X is built on: sliding sync of the list of rooms and of encryption,
-//! timelines, an encrypted conversation, media, receipts, key backup, verification by emoji, signing in by OAuth 2.0.
+//! timelines, an encrypted conversation, media, receipts, key backup, verification by emoji, signing in by OAuth 2.0 and
+//! by QR code.
 //!
 //! Usage: rustsdk HOMESERVER, for a server with the users alice and bob, whose passwords are "a password of alice" and
 //! "a password of bob". Each step is printed when it has worked; the first that does not ends the program with its
@@ -8,6 +9,7 @@
 mod conversation;
 mod oauth;
 mod person;
+mod qr;
 mod verification;
 mod wait;
 
@@ -53,6 +55,8 @@ async fn main() -> Result<()> {
     emoji(&homeserver, &bob).await?;
     invite_is_declined(&alice, &bob).await?;
     lists_survive_a_pause(&alice, &bob, &room).await?;
+    qr::existing_device_shows(&alice).await?;
+    qr::new_device_shows(&homeserver, &alice).await?;
     alice.must_be_running()?;
     bob.must_be_running()?;
     alice.sync.stop().await;
