@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"ebb/accounts/oauth"
@@ -46,10 +47,14 @@ func (a *API) oauthHandler(handler func(*httpapi.Request) (any, error)) func(*ht
 		}
 		v, err := handler(r)
 		var e *oauth.Error
-		if errors.As(err, &e) {
-			return oauthAnswer(e.Status, map[string]any{"error": e.Code, "error_description": e.Description})
+		if !errors.As(err, &e) {
+			return v, err
 		}
-		return v, err
+		answer, err := oauthAnswer(e.Status, map[string]any{"error": e.Code, "error_description": e.Description})
+		if e.Status == http.StatusUnauthorized && usesBasic(r) {
+			answer.Header.Set("WWW-Authenticate", "Basic")
+		}
+		return answer, err
 	}
 }
 
@@ -87,7 +92,7 @@ func lockedAnswer(e *mxerr.Error) (any, error) {
 }
 
 // oauthAnswer returns a JSON response that is not cached.
-func oauthAnswer(status int, v any) (any, error) {
+func oauthAnswer(status int, v any) (httpapi.Raw, error) {
 	body, err := json.Marshal(v)
 	return httpapi.Raw{Status: status, Body: body, Header: http.Header{"Cache-Control": {"no-store"}, "Pragma": {"no-cache"}}}, err
 }
@@ -119,15 +124,16 @@ func (a *API) registerOAuthClient(r *httpapi.Request) (any, error) {
 	return oauthAnswer(http.StatusCreated, c)
 }
 
-// form reads the body as a form, in which no parameter may occur twice.
+// form reads the body as a form, in which no parameter may occur twice. A client must not authenticate in another way,
+// which could name another client.
+// Spec: RFC 6749, 2.3 and 3.2
 func form(r *httpapi.Request) (url.Values, error) {
-	body, err := r.Body()
+	if usesBasic(r) {
+		return nil, oauth.NoSecrets()
+	}
+	f, err := r.Form()
 	if err != nil {
 		return nil, err
-	}
-	f, err := url.ParseQuery(string(body))
-	if err != nil {
-		return nil, oauth.BadRequest("The body is not a form (application/x-www-form-urlencoded)")
 	}
 	for name, values := range f {
 		if len(values) > 1 {
@@ -135,6 +141,12 @@ func form(r *httpapi.Request) (url.Values, error) {
 		}
 	}
 	return f, nil
+}
+
+// usesBasic reports whether a client authenticates with a secret in a header.
+func usesBasic(r *httpapi.Request) bool {
+	scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	return strings.EqualFold(scheme, "Basic")
 }
 
 // getOAuthToken is the token endpoint.

@@ -470,3 +470,23 @@ func TestARequestThatItsClientAbandonedIsNotLoggedAsRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestFormsHaveTextOnly(t *testing.T) {
+	s := New(Options{Log: slog.New(slog.DiscardHandler), Routes: []Route{{Method: "POST", Path: "/form", Handler: func(r *Request) (any, error) {
+		f, err := r.Form()
+		return map[string]string{"a": f.Get("a")}, err
+	}}}})
+	const kind = "application/x-www-form-urlencoded"
+	for _, c := range []struct {
+		kind, body string
+		status     int
+	}{
+		{kind, "a=b+%C3%BC&c=d", 200}, {kind + "; charset=utf-8", "a=b", 200}, {"", "a=b", 200}, {kind, "", 200},
+		{kind, "a=%00", 400}, {kind, "a=%FF", 400}, {kind, "%00=b", 400}, {kind, "c=d&c=%ED%A0%80", 400}, {kind, "a=%zz", 400}, {kind, "a;b", 400},
+		{"application/json", `{"a":"b"}`, 400}, {"text/plain", "a=b", 400}, {"multipart/form-data; boundary=x", "--x--", 400}, {"; ", "a=b", 400},
+	} {
+		if w := do(s, "POST", "/form", c.body, "Content-Type", c.kind); w.Code != c.status || w.Code == 400 && !strings.Contains(w.Body.String(), mxerr.CodeInvalidParam) {
+			t.Errorf("%q with %q: %d %s", c.body, c.kind, w.Code, w.Body)
+		}
+	}
+}

@@ -2,8 +2,10 @@ package httpapi
 
 import (
 	"errors"
+	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -149,7 +151,7 @@ var idVars = map[string]bool{
 
 // checkText refuses values that are invalid for every parameter: invalid UTF-8, NUL characters and overlong values.
 func checkText(name, value string) error {
-	if len(value) > maxVar || !utf8.ValidString(value) || strings.IndexByte(value, 0) >= 0 {
+	if len(value) > maxVar || !isText(value) {
 		return mxerr.InvalidParam("The parameter %s is not valid", name)
 	}
 	return nil
@@ -171,6 +173,37 @@ func (r *Request) unescapeVars() error {
 	}
 	return nil
 }
+
+// Form reads the body as a form (application/x-www-form-urlencoded). Its names and values are valid UTF-8 without NUL
+// characters, which PostgreSQL cannot store.
+//
+// Errors: M_INVALID_PARAM, M_TOO_LARGE.
+func (r *Request) Form() (url.Values, error) {
+	if kind := r.Header.Get("Content-Type"); kind != "" {
+		if media, _, err := mime.ParseMediaType(kind); err != nil || media != formType {
+			return nil, mxerr.InvalidParam("Content-Type must be %s", formType).Because(err)
+		}
+	}
+	body, err := r.Body()
+	if err != nil {
+		return nil, err
+	}
+	f, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, mxerr.InvalidParam("The form is not valid").Because(err)
+	}
+	for name, values := range f {
+		if !isText(name) || slices.ContainsFunc(values, func(v string) bool { return !isText(v) }) {
+			return nil, mxerr.InvalidParam("The form has characters that no text has")
+		}
+	}
+	return f, nil
+}
+
+const formType = "application/x-www-form-urlencoded"
+
+// isText reports whether a value is valid UTF-8 without NUL characters.
+func isText(value string) bool { return utf8.ValidString(value) && strings.IndexByte(value, 0) < 0 }
 
 // parseQuery parses the query parameters.
 func (r *Request) parseQuery() (err error) {

@@ -92,6 +92,12 @@ func (p *Pages) setPicture(r *httpapi.Request, s session, picture []byte, remove
 	return p.opts.Accounts.SetAvatar(r.Context(), s.requester(), "mxc://"+p.opts.Server+"/"+file)
 }
 
+// isUpload reports whether the body of a request is a form with a file.
+func isUpload(r *httpapi.Request) bool {
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	return err == nil && kind == "multipart/form-data"
+}
+
 // uploaded reads a form with a file. The file is nil if none was chosen.
 func uploaded(r *httpapi.Request) (f url.Values, file []byte, err error) {
 	body, err := r.Body()

@@ -6,7 +6,6 @@ import (
 
 	"ebb/accounts"
 	"ebb/httpapi"
-	"ebb/mxerr"
 )
 
 // emailView is what the pages behind the link in a verification e-mail show.
@@ -41,13 +40,9 @@ func (p *Pages) getEmail(r *httpapi.Request) (any, error) {
 // other websites, since it has that of the link.
 // Deviation: not part of the specification.
 func (p *Pages) postEmail(r *httpapi.Request) (any, error) {
-	body, err := r.Body()
+	form, err := r.Form()
 	if err != nil {
 		return nil, err
-	}
-	form, err := url.ParseQuery(string(body))
-	if err != nil {
-		return nil, mxerr.InvalidParam("The form is not valid").Because(err)
 	}
 	link, err := p.opts.Accounts.ConfirmEmail(r.Context(), form.Get("sid"), form.Get("token"))
 	if err != nil {

@@ -52,13 +52,12 @@ func (p *Pages) step(name string) (step, bool) {
 
 // signInStep handles a form for signing in. It returns no answer for other forms.
 func (p *Pages) signInStep(r *httpapi.Request, n need, st standing, missing lack) (any, error) {
-	body, err := r.Body()
-	if err != nil {
-		return nil, err
-	}
-	f, err := url.ParseQuery(string(body))
-	if err != nil || f.Get(signField) == "" {
-		return nil, nil //nolint:nilerr // the page that reads the form reports it
+	f, err := r.Form()
+	switch {
+	case err != nil && missing != lacksNothing && !isUpload(r):
+		return p.askAgain(r, n, st, missing, nil, err)
+	case err != nil || f.Get(signField) == "": // the page that reads the form reports it
+		return nil, nil //nolint:nilerr // the same
 	}
 	cookie := st.cookie
 	if missing == lacksUser {

@@ -270,14 +270,12 @@ func (p *Pages) logoutUpstream(r *httpapi.Request) (any, error) {
 	if p.opts.OAuth == nil {
 		return nil, mxerr.Unrecognized()
 	}
-	body, err := r.Body()
-	if err != nil {
-		return nil, err
+	f, err := r.Form()
+	if err == nil {
+		err = p.opts.Upstream.Logout(r.Context(), r.Var("provider"), f.Get("logout_token"))
 	}
-	f, _ := url.ParseQuery(string(body)) // without a token if it is no form
-	err = p.opts.Upstream.Logout(r.Context(), r.Var("provider"), f.Get("logout_token"))
 	status, answer := http.StatusOK, "{}"
-	if mxerr.Code(err) == mxerr.CodeForbidden {
+	if code := mxerr.Code(err); code == mxerr.CodeForbidden || code == mxerr.CodeInvalidParam {
 		status, answer = http.StatusBadRequest, `{"error":"invalid_request"}`
 	} else if err != nil {
 		return nil, err

@@ -280,13 +280,9 @@ func (p *Pages) mac(text string) []byte {
 //
 // Errors: M_FORBIDDEN, M_INVALID_PARAM.
 func (p *Pages) form(r *httpapi.Request, cookie string) (url.Values, error) {
-	body, err := r.Body()
+	f, err := r.Form()
 	if err != nil {
 		return nil, err
-	}
-	f, err := url.ParseQuery(string(body))
-	if err != nil {
-		return nil, mxerr.InvalidParam("The form is not valid").Because(err)
 	}
 	return f, p.checkForm(r, cookie, f)
 }

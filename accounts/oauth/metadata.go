@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -155,7 +156,7 @@ func (r rules) parseURI(text string) (*url.URL, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case len(text) > maxURI || u.User != nil || u.Hostname() == "" || u.Opaque != "" || strings.ContainsFunc(text, notURI):
+	case len(text) > maxURI || u.User != nil || !isHost(u.Hostname()) || u.Opaque != "" || strings.ContainsFunc(text, notURI):
 		return nil, errURI
 	case u.Scheme == "https", u.Scheme == "http" && r.loopback && isLoopback(u.Hostname()):
 		return u, nil
@@ -167,6 +168,12 @@ func (r rules) parseURI(text string) (*url.URL, error) {
 func notURI(c rune) bool {
 	return c <= ' ' || c >= 0x7f || c == '\\' || c == '<' || c == '>' || c == '"'
 }
+
+// hostForm matches names and addresses of hosts. Go also accepts characters such as ; and *, which have a meaning in
+// the content security policy that names the host.
+var hostForm = regexp.MustCompile(`^[A-Za-z0-9._:-]+$`)
+
+func isHost(name string) bool { return hostForm.MatchString(name) }
 
 // under reports whether the host of u is host or a subdomain of it.
 func under(u *url.URL, host string) bool {

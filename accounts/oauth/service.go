@@ -59,6 +59,11 @@ func noClient() *Error {
 	return &Error{Status: http.StatusUnauthorized, Code: errClient, Description: "There is no such client: register it again"}
 }
 
+// NoSecrets returns the error for a client that authenticates with a secret. No client has one.
+func NoSecrets() *Error {
+	return &Error{Status: http.StatusUnauthorized, Code: errClient, Description: "This server gives clients no secrets: send client_id in the body, and no Authorization header"}
+}
+
 // BadRequest returns an invalid_request error.
 func BadRequest(format string, args ...any) *Error { return invalid(errRequest, format, args...) }
 

@@ -46,7 +46,7 @@ func (s *Service) SSORedirect(text string) (SSORedirect, error) {
 	switch {
 	case u.User != nil || slices.Contains(neverRedirected, u.Scheme):
 	case u.Scheme == "https":
-		good = u.Hostname() != ""
+		good = isHost(u.Hostname())
 	case u.Scheme == "http":
 		good = isLoopback(u.Hostname())
 	default:

@@ -33,6 +33,7 @@ func TestRedirectURLsOfSingleSignOn(t *testing.T) {
 		"https://good.example.org\\@evil.example.org", "javascript:alert(1)", "JavaScript:alert(1)", "data:text/html,x", "vbscript:x", "file:///etc/passwd", "blob:https://x/1",
 		"intent://x#Intent;scheme=https;end", "https://exämple.org/", "https://example.org/\r\nSet-Cookie: x", " https://example.org", "https://example.org/\"", "java\tscript:x",
 		"https://example.org/" + strings.Repeat("x", maxURI), "view-source:https://example.org", "mailto:a@example.org",
+		"https://example.org;sandbox/", "https://*/", "https://'self'/", "https://a,b.example.org/",
 	} {
 		if r, err := open.SSORedirect(text); codeOf(err) != errRequest {
 			t.Errorf("%q is accepted, and leads to %q", text, r.Target())
