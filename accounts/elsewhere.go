@@ -9,14 +9,22 @@ import (
 )
 
 // An account without a password on this server may belong to a user whom another service signs in: an LDAP directory,
-// which compares the password, or an identity provider. Its user must not set a password here: that would be a way
-// around the rules of that service, and would still work after the service has closed the user's account there.
-// Administrators can set one (OverridePassword).
+// which compares the password, an identity provider, or a program that issues JSON Web Tokens. Its user must not set a
+// password here: that would be a way around the rules of that service, and would still work after the service has
+// closed the user's account there. Administrators can set one (OverridePassword).
+
+// hasServices reports whether any other service signs users in.
+func (s *Service) hasServices() bool {
+	u := s.opts.Upstream
+	return u.LDAP != nil || u.JWT != nil || len(u.Providers) > 0
+}
 
 // serviceOf returns the name of the service with which the user of an account without a password signs in, or "" if
-// there is none. Providers that are no longer configured do not count, since nobody can sign in with them.
+// there is none. Providers that are no longer configured do not count, since nobody can sign in with them. Accounts are
+// not linked to the program that issues JSON Web Tokens, which names users; the users of accounts that have neither a
+// password nor an identity elsewhere can sign in only with its tokens.
 func (s *Service) serviceOf(tx *storage.Tx, a storage.AccountRow) (name string, err error) {
-	if a.Password != "" || s.opts.Upstream.LDAP == nil && len(s.opts.Upstream.Providers) == 0 {
+	if a.Password != "" || !s.hasServices() {
 		return "", nil
 	}
 	all, err := tx.UpstreamIdentities(a.NID, maxIdentities)
@@ -25,11 +33,17 @@ func (s *Service) serviceOf(tx *storage.Tx, a storage.AccountRow) (name string, 
 			break
 		}
 	}
+	if err == nil && len(all) == 0 && s.opts.Upstream.JWT != nil {
+		name = tokenServiceName
+	}
 	return name, err
 }
 
-// directoryName is the name of the LDAP directory in messages.
-const directoryName = "your organisation's directory"
+// The names of services in messages.
+const (
+	directoryName    = "your organisation's directory"       // the LDAP directory
+	tokenServiceName = "your organisation's sign-in service" // the program that issues JSON Web Tokens
+)
 
 // nameOfIssuer returns the name of the service of an identity, or "" if nobody can sign in with it at present.
 func (s *Service) nameOfIssuer(issuer string) string {
@@ -77,7 +91,7 @@ func (s *Service) refuseElsewhere(tx *storage.Tx, a storage.AccountRow) error {
 // PasswordElsewhere returns the name of the service with which a user signs in instead of a password of this server, or
 // "" if the user can change the password here.
 func (s *Service) PasswordElsewhere(ctx context.Context, user ident.UserNID) (service string, err error) {
-	if s.opts.Upstream.LDAP == nil && len(s.opts.Upstream.Providers) == 0 {
+	if !s.hasServices() {
 		return "", nil
 	}
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {

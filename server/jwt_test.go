@@ -7,10 +7,12 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"ebb/accounts"
 	"ebb/accounts/gate"
 	"ebb/config"
 	"ebb/ident"
 	"ebb/internal/testserver"
+	"ebb/mxerr"
 )
 
 const jwtSecret = "0123456789abcdef0123456789abcdef"
@@ -106,6 +108,36 @@ func TestAJSONWebTokenCreatesAccountsIfConfigured(t *testing.T) {
 		s.Anonymous().Refused("POST", "/v3/login", login(bad, nil), 403, "M_FORBIDDEN")
 	}
 	s.Anonymous().Refused("POST", "/v3/login", obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": "carol"}, "password": ""}, 403, "M_FORBIDDEN")
+}
+
+func TestAccountsOfJSONWebTokensGetNoPasswordFromTheirUsers(t *testing.T) {
+	s := newJWT(t, gate.Policy{}, func(c *config.Config) { c.Auth.JWT.CreateAccounts = true })
+	s.Register("alice")
+	login := func(name string) *testserver.Client {
+		c := s.Anonymous()
+		c.Token = c.Do("POST", "/v3/login", obj{"type": "org.matrix.login.jwt", "token": signedToken(t, claims(s, name, nil))})["access_token"].(string)
+		return c
+	}
+	can := func(c *testserver.Client) any {
+		return testserver.Get(c.Do("GET", "/v3/capabilities", nil), "capabilities", "m.change_password", "enabled")
+	}
+	carol := login("carol")
+	if can(carol) != false {
+		t.Error("a user who signs in with tokens is offered to set a password")
+	}
+	err := s.Accounts().SetPassword(t.Context(), "@carol:test", "another password 7", accounts.PasswordChange{})
+	if mxerr.Code(err) != mxerr.CodeForbidden || !strings.Contains(err.Error(), "sign-in service") {
+		t.Errorf("setting a password: %v", err)
+	}
+	if can(login("alice")) != true {
+		t.Error("a user who has a password cannot change it after signing in with a token")
+	}
+	if err := s.Accounts().OverridePassword(t.Context(), "@carol:test", "another password 7", false); err != nil {
+		t.Fatal(err)
+	}
+	if can(carol) != true {
+		t.Error("a user whom an administrator has given a password cannot change it")
+	}
 }
 
 func TestAJSONWebTokenOpensNoLockedOrClosedAccount(t *testing.T) {
