@@ -70,11 +70,6 @@
       button.textContent = button.dataset.done;
     });
   }
-  // The client that has opened the page continues when its user has approved a request.
-  if (document.querySelector('[data-auth-done]')) {
-    if (window.onAuthDone) window.onAuthDone();
-    else if (window.opener) window.opener.postMessage('authDone', '*');
-  }
 
   // The client that has opened the page continues when its user has approved a request.
   if (document.querySelector('[data-auth-done]')) {
