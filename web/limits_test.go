@@ -20,14 +20,14 @@ func TestEveryPathLimitsGuesses(t *testing.T) {
 	newLimited := func(burst int) *lab {
 		l := &lab{Server: testserver.New(t, func(c *config.Config) {
 			pages(c)
-			c.Auth.MFA, c.Registration.Mode = "optional", "open"
+			c.Auth.MFA, c.Registration.Mode = "optional", "token"
 			c.Auth.JWT.Algorithms, c.Auth.JWT.Secret = []string{"HS256"}, secret
 			c.Auth.Providers = []config.Provider{{ID: "office", Name: "Office", Issuer: p.Issuer, ClientID: p.ClientID, ClientSecret: oidctest.Secret, CreateAccounts: true}}
 			c.RateLimits.Enabled, c.RateLimits.Logins = true, config.Bucket{PerSecond: 0.001, Burst: burst}
 			many := config.Bucket{PerSecond: 1000, Burst: 1000}
 			c.RateLimits.Anonymous, c.RateLimits.Registrations = many, many
 		}), t: t}
-		l.Register("alice")
+		l.control("user add", obj{"user": "alice", "password": testserver.Password()})
 		return l
 	}
 	login := func(body obj) func(*lab) func() int {
@@ -39,7 +39,13 @@ func TestEveryPathLimitsGuesses(t *testing.T) {
 	for name, prepare := range map[string]func(l *lab) func() int{
 		"password": login(obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": "alice"}, "password": "wrong"}),
 		"token":    login(obj{"type": "m.login.token", "token": "wrong"}),
-		"jwt":      login(obj{"type": "org.matrix.login.jwt", "token": "wrong"}),
+		"registration token": func(l *lab) func() int {
+			return func() int {
+				status, _, _ := l.Anonymous().Raw("GET", "/v1/register/m.login.registration_token/validity?token=wrong", nil)
+				return status
+			}
+		},
+		"jwt": login(obj{"type": "org.matrix.login.jwt", "token": "wrong"}),
 		"password on the page": func(l *lab) func() int {
 			b := l.browser()
 			page := b.get(accountPage)
@@ -101,4 +107,77 @@ func TestEveryPathLimitsGuesses(t *testing.T) {
 			t.Errorf("%s: %s", name, all)
 		}
 	}
+}
+
+// Guesses count for their target, for their network and for the whole server, as seen by a client. Tokens belong to no
+// account, so they have no target.
+func TestGuessesAreLimitedForEachTargetEachNetworkAndTheServer(t *testing.T) {
+	const attempts = 120
+	for name, c := range map[string]struct {
+		prepare func(l *lab) func(target int, network string) int
+		// How many guesses are compared: at one target from one network, at others from one network, at one from other
+		// networks, and at others from other networks.
+		one, network, target, server int
+	}{
+		"password": {func(l *lab) func(int, string) int {
+			return func(target int, network string) int {
+				body := fmt.Sprintf(`{"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "user%d"}, "password": "wrong"}`, target)
+				return l.from(l.browser(), network, "POST", "/_matrix/client/v3/login", body)
+			}
+		}, 1, 10, 10, 100},
+		"registration token": {func(l *lab) func(int, string) int {
+			return func(target int, network string) int {
+				return l.from(l.browser(), network, "GET", fmt.Sprintf("/_matrix/client/v1/register/m.login.registration_token/validity?token=wrong%d", target), "")
+			}
+		}, 1, 1, 100, 100},
+		"code of a device": {func(l *lab) func(int, string) int {
+			b, _ := l.own(accountPage)
+			return func(_ int, network string) int {
+				return l.from(b, network, "GET", "/oauth2/link?user_code=BCDF-GHJK", "")
+			}
+		}, 1, 1, 100, 100},
+		"QR code": {func(l *lab) func(int, string) int {
+			return func(_ int, network string) int {
+				return l.from(l.browser(), network, "POST", "/_matrix/client/unstable/io.element.msc4388/rendezvous", `{"data": "x"}`)
+			}
+		}, 30, 30, attempts, attempts},
+	} {
+		for kind, want := range map[string]int{"one": c.one, "network": c.network, "target": c.target, "server": c.server} {
+			l := &lab{Server: testserver.New(t, func(c *config.Config) {
+				pages(c)
+				c.Registration.Mode, c.TrustedProxies = "token", []string{"127.0.0.1"}
+				many := config.Bucket{PerSecond: 1000, Burst: 1000}
+				c.RateLimits.Enabled, c.RateLimits.Logins, c.RateLimits.Anonymous = true, config.Bucket{PerSecond: 1e-6, Burst: 1}, many
+			}), t: t}
+			l.control("user add", obj{"user": "alice", "password": testserver.Password()})
+			guess, compared := c.prepare(l), 0
+			for i := range attempts {
+				target, network := 0, "198.51.100.1"
+				if kind == "network" || kind == "server" {
+					target = i
+				}
+				if kind == "target" || kind == "server" {
+					network = fmt.Sprintf("203.0.%d.1", i)
+				}
+				if guess(target, network) != http.StatusTooManyRequests {
+					compared++
+				}
+			}
+			if compared != want {
+				t.Errorf("%s, %s: %d are compared, want %d", name, kind, compared, want)
+			}
+		}
+	}
+}
+
+// from sends a request from a network, and returns the status of the response.
+func (l *lab) from(b *browser, network, method, path, body string) int {
+	l.t.Helper()
+	req, err := http.NewRequestWithContext(l.t.Context(), method, l.URL+path, strings.NewReader(body))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("X-Forwarded-For", network)
+	return b.do(req).status
 }
