@@ -81,3 +81,11 @@ func TestBoundValuesBelongToOneCookie(t *testing.T) {
 		}
 	}
 }
+
+func TestProblemsAreSentences(t *testing.T) {
+	for message, want := range map[string]string{"": "", "Wrong username or password": "Wrong username or password.", "Try again.": "Try again.", "Really?": "Really?"} {
+		if got := sentence(message); got != want {
+			t.Errorf("%q is shown as %q", message, got)
+		}
+	}
+}

@@ -150,7 +150,7 @@ type view struct {
 // show returns the page made from the named template. cookie is the value to which the token in its form is bound, or
 // "" if it has no form.
 func (p *Pages) show(r *httpapi.Request, status int, name, cookie string, v view, h http.Header) (any, error) {
-	v.Server, v.Nonce, v.CSS = p.opts.Server, r.Nonce, p.css
+	v.Server, v.Nonce, v.CSS, v.Problem = p.opts.Server, r.Nonce, p.css, sentence(v.Problem)
 	if cookie != "" {
 		v.CSRF = p.formToken(cookie)
 	}
@@ -168,6 +168,14 @@ func (p *Pages) show(r *httpapi.Request, status int, name, cookie string, v view
 		return nil, err
 	}
 	return httpapi.Raw{Status: status, ContentType: httpapi.HTML, Header: h, Body: out.Bytes()}, nil
+}
+
+// sentence returns a message as the pages show it: those of the API have no period at the end.
+func sentence(text string) string {
+	if text == "" || strings.ContainsAny(text[len(text)-1:], ".!?") {
+		return text
+	}
+	return text + "."
 }
 
 // contentPolicy returns the content security policy of a page that runs a script, contains images or has a form that
