@@ -19,7 +19,7 @@ func TestUsersDownloadWhatIsStoredAboutThem(t *testing.T) {
 	if r := b.press(page, "start"); r.status >= 400 {
 		t.Fatalf("%d %s", r.status, r.body)
 	}
-	for deadline := time.Now().Add(time.Minute); !strings.Contains(page.body, "can be downloaded until"); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(page.body, "You can download the archive"); time.Sleep(time.Millisecond) {
 		if page = b.get(accountPage + "/export"); page.status != 200 || time.Now().After(deadline) {
 			t.Fatalf("%d %s", page.status, page.body)
 		}
@@ -33,7 +33,7 @@ func TestUsersDownloadWhatIsStoredAboutThem(t *testing.T) {
 		t.Error(err)
 	}
 	other := l.browser()
-	if r := other.signInAs(accountPage+"/export", "bob"); strings.Contains(r.body, "can be downloaded until") {
+	if r := other.signInAs(accountPage+"/export", "bob"); strings.Contains(r.body, "You can download the archive") {
 		t.Error("another user sees the archive")
 	}
 	if r := other.get(accountPage + "/export/download"); r.status != 404 {

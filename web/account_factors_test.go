@@ -39,7 +39,7 @@ func (b *browser) press(page reply, button string, fields ...string) reply {
 func TestFactorsAreAddedAndRemovedOnTheAccountPage(t *testing.T) {
 	l := newSecondLab(t, gate.Policy{MFA: gate.Optional})
 	b, page := l.own(securityPage)
-	page.has("The account has no second factor", "Set up a second factor")
+	page.has("Your account has no second factor", "Set up a second factor")
 	app := b.setUp(b.step(b.get(securityPage+"/add"), "totp"))
 	page = b.get(securityPage) // the code was a second factor
 	page.has("Authenticator app", "10 codes are left")
@@ -53,7 +53,7 @@ func TestFactorsAreAddedAndRemovedOnTheAccountPage(t *testing.T) {
 	if page = b.get(securityPage); codeText.MatchString(page.body) {
 		t.Error("recovery codes are shown again")
 	}
-	b.press(page, "remove-codes").has("The second factor is removed", "The account has no second factor")
+	b.press(page, "remove-codes").has("The second factor is removed", "Your account has no second factor")
 
 	other := l.browser()
 	if page := other.step(other.get(securityPage), "password", "user", "alice", "password", testserver.Password()); page.status != 200 || page.shows("code") {

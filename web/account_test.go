@@ -175,7 +175,7 @@ func TestChangedPasswordSignsOutDevicesIfTheUserWants(t *testing.T) {
 	l := newLab(t)
 	c := l.Login("alice")
 	b, page := l.own(accountPage + "/password")
-	if r := b.submit(page, "step", "password", "password", "another long password", "again", "a different one"); r.status != 400 || !strings.Contains(r.body, "differ") {
+	if r := b.submit(page, "step", "password", "password", "another long password", "again", "a different one"); r.status != 400 || !strings.Contains(r.body, "do not match") {
 		t.Errorf("different passwords: %d %s", r.status, r.body)
 	}
 	if r := b.submit(page, "step", "password", "password", "", "again", ""); r.status != 400 {
@@ -231,7 +231,7 @@ func TestAccountIsDeletedAfterItsNameWasTyped(t *testing.T) {
 	c := l.Login("alice")
 	c.Do("PUT", "/v3/profile/@alice:test/displayname", obj{"displayname": "Alice"})
 	b, page := l.own(accountPage + "/delete")
-	if r := b.submit(page, "step", "delete", "name", "bob"); r.status != 400 || !strings.Contains(r.body, "not your user name") {
+	if r := b.submit(page, "step", "delete", "name", "bob"); r.status != 400 || !strings.Contains(r.body, "not your username") {
 		t.Errorf("another name: %d %s", r.status, r.body)
 	}
 	c.Do("GET", "/v3/account/whoami", nil)

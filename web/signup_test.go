@@ -73,7 +73,7 @@ func TestNewAccountIsCreatedOnThePages(t *testing.T) {
 		t.Fatalf("prompt=create: %d %s", page.status, page.body)
 	}
 	for problem, fields := range map[string][]string{
-		"not the same": {"again", "something else"}, "already in use": {"user", "alice"}, "must consist of": {"user", "no spaces"}, "must not be empty": {"password", "", "again", ""},
+		"do not match": {"again", "something else"}, "already in use": {"user", "alice"}, "must consist of": {"user", "no spaces"}, "must not be empty": {"password", "", "again", ""},
 	} {
 		if r := b.create(page, "bob", fields...); r.consents() || !r.shows("create") || !strings.Contains(r.body, problem) || r.status < 400 || r.status > 499 {
 			t.Errorf("%s: %d %s", problem, r.status, r.body)

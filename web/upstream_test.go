@@ -629,7 +629,7 @@ func TestDisavowingEndsIdentitiesLinkedSince(t *testing.T) {
 	l.control("user link", obj{"user": "alice", "issuer": p.Issuer, "subject": "the thief's"})
 	b := l.browser()
 	page := b.get(l.disavowalOf(alice, thief.DeviceID))
-	page.has("accounts at other services that have been added since then")
+	page.has("accounts at other services that were added since then")
 	done := b.submit(page)
 	done.has("Office (alice&#39;s own)", "no longer uses (former)", "old password can no longer be used")
 	if strings.Contains(done.body, "thief") {

@@ -9,7 +9,7 @@ import (
 )
 
 func TestBrowsersGetAWelcomePage(t *testing.T) {
-	for mode, want := range map[string]string{"token": "registration token", "open": "create an account", "closed": "administrator creates"} {
+	for mode, want := range map[string]string{"token": "registration token", "open": "create an account", "closed": "ask the administrator"} {
 		for _, oauth := range []bool{false, true} {
 			s := testserver.New(t, func(c *config.Config) {
 				pages(c)

@@ -165,7 +165,7 @@ class Browser {
   async signUp(user) {
     await this.open(authorize({ prompt: 'create' }))
     await this.at('Create an account')
-    await this.fill({ 'User name': user, Password: password, 'Password again': password })
+    await this.fill({ Username: user, Password: password, 'Repeat the password': password })
     await this.press('Create the account')
     await this.at('Set up a second factor')
   }
@@ -174,7 +174,7 @@ class Browser {
   async enter(user, address = authorize(), secret = password) {
     await this.open(address)
     await this.at('Sign in')
-    await this.fill({ 'User name': user, Password: secret })
+    await this.fill({ Username: user, Password: secret })
     await this.press('Sign in')
     await this.at('Confirm that it is you')
   }
@@ -270,7 +270,7 @@ const parts = {
     page.setDefaultTimeout(timeout)
     await page.goto(authorize())
     check(!(await page.getByRole('button', { name: 'Sign in with a passkey' }).isVisible()), 'a passkey is offered')
-    await page.getByLabel('User name').fill('alice')
+    await page.getByLabel('Username').fill('alice')
     await page.getByLabel('Password').fill(password)
     await page.getByRole('button', { name: 'Sign in', exact: true }).click()
     await page.getByText('Use a recovery code').click()
@@ -340,7 +340,7 @@ const parts = {
     await mailbox.at('That did not work')
     await thief.open(url + '/_ebb/account')
     await thief.at('Sign in')
-    await thief.fill({ 'User name': 'alice', Password: password })
+    await thief.fill({ Username: 'alice', Password: password })
     await thief.press('Sign in')
     check((await thief.page.getByRole('alert').textContent()).includes('Wrong'), 'the old password works')
     await thief.close()
@@ -349,7 +349,7 @@ const parts = {
   async 'set a new password by e-mail'() {
     await phone.open(authorize())
     await phone.at('Sign in')
-    await phone.follow('Forgotten your password?')
+    await phone.follow('Forgot your password?')
     await phone.fill({ 'E-mail address': 'alice@example.org' })
     await phone.press('Send me a link')
     const mailbox = await Browser.open()
@@ -358,7 +358,7 @@ const parts = {
     await mailbox.press('Allow')
     await mailbox.close()
     await phone.press('I have opened the link')
-    await phone.fill({ Password: fresh, 'Password again': fresh })
+    await phone.fill({ Password: fresh, 'Repeat the password': fresh })
     await phone.press('Set the password')
     await phone.at('The password is set')
     await phone.enter('alice', authorize(), fresh)
