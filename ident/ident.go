@@ -31,8 +31,8 @@ const DelayedSend DeviceNID = -1
 type PusherNID int64
 
 // Order is the position of an event in its room's timeline; a later event has a higher order. There are gaps between
-// the orders, so that history can be inserted. Order differs from the stream position (storage.Pos), which reflects the
-// order of arrival over all rooms. 0 means that the event is not part of the timeline.
+// the orders, so that history can be inserted. Order differs from the stream position (Pos), which reflects the order
+// of arrival over all rooms. 0 means that the event is not part of the timeline.
 type Order int64
 
 // Requester is the user on whose behalf something is read or done, with the device and the access token of the request.
@@ -76,3 +76,6 @@ func ServerOf[ID ~string](fullID ID) string {
 	_, server, _ := strings.Cut(string(fullID), ":")
 	return server
 }
+
+// Pos is a position in the stream of all durable changes that clients can sync. Zero is before everything.
+type Pos int64

@@ -10,6 +10,7 @@ import (
 	"ebb/bodykeys"
 	"ebb/ident"
 	"ebb/storage/sealing"
+	"ebb/storage/values"
 )
 
 // These functions create, check and destroy the keys of sealed texts.
@@ -503,7 +504,7 @@ func (c sealedColumn) open(r Row) (o openedRow, err error) {
 func (tx *Tx) move(c sealedColumn, r openedRow, from usedKeyRow, to sealing.Key) error {
 	var text any
 	if c.blob {
-		text = blob(to.Seal(c.in, r.row, r.text))
+		text = values.Blob(to.Seal(c.in, r.row, r.text))
 	} else {
 		text = to.SealText(c.in, r.row, r.text)
 	}

@@ -8,10 +8,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+
+	"ebb/ident"
 )
 
 // Pos is a position in the stream of all durable changes that clients can sync. Zero is before everything.
-type Pos int64
+type Pos = ident.Pos
 
 // Settled returns the newest position up to which all writes are committed and their hooks have run. Readers never look
 // beyond it.

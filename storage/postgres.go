@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"ebb/storage/sealing"
+	"ebb/storage/values"
 )
 
 type postgresDialect struct {
@@ -209,7 +210,7 @@ func (r pgRow) openBlob(in sealing.In, row int64, data []byte) ([]byte, error) {
 
 func (r pgRow) Scan(dest ...any) error {
 	for i, d := range dest {
-		dest[i] = plain(d)
+		dest[i] = values.Plain(d)
 	}
 	return r.rows.Scan(dest...)
 }
@@ -218,23 +219,23 @@ func (c *pgConn) prepare(args []any) ([]any, error) {
 	if c.rows {
 		return nil, errNested
 	}
-	values := make([]any, len(args))
+	out := make([]any, len(args))
 	for i, a := range args {
-		v, err := value(a)
+		v, err := values.Of(a)
 		if err != nil {
 			return nil, fmt.Errorf("$%d: %w", i+1, err)
 		}
 		switch b := v.(type) {
-		case blob:
+		case values.Blob:
 			v = append([]byte{}, b...) // nil would be NULL
 		case []byte:
 			if b != nil {
 				v = string(b)
 			}
 		}
-		values[i] = v
+		out[i] = v
 	}
-	return values, nil
+	return out, nil
 }
 
 func (c *pgConn) begin(write bool) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"ebb/ident"
+	"ebb/storage/values"
 )
 
 // The IDs of purged events are remembered for a while, because redactions of these events may still arrive and other
@@ -80,7 +81,7 @@ func (tx *Tx) rememberPurged(list string, args []any) error {
 		return err
 	}
 	for _, at := range places {
-		if _, err := tx.exec(addPurgedIDsQuery, int64(tx.NextPos()), int64(at.room), at.bucket, tx.Now().UnixMilli(), blob(data[at])); err != nil {
+		if _, err := tx.exec(addPurgedIDsQuery, int64(tx.NextPos()), int64(at.room), at.bucket, tx.Now().UnixMilli(), values.Blob(data[at])); err != nil {
 			return err
 		}
 	}

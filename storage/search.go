@@ -9,6 +9,7 @@ import (
 	"ebb/ident"
 	"ebb/storage/postings"
 	"ebb/storage/sealing"
+	"ebb/storage/values"
 )
 
 // These are the rows of the search index. Package search decides what its blocks contain and when they are written;
@@ -160,21 +161,21 @@ func (tx *Tx) dropSearchBlock(b SearchBlock) error {
 // insertPart stores a part or the head of a block.
 func (tx *Tx) insertPart(room ident.RoomNID, key int64, data []byte) error {
 	if tx.db.sealer == nil {
-		_, err := tx.exec(`INSERT INTO search_parts (nid, data) VALUES ($1, $2)`, key, blob(data))
+		_, err := tx.exec(`INSERT INTO search_parts (nid, data) VALUES ($1, $2)`, key, values.Blob(data))
 		return err
 	}
 	k, err := tx.keyFor(sealing.Slot{Room: room, Kind: sealing.Search, Day: sealing.DayOf(tx.now.UnixMilli())})
 	if err != nil {
 		return err
 	}
-	_, err = tx.exec(`INSERT INTO search_parts (nid, data, body_key) VALUES ($1, $2, $3)`, key, blob(k.Seal(sealing.SearchParts, key, data)), int64(k.ID))
+	_, err = tx.exec(`INSERT INTO search_parts (nid, data, body_key) VALUES ($1, $2, $3)`, key, values.Blob(k.Seal(sealing.SearchParts, key, data)), int64(k.ID))
 	return err
 }
 
 // updatePart replaces a part or the head of a block.
 func (tx *Tx) updatePart(room ident.RoomNID, key int64, data []byte) error {
 	if tx.db.sealer == nil {
-		_, err := tx.exec(updatePartQuery, key, blob(data))
+		_, err := tx.exec(updatePartQuery, key, values.Blob(data))
 		return err
 	}
 	if err := tx.soil(`SELECT body_key FROM search_parts WHERE nid = $1`, key); err != nil {
@@ -184,7 +185,7 @@ func (tx *Tx) updatePart(room ident.RoomNID, key int64, data []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.exec(updateSealedPartQuery, key, blob(k.Seal(sealing.SearchParts, key, data)), int64(k.ID))
+	_, err = tx.exec(updateSealedPartQuery, key, values.Blob(k.Seal(sealing.SearchParts, key, data)), int64(k.ID))
 	return err
 }
 

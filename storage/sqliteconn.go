@@ -12,6 +12,7 @@ import (
 	"github.com/mattn/go-sqlite3"
 
 	"ebb/storage/sealing"
+	"ebb/storage/values"
 )
 
 // liteConn is a connection to SQLite. It calls the driver directly. Through database/sql a prepared insert takes 1.2 to
@@ -74,12 +75,12 @@ func (c *liteConn) dropOne() error {
 func (s *statement) bind(args []any) error {
 	s.args = s.args[:0]
 	for i, a := range args {
-		v, err := value(a)
+		v, err := values.Of(a)
 		if err != nil {
 			return fmt.Errorf("$%d: %w", i+1, err)
 		}
 		switch b := v.(type) {
-		case blob:
+		case values.Blob:
 			v = append([]byte{}, b...) // nil would be NULL
 		case []byte:
 			if b != nil {
@@ -155,7 +156,7 @@ func (r liteRow) Scan(dest ...any) error {
 		return fmt.Errorf("scan: %d destinations for %d columns", len(dest), len(r))
 	}
 	for i, d := range dest {
-		if err := assign(d, r[i]); err != nil {
+		if err := values.Assign(d, r[i]); err != nil {
 			return fmt.Errorf("column %d: %w", i, err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ebb/storage/sealing"
+	"ebb/storage/values"
 )
 
 // Tx is a transaction: a snapshot for reading, or a closure's part of a batch for writing. It is used by one goroutine
@@ -156,7 +157,7 @@ func In[T any](first int, values []T) (placeholders string, args []any) {
 // argument converts a value to an argument of a statement. It converts numbers to int64 itself; if the function value
 // did so later, they would be allocated twice.
 func argument[T any](v T) any {
-	if n, ok := number(v); ok {
+	if n, ok := values.Number(v); ok {
 		return n
 	}
 	return v

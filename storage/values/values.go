@@ -1,4 +1,5 @@
-package storage
+// Package values converts between Go values and what the drivers of both databases store and read.
+package values
 
 import (
 	"database/sql"
@@ -9,14 +10,14 @@ import (
 	"ebb/ident"
 )
 
-// blob is an argument that is stored as bytes, not as text.
-type blob []byte
+// Blob is an argument that is stored as bytes, not as text.
+type Blob []byte
 
-// value converts an argument to a type that both drivers store alike: int64, float64, string, []byte (as text), blob or
+// Of converts an argument to a type that both drivers store alike: int64, float64, string, []byte (as text), Blob or
 // nil.
-func value(a any) (driver.Value, error) {
+func Of(a any) (driver.Value, error) {
 	switch v := a.(type) {
-	case nil, int64, string, []byte, blob, float64:
+	case nil, int64, string, []byte, Blob, float64:
 		return v, nil
 	case int:
 		return int64(v), nil
@@ -25,23 +26,23 @@ func value(a any) (driver.Value, error) {
 			return int64(1), nil
 		}
 		return int64(0), nil
-	case Pos, ident.UserNID, ident.RoomNID, ident.DeviceNID, ident.PusherNID, ident.Order:
-		n, _ := number(v)
+	case ident.Pos, ident.UserNID, ident.RoomNID, ident.DeviceNID, ident.PusherNID, ident.Order:
+		n, _ := Number(v)
 		return n, nil
 	case driver.Valuer:
 		inner, err := v.Value()
 		if _, ok := inner.(driver.Valuer); ok || err != nil {
 			return nil, fmt.Errorf("no way to store a %T: %w", a, err)
 		}
-		return value(inner)
+		return Of(inner)
 	}
 	return valueKind(a)
 }
 
-// number returns the value of a number type of this program. It returns false for all other types.
-func number(a any) (int64, bool) {
+// Number returns the value of a number type of this program. It returns false for all other types.
+func Number(a any) (int64, bool) {
 	switch v := a.(type) {
-	case Pos:
+	case ident.Pos:
 		return int64(v), true
 	case ident.UserNID:
 		return int64(v), true
@@ -57,11 +58,11 @@ func number(a any) (int64, bool) {
 	return 0, false
 }
 
-// plain converts a pointer to a number type of this program to a pointer to an int64, so that neither the driver nor
+// Plain converts a pointer to a number type of this program to a pointer to an int64, so that neither the driver nor
 // database/sql needs reflection, which allocates. It returns other destinations unchanged.
-func plain(dest any) any {
+func Plain(dest any) any {
 	switch d := dest.(type) {
-	case *Pos:
+	case *ident.Pos:
 		return (*int64)(d)
 	case *ident.UserNID:
 		return (*int64)(d)
@@ -84,11 +85,11 @@ func valueKind(a any) (driver.Value, error) {
 	case r.Kind() == reflect.Pointer && r.IsNil():
 		return nil, nil
 	case r.Kind() == reflect.Pointer:
-		return value(r.Elem().Interface())
+		return Of(r.Elem().Interface())
 	case r.CanInt():
 		return r.Int(), nil
 	case r.Kind() == reflect.Bool:
-		return value(r.Bool())
+		return Of(r.Bool())
 	case r.Kind() == reflect.String:
 		return r.String(), nil
 	case r.Kind() == reflect.Slice && r.Type().Elem().Kind() == reflect.Uint8:
@@ -97,10 +98,10 @@ func valueKind(a any) (driver.Value, error) {
 	return nil, fmt.Errorf("no way to store a %T", a)
 }
 
-// assign copies one column of SQLite's driver (int64, float64, string, []byte, bool, nil) to a destination, as
+// Assign copies one column of SQLite's driver (int64, float64, string, []byte, bool, nil) to a destination, as
 // database/sql does for PostgreSQL.
-func assign(dest, src any) error {
-	switch d := plain(dest).(type) {
+func Assign(dest, src any) error {
+	switch d := Plain(dest).(type) {
 	case *int64:
 		if v, ok := src.(int64); ok {
 			*d = v
@@ -151,7 +152,7 @@ func assignKind(dest, src any) error {
 			return nil
 		}
 		v.Set(reflect.New(v.Type().Elem()))
-		return assign(v.Interface(), src)
+		return Assign(v.Interface(), src)
 	}
 	bytes := v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Uint8
 	switch s := src.(type) {
