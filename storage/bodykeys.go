@@ -228,6 +228,14 @@ var sealedColumns = []sealedColumn{
 		`UPDATE related_redactions SET reason = $2, body_key = $3 WHERE position = $1 AND body_key = $4`},
 	{"stripped_state", sealing.StrippedState, false, sealing.Bodies, `SELECT user_nid, json FROM stripped_state WHERE body_key = $1 LIMIT $2`,
 		`UPDATE stripped_state SET json = $2, body_key = $3 WHERE user_nid = $1 AND body_key = $4`},
+	{"media_files", sealing.MediaFiles, false, sealing.MediaKeys, `SELECT nid, sealed_key FROM media_files WHERE body_key = $1 LIMIT $2`,
+		`UPDATE media_files SET sealed_key = $2, body_key = $3 WHERE nid = $1 AND body_key = $4`},
+	{"url_previews", sealing.URLPreviews, false, sealing.Previews, `SELECT nid, json FROM url_previews WHERE body_key = $1 LIMIT $2`,
+		`UPDATE url_previews SET json = $2, body_key = $3 WHERE nid = $1 AND body_key = $4`},
+	{"reports", sealing.Reports, false, sealing.Reasons, `SELECT nid, reason FROM reports WHERE body_key = $1 LIMIT $2`,
+		`UPDATE reports SET reason = $2, body_key = $3 WHERE nid = $1 AND body_key = $4`},
+	{"own_redactions", sealing.OwnRedactions, false, sealing.Reasons, `SELECT position, reason FROM own_redactions WHERE body_key = $1 LIMIT $2`,
+		`UPDATE own_redactions SET reason = $2, body_key = $3 WHERE position = $1 AND body_key = $4`},
 	{"search_parts", sealing.SearchParts, true, sealing.Search, `SELECT nid, data FROM search_parts WHERE body_key = $1 LIMIT $2`,
 		`UPDATE search_parts SET data = $2, body_key = $3 WHERE nid = $1 AND body_key = $4`},
 }
@@ -355,6 +363,9 @@ func (db *DB) keyEmpty(ctx context.Context, k usedKeyRow) (empty bool, err error
 
 func (tx *Tx) keyEmpty(k usedKeyRow) (bool, error) {
 	for _, c := range sealedColumns {
+		if c.kind != k.slot.Kind {
+			continue
+		}
 		found := false
 		if err := tx.each(func(Row) error { found = true; return nil }, c.list, int64(k.id), 1); err != nil || found {
 			return false, err
@@ -528,8 +539,8 @@ const (
 	plainBlocksQuery = searchBlockColumns + `b WHERE EXISTS (SELECT 1 FROM search_parts p WHERE p.nid = b.nid * 2048 AND p.body_key = 0) ORDER BY nid LIMIT $1`
 )
 
-// sealOld seals events from before there were keys. The search index of such a database is sealed too. Texts that
-// disappear by themselves within a short time are left as they are.
+// sealOld seals events from before there were keys. The search index of such a database and the keys of its media are
+// sealed too. Texts that disappear by themselves within a short time, and reports, are left as they are.
 func (db *DB) sealOld(ctx context.Context) error {
 	var after int64
 	err := db.Read(ctx, func(tx *Tx) (err error) {
@@ -541,6 +552,9 @@ func (db *DB) sealOld(ctx context.Context) error {
 	}
 	if err == nil {
 		err = db.sealOldBlocks(ctx)
+	}
+	if err == nil {
+		err = db.sealOldMediaKeys(ctx)
 	}
 	return err
 }

@@ -45,7 +45,7 @@ func (tx *Tx) FillMedia(m Media) (bool, error) {
 }
 
 const (
-	mediaColumns = `m.media_id, m.user_nid, m.blob, m.content_type, m.filename, m.size, m.created_ts, m.expires_ts, m.unused_ts, coalesce(f.name, ''), coalesce(f.sealed_key, '')`
+	mediaColumns = `m.media_id, m.user_nid, m.blob, m.content_type, m.filename, m.size, m.created_ts, m.expires_ts, m.unused_ts, ` + mediaFileColumns
 	mediaQuery   = `SELECT ` + mediaColumns + ` FROM media m LEFT JOIN media_files f ON f.blob = m.blob WHERE m.media_id = $1`
 )
 
@@ -55,8 +55,18 @@ func (tx *Tx) Media(mediaID string) (Media, bool, error) {
 }
 
 func scanMedia(r Row) (m Media, err error) {
-	err = r.Scan(&m.ID, &m.User, &m.Blob, &m.ContentType, &m.Filename, &m.Size, &m.Created, &m.Expires, &m.Unused, &m.File.Name, &m.File.SealedKey)
-	return m, err
+	return m, scanMediaAnd(r, &m)
+}
+
+// scanMediaAnd scans mediaColumns and the columns after them.
+func scanMediaAnd(r Row, m *Media, others ...any) error {
+	var f storedFile
+	dest := append([]any{&m.ID, &m.User, &m.Blob, &m.ContentType, &m.Filename, &m.Size, &m.Created, &m.Expires, &m.Unused}, f.dest()...)
+	err := r.Scan(append(dest, others...)...)
+	if err == nil {
+		m.File, err = f.open(r)
+	}
+	return err
 }
 
 const mediaUsageQuery = `SELECT coalesce(sum(size), 0), coalesce(sum(CASE WHEN blob = '' THEN 1 ELSE 0 END), 0) FROM media WHERE user_nid = $1`
@@ -106,8 +116,6 @@ const (
 	blobNamedQuery     = `SELECT 1 FROM media WHERE blob = $1 UNION ALL SELECT 1 FROM remote_media WHERE blob = $1 LIMIT 1`
 	queueUnlinkQuery   = `INSERT INTO media_unlinks (name) VALUES ($1) ON CONFLICT DO NOTHING`
 	mediaFileNameQuery = `SELECT name FROM media_files WHERE blob = $1`
-	putMediaFileQuery  = `INSERT INTO media_files (blob, name, sealed_key) VALUES ($1, $2, $3)
-ON CONFLICT (blob) DO UPDATE SET name = excluded.name, sealed_key = excluded.sealed_key`
 )
 
 // BlobNamed reports whether a row refers to the blob. It uses the indexes media_by_blob and remote_media_by_blob.
@@ -124,6 +132,9 @@ func (tx *Tx) releaseBlob(blob string) error {
 	}
 	named, err := tx.BlobNamed(blob)
 	if err != nil || named {
+		return err
+	}
+	if err := tx.soil(mediaFileKeyQuery, blob); err != nil {
 		return err
 	}
 	name, found, err := one(tx, scanString, `DELETE FROM media_files WHERE blob = $1 RETURNING name`, blob)
@@ -144,10 +155,13 @@ func (tx *Tx) QueueMediaUnlink(name string) error {
 
 // MediaFile returns the encrypted file of a blob.
 func (tx *Tx) MediaFile(blob string) (MediaFile, bool, error) {
-	return one(tx, func(r Row) (f MediaFile, err error) {
-		err = r.Scan(&f.Name, &f.SealedKey)
-		return f, err
-	}, `SELECT name, sealed_key FROM media_files WHERE blob = $1`, blob)
+	return one(tx, func(r Row) (MediaFile, error) {
+		var f storedFile
+		if err := r.Scan(f.dest()...); err != nil {
+			return f.MediaFile, err
+		}
+		return f.open(r)
+	}, `SELECT `+mediaFileColumns+` FROM media_files f WHERE f.blob = $1`, blob)
 }
 
 // PutMediaFile records the file of a blob. If the blob has one already, that is queued for removal.
@@ -161,8 +175,7 @@ func (tx *Tx) PutMediaFile(blob string, f MediaFile) error {
 			return err
 		}
 	}
-	_, err = tx.exec(putMediaFileQuery, blob, f.Name, f.SealedKey)
-	return err
+	return tx.putMediaFile(blob, f)
 }
 
 // ReplacePlainMedia records the encrypted file of a blob that had an unencrypted one, and queues that for removal. It
@@ -200,7 +213,7 @@ func (tx *Tx) PlainBlobs(after string, limit int) ([]PlainBlob, error) {
 	}, plainBlobsQuery, after, limit)
 }
 
-const mediaKeysQuery = `SELECT blob, name, sealed_key FROM media_files WHERE blob > $1 ORDER BY blob LIMIT $2`
+const mediaKeysQuery = `SELECT f.blob, ` + mediaFileColumns + ` FROM media_files f WHERE f.blob > $1 ORDER BY f.blob LIMIT $2`
 
 // MediaKey is the file of a blob.
 type MediaKey struct {
@@ -211,15 +224,21 @@ type MediaKey struct {
 // MediaKeys returns a page of the keys of files: at most limit of those of the blobs after the given one.
 func (tx *Tx) MediaKeys(after string, limit int) ([]MediaKey, error) {
 	return collect(tx, func(r Row) (k MediaKey, err error) {
-		err = r.Scan(&k.Blob, &k.Name, &k.SealedKey)
+		var f storedFile
+		if err = r.Scan(append([]any{&k.Blob}, f.dest()...)...); err == nil {
+			k.MediaFile, err = f.open(r)
+		}
 		return k, err
 	}, mediaKeysQuery, after, limit)
 }
 
 // ResealMediaKey stores the key of a file that was encrypted again.
 func (tx *Tx) ResealMediaKey(blob, sealed string) error {
-	_, err := tx.exec(`UPDATE media_files SET sealed_key = $2 WHERE blob = $1`, blob, sealed)
-	return err
+	name, found, err := one(tx, scanString, mediaFileNameQuery, blob)
+	if err != nil || !found {
+		return err
+	}
+	return tx.putMediaFile(blob, MediaFile{Name: name, SealedKey: sealed})
 }
 
 // MediaUnlinks returns a page of the files that are to be removed from disk: at most limit of those after the given

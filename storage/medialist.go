@@ -24,7 +24,7 @@ ORDER BY m.created_ts, m.media_id LIMIT $7`
 
 func scanSweptMedia(r Row) (m SweptMedia, err error) {
 	var referenced, quarantined int64
-	err = r.Scan(&m.ID, &m.User, &m.Blob, &m.ContentType, &m.Filename, &m.Size, &m.Created, &m.Expires, &m.Unused, &m.File.Name, &m.File.SealedKey, &referenced, &quarantined)
+	err = scanMediaAnd(r, &m.Media, &referenced, &quarantined)
 	m.Referenced, m.Quarantined = referenced != 0, quarantined != 0
 	return m, err
 }

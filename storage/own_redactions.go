@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"ebb/ident"
+	"ebb/storage/sealing"
 )
 
 // OwnRedaction is a request to redact the messages that a user has sent.
@@ -34,8 +35,8 @@ type OwnProgress struct {
 const NextRoom ident.Order = -1
 
 const addOwnRedactionQuery = `INSERT INTO own_redactions
-(position, user_nid, room_nid, before_ts, reason, daily, counted, at_room, at_ord, expected, redacted, removed, finished_ts)
-VALUES ($1, $2, $3, $4, $5, $6, 0, 0, -1, 0, 0, 0, 0)`
+(position, user_nid, room_nid, before_ts, reason, daily, counted, at_room, at_ord, expected, redacted, removed, finished_ts, body_key)
+VALUES ($1, $2, $3, $4, $5, $6, 0, 0, -1, 0, 0, 0, 0, $7)`
 
 // AddOwnRedaction stores a request that has not begun, and sets its position.
 func (tx *Tx) AddOwnRedaction(o *OwnRedaction) error {
@@ -44,13 +45,17 @@ func (tx *Tx) AddOwnRedaction(o *OwnRedaction) error {
 	if o.Daily {
 		daily = 1
 	}
-	_, err := tx.exec(addOwnRedactionQuery, int64(o.Position), int64(o.User), int64(o.Room), o.Before, o.Reason, daily)
+	reason, sealed, err := tx.sealKind(sealing.OwnRedactions, 0, sealing.Reasons, int64(o.Position), o.Reason)
+	if err != nil {
+		return err
+	}
+	_, err = tx.exec(addOwnRedactionQuery, int64(o.Position), int64(o.User), int64(o.Room), o.Before, reason, daily, sealed)
 	return err
 }
 
 const (
 	ownRedactionColumns = `SELECT o.position, o.user_nid, u.user_id, o.room_nid, o.before_ts, o.reason, o.daily, o.counted, o.at_room, o.at_ord,
- o.expected, o.redacted, o.removed, o.finished_ts, coalesce(r.room_id, '')
+ o.expected, o.redacted, o.removed, o.finished_ts, coalesce(r.room_id, ''), o.body_key
 FROM own_redactions o JOIN users u ON u.nid = o.user_nid LEFT JOIN rooms r ON r.nid = o.room_nid `
 	nextOwnRedactionQuery = ownRedactionColumns + `LEFT JOIN accounts a ON a.nid = o.user_nid
 WHERE o.finished_ts = 0 AND o.position > $1 AND coalesce(a.locked, 0) = 0 ORDER BY o.position LIMIT 1`
@@ -58,9 +63,12 @@ WHERE o.finished_ts = 0 AND o.position > $1 AND coalesce(a.locked, 0) = 0 ORDER 
 )
 
 func scanOwnRedaction(r Row) (o OwnRedaction, err error) {
-	var daily, counted int64
+	var daily, counted, sealed int64
 	err = r.Scan(&o.Position, &o.User, &o.UserID, &o.Room, &o.Before, &o.Reason, &daily, &counted, &o.AtRoom, &o.AtOrder,
-		&o.Expected, &o.Redacted, &o.Removed, &o.FinishedTS, &o.RoomID)
+		&o.Expected, &o.Redacted, &o.Removed, &o.FinishedTS, &o.RoomID, &sealed)
+	if err == nil && sealed != 0 {
+		err = unsealString(r, sealing.OwnRedactions, int64(o.Position), &o.Reason)
+	}
 	o.Daily, o.Counted = daily != 0, counted != 0
 	return o, err
 }
@@ -84,17 +92,25 @@ func (tx *Tx) PendingOwnRedactions(user ident.UserNID) (int64, error) {
 	return n, err
 }
 
-// CancelOwnRedactions deletes the unfinished requests of a user, and returns their number.
-func (tx *Tx) CancelOwnRedactions(user ident.UserNID) (int64, error) {
-	return tx.exec(`DELETE FROM own_redactions WHERE user_nid = $1 AND finished_ts = 0`, int64(user))
+// deleteOwnRedactions deletes the requests that a condition selects, and returns their number.
+func (tx *Tx) deleteOwnRedactions(where string, args ...any) (int64, error) {
+	if err := tx.soil(`SELECT body_key FROM own_redactions WHERE `+where, args...); err != nil {
+		return 0, err
+	}
+	return tx.exec(`DELETE FROM own_redactions WHERE `+where, args...)
 }
 
-const trimOwnRedactionsQuery = `DELETE FROM own_redactions WHERE user_nid = $1 AND finished_ts > 0 AND position <= (
+// CancelOwnRedactions deletes the unfinished requests of a user, and returns their number.
+func (tx *Tx) CancelOwnRedactions(user ident.UserNID) (int64, error) {
+	return tx.deleteOwnRedactions(`user_nid = $1 AND finished_ts = 0`, int64(user))
+}
+
+const trimmedOwnRedactions = `user_nid = $1 AND finished_ts > 0 AND position <= (
     SELECT position FROM own_redactions WHERE user_nid = $1 ORDER BY position DESC LIMIT 1 OFFSET $2)`
 
 // TrimOwnRedactions deletes the finished requests of a user except the newest ones.
 func (tx *Tx) TrimOwnRedactions(user ident.UserNID, keep int) error {
-	_, err := tx.exec(trimOwnRedactionsQuery, int64(user), keep)
+	_, err := tx.deleteOwnRedactions(trimmedOwnRedactions, int64(user), keep)
 	return err
 }
 
@@ -113,17 +129,17 @@ func (tx *Tx) AdvanceOwnRedaction(p Pos, to OwnProgress) (found bool, err error)
 
 // DeleteOwnRedaction deletes a request. What has been redacted stays redacted.
 func (tx *Tx) DeleteOwnRedaction(p Pos) error {
-	_, err := tx.exec(`DELETE FROM own_redactions WHERE position = $1`, int64(p))
+	_, err := tx.deleteOwnRedactions(`position = $1`, int64(p))
 	return err
 }
 
-const pruneOwnRedactionsQuery = `DELETE FROM own_redactions WHERE position IN (
+const prunedOwnRedactions = `position IN (
     SELECT position FROM own_redactions WHERE finished_ts > 0 AND finished_ts < $1 ORDER BY finished_ts LIMIT $2)`
 
 // PruneOwnRedactions deletes at most limit requests that were finished before a time (ms), and reports whether there
 // may be more. It uses the index own_redactions_by_end.
 func (tx *Tx) PruneOwnRedactions(before int64, limit int) (more bool, err error) {
-	n, err := tx.exec(pruneOwnRedactionsQuery, before, limit)
+	n, err := tx.deleteOwnRedactions(prunedOwnRedactions, before, limit)
 	return n == int64(limit), err
 }
 

@@ -13,7 +13,7 @@ type RemoteMedia struct {
 	File        MediaFile
 }
 
-const remoteMediaColumns = `m.server, m.media_id, m.blob, m.content_type, m.filename, m.size, m.fetched_ts, m.used_ts, coalesce(f.name, ''), coalesce(f.sealed_key, '')
+const remoteMediaColumns = `m.server, m.media_id, m.blob, m.content_type, m.filename, m.size, m.fetched_ts, m.used_ts, ` + mediaFileColumns + `
 FROM remote_media m LEFT JOIN media_files f ON f.blob = m.blob`
 
 const setRemoteMediaQuery = `INSERT INTO remote_media (server, media_id, blob, content_type, filename, size, fetched_ts, used_ts) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
@@ -41,7 +41,11 @@ func (tx *Tx) RemoteMedia(server, mediaID string) (RemoteMedia, bool, error) {
 }
 
 func scanRemoteMedia(r Row) (m RemoteMedia, err error) {
-	err = r.Scan(&m.Server, &m.ID, &m.Blob, &m.ContentType, &m.Filename, &m.Size, &m.Fetched, &m.Used, &m.File.Name, &m.File.SealedKey)
+	var f storedFile
+	err = r.Scan(append([]any{&m.Server, &m.ID, &m.Blob, &m.ContentType, &m.Filename, &m.Size, &m.Fetched, &m.Used}, f.dest()...)...)
+	if err == nil {
+		m.File, err = f.open(r)
+	}
 	return m, err
 }
 

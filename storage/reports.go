@@ -1,6 +1,9 @@
 package storage
 
-import "ebb/ident"
+import (
+	"ebb/ident"
+	"ebb/storage/sealing"
+)
 
 // Report is a report of an event, a room or a user.
 type Report struct {
@@ -16,8 +19,8 @@ type Report struct {
 }
 
 const (
-	addReportQuery = `INSERT INTO reports (nid, reporter_nid, ts, room_id, event_id, user_id, profile, reason)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
+	addReportQuery = `INSERT INTO reports (nid, reporter_nid, ts, room_id, event_id, user_id, profile, reason, body_key)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
 	// It uses the index reports_by_reporter.
 	excessReportsOfQuery = `SELECT nid FROM reports WHERE reporter_nid = $1 ORDER BY nid DESC LIMIT 100 OFFSET $2`
 	excessReportsQuery   = `SELECT nid FROM reports ORDER BY nid DESC LIMIT 100 OFFSET $1`
@@ -27,7 +30,11 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
 // that at most ofReporter reports of the same user and at most all reports in total remain.
 func (tx *Tx) AddReport(r Report, events []Pos, ofReporter, all int) error {
 	r.NID = int64(tx.NextPos())
-	if _, err := tx.exec(addReportQuery, r.NID, int64(r.Reporter), r.TS, r.Room, r.Event, r.User, r.Profile, r.Reason); err != nil {
+	reason, sealed, err := tx.sealKind(sealing.Reports, 0, sealing.Reasons, r.NID, r.Reason)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.exec(addReportQuery, r.NID, int64(r.Reporter), r.TS, r.Room, r.Event, r.User, r.Profile, reason, sealed); err != nil {
 		return err
 	}
 	for _, p := range events {
@@ -54,6 +61,9 @@ func (tx *Tx) deleteReports(nids []int64) error {
 		if _, err := tx.exec(`DELETE FROM report_events WHERE report_nid = $1`, nid); err != nil {
 			return err
 		}
+		if err := tx.soil(`SELECT body_key FROM reports WHERE nid = $1`, nid); err != nil {
+			return err
+		}
 		if _, err := tx.exec(`DELETE FROM reports WHERE nid = $1`, nid); err != nil {
 			return err
 		}
@@ -61,13 +71,17 @@ func (tx *Tx) deleteReports(nids []int64) error {
 	return nil
 }
 
-const reportsQuery = `SELECT r.nid, r.reporter_nid, u.user_id, r.ts, r.room_id, r.event_id, r.user_id, r.profile, r.reason
+const reportsQuery = `SELECT r.nid, r.reporter_nid, u.user_id, r.ts, r.room_id, r.event_id, r.user_id, r.profile, r.reason, r.body_key
 FROM reports r JOIN users u ON u.nid = r.reporter_nid WHERE r.nid > $1 ORDER BY r.nid LIMIT $2`
 
 // Reports returns a page of the reports, oldest first: at most limit of those after a number. It uses the primary key.
 func (tx *Tx) Reports(after int64, limit int) ([]Report, error) {
 	return collect(tx, func(r Row) (p Report, err error) {
-		err = r.Scan(&p.NID, &p.Reporter, &p.ReporterID, &p.TS, &p.Room, &p.Event, &p.User, &p.Profile, &p.Reason)
+		var sealed int64
+		err = r.Scan(&p.NID, &p.Reporter, &p.ReporterID, &p.TS, &p.Room, &p.Event, &p.User, &p.Profile, &p.Reason, &sealed)
+		if err == nil && sealed != 0 {
+			err = unsealString(r, sealing.Reports, p.NID, &p.Reason)
+		}
 		return p, err
 	}, reportsQuery, after, limit)
 }

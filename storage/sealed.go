@@ -122,10 +122,15 @@ func (tx *Tx) soil(keys string, args ...any) error {
 // sealString seals a text of a room, unless there are no keys or it is empty. It returns what is stored, and the number
 // of the key or 0.
 func (tx *Tx) sealString(in sealing.In, room ident.RoomNID, row int64, text string) (string, int64, error) {
+	return tx.sealKind(in, room, sealing.Bodies, row, text)
+}
+
+// sealKind is sealString with keys of some kind. The room is 0 for a text that belongs to none.
+func (tx *Tx) sealKind(in sealing.In, room ident.RoomNID, kind sealing.Kind, row int64, text string) (string, int64, error) {
 	if tx.db.sealer == nil || text == "" {
 		return text, 0, nil
 	}
-	k, err := tx.keyFor(sealing.Slot{Room: room, Day: sealing.DayOf(tx.now.UnixMilli())})
+	k, err := tx.keyFor(sealing.Slot{Room: room, Kind: kind, Day: sealing.DayOf(tx.now.UnixMilli())})
 	if err != nil {
 		return "", 0, err
 	}

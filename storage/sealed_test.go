@@ -153,6 +153,12 @@ func TestNothingThatUsersWriteIsInTheFilesOfPostgreSQL(t *testing.T) {
 		ok(t, tx.SetStrippedState(user, 1, `["`+secret+`"]`))
 		doc := postings.Doc{Pos: 1, Field: postings.Body, Terms: []uint32{1}}
 		ok(t, tx.InsertSearchBlock(1, []postings.Doc{doc}, postings.Block{Head: []byte(secret), Parts: [][]byte{[]byte(secret)}}))
+		ok(t, tx.PutMediaFile("blob", storage.MediaFile{Name: "file", SealedKey: "id." + secret}))
+		ok(t, tx.InsertMedia(storage.Media{ID: "m", User: user, Blob: "blob"}))
+		ok(t, tx.SetRemoteMedia(storage.RemoteMedia{Server: "far", ID: "m", Blob: "blob"}))
+		ok(t, tx.PutURLPreview(storage.URLPreview{URLHash: "h", FetchedTS: 1, ExpiresTS: 10, JSON: `{"og:title":"` + secret + `"}`}))
+		ok(t, tx.AddReport(storage.Report{Reporter: user, Room: "!1", Reason: "~" + secret}, nil, 10, 10))
+		ok(t, tx.AddOwnRedaction(&storage.OwnRedaction{User: user, Reason: secret}))
 		return tx.SetProfileField(user, storage.ProfileField{Name: "displayname", Value: `"` + control + `"`})
 	}))
 	ok(t, w.Read(ctx, func(tx *storage.Tx) error {
@@ -181,11 +187,116 @@ func TestNothingThatUsersWriteIsInTheFilesOfPostgreSQL(t *testing.T) {
 		}
 		return nil
 	}))
+	w.mustHaveApart(secret)
 	if len(w.filesWith(control)) == 0 {
 		t.Error("the search through the files finds nothing")
 	}
 	if found := w.filesWith(secret); len(found) > 0 {
 		t.Errorf("the text is in %v", found)
+	}
+}
+
+// mustHaveApart reads the texts that belong to no room.
+func (w *sealedWorld) mustHaveApart(secret string) {
+	w.Helper()
+	ok(w.T, w.Read(ctx, func(tx *storage.Tx) error {
+		user, _, err := tx.LookupUser("@a:test")
+		ok(w.T, err)
+		m, _, err := tx.Media("m")
+		remote, _, err2 := tx.RemoteMedia("far", "m")
+		file, _, err3 := tx.MediaFile("blob")
+		keys, err4 := tx.MediaKeys("", 10)
+		list, err5 := tx.ListMedia(storage.MediaFilter{Before: 1}, storage.Media{Created: -1}, 10)
+		if err := errors.Join(err, err2, err3, err4, err5); err != nil || len(keys) != 1 || len(list) != 1 {
+			w.Fatalf("media files: %v, %v (%v)", keys, list, err)
+		}
+		for _, f := range []storage.MediaFile{m.File, remote.File, file, keys[0].MediaFile, list[0].File} {
+			if f.Name != "file" || f.SealedKey != "id."+secret {
+				w.Errorf("the media file is %+v", f)
+			}
+		}
+		p, _, err := tx.URLPreview("h", 5)
+		if err != nil || p.JSON != `{"og:title":"`+secret+`"}` {
+			w.Errorf("the preview is %q (%v)", p.JSON, err)
+		}
+		reports, err := tx.Reports(0, 10)
+		if err != nil || len(reports) != 1 || reports[0].Reason != "~"+secret {
+			w.Errorf("the reports are %+v (%v)", reports, err)
+		}
+		own, err := tx.OwnRedactions(user, 10)
+		if err != nil || len(own) != 1 || own[0].Reason != secret {
+			w.Errorf("the requests are %+v (%v)", own, err)
+		}
+		return nil
+	}))
+}
+
+// Without its key in the database, a deleted file cannot be decrypted, whatever is left of it.
+func TestTheKeysOfDeletedMediaAreDestroyed(t *testing.T) {
+	w := newSealedWorld(t)
+	ok(t, w.Write(ctx, func(tx *storage.Tx) error {
+		for _, blob := range []string{"a", "b"} {
+			ok(t, tx.PutMediaFile(blob, storage.MediaFile{Name: "file of " + blob, SealedKey: "key of " + blob}))
+			ok(t, tx.InsertMedia(storage.Media{ID: blob, User: 1, Blob: blob}))
+		}
+		return nil
+	}))
+	old := w.number(`SELECT max(body_key) FROM media_files`)
+	ok(t, w.Write(ctx, func(tx *storage.Tx) error { _, err := tx.DeleteMedia("a"); return err }))
+	ok(t, w.RetireKeys(ctx, true))
+	if w.number(`SELECT count(*) FROM body_keys WHERE nid = $1`, old) != 0 {
+		t.Error("the key of the deleted file is still there")
+	}
+	rotate := func(to string) {
+		ok(t, w.Write(ctx, func(tx *storage.Tx) error { return tx.ResealMediaKey("b", to) }))
+	}
+	mustBe := func(want string) {
+		t.Helper()
+		ok(t, w.Read(ctx, func(tx *storage.Tx) error {
+			f, found, err := tx.MediaFile("b")
+			if err != nil || !found || f.Name != "file of b" || f.SealedKey != want {
+				t.Errorf("the file is %+v (%v)", f, err)
+			}
+			return nil
+		}))
+	}
+	mustBe("key of b")
+	old = w.number(`SELECT max(body_key) FROM media_files`)
+	rotate("another key of b")
+	mustBe("another key of b")
+	ok(t, w.RetireKeys(ctx, true))
+	if w.number(`SELECT count(*) FROM body_keys WHERE nid = $1`, old) != 0 {
+		t.Error("the key of the replaced text is still there")
+	}
+	mustBe("another key of b")
+	ok(t, w.Write(ctx, func(tx *storage.Tx) error { _, err := tx.DeleteMedia("b"); return err }))
+	ok(t, w.RetireKeys(ctx, false))
+	if n := w.number(`SELECT count(*) FROM body_keys WHERE state <> 0`); n != 0 {
+		t.Errorf("%d keys are left", n)
+	}
+}
+
+// What users write goes with its row also where it belongs to no room.
+func TestTheKeysOfDeletedReasonsAndPreviewsAreDestroyed(t *testing.T) {
+	w := newSealedWorld(t)
+	var own storage.OwnRedaction
+	ok(t, w.Write(ctx, func(tx *storage.Tx) error {
+		ok(t, tx.PutURLPreview(storage.URLPreview{URLHash: "h", FetchedTS: 1, ExpiresTS: 10, JSON: `{}`}))
+		ok(t, tx.AddReport(storage.Report{Reporter: 1, Room: "!1", Reason: "r"}, nil, 10, 10))
+		own = storage.OwnRedaction{User: 1, Reason: "r"}
+		return tx.AddOwnRedaction(&own)
+	}))
+	if n := w.number(`SELECT count(*) FROM body_keys WHERE state <> 0`); n != 2 {
+		t.Errorf("%d keys are used, want one for previews and one for reasons", n)
+	}
+	ok(t, w.Write(ctx, func(tx *storage.Tx) error {
+		ok(t, tx.DeleteExpiredURLPreviews(10))
+		ok(t, tx.DeleteOwnRedaction(own.Position))
+		return tx.AddReport(storage.Report{Reporter: 1, Room: "!1"}, nil, 1, 1)
+	}))
+	ok(t, w.RetireKeys(ctx, false))
+	if n := w.number(`SELECT count(*) FROM body_keys WHERE state <> 0`); n != 0 {
+		t.Errorf("%d keys are left", n)
 	}
 }
 
@@ -396,6 +507,9 @@ func TestADatabaseFromBeforeThereWereKeysIsSealed(t *testing.T) {
 	}
 	doc := postings.Doc{Pos: 1, Field: postings.Body, Terms: []uint32{1}}
 	ok(t, w.Write(ctx, func(tx *storage.Tx) error {
+		for i := range 100 {
+			ok(t, tx.PutMediaFile(fmt.Sprint("blob", i), storage.MediaFile{Name: fmt.Sprint("file", i), SealedKey: "key"}))
+		}
 		return tx.InsertSearchBlock(1, []postings.Doc{doc}, postings.Encode(postings.NewSet([]postings.Doc{doc})))
 	}))
 	w.keys = filepath.Join(t.TempDir(), "keys")
@@ -415,6 +529,9 @@ func TestADatabaseFromBeforeThereWereKeysIsSealed(t *testing.T) {
 	}
 	if n := w.number(`SELECT count(*) FROM search_parts WHERE body_key = 0`); n != 0 {
 		t.Errorf("%d parts of the search index are in plain text", n)
+	}
+	if n := w.number(`SELECT count(*) FROM media_files WHERE body_key = 0 OR sealed_key = 'key'`); n != 0 {
+		t.Errorf("%d keys of media are in plain text", n)
 	}
 	if n := w.number(`SELECT count(DISTINCT body_key) FROM events`); n < 70 {
 		t.Errorf("the events of 25 days and 3 rooms have %d keys", n)

@@ -38,6 +38,11 @@ const (
 	// Search is the kind of keys for the blocks of the search index. They are merged every day, so something under
 	// their keys is replaced although nothing was deleted.
 	Search
+	// The following are for texts that belong to no room. Previews come and go so often that they must not share keys
+	// with what stays.
+	MediaKeys // the keys of media files
+	Previews  // link previews
+	Reasons   // why users report and redact something
 )
 
 // Slot is what a key is for.
@@ -60,6 +65,10 @@ const (
 	DelayedEvents
 	RelatedRedactions
 	StrippedState
+	MediaFiles
+	URLPreviews
+	Reports
+	OwnRedactions
 )
 
 // mark is the first byte of a sealed text. No JSON text begins with it.
