@@ -24,7 +24,7 @@ func (b *builder) presenceNews(ctx context.Context) iter.Seq[presenceRecord] {
 		b.next.Presence, users = b.Service.presence.allNotable()
 	case stale:
 		b.next.Presence = b.Service.presence.newest()
-		return slices.Values(b.everybody(ctx))
+		return b.everybody(ctx)
 	default:
 		b.next.Presence, users = b.Service.presence.since(b.since.Presence)
 	}
@@ -93,31 +93,36 @@ func (b *builder) watches(ctx context.Context, nid ident.UserNID, remote id.User
 	})
 }
 
-// everybody returns the presence of all users whose presence the user may see, including those without a record.
-func (b *builder) everybody(ctx context.Context) []presenceRecord {
-	seen := map[ident.UserNID]bool{}
-	var records []presenceRecord
+// everybody returns the presence of all users whose presence the user may see, including those without a record. It
+// returns at most maxStalePresence records, which are looked up one by one, as in presenceNews.
+func (b *builder) everybody(ctx context.Context) iter.Seq[presenceRecord] {
+	users := map[ident.UserNID]id.UserID{}
 	b.anyRoom(ctx, func(room *rooms.Room) bool {
 		if !spreadsPresence(room) {
 			return false
 		}
 		for m := range room.EachLocal() {
-			if seen[m.NID] || len(records) >= maxStalePresence {
-				continue
+			if len(users) == maxStalePresence {
+				return true
 			}
-			seen[m.NID] = true
-			r, _ := b.Service.presence.of(m.NID)
-			r.id = m.User
-			records = append(records, r)
+			users[m.NID] = m.User
 		}
 		return false
 	})
 	for _, r := range b.Service.presence.remoteNotable() {
-		if len(records) < maxStalePresence && b.watches(ctx, r.nid, r.id) {
-			records = append(records, r)
+		if len(users) < maxStalePresence && b.watches(ctx, r.nid, r.id) {
+			users[r.nid] = r.id
 		}
 	}
-	return records
+	return func(yield func(presenceRecord) bool) {
+		for nid, user := range users {
+			r, _ := b.Service.presence.of(nid)
+			r.id = user
+			if !yield(r) {
+				return
+			}
+		}
+	}
 }
 
 // writePresence appends the presence section.
