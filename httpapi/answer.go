@@ -84,7 +84,8 @@ const statusClientClosed = 499
 
 // abandoned reports whether a request failed because its client closed the connection.
 func abandoned(r *Request, err error) bool {
-	return errors.Is(err, context.Canceled) && r.Context().Err() != nil
+	gone := r.Context().Err() != nil
+	return errors.Is(err, errHungUp) || gone && (errors.Is(err, context.Canceled) || errors.Is(err, errBody))
 }
 
 // writeError is the only place that decides how an error is presented to clients. An error that is not an mxerr.Error

@@ -5,8 +5,11 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"time"
 	"unicode/utf16"
@@ -23,8 +26,9 @@ const (
 	trickle  = 8 << 10
 )
 
-// boundedBody is a request body with bounds. Reading it fails with M_TOO_LARGE beyond its maximum size, and with a
-// timeout when it arrives too slowly.
+// boundedBody is a request body with bounds. Reading it fails with M_TOO_LARGE beyond its maximum size. If the body
+// arrives too slowly or is broken, reading fails with status 408 or 400, and if the client closes the connection before
+// its end, with errHungUp.
 type boundedBody struct {
 	io.ReadCloser
 	conn     *http.ResponseController
@@ -50,7 +54,28 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 		// The deadline for reading the body must not interrupt a long poll.
 		_ = b.conn.SetReadDeadline(time.Time{})
 	}
-	return n, err
+	return n, bodyFault(err)
+}
+
+// errHungUp means that the client closed the connection before the end of the body. errBody is the cause of the error
+// for any other body that cannot be read.
+var (
+	errHungUp = errors.New("the client closed the connection before the end of the body")
+	errBody   = errors.New("the body cannot be read")
+)
+
+// bodyFault converts an error of the connection, so that it is not taken for a fault of this server.
+func bodyFault(err error) error {
+	var network *net.OpError
+	switch {
+	case err == nil, errors.Is(err, io.EOF):
+		return err
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return mxerr.New(http.StatusRequestTimeout, mxerr.CodeUnknown, "The body arrived too slowly").Because(err)
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &network):
+		return fmt.Errorf("%w: %w", errHungUp, err)
+	}
+	return mxerr.New(http.StatusBadRequest, mxerr.CodeUnknown, "The body could not be read").Because(fmt.Errorf("%w: %w", errBody, err))
 }
 
 func tooLarge(limit int64) error {
@@ -88,18 +113,14 @@ func drain(w http.ResponseWriter, body io.Reader, r *http.Request) {
 
 // Body reads the complete body, within the bounds of the route and the memory bound for bodies.
 //
-// Errors: M_TOO_LARGE, M_NOT_JSON, M_LIMIT_EXCEEDED.
+// Errors: M_TOO_LARGE, M_LIMIT_EXCEEDED, M_UNKNOWN.
 func (r *Request) Body() ([]byte, error) {
 	if r.body != nil || r.Request.Body == nil || r.ContentLength == 0 {
 		return r.body, nil
 	}
 	body, err := r.readBody()
 	if err != nil {
-		var known *mxerr.Error
-		if errors.As(err, &known) {
-			return nil, known
-		}
-		return nil, mxerr.NotJSON("The body could not be read").Because(err)
+		return nil, err
 	}
 	r.body = body
 	return r.body, nil

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -446,27 +445,6 @@ func TestOnlyOwnFaultsAreLoggedAsErrors(t *testing.T) {
 		s.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), "GET", "/x", nil))
 		if logged := log.Len() > 0; logged != want {
 			t.Errorf("%v: logged as an error: %v", err, logged)
-		}
-	}
-}
-
-func TestARequestThatItsClientAbandonedIsNotLoggedAsRefused(t *testing.T) {
-	for name, err := range map[string]error{
-		"bare": context.Canceled, "wrapped": fmt.Errorf("reading: %w", context.Canceled), "with a code": mxerr.LimitExceeded(time.Second).Because(context.Canceled),
-	} {
-		var log bytes.Buffer
-		ctx, hangUp := context.WithCancel(t.Context())
-		s := New(Options{
-			Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-			Routes: []Route{{Method: "GET", Path: "/x", Handler: func(*Request) (any, error) {
-				hangUp()
-				return nil, err
-			}}},
-		})
-		w := httptest.NewRecorder()
-		s.ServeHTTP(w, httptest.NewRequestWithContext(ctx, "GET", "/x", nil))
-		if line := log.String(); w.Code != 499 || strings.Count(line, "\n") != 1 || !strings.Contains(line, ` status=499 errcode="" `) {
-			t.Errorf("%s: status %d, logged %q", name, w.Code, line)
 		}
 	}
 }
