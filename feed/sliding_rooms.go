@@ -99,7 +99,9 @@ func (b *slidingBuilder) writeSlidingRoom(ctx context.Context, r *roomWork) erro
 		return b.slidingStripped(ctx, r)
 	case stageLeft:
 	}
-	r.fresh = r.sent < 0
+	// A room that the client has as one that the user is not in is sent again as a whole: what is new in it, such as a
+	// ban after a kick, says nothing of the room.
+	r.fresh = r.sent < 0 || before.stage != stageJoined
 	return b.slidingLeft(ctx, r, before)
 }
 
@@ -242,7 +244,7 @@ func (b *slidingBuilder) slidingLeft(ctx context.Context, r *roomWork, before se
 	if err != nil || d.newest() == nil {
 		return err
 	}
-	r.fresh = r.fresh || before.stage != stageJoined || d.leave == nil || d.joined > r.since
+	r.fresh = r.fresh || d.leave == nil || d.joined > r.since
 	n := &b.scratch.news
 	q := roomQuery{room: r.room, since: r.since, token: r.since, initial: r.fresh, limit: r.want.limit, lazy: r.want.lazy(), stateAfter: true}
 	if r.fresh {

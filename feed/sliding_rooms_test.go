@@ -342,6 +342,43 @@ func TestSlidingRoomThatTheUserLeftIsShownOnlyToWhoHasIt(t *testing.T) {
 	}
 }
 
+func TestSlidingRoomKeepsItsNameWhenARemovedUserIsBannedOrUnbanned(t *testing.T) {
+	w := newWorld(t)
+	alice, bob := w.user("alice"), w.user("bob")
+	room := alice.create("public_chat")
+	alice.send(room, "m.room.name", `{"name":"Harbour"}`, "")
+	bob.join(room)
+	c := bob.sliding(`{"lists":{"all":{"ranges":[[0,9]],"timeline_limit":10,"required_state":[["m.room.name",""],["m.room.member","$ME"]]}}}`)
+	v4 := bob.sliding(`{"conn_id":"4","lists":{"all":{"timeline_limit":10,"required_state":{}}}}`)
+	v4.merged = true
+	c.next()
+	v4.next()
+	for _, step := range []struct {
+		do   func()
+		want string
+	}{
+		{func() { alice.kick(room, bob) }, "@bob leave"},
+		{func() { alice.ban(room, bob) }, "@bob ban"},
+		{func() { alice.must(w.Unban(t.Context(), alice.Requester, room, bob.UserID, "")) }, "@bob leave"},
+	} {
+		step.do()
+		alice.send(room, "m.room.name", `{"name":"secret"}`, "")
+		for _, c := range []*sliding{c, v4} {
+			a := c.next()
+			r := a.Rooms[room]
+			if members := (list{r.Timeline}).of("m.room.member"); len(members) == 0 || members[len(members)-1] != step.want {
+				t.Errorf("want %s in %s", step.want, a.raw)
+			}
+			if r.Initial && (r.Name == nil || *r.Name != "Harbour") || strings.Contains(a.raw, "secret") || r.NumLive != 1 {
+				t.Errorf("after %s: %s", step.want, a.raw)
+			}
+			if again := c.next(); len(again.Rooms) != 0 {
+				t.Errorf("again: %s", again.raw)
+			}
+		}
+	}
+}
+
 func TestSlidingSubscriptionShowsNothingOfARoomThatTheUserIsNotIn(t *testing.T) {
 	w := newWorld(t)
 	alice, bob := w.user("alice"), w.user("bob")
