@@ -33,6 +33,7 @@ var unstableFeatures = map[string]bool{
 	"org.matrix.msc4155":            true, // invite filtering
 	"org.matrix.msc3814":            true, // dehydrated devices
 	"org.matrix.msc2432":            true, // room aliases
+	"org.matrix.msc2228":            true, // messages that destroy themselves
 	"org.matrix.msc3440.stable":     true, // threads
 	"org.matrix.msc3771":            true, // threaded receipts
 	"org.matrix.msc3773":            true, // thread notifications

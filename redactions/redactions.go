@@ -1,5 +1,5 @@
-// Package redactions sends redactions of many events: of an event with the events that relate to it (MSC3912), and of
-// all messages that a user has sent.
+// Package redactions sends redactions in the background: of an event with the events that relate to it (MSC3912), of
+// all messages that a user has sent, and of messages that ask to be destroyed (MSC2228).
 //
 // Redact redacts the first related events itself. If there are more, the write that redacts the target also stores a
 // row of the table related_redactions. Run, the only owner of these rows, redacts the rest in steps and stores after
@@ -9,6 +9,10 @@
 // RedactOwn stores a row of the table own_redactions, which Run owns too. It walks through the timelines of the user's
 // rooms, first to count the messages and then to redact them, with a pause after each write. The write of some
 // redactions also stores the progress of the request, so that its numbers are exact.
+//
+// A message that asks to be destroyed has a row of the table self_destructs, which rooms.Service stores with it. Run
+// redacts the message when it is due, as its sender; if it is of another server, or its sender cannot redact it any
+// more, Run removes it from this server. The write that does so deletes the row.
 package redactions
 
 import (
@@ -45,6 +49,8 @@ const (
 type Options struct {
 	DB    *storage.DB
 	Rooms *rooms.Service
+	// Commits are those of Rooms. Without them, messages are destroyed at a time, but not after they were read.
+	Commits *rooms.Commits
 	// Step is how many related events one step examines. The default is the largest number that rooms.Service allows.
 	Step int
 	// Window is how many events of a room are examined at a time for messages of a user. The default is ownWindow.
@@ -62,6 +68,8 @@ type Service struct {
 
 	wakeOwn  chan struct{} // wakes Run for a new request to redact a user's own messages
 	ownAfter storage.Pos   // the request whose turn was last; used only by StepOwn
+
+	destructs destructs
 }
 
 // New returns a Service.
@@ -78,7 +86,10 @@ func New(o Options) *Service {
 	if o.Window == 0 {
 		o.Window = ownWindow
 	}
-	return &Service{opts: o, wake: make(chan struct{}, 1), wakeOwn: make(chan struct{}, 1)}
+	s := &Service{opts: o, wake: make(chan struct{}, 1), wakeOwn: make(chan struct{}, 1)}
+	s.destructs = destructs{wake: make(chan struct{}, 1), rooms: map[ident.RoomNID]struct{}{}}
+	o.Commits.Subscribe(s.destructs.committed)
+	return s
 }
 
 // Redact redacts an event and, if relTypes is not empty, the events that directly relate to it with one of these types,
@@ -138,11 +149,12 @@ func (s *Service) redactLater(ctx context.Context, d *rooms.RelatedRedaction, tx
 	return sent, err
 }
 
-// Run redacts the related events and the users' own messages that are still to be redacted, until ctx ends.
+// Run redacts what is still to be redacted, until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
-	var own sync.WaitGroup
-	own.Go(func() { s.runOwn(ctx) })
-	defer own.Wait()
+	var others sync.WaitGroup
+	others.Go(func() { s.runOwn(ctx) })
+	others.Go(func() { s.runDestructs(ctx) })
+	defer others.Wait()
 	return s.runRelated(ctx)
 }
 

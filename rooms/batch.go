@@ -82,6 +82,7 @@ type pendingEvent struct {
 	past          ident.Order // its order if it is history; 0 otherwise
 	outgoing      bool        // this server sends it to other servers
 	unsigned      bool        // the room's policy server has not signed it
+	destructs     bool        // it asks to be destroyed
 }
 
 // stateChange is a change of one entry of the room's current state.

@@ -51,6 +51,7 @@ type Commit struct {
 	Erased        []CommittedErasure // users who asked for erasure
 	Originals     bool               // originals of redacted events were deleted
 	Holds         []CommittedHold    // legal holds that were added or lifted
+	SelfDestructs bool               // some of Events ask to be destroyed
 
 	advances bool // the write increased the generation in the room's row
 }
@@ -254,6 +255,7 @@ func (c *Commit) add(s *Service, events []*pendingEvent) {
 	c.Events = slices.Grow(c.Events, len(events))
 	for _, e := range events {
 		c.Events = append(c.Events, CommittedEvent{Event: e.Event, Past: e.past != 0, Outgoing: e.outgoing && s.federates()})
+		c.SelfDestructs = c.SelfDestructs || e.destructs
 		c.addChanges(s, e.changes)
 		if r := e.redacts; r != nil {
 			c.Redacted = append(c.Redacted, CommittedRedaction{ID: r.target.ID(), Pos: r.target.Pos, By: r.by()})

@@ -124,6 +124,9 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 	if err := b.writeSticky(tx, e); err != nil {
 		return err
 	}
+	if err := b.writeSelfDestruct(tx, e); err != nil {
+		return err
+	}
 	if err := e.head.Write(tx, e.Room); err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"ebb/rooms/eventcontent"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
+	"ebb/rooms/selfdestruct"
 	"ebb/rooms/txns"
 	"ebb/storage"
 )
@@ -174,6 +175,9 @@ func (s *Service) prepare(ctx context.Context, r *Room, n *NewEvent) (*proto, er
 	}
 	if err := r.checkPlaintext(p); err != nil {
 		return nil, err
+	}
+	if _, _, err := selfdestruct.Parse(p.content, 0); err != nil && n.StateKey == nil {
+		return nil, mxerr.InvalidParam("%v", err)
 	}
 	if n.Sender.Suspended && !p.leaves() {
 		return nil, mxerr.UserSuspended()

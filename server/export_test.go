@@ -18,6 +18,12 @@ func (s *Server) Accounts() *accounts.Service { return s.svc.accounts }
 // DB returns the database.
 func (s *Server) DB() *storage.DB { return s.svc.db }
 
+// DestroyDue destroys messages that are due and ask for it, as Run does by itself.
+func (s *Server) DestroyDue(ctx context.Context) error {
+	_, err := s.svc.redactions.StepDestructs(ctx)
+	return err
+}
+
 // SendDelayed sends the delayed events that are due, as Run does by itself.
 func (s *Server) SendDelayed(ctx context.Context) error {
 	_, err := s.svc.delayed.SendDue(ctx)

@@ -27,7 +27,7 @@ const (
 	goneEverywhere = "tidewater7713" // in rooms whose policy is known to every server
 	goneHere       = "ebbmark4401"   // in rooms whose policy only the first server has
 	heldWord       = "quayside2290"  // in messages that a legal hold on the first server covers; every server knows their policy
-	takenBack      = "driftwood9152" // in messages that are redacted, in the room without a policy
+	takenBack      = "driftwood9152" // in messages that are redacted or destroy themselves, in the room without a policy
 	stays          = "anchorage"     // in messages that stay
 )
 
@@ -199,6 +199,32 @@ func (w *fadingWorld) takeBack() {
 			status, _, raw := w.alice.Raw("GET", base+"/event/"+url.PathEscape(event), nil)
 			return status == http.StatusOK && strings.Contains(string(raw), "redacted_because")
 		})
+	}
+}
+
+// vanish sends a message of each user that destroys itself within the next minutes to the room without a policy.
+func (w *fadingWorld) vanish() {
+	w.Helper()
+	base := "/v3/rooms/" + url.PathEscape(w.calm.id)
+	for _, c := range w.calm.sender {
+		w.n++
+		event, _ := c.Do("PUT", fmt.Sprintf("%s/send/m.room.message/vanishing-%d", base, w.n), obj{
+			"msgtype": "m.text", "body": fmt.Sprint(takenBack, w.half, " ", w.n, "."), "m.self_destruct_after": w.hs1.Now().Add(5 * time.Minute).UnixMilli(),
+		})["event_id"].(string)
+		w.eventually("the message arrives that destroys itself", func() bool {
+			_, _, raw := w.alice.Raw("GET", base+"/event/"+url.PathEscape(event), nil)
+			return strings.Contains(string(raw), takenBack)
+		})
+	}
+}
+
+// destroy has the first two servers destroy the messages that are due.
+func (w *fadingWorld) destroy() {
+	w.Helper()
+	for _, s := range []*testserver.Server{w.hs1, w.hs2} {
+		if err := s.DestroyDue(w.Context()); err != nil {
+			w.Fatal(err)
+		}
 	}
 }
 
@@ -744,6 +770,7 @@ func (w *fadingWorld) live() {
 			w.act()
 		}
 		w.takeBack()
+		w.vanish()
 		if err := w.hs1.SearchIndex().Flush(w.Context()); err != nil {
 			w.Fatal(err)
 		}
@@ -765,6 +792,7 @@ func (w *fadingWorld) live() {
 		w.send(w.alice, r, "m.room.message", obj{"msgtype": "m.text", "body": w.text(w.alice, r)})
 	}
 	w.until(halfway)
+	w.destroy()
 	w.hidden("at halfway", w.alice, w.carol)
 }
 
@@ -801,7 +829,7 @@ var crawlMustShow = strings.Fields(`sync getRoomEvents getEventContext getOneRoo
 // TestExpiredMessagesAreNowhere lets random messages on federating servers expire. Then no operation that reads shows
 // them, no client has unread messages, and no server, application service or push gateway is sent them. After a purge,
 // no file contains them, while everything else is as before. What legal holds cover stays on disk until they are
-// lifted, and what was redacted until its time is over.
+// lifted, and what was redacted, or has destroyed itself, until its time is over.
 func TestExpiredMessagesAreNowhere(t *testing.T) { messagesExpire(t, false) }
 
 // TestExpiredMessagesAreNowhereOnPostgreSQL is the same with databases on PostgreSQL. Their tables, indexes and logs

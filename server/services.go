@@ -241,7 +241,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	s.delayed = delayed.New(delayed.Options{
 		DB: s.db, Rooms: s.rooms, MaxDelay: time.Duration(cfg.DelayedEvents.MaxDelay), MaxPerUser: cfg.DelayedEvents.MaxPerUser, Now: o.Now, Timer: o.Timer, Log: o.Log,
 	})
-	s.redactions = redactions.New(redactions.Options{DB: s.db, Rooms: s.rooms, Now: o.Now, Timer: o.Timer, Log: o.Log})
+	s.redactions = redactions.New(redactions.Options{DB: s.db, Rooms: s.rooms, Commits: commits, Now: o.Now, Timer: o.Timer, Log: o.Log})
 	s.retention, err = retention.New(ctx, retention.Options{
 		DB: s.db, Rooms: s.rooms, Commits: commits, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Delay: time.Duration(cfg.Retention.PurgeDelay),
 		Observe: observePurge, Now: o.Now, Elapsed: o.elapsed, Log: o.Log,

@@ -99,6 +99,13 @@ var dependents = []dependent{
 			return err
 		},
 	},
+	{ // That the event is to be destroyed (MSC2228).
+		goesWhen: redacted | redactedKept | rejected | purged | kept,
+		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
+			return collect(tx, scanNumber[int64], `SELECT position FROM self_destructs WHERE position IN `+list, keys...)
+		},
+		remove: func(tx *Tx, p Pos, _ string) error { return tx.DeleteSelfDestruct(p) },
+	},
 	{ // The event's references to media, and the media to which nothing else refers. A redaction has deleted those of all
 		// rows of the event before, unless the original is kept.
 		goesWhen: redacted | purged,

@@ -20,6 +20,7 @@ func thread(t *testing.T, tx *storage.Tx) {
 	}
 	ok(t, tx.InsertEventPush(5, 1, 1, 3), tx.InsertEventPush(5, 1, 2, 3))
 	for _, p := range []storage.Pos{1, 3} {
+		ok(t, tx.AddSelfDestruct(&storage.SelfDestruct{Position: p, Room: 1, Sender: 7, DueTS: 5, AfterRead: -1}, 10, 1))
 		ok(t, tx.AddStickyEvent(storage.StickyEvent{Position: p, Room: 1, Sender: 7, ExpiresTS: math.MaxInt64}, 0, 10, 10))
 	}
 }
@@ -64,6 +65,9 @@ func TestWhatDependsOnAnEventGoesWithIt(t *testing.T) {
 					}
 					ok(t, tc.do(tx, at.p, at.id))
 					sticky := got[int64](t)(tx.Int64(`SELECT count(*) FROM sticky_events WHERE room_nid = 1`))
+					if due := got[[]storage.SelfDestruct](t)(tx.DueSelfDestructs(5, 10)); len(due) != 1 || due[0].Position == at.p {
+						t.Errorf("still to be destroyed: %+v", due)
+					}
 					reply, _, err := tx.EventAt(2)
 					ok(t, err)
 					has := left{sticky, got[int64](t)(tx.EventPush(5, 1, 1)), got[ident.Order](t)(tx.ThreadLatest(1)), int64(reply.ThreadRoot)}

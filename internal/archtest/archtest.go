@@ -46,6 +46,7 @@ var rules = map[string]rule{
 	"rooms/stateres/reference": {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu", "rooms/eventauth", "rooms/stateres"}, pure: true},
 	"rooms/visibility":         {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
 	"rooms/expiry":             {rank: 1, only: []string{"canonjson"}, pure: true},
+	"rooms/selfdestruct":       {rank: 1, only: []string{"canonjson"}, pure: true},
 	"rooms/roomcache":          {rank: 1, only: []string{"ident"}},
 	"rooms/workers":            {rank: 1, only: []string{"ident"}},
 	"rooms/parking":            {rank: 1, only: leaf},

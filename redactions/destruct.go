@@ -1,0 +1,259 @@
+package redactions
+
+import (
+	"context"
+	"errors"
+	"math"
+	"sync"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/ident"
+	"ebb/mxerr"
+	"ebb/rooms"
+	"ebb/storage"
+)
+
+const (
+	// maxDestructs is how many messages that are due are read at a time. maxVersions is how many edits of each go with
+	// it.
+	maxDestructs = 100
+	maxVersions  = 45
+	// maxReaders bounds the members of a room in which messages are destroyed after everybody has read them. In large
+	// rooms somebody never reads, and each receipt would cause a search for them.
+	maxReaders = 1000
+	// destructPause is the time between two steps, so that a burst of receipts causes one check, and others' sends do
+	// not suffer. maxDestructPause bounds how long Run waits, since the system clock may be changed.
+	destructPause    = 100 * time.Millisecond
+	maxDestructPause = time.Minute
+	relReplace       = "m.replace"
+)
+
+// destructs knows in which rooms somebody may have read a message that is to be destroyed when everybody has.
+type destructs struct {
+	wake chan struct{} // wakes runDestructs
+
+	stepping sync.Mutex // held during a step; guards loaded; taken before mu
+	loaded   bool       // whether the rooms from before the start are known
+
+	mu    sync.Mutex // guards the fields below; a leaf lock
+	any   bool       // whether there may be such messages at all
+	rooms map[ident.RoomNID]struct{}
+}
+
+// committed is the rooms.Listener that finds out about messages that ask to be destroyed, and about receipts and
+// members that left, after which everybody may have read such a message.
+func (d *destructs) committed(c *rooms.Commit) {
+	if !c.SelfDestructs && len(c.Receipts)+len(c.Members) == 0 || c.Room == nil {
+		return
+	}
+	d.mu.Lock()
+	d.any = d.any || c.SelfDestructs
+	wake := d.any
+	if wake {
+		d.rooms[c.Room.NID()] = struct{}{}
+	}
+	d.mu.Unlock()
+	if wake {
+		select {
+		case d.wake <- struct{}{}:
+		default: // it has been woken already
+		}
+	}
+}
+
+// take returns the rooms that must be checked, and forgets them.
+func (d *destructs) take() (list []ident.RoomNID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for nid := range d.rooms {
+		list = append(list, nid)
+	}
+	clear(d.rooms)
+	return list
+}
+
+// again has rooms checked that could not be.
+func (d *destructs) again(list []ident.RoomNID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, nid := range list {
+		d.rooms[nid] = struct{}{}
+	}
+}
+
+// loadDestructs finds the rooms in which messages wait to be read.
+func (s *Service) loadDestructs(ctx context.Context) error {
+	for after, more := ident.RoomNID(0), true; more; {
+		var list []ident.RoomNID
+		err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+			list, err = tx.RoomsWithUnread(after, page)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if more = len(list) == page; len(list) > 0 {
+			after = list[len(list)-1]
+		}
+		s.destructs.mu.Lock()
+		s.destructs.any = s.destructs.any || len(list) > 0
+		s.destructs.mu.Unlock()
+		s.destructs.again(list)
+	}
+	return nil
+}
+
+// runDestructs destroys messages that ask for it, until ctx ends: first those that fell due while the server was
+// stopped.
+func (s *Service) runDestructs(ctx context.Context) {
+	for ctx.Err() == nil {
+		next, err := s.StepDestructs(ctx)
+		pause := min(maxDestructPause, time.UnixMilli(next).Sub(s.opts.Now()))
+		if err != nil && ctx.Err() == nil {
+			s.opts.Log.Error("Cannot destroy messages now; trying again later", "err", err)
+			pause = retryAfter
+		}
+		timer, stop := s.opts.Timer(max(destructPause, pause))
+		select {
+		case <-ctx.Done():
+		case <-s.destructs.wake:
+		case <-timer:
+		}
+		stop()
+	}
+}
+
+// StepDestructs notes which messages everybody has read, and destroys those that are due. It returns when the next one
+// is due, in ms.
+func (s *Service) StepDestructs(ctx context.Context) (next int64, err error) {
+	s.destructs.stepping.Lock()
+	defer s.destructs.stepping.Unlock()
+	if !s.destructs.loaded {
+		if err := s.loadDestructs(ctx); err != nil {
+			return 0, err
+		}
+		s.destructs.loaded = true
+	}
+	list := s.destructs.take()
+	for i, nid := range list {
+		if err := s.noteRead(ctx, nid); err != nil {
+			s.destructs.again(list[i:])
+			return 0, err
+		}
+	}
+	return s.destroyDue(ctx)
+}
+
+// destroyDue destroys messages that are due, and returns when the next one is.
+func (s *Service) destroyDue(ctx context.Context) (next int64, err error) {
+	var due []storage.SelfDestruct
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		if due, err = tx.DueSelfDestructs(s.opts.Now().UnixMilli(), maxDestructs); err == nil && len(due) == 0 {
+			next, err = tx.NextSelfDestruct()
+		}
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	var errs []error
+	for i := range due {
+		errs = append(errs, s.destroy(ctx, &due[i]))
+	}
+	return next, errors.Join(errs...)
+}
+
+// noteRead sets when the messages of a room are destroyed that everybody has read. If somebody has not read a message,
+// they have not read later ones of the same sender either.
+func (s *Service) noteRead(ctx context.Context, nid ident.RoomNID) error {
+	var read []storage.SelfDestruct
+	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+		if n, err := tx.MembersUpTo(nid, maxReaders+1); err != nil || n > maxReaders {
+			return err
+		}
+		for sender, after := ident.UserNID(0), storage.Pos(0); ; {
+			d, found, err := tx.NextUnread(nid, sender, after)
+			if err != nil || !found {
+				return err
+			}
+			all, err := tx.ReadByAll(&d)
+			if err != nil {
+				return err
+			}
+			sender, after = d.Sender, math.MaxInt64
+			if all {
+				read, after = append(read, d), d.Position
+			}
+		}
+	})
+	if err != nil || len(read) == 0 {
+		return err
+	}
+	now := s.opts.Now().UnixMilli()
+	return s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		for _, d := range read {
+			if err := tx.SelfDestructAt(d.Position, min(d.DueTS, now+d.AfterRead)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// destroy destroys a message and its edits: by redactions, if its sender is a user of this server who can send them,
+// and otherwise by removing them from this server.
+func (s *Service) destroy(ctx context.Context, d *storage.SelfDestruct) error {
+	room, err := s.opts.Rooms.RoomByNID(ctx, d.Room)
+	if errors.Is(err, rooms.ErrNoRoom) {
+		return s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteSelfDestruct(d.Position) })
+	}
+	if err != nil {
+		return err
+	}
+	all, err := s.versions(ctx, d)
+	if err != nil {
+		return err
+	}
+	done := func(tx *storage.Tx, _ int) error { return tx.DeleteSelfDestruct(d.Position) }
+	user := ident.Requester{UserID: id.UserID(d.UserID), UserNID: d.Sender}
+	if s.opts.Rooms.IsLocal(user.UserID) {
+		err = s.opts.Rooms.RedactMessages(ctx, room, user, "", all, done)
+		var final *mxerr.Error
+		if !errors.As(err, &final) || final.Status >= 500 || final.Code == mxerr.CodeLimitExceeded {
+			return err
+		}
+	}
+	if low := room.Retention().Min; low != nil && s.opts.Now().UnixMilli() < d.ReceivedTS+low.Milliseconds() {
+		return s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+			return tx.SelfDestructAt(d.Position, d.ReceivedTS+low.Milliseconds())
+		})
+	}
+	return s.opts.Rooms.RemoveMessages(ctx, room, all, done)
+}
+
+// versions returns the positions of a message and of its edits by the same sender.
+func (s *Service) versions(ctx context.Context, d *storage.SelfDestruct) (all []storage.Pos, err error) {
+	all = []storage.Pos{d.Position}
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+		edits, err := tx.RelatedEvents(storage.RelationFilter{
+			Room: d.Room, Parent: d.EventID, RelType: relReplace, After: math.MinInt64, UpTo: math.MaxInt64, Limit: maxVersions,
+		})
+		if err != nil {
+			return err
+		}
+		positions := make([]storage.Pos, len(edits))
+		for i, e := range edits {
+			positions[i] = e.Position
+		}
+		rows, err := tx.EventsAt(positions)
+		for i := range rows {
+			if rows[i].Sender == d.Sender {
+				all = append(all, rows[i].Position)
+			}
+		}
+		return err
+	})
+	return all, err
+}
