@@ -1,6 +1,10 @@
 package storage
 
-import "slices"
+import (
+	"slices"
+
+	"ebb/ident"
+)
 
 // fate is something that can happen to an event and affects the rows that depend on it.
 type fate int
@@ -22,9 +26,10 @@ type dependent struct {
 	byHash bool
 	// remove deletes the rows that depend on one event.
 	remove func(tx *Tx, p Pos, eventID string) error
-	// removeAll deletes the rows that depend on any of the given events, of which there are at most maxIn. A kind that
-	// most messages have uses it in place of find and remove. It is called before the events are deleted.
-	removeAll func(tx *Tx, positions []Pos) error
+	// removeAll deletes the rows that depend on any of the given events of a room, of which there are at most maxIn,
+	// sorted. A kind that most messages have uses it in place of find and remove. It is called before the events are
+	// deleted.
+	removeAll func(tx *Tx, room ident.RoomNID, positions []Pos) error
 }
 
 // dependents lists everything that depends on an event. Redaction, rejection, purge and erasure use this list. A new
@@ -126,7 +131,7 @@ var dependents = []dependent{
 	},
 	{ // What a redacted event was before. The purge of originals deletes it if the event stays longer.
 		goesWhen: purged,
-		removeAll: func(tx *Tx, positions []Pos) error {
+		removeAll: func(tx *Tx, _ ident.RoomNID, positions []Pos) error {
 			list, args := In(1, positions)
 			if err := tx.soil(`SELECT body_key FROM originals WHERE position IN `+list, args...); err != nil {
 				return err
@@ -182,15 +187,36 @@ func (tx *Tx) removeOwnDependents(f fate, p Pos, eventID string) error {
 // removeCommonDependents does the work of removeDependents for the kinds of dependents that have a removeAll function,
 // and for at most maxIn events at once.
 func (tx *Tx) removeCommonDependents(f fate, positions []Pos) error {
+	byRoom, err := tx.byRoom(positions)
+	if err != nil {
+		return err
+	}
 	for _, d := range dependents {
 		if d.goesWhen&f == 0 || d.removeAll == nil {
 			continue
 		}
-		if err := d.removeAll(tx, positions); err != nil {
-			return err
+		for room, own := range byRoom {
+			if err := d.removeAll(tx, room, own); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// byRoom returns the positions of those of the given events that are stored, sorted, by room. The statements of
+// removeAll take the room from here; if each of them looked it up, a purge would read each event six times.
+func (tx *Tx) byRoom(positions []Pos) (map[ident.RoomNID][]Pos, error) {
+	out := map[ident.RoomNID][]Pos{}
+	list, args := In(1, positions)
+	err := tx.each(func(r Row) error {
+		var room ident.RoomNID
+		var p Pos
+		err := r.Scan(&room, &p)
+		out[room] = append(out[room], p)
+		return err
+	}, `SELECT room_nid, position FROM events WHERE position IN `+list+` ORDER BY position`, args...)
+	return out, err
 }
 
 // WithDependents returns the positions of those events in a purge batch on which rows depend that must be deleted event

@@ -210,31 +210,15 @@ func (tx *Tx) ClearSearch(limit int) (more bool, err error) {
 	return false, tx.SetSearchedUpTo(0)
 }
 
-// removeFromSearch removes the given events from the blocks of the index. It is called before their rows in events are
-// deleted.
-func (tx *Tx) removeFromSearch(positions []Pos) error {
-	byRoom := map[ident.RoomNID][]int64{}
-	list, args := In(1, positions)
-	err := tx.each(func(r Row) error {
-		var room ident.RoomNID
-		var p int64
-		err := r.Scan(&room, &p)
-		byRoom[room] = append(byRoom[room], p)
-		return err
-	}, `SELECT room_nid, position FROM events WHERE position IN `+list+``, args...)
+// removeFromSearch removes the given events of a room from the blocks of the index.
+func (tx *Tx) removeFromSearch(room ident.RoomNID, positions []Pos) error {
+	blocks, err := tx.SearchBlocksBetween(room, positions[0], positions[len(positions)-1], len(positions)+1)
 	if err != nil {
 		return err
 	}
-	for room, own := range byRoom {
-		slices.Sort(own)
-		blocks, err := tx.SearchBlocksBetween(room, Pos(own[0]), Pos(own[len(own)-1]), len(own)+1)
-		if err != nil {
+	for _, b := range blocks {
+		if err := tx.removeFromBlock(b, positions); err != nil {
 			return err
-		}
-		for _, b := range blocks {
-			if err := tx.removeFromBlock(b, own); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
@@ -242,7 +226,7 @@ func (tx *Tx) removeFromSearch(positions []Pos) error {
 
 // removeFromBlock removes from a block the events at the given positions, which are sorted. The block need not have all
 // of them.
-func (tx *Tx) removeFromBlock(b SearchBlock, positions []int64) error {
+func (tx *Tx) removeFromBlock(b SearchBlock, positions []Pos) error {
 	heads, err := tx.SearchParts([]int64{b.head()})
 	if err != nil {
 		return err
@@ -253,7 +237,7 @@ func (tx *Tx) removeFromBlock(b SearchBlock, positions []int64) error {
 	}
 	gone, some := make([]bool, len(docs)), false
 	for i := range docs {
-		if _, found := slices.BinarySearch(positions, docs[i].Pos); found && docs[i].Field != postings.Gone {
+		if _, found := slices.BinarySearch(positions, Pos(docs[i].Pos)); found && docs[i].Field != postings.Gone {
 			gone[i], some = true, true
 		}
 	}
