@@ -50,7 +50,7 @@ func (a *API) oauthHandler(handler func(*httpapi.Request) (any, error)) func(*ht
 		if !errors.As(err, &e) {
 			return v, err
 		}
-		answer, err := oauthAnswer(e.Status, map[string]any{"error": e.Code, "error_description": e.Description})
+		answer, err := uncached(e.Status, map[string]any{"error": e.Code, "error_description": e.Description})
 		if e.Status == http.StatusUnauthorized && usesBasic(r) {
 			answer.Header.Set("WWW-Authenticate", "Basic")
 		}
@@ -91,8 +91,8 @@ func lockedAnswer(e *mxerr.Error) (any, error) {
 	return httpapi.Raw{Status: e.Status, Body: oauthErrorBody(e), Header: h}, nil
 }
 
-// oauthAnswer returns a JSON response that is not cached.
-func oauthAnswer(status int, v any) (httpapi.Raw, error) {
+// uncached returns a JSON response that is not cached.
+func uncached(status int, v any) (httpapi.Raw, error) {
 	body, err := json.Marshal(v)
 	return httpapi.Raw{Status: status, Body: body, Header: http.Header{"Cache-Control": {"no-store"}, "Pragma": {"no-cache"}}}, err
 }
@@ -121,7 +121,7 @@ func (a *API) registerOAuthClient(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return oauthAnswer(http.StatusCreated, c)
+	return uncached(http.StatusCreated, c)
 }
 
 // form reads the body as a form, in which no parameter may occur twice. A client must not authenticate in another way,
@@ -182,7 +182,7 @@ func (a *API) getOAuthToken(r *httpapi.Request) (any, error) {
 	if g.IDToken != "" {
 		answer["id_token"] = g.IDToken
 	}
-	return oauthAnswer(http.StatusOK, answer)
+	return uncached(http.StatusOK, answer)
 }
 
 // getOAuthKeys returns the public keys of the signatures of ID tokens.
@@ -205,7 +205,7 @@ func (a *API) revokeOAuthToken(r *httpapi.Request) (any, error) {
 	if err := a.OAuth.Revoke(r.Context(), f.Get("token")); err != nil {
 		return nil, err
 	}
-	return oauthAnswer(http.StatusOK, map[string]any{})
+	return uncached(http.StatusOK, map[string]any{})
 }
 
 // authorizeOAuthDevice begins a device authorization.
@@ -219,7 +219,7 @@ func (a *API) authorizeOAuthDevice(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return oauthAnswer(http.StatusOK, map[string]any{
+	return uncached(http.StatusOK, map[string]any{
 		"device_code": d.DeviceCode, "user_code": d.UserCode, "verification_uri": d.URL, "verification_uri_complete": d.URLComplete,
 		"expires_in": int64(d.Expires.Seconds()), "interval": int64(d.Interval.Seconds()),
 	})

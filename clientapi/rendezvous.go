@@ -165,13 +165,19 @@ func (a *API) createRendezvous(r *httpapi.Request) (any, error) {
 		return nil, missing("data")
 	}
 	s, err := a.Rendezvous.Create(r.Network(), *body.Data)
-	return map[string]any{"id": s.ID, "sequence_token": s.Token, "expires_in_ms": a.expiresIn(s)}, err
+	if err != nil {
+		return nil, err
+	}
+	return uncached(http.StatusOK, map[string]any{"id": s.ID, "sequence_token": s.Token, "expires_in_ms": a.expiresIn(s)})
 }
 
 // getRendezvous returns the message of a session.
 func (a *API) getRendezvous(r *httpapi.Request) (any, error) {
 	s, err := a.Rendezvous.Get(r.Var(rendezvousID))
-	return map[string]any{"data": s.Data, "sequence_token": s.Token, "expires_in_ms": a.expiresIn(s)}, err
+	if err != nil {
+		return nil, err
+	}
+	return uncached(http.StatusOK, map[string]any{"data": s.Data, "sequence_token": s.Token, "expires_in_ms": a.expiresIn(s)})
 }
 
 // putRendezvous replaces the message of a session. A repeated request succeeds again.

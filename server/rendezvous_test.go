@@ -114,6 +114,9 @@ func TestRendezvousOfMSC4388(t *testing.T) {
 	}
 	made := c.Do("POST", path, obj{"data": "first"})
 	id, token := path+"/"+made["id"].(string), made["sequence_token"]
+	if _, h, _ := c.Raw("GET", id, nil); h.Get("Cache-Control") != "no-store" {
+		t.Errorf("a proxy may keep a message: %v", h)
+	}
 	if got := c.Do("GET", id, nil); got["data"] != "first" || got["sequence_token"] != token || got["expires_in_ms"] != 300000.0 {
 		t.Errorf("%v", got)
 	}

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -98,8 +99,10 @@ func (r rules) parseMetadata(body []byte) (m Metadata, err error) {
 	return m, r.checkRedirects(m)
 }
 
+// isControl reports whether a character is not shown, but may change how others are: controls, marks of direction,
+// separators of lines. The joiners of scripts and emoji are allowed.
 func isControl(c rune) bool {
-	return c < 0x20 || c >= 0x7f && c < 0xa0 || c >= 0x202a && c <= 0x202e || c >= 0x2066 && c <= 0x2069
+	return unicode.In(c, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) && c != '\u200c' && c != '\u200d'
 }
 
 // checkURIs checks the client URI and the URIs that are shown to the user.

@@ -68,7 +68,7 @@ func (s *Server) newBrowser(t testing.TB) browser {
 
 func (b browser) open(address string) (page, away string) {
 	b.t.Helper()
-	r, err := b.http.Get(address)
+	r, err := b.http.Get(address) //nolint:bodyclose // read closes it
 	return b.read(r, err)
 }
 
@@ -78,7 +78,7 @@ func (b browser) submit(address, page string, filled url.Values) (next, away str
 	for _, field := range hiddenField.FindAllStringSubmatch(pageForm.FindString(page), -1) {
 		filled.Set(field[1], html.UnescapeString(field[2]))
 	}
-	r, err := b.http.PostForm(address, filled)
+	r, err := b.http.PostForm(address, filled) //nolint:bodyclose // read closes it
 	return b.read(r, err)
 }
 
