@@ -231,7 +231,10 @@ func (s *Service) Queue(server, key string, edu json.RawMessage) {
 
 // Run delivers until ctx ends. Anything still pending is delivered after the next start.
 func (s *Service) Run(ctx context.Context) error {
-	if err := s.load(ctx); err != nil {
+	switch err := s.load(ctx); {
+	case ctx.Err() != nil: // stopped as soon as it was started
+		return nil
+	case err != nil:
 		return err
 	}
 	s.begin(ctx)

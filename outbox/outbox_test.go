@@ -494,6 +494,30 @@ func TestPendingItemsSurviveARestart(t *testing.T) {
 	})
 }
 
+func TestAServiceThatIsStoppedAtOnceHasNotFailed(t *testing.T) {
+	in(t, func(w *world) {
+		w.dead("a")
+		last := w.events(3, 1, "a")
+		w.after(time.Minute)
+		w.end()
+		stopped, stop := context.WithCancel(context.Background())
+		stop()
+		w.Service = New(Options{DB: w.db, Server: "here", History: w, Sender: w, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+		if err := w.Run(stopped); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if _, err := w.Status(stopped, ""); err == nil {
+			t.Error("the status was read although the request had ended")
+		}
+		if all, err := w.Status(context.Background(), "a"); err != nil || len(all) != 1 || all[0].Events != 3 {
+			t.Errorf("the status after that: %+v, %v", all, err)
+		}
+		w.start()
+		w.answers(nil)
+		wantTaken(t, w.after(time.Hour), "a", upTo(last, 3)...)
+	})
+}
+
 func TestAfterACrashNothingIsMissingAndIDsAreNew(t *testing.T) {
 	in(t, func(w *world) {
 		w.after(5 * time.Second) // just after the state was stored

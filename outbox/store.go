@@ -34,10 +34,12 @@ func (s *Service) load(ctx context.Context) error {
 		backlogs, err = tx.EDUBacklogs()
 		return err
 	})
+	s.mu.Lock()
 	if err != nil {
+		s.loading = false // the next caller tries again
+		s.mu.Unlock()
 		return fmt.Errorf("read what is pending for other servers: %w", err)
 	}
-	s.mu.Lock()
 	for _, row := range destinations {
 		s.destination(row.Server).read(row)
 	}
