@@ -23,8 +23,20 @@ func (a *API) deactivateAccount(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	held := ""
+	if body.Erase {
+		if held, err = a.Holds.Notice(r.Context(), r.UserNID); err != nil {
+			return nil, err
+		}
+	}
 	if err := a.Accounts.Deactivate(r.Context(), r.UserID, body.Erase); err != nil {
 		return nil, err
 	}
-	return unbound(a.Identity.UnbindAll(r.Context(), r.UserID, bindings)), nil
+	return deactivated{unbound(a.Identity.UnbindAll(r.Context(), r.UserID, bindings)), held}, nil
+}
+
+// deactivated is the answer to a deactivation.
+type deactivated struct {
+	unbindResult
+	Held string `json:"dev.ebb.legal_hold,omitempty"` // an extension: why some data are not erased yet
 }

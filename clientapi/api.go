@@ -21,6 +21,7 @@ import (
 	"ebb/e2ee"
 	"ebb/feed"
 	"ebb/history"
+	"ebb/holds"
 	"ebb/httpapi"
 	"ebb/identity"
 	"ebb/media"
@@ -49,6 +50,7 @@ type API struct {
 	Pushers     *push.Service
 	Media       *media.Service
 	Moderation  *moderation.Service
+	Holds       *holds.Service
 	Services    *appservice.Registry
 	Delayed     *delayed.Service
 	Redactions  *redactions.Service

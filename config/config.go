@@ -46,6 +46,7 @@ type Config struct {
 	Search         Search       `yaml:"search"`
 	UserDirectory  Users        `yaml:"user_directory"`
 	Retention      Retention    `yaml:"retention"`
+	Holds          Holds        `yaml:"holds"`
 	Rooms          Rooms        `yaml:"rooms"`
 	Encryption     Encryption   `yaml:"encryption"`
 	Cache          Cache        `yaml:"cache"`
@@ -333,6 +334,11 @@ type Push struct {
 	CountRooms           bool     `yaml:"count_rooms" doc:"Whether the badge of an app shows the number of rooms with unread messages instead of the number of unread messages."`
 }
 
+// Holds configures legal holds.
+type Holds struct {
+	Notify string `yaml:"notify" doc:"Whether people who ask for their data to be erased are told that a legal hold keeps some of it: never, or on_request. With never, the answer does not show whether there is a hold: those who add one decide for themselves whom they tell, and a hold that must stay secret is not revealed by accident."`
+}
+
 // Retention configures how long rooms keep messages.
 type Retention struct {
 	Default       Lifetimes      `yaml:"default" doc:"The policy for rooms without a policy of their own; null: no limit."`
@@ -416,6 +422,7 @@ func Default() *Config {
 		Push:      Push{LegacyMentionRules: true, EmailDelay: Duration(10 * time.Minute), EmailInterval: Duration(12 * time.Hour)},
 		TURN:      TURN{Lifetime: Duration(time.Hour)},
 		Search:    Search{Enabled: true},
+		Holds:     Holds{Notify: "never"},
 		Retention: Retention{PurgeInterval: Duration(10 * time.Minute), PurgeDelay: Duration(24 * time.Hour), ReceiptsKeep: Duration(365 * 24 * time.Hour)},
 		Rooms:     Rooms{DefaultVersion: "12"},
 		Cache:     Cache{Size: 256 << 20},

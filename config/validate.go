@@ -68,6 +68,7 @@ func (c *Config) mistakes(found Problems) Problems {
 	p.check(c.Cache.Size >= 16<<20, "cache.size", "must be at least 16M")
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	p.oneOf("log.format", c.Log.Format, "text", "json")
+	p.oneOf("holds.notify", c.Holds.Notify, "never", "on_request")
 	return slices.DeleteFunc(p.list, func(one Problem) bool {
 		return slices.ContainsFunc(found, func(f Problem) bool {
 			return f.Key != "" && (one.Key == f.Key || strings.HasPrefix(one.Key, f.Key+".") || strings.HasPrefix(one.Key, f.Key+"["))

@@ -1,5 +1,5 @@
 // Package deletions makes signed receipts of what the server has deleted: how many events and media of which room, by
-// which policy, when, and which other servers had copies. A receipt names no event and no content.
+// which policy, when, and which other servers had copies. A receipt names no event, no user and no content.
 //
 // A receipt is a statement by the server. It shows that the server says so, and, as each receipt has the hash of the
 // one before, that none was changed or left out since. It is no proof that there are no copies elsewhere.
@@ -26,11 +26,22 @@ import (
 	"ebb/storage"
 )
 
-// Kinds of deletions.
+// Kinds of deletions. The purge of a room ends with a receipt; what is deleted in other ways is counted until CloseOpen
+// makes receipts of it.
 const (
 	Expired  = "expired messages"
 	Released = "messages kept by a hold that was lifted"
+	Redacted = "redacted messages"
+	Removed  = "messages removed for their sender"
+	Media    = "media"
 )
+
+// policies says by which policy something of a kind is deleted if that does not depend on the room.
+var policies = map[string]string{
+	Redacted: "redaction",
+	Removed:  "request to delete all messages of a user",
+	Media:    "deletion by an administrator, or of files to which nothing refers",
+}
 
 // maxServers bounds the servers that a receipt names. It says how many more there are.
 const maxServers = 50
@@ -120,9 +131,46 @@ func (l *Log) Rotate(ctx context.Context) error {
 
 // Room describes the room that a receipt is about.
 type Room struct {
-	ID      id.RoomID
-	Policy  string   // by which policy messages were deleted
-	Servers []string // other servers in the room
+	ID      id.RoomID // "": what was deleted belongs to no room
+	Policy  string    // by which policy messages were deleted
+	Servers []string  // other servers in the room
+}
+
+// openPage is how many kinds of deletions in rooms are listed at a time.
+const openPage = 100
+
+// CloseOpen makes receipts of everything that was deleted in other ways than by the purge of a room. It is called when
+// the files have been overwritten. describe describes a room.
+func (l *Log) CloseOpen(ctx context.Context, describe func(ctx context.Context, nid ident.RoomNID) (Room, error)) error {
+	if l == nil {
+		return nil
+	}
+	for after, more := (storage.OpenDeletion{Room: -1}), true; more; {
+		var page []storage.OpenDeletion
+		err := l.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) { page, err = tx.OpenDeletions(after, openPage); return err })
+		if err != nil {
+			return err
+		}
+		for _, o := range page {
+			after = o
+			policy, found := policies[o.Kind]
+			if !found {
+				continue // the purge of the room continues
+			}
+			room := Room{}
+			if o.Room != 0 {
+				if room, err = describe(ctx, o.Room); err != nil {
+					return err
+				}
+			}
+			room.Policy = policy
+			if err := l.opts.DB.Write(ctx, func(tx *storage.Tx) error { return l.Close(tx, o.Room, o.Kind, func() Room { return room }) }); err != nil {
+				return err
+			}
+		}
+		more = len(page) == openPage
+	}
+	return nil
 }
 
 // Count counts what was deleted from a room, in the write that deletes it.
@@ -179,6 +227,9 @@ func (l *Log) text(room Room, kind string, counts storage.DeletionCounts, r stor
 	}
 	if previous == "" {
 		previous = "none"
+	}
+	if room.ID == "" {
+		room.ID, copies = "none", "not known"
 	}
 	var b strings.Builder
 	for _, f := range []struct{ name, value string }{

@@ -147,3 +147,30 @@ func TestOldReceiptsAreDeletedButNotTheNewest(t *testing.T) {
 		}
 	})
 }
+
+// After a restore, receipts from after the backup are lost, but their numbers are not used again, and it shows that
+// they are missing.
+func TestNumbersOfLostReceiptsAreNotUsedAgain(t *testing.T) {
+	each(t, func(t *testing.T, l *lab) {
+		l.purge(1, 10)
+		err := l.db.Write(ctx, func(tx *storage.Tx) error {
+			for _, e := range []storage.LedgerEntry{{Ref: 1, Name: "other"}, {Ref: 2, Name: "second"}, {Ref: 3, Name: "third"}} {
+				if err := tx.AddReceiptAgain(e); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.purge(1, 20)
+		lines, keys := l.export()
+		if v, err := verify(lines, keys); err != nil || v.Receipts != 2 || v.Last != 4 || v.Missing != 2 {
+			t.Errorf("%+v, %v", v, err)
+		}
+		if text := string(lines[1]); !strings.Contains(text, `previous: third\n`) {
+			t.Errorf("the receipt after those that are lost is %s", text)
+		}
+	})
+}

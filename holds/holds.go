@@ -38,6 +38,7 @@ type Options struct {
 	Rooms    *rooms.Service
 	Media    *media.Service
 	Accounts *export.Service // writes what is stored about a held user
+	Notify   bool            // whether people who ask for erasure are told of holds
 	Audit    *audit.Log
 	Commits  *rooms.Commits
 	Now      func() time.Time
@@ -302,21 +303,41 @@ func (s *Service) Lift(ctx context.Context, nid int64, by id.UserID) (h Hold, er
 		}
 		row.LiftedBy, row.LiftedTS = string(by), now
 		h = s.holdOf(row)
-		lifted, err := tx.LiftLegalHold(nid, string(by), now)
+		changes, err := liftNow(tx, row, string(by), now)
 		if err != nil {
 			return nil, err
-		}
-		if err := completeErasure(tx, row.User); err != nil {
-			return nil, err
-		}
-		changes := make([]rooms.CommittedHold, len(lifted))
-		for i, l := range lifted {
-			changes[i] = rooms.CommittedHold{Room: l.Room, User: l.User, Lifted: true}
 		}
 		err = s.opts.Audit.Add(ctx, tx, "legal hold lifted", "hold", nid, "room", row.RoomID, "user", row.UserID, "asked_by", row.AskedBy, "by", by)
 		return changes, err
 	})
 	return h, err
+}
+
+// liftNow lifts a hold, and carries out what has waited for that.
+func liftNow(tx *storage.Tx, row storage.LegalHold, by string, ts int64) ([]rooms.CommittedHold, error) {
+	lifted, err := tx.LiftLegalHold(row.NID, by, ts)
+	if err != nil {
+		return nil, err
+	}
+	if err := completeErasure(tx, row.User); err != nil {
+		return nil, err
+	}
+	changes := make([]rooms.CommittedHold, len(lifted))
+	for i, l := range lifted {
+		changes[i] = rooms.CommittedHold{Room: l.Room, User: l.User, Lifted: true}
+	}
+	return changes, tx.EraseReleasedReports()
+}
+
+// LiftAgain lifts a hold that was lifted after a backup, in a database that was restored from the backup, before any
+// service uses it. It reports whether the hold stood.
+func LiftAgain(tx *storage.Tx, nid, ts int64) (lifted bool, err error) {
+	row, found, err := tx.LegalHold(nid)
+	if err != nil || !found || row.LiftedTS != 0 {
+		return false, err
+	}
+	_, err = liftNow(tx, row, "ledger", ts)
+	return err == nil, err
 }
 
 // completeErasure deletes the data of a user whose erasure has waited for a hold.
@@ -356,6 +377,25 @@ func (s *Service) Review(ctx context.Context, nid int64, review time.Time, by st
 	})
 	return h, err
 }
+
+// Notice returns what a user who asks for erasure is told: that a hold on the user or on a room of the user keeps some
+// of the user's data. It returns "" if there is none, or if nobody is to be told. A nil Service tells nobody.
+func (s *Service) Notice(ctx context.Context, user ident.UserNID) (text string, err error) {
+	if s == nil || !s.opts.Notify {
+		return "", nil
+	}
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+		concerned, err := tx.HoldConcerns(user)
+		if concerned {
+			text = notice
+		}
+		return err
+	})
+	return text, err
+}
+
+// notice says nothing about who has asked for the hold, where, and why.
+const notice = "Some of your data must be kept for legal reasons. Nobody sees it any more, and it will be deleted as soon as the reason has ended."
 
 // Count returns how many holds stand, and how many of them are past their review date.
 func (s *Service) Count(ctx context.Context) (all, overdue int64, err error) {

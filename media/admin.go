@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"ebb/deletions"
 	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
@@ -116,6 +117,11 @@ func (s *Service) Delete(ctx context.Context, m storage.MediaName) error {
 		deleted, err := s.deleteRow(tx, m)
 		if err != nil {
 			return err
+		}
+		if deleted {
+			if err := s.opts.Deletions.Count(tx, 0, deletions.Media, 0, 1); err != nil {
+				return err
+			}
 		}
 		lifted, err := tx.QuarantineMedia(m, false)
 		if err == nil && !deleted && !lifted {

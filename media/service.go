@@ -26,6 +26,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"ebb/deletions"
 	"ebb/ident"
 	"ebb/keyed"
 	"ebb/mxerr"
@@ -51,7 +52,9 @@ type Options struct {
 	Secrets  Secrets        // encrypts the keys of files
 	Commits  *rooms.Commits // nil: files are removed at the next round of Run
 	Rooms    Rooms          // nil: no message expires
-	Log      *slog.Logger
+	// Deletions counts deleted media for receipts; nil: there are none.
+	Deletions *deletions.Log
+	Log       *slog.Logger
 
 	Remote         Remote        // nil if federation is disabled
 	MaxRemoteSize  int64         // bytes of one file of another server

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"ebb/deletions"
 	"ebb/ident"
 	"ebb/storage"
 )
@@ -148,7 +149,11 @@ func (c *collection) process(ctx context.Context, page []storage.SweptMedia) err
 	}
 	return c.svc.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 		for _, id := range remove {
-			if _, err := tx.DeleteUnusedMedia(id, c.now.Add(-unusedWait).UnixMilli()); err != nil {
+			deleted, err := tx.DeleteUnusedMedia(id, c.now.Add(-unusedWait).UnixMilli())
+			if err == nil && deleted {
+				err = c.svc.opts.Deletions.Count(tx, 0, deletions.Media, 0, 1)
+			}
+			if err != nil {
 				return err
 			}
 		}

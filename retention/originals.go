@@ -65,7 +65,7 @@ func (j *Job) deleteOriginals(ctx context.Context, page []storage.Original, by t
 				if !gone(o) { // a hold was added meanwhile
 					continue
 				}
-				if err := tx.DeleteOriginal(o.Position); err != nil {
+				if err := j.opts.Rooms.DeleteOriginal(tx, &o); err != nil {
 					return err
 				}
 				n++

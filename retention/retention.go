@@ -166,6 +166,9 @@ func (j *Job) Purge(ctx context.Context, all bool) (Report, error) {
 		errs = append(errs, err)
 		j.compactSoon()
 	}
+	if !j.owed {
+		errs = append(errs, j.opts.Rooms.CloseReceipts(ctx))
+	}
 	if report.Events+report.Originals > 0 {
 		j.opts.Log.Info("purged expired messages", "rooms", report.Rooms, "events", report.Events, "originals", report.Originals, "took", time.Since(start))
 	}

@@ -3,6 +3,7 @@ package rooms
 import (
 	"errors"
 
+	"ebb/deletions"
 	"ebb/ident"
 	"ebb/rooms/graph"
 	"ebb/storage"
@@ -236,7 +237,9 @@ func (b *batch) writeRedactions(tx *storage.Tx, e *pendingEvent) error {
 	if o, keep := b.original(target, e.ReceivedTS); keep {
 		return tx.RedactKeepingOriginal(o, string(target.ID()), e.redacts.pruned.JSON(), e.redacts.by())
 	}
-	return tx.RedactEvent(e.Room, target.Pos, string(target.ID()), e.redacts.pruned.JSON(), e.redacts.by())
+	return b.svc.counted(tx, e.Room, deletions.Redacted, 1, func() error {
+		return tx.RedactEvent(e.Room, target.Pos, string(target.ID()), e.redacts.pruned.JSON(), e.redacts.by())
+	})
 }
 
 func (b *batch) writeRelation(tx *storage.Tx, e *pendingEvent) error {

@@ -5,6 +5,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/deletions"
 	"ebb/ident"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -62,6 +63,7 @@ func (s *Service) RemoveMessages(ctx context.Context, room *Room, positions []st
 		return storage.Write{
 			Do: func(tx *storage.Tx) error {
 				gone = nil
+				removed, media := int64(0), tx.DeletedMedia()
 				rows, err := tx.EventsAt(positions)
 				if err != nil {
 					return err
@@ -70,10 +72,17 @@ func (s *Service) RemoveMessages(ctx context.Context, room *Room, positions []st
 					if row.Room != r.nid || row.IsState || row.Flags&storage.GoneEvent != 0 {
 						continue
 					}
-					if err := removeMessage(tx, r.version, &row, s.Held(row.Room, row.Sender)); err != nil {
+					held := s.Held(row.Room, row.Sender)
+					if err := removeMessage(tx, r.version, &row, held); err != nil {
 						return err
 					}
+					if !held {
+						removed++
+					}
 					gone = append(gone, row.Position)
+				}
+				if err := s.opts.Deletions.Count(tx, r.nid, deletions.Removed, removed, tx.DeletedMedia()-media); err != nil {
+					return err
 				}
 				return also(tx, len(gone))
 			},

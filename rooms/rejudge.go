@@ -9,6 +9,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/deletions"
 	"ebb/ident"
 	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
@@ -556,7 +557,7 @@ func (c *completion) writeVerdict(tx *storage.Tx, v verdict) error {
 		o := &storage.Original{Position: v.pos, Room: c.room.nid, RedactedTS: c.svc.nowMS()}
 		return tx.RedactKeepingOriginal(o, string(v.id), v.pruned, 0)
 	}
-	return tx.RedactEvent(c.room.nid, v.pos, string(v.id), v.pruned, 0)
+	return c.svc.counted(tx, c.room.nid, deletions.Redacted, 1, func() error { return tx.RedactEvent(c.room.nid, v.pos, string(v.id), v.pruned, 0) })
 }
 
 // committed is the Committed hook of a completion.

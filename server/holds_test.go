@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"ebb/adminapi"
+	"ebb/config"
 	"ebb/internal/testserver"
 )
 
@@ -275,5 +276,77 @@ func TestAHoldOnARoomFollowsAnUpgradeOnAnotherServer(t *testing.T) {
 	alice.Do("POST", "/v3/join/"+url.PathEscape(room)+"?via=hs2.test", obj{})
 	if got := alsoCovers(t, s, hold["id"]); !slices.Equal(got, []string{room}) {
 		t.Errorf("the hold also covers %v, want %s", got, room)
+	}
+}
+
+// eraseAccount closes a client's account with erasure and returns the answer.
+func eraseAccount(c *testserver.Client) obj {
+	return c.Do("POST", "/v3/account/deactivate", obj{"erase": true, "auth": obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": c.User}, "password": testserver.Password()}})
+}
+
+func TestWhoAsksForErasureIsToldOfAHoldOnlyIfThatIsConfigured(t *testing.T) {
+	for _, notify := range []string{"never", "on_request"} {
+		t.Run(notify, func(t *testing.T) {
+			s := testserver.New(t, func(cfg *config.Config) { cfg.Holds.Notify = notify })
+			first, second := admins(t, s)
+			held, member, other := s.Register("held"), s.Register("member"), s.Register("other")
+			room := member.Do("POST", "/v3/createRoom", obj{})["room_id"]
+			hold := first.Do("POST", holdsPath, obj{"user": held.User, "reason": "secret-reason", "review": inOneYear(s)})["id"]
+			first.Do("POST", holdsPath, obj{"room": room, "reason": "secret-reason", "review": inOneYear(s)})
+			held.Do("PUT", "/v3/user/"+url.PathEscape(held.User)+"/account_data/org.x", obj{"x": "data-marker"})
+			for _, c := range []*testserver.Client{held, member, other} {
+				answer := eraseAccount(c)
+				text, told := answer["dev.ebb.legal_hold"].(string)
+				if want := notify == "on_request" && c != other; told != want || strings.Contains(text, "secret-reason") {
+					t.Errorf("%s is told: %v, want %v", c.User, answer, want)
+				}
+			}
+			// The erasure that has waited is carried out when the hold is lifted, without anybody's doing.
+			if len(s.FilesWith("data-marker")) == 0 {
+				t.Error("the data of the held user are gone")
+			}
+			lift(first, second, hold)
+			s.Reopen()
+			control(t, s, "purge now", obj{})
+			if files := s.FilesWith("data-marker"); len(files) > 0 {
+				t.Errorf("after the hold was lifted the data are in %v", files)
+			}
+		})
+	}
+}
+
+// A file of a held user stays even if the message that refers to it is by somebody whom no hold covers. A hold that was
+// lifted and added again keeps what is left.
+func TestFilesOfAHeldUserStayWhoeverSendsThem(t *testing.T) {
+	s := testserver.New(t, nil)
+	first, second := admins(t, s)
+	alice, bob := s.Register("alice"), s.Register("bob")
+	add := func() any {
+		return first.Do("POST", holdsPath, obj{"user": alice.User, "reason": "x", "review": inOneYear(s)})["id"]
+	}
+	hold := add()
+	base := expiring(bob)
+	sendImage(bob, base, "1", upload(alice, pngImage(t, 30)))
+	s.Advance(2 * time.Minute)
+	bob.Do("PUT", base+"/send/m.room.message/2", obj{"msgtype": "m.text", "body": "later"})
+	control(t, s, "purge now", obj{})
+	if n := mediaFiles(t, s); n != 1 {
+		t.Errorf("%d files are left, want that of the held user", n)
+	}
+	other := expiring(alice)
+	alice.Do("PUT", other+"/send/m.room.message/1", obj{"msgtype": "m.text", "body": "held-marker"})
+	s.Advance(2 * time.Minute)
+	alice.Do("PUT", other+"/send/m.room.message/2", obj{"msgtype": "m.text", "body": "later"})
+	control(t, s, "purge now", obj{})
+	lift(first, second, hold)
+	hold = add()
+	control(t, s, "purge now", obj{})
+	if len(s.FilesWith("held-marker")) == 0 {
+		t.Error("a message is gone although the hold was added again before a purge")
+	}
+	lift(first, second, hold)
+	control(t, s, "purge now", obj{})
+	if files := s.FilesWith("held-marker"); len(files) > 0 {
+		t.Errorf("after the hold was lifted again the message is in %v", files)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -72,5 +74,61 @@ func TestReceiptsCanBeSwitchedOff(t *testing.T) {
 	control(t, s, "keys rotate", obj{})
 	if got := fmt.Sprint(control(t, s, "receipts list", obj{})); strings.Contains(got, "ebb deletion receipt") {
 		t.Errorf("the receipts are %s", got)
+	}
+}
+
+// Redactions and deletions of media get receipts too, once the files have been overwritten.
+func TestRedactionsAndDeletedMediaHaveReceipts(t *testing.T) {
+	s := testserver.New(t, nil)
+	first, second := admins(t, s)
+	alice := s.Register("alice")
+	room := alice.Do("POST", "/v3/createRoom", obj{})["room_id"].(string)
+	base := "/v3/rooms/" + url.PathEscape(room)
+	redact := func(txn string, event any) {
+		alice.Do("PUT", base+"/redact/"+url.PathEscape(event.(string))+"/"+txn, obj{})
+	}
+	say := func(txn string) any {
+		return alice.Do("PUT", base+"/send/m.room.message/"+txn, obj{"msgtype": "m.text", "body": "x"})["event_id"]
+	}
+	redact("r1", say("1"))
+	redact("r2", sendImage(alice, base, "2", upload(alice, pngImage(t, 30))))
+	control(t, s, "media delete", obj{"uri": upload(alice, pngImage(t, 40))})
+	hold := first.Do("POST", holdsPath, obj{"room": room, "reason": "x", "review": inOneYear(s)})["id"]
+	held := say("3")
+	redact("r3", held)
+	notes := func() (list []string) {
+		t.Helper()
+		raw, err := json.Marshal(control(t, s, "receipts list", obj{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var page struct{ Items []struct{ Note string } }
+		if err := json.Unmarshal(raw, &page); err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range page.Items {
+			list = append(list, i.Note)
+		}
+		return list
+	}
+	if got := notes(); len(got) != 0 {
+		t.Errorf("before the files are overwritten there are receipts: %v", got)
+	}
+	purge(t, s)
+	purge(t, s)
+	got := notes()
+	has := func(wants ...string) bool {
+		return slices.ContainsFunc(got, func(note string) bool {
+			return !slices.ContainsFunc(wants, func(want string) bool { return !strings.Contains(note, want) })
+		})
+	}
+	if len(got) != 2 || !has("room: "+room+"\n", "deleted: redacted messages\n", "events: 2\n", "media: 1\n") ||
+		!has("room: none\n", "deleted: media\n", "events: 0\n", "media: 1\n", "other servers: not known\n") {
+		t.Errorf("the receipts are %v", got)
+	}
+	lift(first, second, hold)
+	purge(t, s)
+	if got = notes(); len(got) != 3 || !has("deleted: redacted messages\n", "events: 1\n") {
+		t.Errorf("after the hold was lifted the receipts are %v", got)
 	}
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"maunium.net/go/mautrix/id"
 
 	"ebb/backup"
+	"ebb/holds"
 	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
@@ -141,9 +143,19 @@ func (r *restore) applyRow(tx *storage.Tx, e storage.LedgerEntry) error {
 		if added {
 			r.report.Replayed[e.Kind]++
 		}
+		if !added && err == nil {
+			r.report.Holds, err = appendMissing(tx, r.report.Holds, e.Value)
+		}
 		return err
 	case storage.LedgerLifted:
-		_, err = tx.LiftLegalHold(e.Ref, "ledger", e.TS)
+		r.report.Holds = slices.DeleteFunc(r.report.Holds, func(nid int64) bool { return nid == e.Ref })
+		lifted, err := holds.LiftAgain(tx, e.Ref, e.TS)
+		if lifted {
+			r.report.Replayed[e.Kind]++
+		}
+		return err
+	case storage.LedgerReceipt:
+		err = tx.AddReceiptAgain(e)
 	case storage.LedgerFactors:
 		err = tx.DeleteFactors(user)
 	case storage.LedgerIdentity:
@@ -157,6 +169,15 @@ func (r *restore) applyRow(tx *storage.Tx, e storage.LedgerEntry) error {
 	}
 	r.report.Replayed[e.Kind]++
 	return err
+}
+
+// appendMissing appends the number of a hold to a list if the restored database does not have it.
+func appendMissing(tx *storage.Tx, list []int64, nid int64) ([]int64, error) {
+	_, found, err := tx.LegalHold(nid)
+	if err != nil || found {
+		return list, err
+	}
+	return append(list, nid), nil
 }
 
 // redactAgain replaces an event by its redacted form. The redaction itself may be lost. The original is kept as if it

@@ -162,3 +162,46 @@ func TestReportsAreLimitedInRateAndNumber(t *testing.T) {
 		t.Errorf("%d reports of one user are kept, want 200", total)
 	}
 }
+
+// Reports about what a legal hold covers are evidence: neither their number nor the erasure of their reporter removes
+// them, until the hold is lifted.
+func TestReportsOfHeldMessagesAreKept(t *testing.T) {
+	s := testserver.New(t, nil)
+	first, second := admins(t, s)
+	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
+	room, base := together(nil, alice, bob)
+	event := bob.say(base, "evidence")
+	hold := first.Do("POST", holdsPath, obj{"room": room, "reason": "x", "review": inOneYear(s)})["id"]
+	alice.Do("POST", base+"/report/"+event, obj{"reason": "held-report"})
+	for range 201 {
+		alice.Do("POST", "/v3/users/@spam:test/report", obj{"reason": "spam"})
+	}
+	kept := func() (found bool, n int) {
+		t.Helper()
+		for args := (obj{"limit": 1000}); ; {
+			raw, err := json.Marshal(control(t, s, "report list", args))
+			if err != nil {
+				t.Fatal(err)
+			}
+			page := decode(t, raw)
+			for _, r := range list(page, "items") {
+				found, n = found || get(r, "reason") == "held-report", n+1
+			}
+			if page["next"] == nil {
+				return found, n
+			}
+			args["after"] = page["next"]
+		}
+	}
+	if found, n := kept(); !found || n != 201 {
+		t.Errorf("the report of the held message is there: %v, among %d reports; want it and 200 others", found, n)
+	}
+	eraseAccount(alice.Client)
+	if found, n := kept(); !found || n != 1 {
+		t.Errorf("after the reporter was erased it is there: %v, among %d reports; want only it", found, n)
+	}
+	lift(first, second, hold)
+	if found, n := kept(); found || n != 0 {
+		t.Errorf("after the hold was lifted it is there: %v, among %d reports", found, n)
+	}
+}

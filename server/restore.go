@@ -38,6 +38,8 @@ type RestoreReport struct {
 	SignedOut bool           `json:"signed_out"`           // whether all sessions were ended
 	Passwords []string       `json:"passwords,omitempty"`  // users whose password has to be set again
 	Purged    int            `json:"purged"`               // messages that had expired since the backup
+	// Holds are the numbers of legal holds on rooms and users that the backup does not have.
+	Holds []int64 `json:"holds,omitempty"`
 }
 
 // restoringFile is the name of a file in data_dir that exists while a restore is not complete.

@@ -28,6 +28,23 @@ func (tx *Tx) TakeDeleted(room ident.RoomNID, kind string) (DeletionCounts, bool
 	}, takeDeletedQuery, int64(room), kind)
 }
 
+// OpenDeletion names a kind of deletions in a room that have no receipt yet.
+type OpenDeletion struct {
+	Room ident.RoomNID
+	Kind string
+}
+
+const openDeletionsQuery = `SELECT room_nid, kind FROM deletion_counts WHERE (room_nid, kind) > ($1, $2) ORDER BY room_nid, kind LIMIT $3`
+
+// OpenDeletions lists at most limit of the kinds of deletions that have no receipt yet, after the given one. It uses
+// the primary key.
+func (tx *Tx) OpenDeletions(after OpenDeletion, limit int) ([]OpenDeletion, error) {
+	return collect(tx, func(r Row) (o OpenDeletion, err error) {
+		err = r.Scan(&o.Room, &o.Kind)
+		return o, err
+	}, openDeletionsQuery, int64(after.Room), after.Kind, limit)
+}
+
 // DeletionReceipt is a signed receipt about deletions.
 type DeletionReceipt struct {
 	Number int64 // from 1
@@ -42,6 +59,8 @@ func scanDeletionReceipt(r Row) (d DeletionReceipt, err error) {
 	return d, err
 }
 
+const addReceiptQuery = `INSERT INTO deletion_receipts (number, room_nid, ts, digest, note) VALUES ($1, $2, $3, $4, $5)`
+
 const receiptColumns = `number, room_nid, ts, digest, note`
 
 // LastDeletionReceipt returns the newest receipt.
@@ -51,11 +70,24 @@ func (tx *Tx) LastDeletionReceipt() (DeletionReceipt, bool, error) {
 
 // AddDeletionReceipt stores a receipt.
 func (tx *Tx) AddDeletionReceipt(d DeletionReceipt) error {
-	_, err := tx.exec(`INSERT INTO deletion_receipts (number, room_nid, ts, digest, note) VALUES ($1, $2, $3, $4, $5)`, d.Number, int64(d.Room), d.TS, d.Digest, d.Note)
+	if _, err := tx.exec(addReceiptQuery, d.Number, int64(d.Room), d.TS, d.Digest, d.Note); err != nil {
+		return err
+	}
+	return tx.Note(LedgerReceipt, d.Number, 0, d.Digest)
+}
+
+// AddReceiptAgain records that there was a receipt, in a database that was restored from a backup without it, so that
+// its number is not used again and the next receipt has its hash. The receipt itself is lost.
+func (tx *Tx) AddReceiptAgain(e LedgerEntry) error {
+	last, _, err := tx.LastDeletionReceipt()
+	if err != nil || e.Ref <= last.Number {
+		return err
+	}
+	_, err = tx.exec(addReceiptQuery, e.Ref, 0, e.TS, e.Name, "")
 	return err
 }
 
-const deletionReceiptsQuery = `SELECT ` + receiptColumns + ` FROM deletion_receipts WHERE number > $1 AND (room_nid = $2 OR $2 = 0) ORDER BY number LIMIT $3`
+const deletionReceiptsQuery = `SELECT ` + receiptColumns + ` FROM deletion_receipts WHERE number > $1 AND (room_nid = $2 OR $2 = 0) AND note <> '' ORDER BY number LIMIT $3`
 
 // DeletionReceipts returns at most limit receipts after a number, of one room or, if room is 0, of all.
 func (tx *Tx) DeletionReceipts(after int64, room ident.RoomNID, limit int) ([]DeletionReceipt, error) {

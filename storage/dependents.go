@@ -125,7 +125,7 @@ var dependents = []dependent{
 			return collect(tx, scanNumber[int64], eventsWithMediaQuery+list, keys...)
 		},
 		remove: func(tx *Tx, p Pos, _ string) error {
-			_, err := tx.exec(dropEventMediaQuery, int64(p))
+			_, err := tx.exec(dropRejectedMediaQuery, int64(p))
 			return err
 		},
 	},

@@ -33,6 +33,7 @@ const (
 	LedgerMedia       = "media"       // Name: the deleted media ID
 	LedgerHold        = "hold"        // Ref: the room or user under a legal hold; Value: the hold; Name: LedgerHoldName
 	LedgerLifted      = "hold lifted" // Ref: the hold
+	LedgerReceipt     = "receipt"     // Ref: the number of a receipt of deletions; Name: its digest
 )
 
 const noteQuery = `INSERT INTO ledger_queue (seq, ts, kind, ref, value, name) VALUES ($1, $2, $3, $4, $5, $6)`

@@ -251,6 +251,15 @@ func (tx *Tx) HoldOn(room ident.RoomNID, sender ident.UserNID) (nid int64, held 
 	return one(tx, scanNumber[int64], holdOnQuery, int64(room), int64(sender))
 }
 
+const holdConcernsQuery = `SELECT h.nid FROM legal_holds h WHERE h.lifted_ts = 0 AND (h.user_nid = $1
+    OR h.room_nid IN (SELECT room_nid FROM memberships WHERE user_nid = $1 AND membership IN ('join', 'leave', 'ban'))) LIMIT 1`
+
+// HoldConcerns reports whether there is a legal hold on a user, or on a room that the user is or was in.
+func (tx *Tx) HoldConcerns(user ident.UserNID) (bool, error) {
+	_, found, err := one(tx, scanNumber[int64], holdConcernsQuery, int64(user))
+	return found, err
+}
+
 const countHoldsQuery = `SELECT count(*), coalesce(sum(CASE WHEN review_ts <= $1 THEN 1 ELSE 0 END), 0) FROM legal_holds
 WHERE lifted_ts = 0 AND follows = 0`
 

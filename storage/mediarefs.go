@@ -158,8 +158,10 @@ func (tx *Tx) replaceMediaRefs(kind MediaRefKind, owner int64, part, text string
 const (
 	eventsWithMediaQuery = `SELECT DISTINCT owner FROM media_refs WHERE kind IN (0, 2) AND owner IN `
 	dropEventMediaQuery  = `DELETE FROM media_refs WHERE owner = $1 AND kind IN (0, 2)`
-	takeEventMediaQuery  = dropEventMediaQuery + ` RETURNING server, media_id`
-	takeRowsMediaQuery   = `DELETE FROM media_refs WHERE kind IN (0, 2) AND owner IN (
+	// dropRejectedMediaQuery leaves the references of events under a legal hold, which keeps their media.
+	dropRejectedMediaQuery = dropEventMediaQuery + ` AND NOT EXISTS (SELECT 1 FROM events e JOIN legal_holds h ON ` + standingHold + ` WHERE e.position = $1)`
+	takeEventMediaQuery    = dropEventMediaQuery + ` RETURNING server, media_id`
+	takeRowsMediaQuery     = `DELETE FROM media_refs WHERE kind IN (0, 2) AND owner IN (
     SELECT position FROM events WHERE id_hash = $1 AND event_id = $2 AND +room_nid = $3) RETURNING server, media_id`
 	takeUserMediaQuery = `DELETE FROM media_refs WHERE owner = $1 AND kind IN (3, 4) RETURNING server, media_id`
 )
@@ -214,6 +216,11 @@ func (tx *Tx) deleteUnreferenced(m MediaName) error {
 	kept, err := tx.MediaQuarantined(m)
 	if err != nil || kept {
 		return err
+	}
+	if m.Server == "" { // a hold on the uploader covers the file whoever refers to it
+		if _, held, err := one(tx, scanNumber[int64], holdOnUploaderQuery, m.ID); err != nil || held {
+			return err
+		}
 	}
 	if m.Server != "" {
 		if _, err := tx.exec(rememberGoneQuery, tx.goneHash(m), tx.Now().UnixMilli()); err != nil {

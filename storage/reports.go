@@ -21,13 +21,18 @@ type Report struct {
 const (
 	addReportQuery = `INSERT INTO reports (nid, reporter_nid, ts, room_id, event_id, user_id, profile, reason, body_key)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
+	// isHeldReport is true for a report that a legal hold covers: it is about a held room or user or about one of their
+	// messages, or a held user has made it.
+	isHeldReport = `EXISTS (SELECT 1 FROM legal_holds h LEFT JOIN rooms hr ON hr.nid = h.room_nid LEFT JOIN users hu ON hu.nid = h.user_nid
+WHERE h.lifted_ts = 0 AND (hr.room_id = reports.room_id OR hu.user_id = reports.user_id OR h.user_nid = reports.reporter_nid))`
 	// It uses the index reports_by_reporter.
-	excessReportsOfQuery = `SELECT nid FROM reports WHERE reporter_nid = $1 ORDER BY nid DESC LIMIT 100 OFFSET $2`
-	excessReportsQuery   = `SELECT nid FROM reports ORDER BY nid DESC LIMIT 100 OFFSET $1`
+	excessReportsOfQuery = `SELECT nid FROM reports WHERE reporter_nid = $1 AND NOT ` + isHeldReport + ` ORDER BY nid DESC LIMIT 100 OFFSET $2`
+	excessReportsQuery   = `SELECT nid FROM reports WHERE NOT ` + isHeldReport + ` ORDER BY nid DESC LIMIT 100 OFFSET $1`
 )
 
 // AddReport stores a report, with the positions of the events that it is about. It then deletes the oldest reports, so
-// that at most ofReporter reports of the same user and at most all reports in total remain.
+// that at most ofReporter reports of the same user and at most all reports in total remain, besides those that a legal
+// hold covers: they may be evidence.
 func (tx *Tx) AddReport(r Report, events []Pos, ofReporter, all int) error {
 	r.NID = int64(tx.NextPos())
 	reason, sealed, err := tx.sealKind(sealing.Reports, 0, sealing.Reasons, r.NID, r.Reason)
@@ -107,15 +112,45 @@ func (tx *Tx) ReportEvents(reports []Report) (map[int64][]Pos, error) {
 	return out, err
 }
 
+const (
+	eraseReportsQuery  = `SELECT nid FROM reports WHERE reporter_nid = $1 AND NOT ` + isHeldReport
+	eraseProfilesQuery = `UPDATE reports SET profile = '' WHERE profile <> '' AND user_id = (SELECT user_id FROM users WHERE nid = $1) AND NOT ` + isHeldReport
+)
+
 // eraseReports deletes the reports that a user has made. In reports about the user, it deletes the user's profile.
+// Reports that a legal hold covers stay as they are; see EraseReleasedReports.
 func (tx *Tx) eraseReports(user ident.UserNID) error {
-	own, err := collect(tx, scanNumber[int64], `SELECT nid FROM reports WHERE reporter_nid = $1`, int64(user))
+	own, err := collect(tx, scanNumber[int64], eraseReportsQuery, int64(user))
 	if err != nil {
 		return err
 	}
 	if err := tx.deleteReports(own); err != nil {
 		return err
 	}
-	_, err = tx.exec(`UPDATE reports SET profile = '' WHERE user_id = (SELECT user_id FROM users WHERE nid = $1)`, int64(user))
+	_, err = tx.exec(eraseProfilesQuery, int64(user))
+	return err
+}
+
+const (
+	erasedReportsQuery    = `SELECT nid FROM reports WHERE reporter_nid IN (SELECT user_nid FROM erased_users) AND NOT ` + isHeldReport + ` ORDER BY nid LIMIT 500`
+	releasedProfilesQuery = `UPDATE reports SET profile = '' WHERE profile <> ''
+AND user_id IN (SELECT u.user_id FROM users u JOIN erased_users e ON e.user_nid = u.nid) AND NOT ` + isHeldReport
+)
+
+// EraseReleasedReports does what eraseReports has left because of legal holds, in so far as these were lifted.
+func (tx *Tx) EraseReleasedReports() error {
+	for {
+		page, err := collect(tx, scanNumber[int64], erasedReportsQuery)
+		if err != nil {
+			return err
+		}
+		if len(page) == 0 {
+			break
+		}
+		if err := tx.deleteReports(page); err != nil {
+			return err
+		}
+	}
+	_, err := tx.exec(releasedProfilesQuery)
 	return err
 }

@@ -314,9 +314,15 @@ func (p *Pages) deleteAccount(r *httpapi.Request, s session, f url.Values) (any,
 	if err != nil {
 		return nil, err
 	}
+	held := ""
+	if f.Get("erase") != "" {
+		if held, err = p.opts.Holds.Notice(r.Context(), s.User); err != nil {
+			return nil, err
+		}
+	}
 	if err := p.opts.Accounts.Deactivate(r.Context(), s.UserID, f.Get("erase") != ""); err != nil {
 		return nil, err
 	}
 	p.opts.Identity.UnbindAll(r.Context(), s.UserID, bindings)
-	return p.show(r, http.StatusOK, "message", "", view{Title: english["delete.done"], Lead: english["delete.gone"]}, p.forget())
+	return p.show(r, http.StatusOK, "message", "", view{Title: english["delete.done"], Lead: strings.TrimSpace(english["delete.gone"] + " " + held)}, p.forget())
 }

@@ -42,6 +42,7 @@ import (
 	"ebb/accounts/oauth"
 	"ebb/accounts/upstream"
 	"ebb/export"
+	"ebb/holds"
 	"ebb/httpapi"
 	"ebb/identity"
 	"ebb/media"
@@ -68,6 +69,7 @@ type Options struct {
 	Upstream  *upstream.Service
 	Media     *media.Service
 	Export    *export.Service
+	Holds     *holds.Service
 	Now       func() time.Time
 	Log       *slog.Logger
 }

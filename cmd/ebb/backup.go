@@ -327,6 +327,9 @@ func printRestored(w io.Writer, r server.RestoreReport) {
 	if r.SignedOut {
 		fmt.Fprintln(w, "There was no complete ledger: what was deleted after the backup has come back, and all users must sign in again.")
 	}
+	for _, hold := range r.Holds {
+		fmt.Fprintf(w, "Legal hold %d is on a room or user that the backup does not have: the audit log says which; add it again with ebb hold add\n", hold)
+	}
 	for _, user := range r.Passwords {
 		fmt.Fprintf(w, "%s had changed the password, and needs a new one: ebb user passwd %s\n", user, user)
 	}
