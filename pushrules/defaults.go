@@ -32,6 +32,7 @@ func defaultRules(user string, d Defaults) *Ruleset {
 			on(".m.rule.reaction", raws(), match("type", `"m.reaction"`)),
 			on(".m.rule.room.server_acl", raws(), match("type", `"m.room.server_acl"`), match("state_key", `""`)),
 			on(".m.rule.suppress_edits", raws(), `{"kind":"event_property_is","key":"content.m\\.relates_to.rel_type","value":"m.replace"}`),
+			on(pollRule+"response", raws(), match("type", `"org.matrix.msc3381.poll.response"`)),
 		},
 		PostContent: []Rule{
 			{ID: unsubscribedThreadRule, Default: true, Conditions: raws(threadCondition("false")), Actions: raws()},
@@ -39,10 +40,14 @@ func defaultRules(user string, d Defaults) *Ruleset {
 		},
 		Underride: []Rule{
 			on(".m.rule.call", raws(notify, sound("ring")), match("type", `"m.call.invite"`)),
-			on(".m.rule.encrypted_room_one_to_one", raws(notify, sound("default")), members("2"), match("type", `"m.room.encrypted"`)),
-			on(".m.rule.room_one_to_one", raws(notify, sound("default")), members("2"), match("type", `"m.room.message"`)),
+			on(".m.rule.encrypted_room_one_to_one", raws(notify, sound("default")), twoMembers, match("type", `"m.room.encrypted"`)),
+			on(".m.rule.room_one_to_one", raws(notify, sound("default")), twoMembers, match("type", `"m.room.message"`)),
 			on(".m.rule.message", raws(notify), match("type", `"m.room.message"`)),
 			on(".m.rule.encrypted", raws(notify), match("type", `"m.room.encrypted"`)),
+			on(pollRule+"start_one_to_one", raws(notify, sound("default")), twoMembers, match("type", `"org.matrix.msc3381.poll.start"`)),
+			on(pollRule+"start", raws(notify), match("type", `"org.matrix.msc3381.poll.start"`)),
+			on(pollRule+"end_one_to_one", raws(notify, sound("default")), twoMembers, match("type", `"org.matrix.msc3381.poll.end"`)),
+			on(pollRule+"end", raws(notify), match("type", `"org.matrix.msc3381.poll.end"`)),
 		},
 	}
 	if d.AllEncrypted {
@@ -71,6 +76,11 @@ func (s *Ruleset) insertAfter(ruleID string, r Rule) {
 // encryptedRule is the unstable ID of the rule. The rule is enabled for everybody, like the stable one.
 // Spec: MSC4028
 const encryptedRule = ".org.matrix.msc4028.encrypted_event"
+
+// pollRule is the prefix of the unstable IDs of the rules about polls. Users are notified when a poll starts or ends,
+// but not of votes. Clients send polls with their unstable types.
+// Spec: MSC3930, MSC3381
+const pollRule = ".org.matrix.msc3930.rule.poll_"
 
 // The legacy mention rules match texts that contain the user's display name, @room or the user's localpart. They apply
 // only to events without m.mentions, since bots, bridges and old clients mention people in the text only.
@@ -121,7 +131,7 @@ func match(key, pattern string) string {
 	return `{"kind":"event_match","key":"` + key + `","pattern":` + pattern + `}`
 }
 
-func members(is string) string { return `{"kind":"room_member_count","is":"` + is + `"}` }
+const twoMembers = `{"kind":"room_member_count","is":"2"}`
 
 func raws(texts ...string) []json.RawMessage {
 	out := make([]json.RawMessage, len(texts))

@@ -184,7 +184,7 @@ func TestLegacyMentionRulesAreServedUnlessDisabled(t *testing.T) {
 	}
 	with := []string{
 		"master", "suppress_notices", "invite_for_me", "member_event", "is_user_mention", "contains_display_name", "is_room_mention", "roomnotif",
-		"tombstone", "reaction", "room.server_acl", "suppress_edits", "contains_user_name",
+		"tombstone", "reaction", "room.server_acl", "suppress_edits", pollRule + "response", "contains_user_name",
 	}
 	if got := listed(); !slices.Equal(got, with) {
 		t.Errorf("%v, want %v", got, with)
