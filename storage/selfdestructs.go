@@ -75,7 +75,7 @@ func (tx *Tx) RoomsWithUnread(after ident.RoomNID, limit int) ([]ident.RoomNID, 
 	return collect(tx, scanNumber[ident.RoomNID], `SELECT DISTINCT room_nid FROM self_destructs WHERE room_nid > $1 AND after_read >= 0 ORDER BY room_nid LIMIT $2`, int64(after), limit)
 }
 
-const membersQuery = `SELECT count(*) FROM (SELECT user_nid FROM memberships WHERE room_nid = $1 AND membership IN ('join', 'invite') LIMIT $2) AS some`
+const membersQuery = `SELECT count(*) FROM (SELECT user_nid FROM memberships WHERE room_nid = $1 AND membership IN ('join', 'invite') LIMIT $2) AS present`
 
 // MembersUpTo returns the number of users who are in a room or invited, or limit if there are more.
 func (tx *Tx) MembersUpTo(room ident.RoomNID, limit int) (n int64, err error) {
