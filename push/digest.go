@@ -9,6 +9,7 @@ import (
 
 	"ebb/mail"
 	"ebb/rooms"
+	"ebb/rooms/expiry"
 )
 
 // maxDigestText bounds the characters of a message that are quoted in an e-mail.
@@ -18,42 +19,58 @@ const maxDigestText = 300
 // messages.
 type digest struct {
 	server, to string
+	countsOnly bool // do not quote messages, nor name people
 	messages   int
 	rooms      []*digestRoom
 }
 
 type digestRoom struct {
-	id    id.RoomID
-	name  string
-	lines []digestLine
+	id       id.RoomID
+	name     string
+	messages int
+	lines    []digestLine
 }
 
 type digestLine struct{ sender, text string }
 
-// add adds a message to the digest.
+// add adds a message to the digest. Conversations of two people share one entry if only counts are shown, because the
+// name of such a room is often that of the other person.
 func (d *digest) add(r *rooms.Room, e *rooms.Event, sender string) {
+	key := r.ID()
+	var name string
+	switch {
+	case !d.countsOnly:
+		name = roomName(r, "A conversation with "+oneLine(sender))
+	case len(r.Members(rooms.Join, rooms.Invite)) <= expiry.MaxDirect:
+		key, name = "", "Direct conversations"
+	default:
+		name = roomName(r, "A room without a name")
+	}
 	var room *digestRoom
 	for _, known := range d.rooms {
-		if known.id == r.ID() {
+		if known.id == key {
 			room = known
 		}
 	}
 	if room == nil {
-		room = &digestRoom{id: r.ID(), name: roomName(r, sender)}
+		room = &digestRoom{id: key, name: name}
 		d.rooms = append(d.rooms, room)
 	}
 	d.messages++
-	room.lines = append(room.lines, digestLine{sender: oneLine(sender), text: summary(e)})
+	room.messages++
+	if !d.countsOnly {
+		room.lines = append(room.lines, digestLine{sender: oneLine(sender), text: summary(e)})
+	}
 }
 
-// roomName returns a display name for a room. sender is the sender of its newest message.
-func roomName(r *rooms.Room, sender string) string {
+// roomName returns a display name for a room, or otherwise if the room has none.
+func roomName(r *rooms.Room, otherwise string) string {
 	for _, from := range [][2]string{{"m.room.name", "name"}, {"m.room.canonical_alias", "alias"}} {
 		if e := r.State(from[0], ""); e != nil && e.ContentString(from[1]) != "" {
 			return oneLine(e.ContentString(from[1]))
 		}
 	}
-	return "A conversation with " + oneLine(sender)
+	return otherwise
 }
 
 // summary returns the line about an event in an e-mail.
@@ -79,28 +96,42 @@ func oneLine(text string) string {
 // digestEnd tells the reader how to stop the e-mails.
 const digestEnd = "To stop these e-mails, turn off e-mail notifications in the settings of your Matrix client."
 
-// message renders the digest as an e-mail.
+// message renders the digest as an e-mail. If only counts are shown, the subject names no room, since phones show
+// subjects on locked screens.
 func (d *digest) message() mail.Message {
-	unread := "1 unread message"
-	if d.messages > 1 {
-		unread = fmt.Sprintf("%d unread messages", d.messages)
-	}
-	subject := fmt.Sprintf("%s on %s", unread, d.server)
-	if len(d.rooms) == 1 {
-		subject = fmt.Sprintf("%s in %s", unread, d.rooms[0].name)
+	subject := fmt.Sprintf("%s on %s", unread(d.messages), d.server)
+	if len(d.rooms) == 1 && !d.countsOnly {
+		subject = fmt.Sprintf("%s in %s", unread(d.messages), d.rooms[0].name)
 	}
 	var text, page strings.Builder
-	fmt.Fprintf(&text, "You have %s on %s.\n", unread, d.server)
-	fmt.Fprintf(&page, "<p>You have %s on %s.</p>\n", unread, html.EscapeString(d.server))
+	fmt.Fprintf(&text, "You have %s on %s.\n", unread(d.messages), d.server)
+	fmt.Fprintf(&page, "<p>You have %s on %s.</p>\n", unread(d.messages), html.EscapeString(d.server))
 	for _, room := range d.rooms {
-		fmt.Fprintf(&text, "\n%s\n", room.name)
-		fmt.Fprintf(&page, "<h3>%s</h3>\n", html.EscapeString(room.name))
-		for _, line := range room.lines {
-			fmt.Fprintf(&text, "  %s: %s\n", line.sender, line.text)
-			fmt.Fprintf(&page, "<p><strong>%s</strong>: %s</p>\n", html.EscapeString(line.sender), html.EscapeString(line.text))
-		}
+		room.render(&text, &page, d.countsOnly)
 	}
 	fmt.Fprintf(&text, "\n%s\n", digestEnd)
 	fmt.Fprintf(&page, "<p><small>%s</small></p>\n", digestEnd)
 	return mail.Message{To: d.to, Subject: subject, Text: text.String(), HTML: page.String()}
+}
+
+func unread(n int) string {
+	if n == 1 {
+		return "1 unread message"
+	}
+	return fmt.Sprintf("%d unread messages", n)
+}
+
+// render writes what the e-mail says about the room, as text and as HTML.
+func (r *digestRoom) render(text, page *strings.Builder, countsOnly bool) {
+	if countsOnly {
+		fmt.Fprintf(text, "\n%s: %s\n", r.name, unread(r.messages))
+		fmt.Fprintf(page, "<p><strong>%s</strong>: %s</p>\n", html.EscapeString(r.name), unread(r.messages))
+		return
+	}
+	fmt.Fprintf(text, "\n%s\n", r.name)
+	fmt.Fprintf(page, "<h3>%s</h3>\n", html.EscapeString(r.name))
+	for _, line := range r.lines {
+		fmt.Fprintf(text, "  %s: %s\n", line.sender, line.text)
+		fmt.Fprintf(page, "<p><strong>%s</strong>: %s</p>\n", html.EscapeString(line.sender), html.EscapeString(line.text))
+	}
 }

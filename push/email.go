@@ -115,7 +115,7 @@ func (s *Service) sendDigest(ctx context.Context, nid ident.PusherNID) error {
 	if err != nil || p == nil {
 		return err
 	}
-	d := digest{server: s.opts.Email.Server, to: p.address}
+	d := digest{server: s.opts.Email.Server, to: p.address, countsOnly: s.opts.EventIDOnly}
 	var oldest int64
 	for _, n := range p.found {
 		room, e, err := s.unreadEvent(ctx, p, n)

@@ -47,7 +47,8 @@ type Options struct {
 	Client      *http.Client   // for requests to gateways, made by NewClient
 	// AllowPrivate allows URLs with http, for gateways in the server's own network.
 	AllowPrivate bool
-	// EventIDOnly sends push gateways only the IDs of event and room, whatever format a pusher has.
+	// EventIDOnly sends push gateways only the IDs of event and room, whatever format a pusher has, and e-mails that
+	// only count messages.
 	EventIDOnly bool
 	// CountRooms makes the badge count rooms with unread messages instead of messages.
 	CountRooms bool

@@ -78,6 +78,46 @@ func TestUnreadMessagesAreSentByEmailInOneDigest(t *testing.T) {
 	}
 }
 
+func TestEmailsOnlyCountMessagesIfGatewaysGetOnlyIDs(t *testing.T) {
+	p := newPostal(t, func(c *config.Config) { c.Push.Email, c.Push.EventIDOnly = true, true })
+	p.Notify()
+	alice, bob, carol := p.Register("alice"), p.Register("bob"), p.Register("carol")
+	bob.Do("PUT", "/v3/profile/"+bob.User+"/displayname", obj{"displayname": "Robert"})
+	open := func(body obj, joining ...*testserver.Client) string {
+		room := bob.Do("POST", "/v3/createRoom", body)["room_id"].(string)
+		for _, c := range joining {
+			bob.Do("POST", "/v3/rooms/"+room+"/invite", obj{"user_id": c.User})
+			c.Do("POST", "/v3/rooms/"+room+"/join", obj{})
+		}
+		return room
+	}
+	team, nameless := open(obj{"name": "Tea <b>team</b>"}, alice, carol), open(obj{}, alice, carol)
+	direct, named := open(obj{"is_direct": true}, alice), open(obj{"name": "Surgery"}, alice)
+	p.add(alice, "alice@example.org")
+	alice.Do("POST", "/v3/pushers/set", emailPusher("alice@example.org"))
+
+	message(bob, team, "the text in the team")
+	message(bob, team, "more text")
+	message(bob, nameless, "another text")
+	message(bob, direct, "a private text")
+	message(bob, named, "an intimate text")
+	p.Advance(11 * time.Minute)
+	m := p.sink.Next()
+	if m.Subject != "5 unread messages on "+p.Name() {
+		t.Errorf("the subject is %q", m.Subject)
+	}
+	for _, want := range []string{"Tea <b>team</b>: 2 unread messages", "A room without a name: 1 unread message", "Direct conversations: 2 unread messages"} {
+		if !strings.Contains(m.Text, want) {
+			t.Errorf("%q is not in the text\n%s", want, m.Text)
+		}
+	}
+	for _, hidden := range []string{"text in", "more text", "another text", "private", "intimate", "Robert", "bob", "Surgery"} {
+		if strings.Contains(m.Subject+m.Text+m.HTML, hidden) {
+			t.Errorf("%q is in the e-mail\n%s\n%s\n%s", hidden, m.Subject, m.Text, m.HTML)
+		}
+	}
+}
+
 func TestEmailsGoOnlyToAddressesOfTheAccount(t *testing.T) {
 	p := newPostal(t, func(c *config.Config) { c.Push.Email = true })
 	p.Notify()
