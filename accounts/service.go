@@ -79,6 +79,7 @@ type Options struct {
 	Terms               []Term
 	Guests              bool             // whether anybody can get a guest account
 	GuestLifetime       time.Duration    // how long a guest account may be unused; 0 for ever
+	IdleLifetime        time.Duration    // how long a device may be unused before it is signed out; 0 for ever
 	AccessTokenLifetime time.Duration    // for clients that refresh their tokens; 0 means one hour
 	HashWorkers         int              // number of passwords hashed at a time, 19 MiB each; 0 means half the number of processors
 	Audit               *audit.Log       // nil to record nothing
@@ -96,7 +97,10 @@ type Options struct {
 	Users               Users        // nil if there are no application services
 	Cache               keyed.Budget // bounds the caches
 	Now                 func() time.Time
-	Log                 *slog.Logger
+	// SteadyTime is Now without a jump of the clock that may be a mistake (retention.Job.Time); nil for Now. What it
+	// decides cannot be undone.
+	SteadyTime func(ctx context.Context) (time.Time, error)
+	Log        *slog.Logger
 }
 
 // Service manages local users. It is safe for concurrent use.
@@ -145,8 +149,8 @@ const (
 )
 
 // Run fills in the user directory after an upgrade, completes interrupted deactivations, deactivates unused guest
-// accounts, ends sessions that lack a required second factor, and periodically stores when devices were last seen. It
-// stores that once more when ctx ends, and returns.
+// accounts, ends sessions that lack a required second factor or are not used any more, and periodically stores when
+// devices were last seen. It stores that once more when ctx ends, and returns.
 func (s *Service) Run(ctx context.Context) error {
 	if err := s.fillDirectory(ctx); err != nil && ctx.Err() == nil {
 		s.opts.Log.Error("Cannot update the user directory; it is tried again at the next start", "err", err)
@@ -170,12 +174,15 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// tidy completes interrupted deactivations, deactivates unused guest accounts and ends sessions that the policy on
-// second factors no longer allows.
+// tidy completes interrupted deactivations, deactivates unused guest accounts and ends sessions that are not used any
+// more or that the policy on second factors no longer allows.
 func (s *Service) tidy(ctx context.Context) {
 	s.resumeDeactivations(ctx)
 	if err := s.endWeakSessions(ctx); err != nil && ctx.Err() == nil {
 		s.opts.Log.Error("Cannot end the sessions that lack a second factor", "err", err)
+	}
+	if err := s.endIdleSessions(ctx); err != nil && ctx.Err() == nil {
+		s.opts.Log.Error("Cannot sign out devices that are not used any more", "err", err)
 	}
 	if err := s.expireGuests(ctx); err != nil && ctx.Err() == nil {
 		s.opts.Log.Error("Cannot deactivate unused guest accounts", "err", err)

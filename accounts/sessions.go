@@ -99,7 +99,7 @@ type session struct {
 	expires  int64                  // in ms; 0 if the token never expires
 	lastSeen atomic.Int64           // in ms
 	client   atomic.Pointer[client] // the client of the last request
-	stored   int64                  // the stored lastSeen, used only by StoreSeen
+	stored   atomic.Int64           // the stored lastSeen
 }
 
 // client is the origin of a request.
@@ -232,7 +232,7 @@ const seenBatch = 500
 func (s *Service) StoreSeen(ctx context.Context) error {
 	var fresh []*session
 	for _, c := range s.sessions.all() {
-		if c.lastSeen.Load() > c.stored {
+		if c.lastSeen.Load() > c.stored.Load() {
 			fresh = append(fresh, c)
 		}
 	}
@@ -262,16 +262,16 @@ func (s *Service) storeSeen(ctx context.Context, batch []*session) error {
 		return err
 	}
 	for i, c := range batch {
-		c.stored = at[i]
+		c.stored.Store(at[i])
 	}
 	return nil
 }
 
-// lastSeen sets the time, the address and the user agent of a device's last request, if the cache has newer data than
-// the database.
+// lastSeen sets the time, the address and the user agent of a device's last request, if the database does not have them
+// yet.
 func (s *Service) lastSeen(d *Device, sessions []*session) {
 	for _, c := range sessions {
-		if seen := c.lastSeen.Load(); c.DeviceNID == d.nid && seen >= d.LastSeen.UnixMilli() {
+		if seen := c.lastSeen.Load(); c.DeviceNID == d.nid && seen >= d.LastSeen.UnixMilli() && seen > c.stored.Load() {
 			d.LastSeen = time.UnixMilli(seen)
 			if from := c.client.Load(); from != nil {
 				d.Address, d.UserAgent = from.addr, from.userAgent

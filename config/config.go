@@ -28,6 +28,7 @@ type Config struct {
 	Login          Login        `yaml:"login"`
 	Auth           Auth         `yaml:"auth"`
 	Audit          Audit        `yaml:"audit"`
+	Reports        Reports      `yaml:"reports"`
 	Notices        Notices      `yaml:"notices"`
 	Alerts         Alerts       `yaml:"alerts"`
 	Backup         Backup       `yaml:"backup"`
@@ -98,6 +99,7 @@ type Term struct {
 // Login configures sessions.
 type Login struct {
 	AccessTokenLifetime Duration `yaml:"access_token_lifetime" doc:"How long an access token is valid, for clients that use refresh tokens."`
+	IdleLifetime        Duration `yaml:"idle_lifetime" doc:"How long a device may be unused before it is signed out, however its user has signed in; 0s: for ever. Encrypted messages that only this device can read are then lost. Bridges, programs with a token of ebb token issue, and guests are not affected."`
 }
 
 // Auth configures what users must present to sign in.
@@ -129,7 +131,7 @@ type Passkeys struct {
 // Audit configures the log of sign-ins and of administrators' acts.
 type Audit struct {
 	Keep        Duration    `yaml:"keep" doc:"How long the records keep who did what; 0: for ever. Afterwards only their hashes are left."`
-	Addresses   Duration    `yaml:"keep_addresses" doc:"How long the records keep the networks from which people signed in, and alerts know these networks; 0: as long as the records."`
+	Addresses   Duration    `yaml:"keep_addresses" doc:"How long the records keep the networks from which people signed in, and alerts know these networks, and after which time without a request the address and the program of a device are deleted; 0: as long as the records and the devices."`
 	Checkpoints Checkpoints `yaml:"checkpoints" doc:"Where signed checkpoints are sent, with which ebb audit verify finds records that were changed. The place should be out of reach for whoever takes over this host."`
 }
 
@@ -139,6 +141,11 @@ type Checkpoints struct {
 	File     string   `yaml:"file" doc:"A file to which checkpoints are appended, such as one on another host; empty: none."`
 	Syslog   string   `yaml:"syslog" doc:"A syslog server: udp://HOST:PORT, tcp://HOST:PORT, or local for that of this host; empty: none."`
 	Webhook  string   `yaml:"webhook" secret:"true" doc:"A URL to which checkpoints are posted as JSON; empty: none."`
+}
+
+// Reports configures the reports that users send to the administrators.
+type Reports struct {
+	Keep Duration `yaml:"keep" doc:"How long reports are kept, with their reasons and who made them; 0s: for ever. A report about what is under a legal hold stays until the hold is lifted."`
 }
 
 // Notices configures the messages from the server to its users.
@@ -327,7 +334,7 @@ type Push struct {
 	LegacyMentionRules   bool     `yaml:"legacy_mention_rules" doc:"Whether a message without m.mentions is highlighted if its text has the user's name or @room. Matrix v1.17 removed the push rules for this, but the settings page of Element Web needed them until September 2026."`
 	AllowPrivateGateways bool     `yaml:"allow_private_gateways" doc:"Whether push gateways may have loopback and private addresses and http URLs, for a gateway in the server's own network. Every user of this server can then make it send requests into that network."`
 	AllEncrypted         bool     `yaml:"all_encrypted" doc:"Whether, by default, every encrypted event in a room that is not muted is pushed to users' apps, which can then look for mentions (MSC4028). This includes rooms in which users want to be notified of mentions only. Apps that do not support this show more unread messages."`
-	EventIDOnly          bool     `yaml:"event_id_only" doc:"Whether push gateways get only the IDs of event and room and the unread count, whatever format a pusher has. Apps then fetch the message from this server themselves; those that cannot show a notification without its text."`
+	EventIDOnly          bool     `yaml:"event_id_only" doc:"Whether push gateways get only the IDs of event and room and the unread count, whatever format a pusher has. Apps then fetch the message from this server themselves; those that cannot show a notification without its text. E-mails about unread messages then say only how many there are in which rooms, and of conversations of two people only how many there are."`
 	Email                bool     `yaml:"email" doc:"Whether users can get e-mails about unread messages. Needs email.smtp."`
 	EmailDelay           Duration `yaml:"email_delay" doc:"How long a message must have been unread before an e-mail is sent."`
 	EmailInterval        Duration `yaml:"email_interval" doc:"The shortest time between two of these e-mails to a user."`
@@ -393,8 +400,9 @@ type Cache struct {
 
 // Log configures the log, which is written to standard error.
 type Log struct {
-	Level  string `yaml:"level" doc:"debug, info, warn or error"`
-	Format string `yaml:"format" doc:"text or json"`
+	Level     string `yaml:"level" doc:"debug, info, warn or error"`
+	Format    string `yaml:"format" doc:"text or json"`
+	Addresses string `yaml:"addresses" doc:"How much of people's addresses is in the log. full: IP addresses and e-mail addresses; network: only the network of an IP address (/24 or /48) and the domain of an e-mail address; none: neither."`
 }
 
 // Default returns the configuration that applies when only the server name is set.
@@ -408,6 +416,7 @@ func Default() *Config {
 		Auth: Auth{MFA: "off", MFAAdministrators: "off", MFAGrace: Duration(14 * 24 * time.Hour), Password: Password{MinLength: 8, RefuseCommon: true}, JWT: JWT{SubjectClaim: "sub"},
 			LDAP: LDAP{StartTLS: true, Filter: "(uid={name})", NameAttribute: "uid", DisplayNameAttribute: "cn", EmailAttribute: "mail", Timeout: Duration(5 * time.Second)}},
 		Audit:   Audit{Keep: Duration(180 * 24 * time.Hour), Addresses: Duration(90 * 24 * time.Hour), Checkpoints: Checkpoints{Interval: Duration(time.Hour)}},
+		Reports: Reports{Keep: Duration(365 * 24 * time.Hour)},
 		Notices: Notices{Localpart: "server-notices", RoomName: "Server notices"},
 		Alerts:  Alerts{SignIns: true, Changes: true, Suspicious: true, Email: true},
 		OAuth:   OAuth{Enabled: true, DeviceGrant: "on"},
@@ -426,7 +435,7 @@ func Default() *Config {
 		Retention: Retention{PurgeInterval: Duration(10 * time.Minute), PurgeDelay: Duration(24 * time.Hour), ReceiptsKeep: Duration(365 * 24 * time.Hour)},
 		Rooms:     Rooms{DefaultVersion: "12"},
 		Cache:     Cache{Size: 256 << 20},
-		Log:       Log{Level: "info", Format: "text"},
+		Log:       Log{Level: "info", Format: "text", Addresses: "full"},
 	}
 }
 

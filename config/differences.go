@@ -40,3 +40,19 @@ func differences(prefix string, a, b reflect.Value) (keys []string) {
 	}
 	return keys
 }
+
+// Value returns the value of a key, such as audit.keep. It returns false if there is no such key, or if it is a secret.
+func (c *Config) Value(key string) (any, bool) {
+	v := reflect.ValueOf(*c)
+	for name := range strings.SplitSeq(key, ".") {
+		if v.Kind() != reflect.Struct {
+			return nil, false
+		}
+		field, found := fieldOf(v.Type(), name)
+		if !found || field.Tag.Get("secret") != "" {
+			return nil, false
+		}
+		v = v.FieldByIndex(field.Index)
+	}
+	return v.Interface(), true
+}

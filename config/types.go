@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"regexp"
@@ -70,8 +71,12 @@ func (b Bytes) MarshalYAML() (any, error) { return b.String(), nil }
 // Duration is a time span, such as 30s, 5m, 12h, 30d or 52w, or a combination such as 1d12h.
 type Duration time.Duration
 
-// ParseDuration parses a time span.
+// ParseDuration parses a time span. It must not be negative.
 func ParseDuration(text string) (Duration, error) {
+	mistake := fmt.Errorf("%q is not a time span such as 30s, 5m, 12h or 30d", text)
+	if strings.HasPrefix(text, "-") {
+		mistake = fmt.Errorf("%q is negative, but must be a time span such as 30s, 5m, 12h or 30d", text)
+	}
 	total, rest := time.Duration(0), text
 	for _, u := range []struct {
 		suffix string
@@ -82,8 +87,11 @@ func ParseDuration(text string) (Duration, error) {
 			continue
 		}
 		n, err := strconv.ParseInt(before, 10, 32)
-		if err != nil || n < 0 || time.Duration(n) > (math.MaxInt64-total)/u.unit {
-			return 0, fmt.Errorf("%q is not a time span such as 30s, 5m, 12h or 30d", text)
+		if errors.Is(err, strconv.ErrRange) || err == nil && time.Duration(n) > (math.MaxInt64-total)/u.unit {
+			return 0, fmt.Errorf("%q is too long a time span", text)
+		}
+		if err != nil || n < 0 {
+			return 0, mistake
 		}
 		total += time.Duration(n) * u.unit
 		rest = after
@@ -93,7 +101,7 @@ func ParseDuration(text string) (Duration, error) {
 	}
 	d, err := time.ParseDuration(rest)
 	if err != nil || d < 0 || d > math.MaxInt64-total {
-		return 0, fmt.Errorf("%q is not a time span such as 30s, 5m, 12h or 30d", text)
+		return 0, mistake
 	}
 	return Duration(total + d), nil
 }

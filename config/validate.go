@@ -65,10 +65,14 @@ func (c *Config) mistakes(found Problems) Problems {
 	c.Backup.validate(&p)
 	c.validateOAuth(&p)
 	p.check(c.Login.AccessTokenLifetime > 0, "login.access_token_lifetime", "must be positive")
+	p.notAbsurd("login.access_token_lifetime", c.Login.AccessTokenLifetime)
+	p.lifetime("login.idle_lifetime", c.Login.IdleLifetime, Duration(24*time.Hour))
+	p.lifetime("reports.keep", c.Reports.Keep, Duration(24*time.Hour))
 	p.check(c.Cache.Size >= 16<<20, "cache.size", "must be at least 16M")
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	p.oneOf("log.format", c.Log.Format, "text", "json")
 	p.oneOf("holds.notify", c.Holds.Notify, "never", "on_request")
+	p.oneOf("log.addresses", c.Log.Addresses, "full", "network", "none")
 	return slices.DeleteFunc(p.list, func(one Problem) bool {
 		return slices.ContainsFunc(found, func(f Problem) bool {
 			return f.Key != "" && (one.Key == f.Key || strings.HasPrefix(one.Key, f.Key+".") || strings.HasPrefix(one.Key, f.Key+"["))
@@ -134,6 +138,7 @@ func (c *Config) validateRegistration(p *problems) {
 		p.check(emailForm.MatchString("a@"+domain), fmt.Sprintf("email.allowed_domains[%d]", i), "%q is not a domain such as example.org", domain)
 	}
 	p.check(c.Registration.GuestLifetime > 0, "registration.guest_lifetime", "must be positive")
+	p.notAbsurd("registration.guest_lifetime", c.Registration.GuestLifetime)
 	seen := map[string]bool{}
 	for i, t := range c.Registration.Terms {
 		key := fmt.Sprintf("registration.terms[%d]", i)
@@ -144,9 +149,30 @@ func (c *Config) validateRegistration(p *problems) {
 	}
 }
 
+// maxLifetime is the longest lifetime that can be set: a hundred years. A longer one is a mistake, and so near to what
+// a time can hold that computing with it would overflow.
+const maxLifetime = Duration(100 * 365 * 24 * time.Hour)
+
+// lifetime checks how long something is kept. 0 means for ever; any other lifetime must be at least least.
+func (p *problems) lifetime(key string, d, least Duration) {
+	switch {
+	case d < 0:
+		p.add(key, "must not be negative; 0s means for ever")
+	case d > 0 && d < least:
+		p.add(key, "is %s, but must be at least %s, or 0s for ever", d, least)
+	default:
+		p.notAbsurd(key, d)
+	}
+}
+
+// notAbsurd checks that a time span is not so long that it must be a mistake.
+func (p *problems) notAbsurd(key string, d Duration) {
+	p.check(d <= maxLifetime, key, "is longer than %s, a hundred years: leave the limit out instead", maxLifetime)
+}
+
 func (a Audit) validate(p *problems) {
-	p.check(a.Keep >= 0, "audit.keep", "must not be negative")
-	p.check(a.Addresses >= 0, "audit.keep_addresses", "must not be negative")
+	p.lifetime("audit.keep", a.Keep, Duration(time.Hour))
+	p.lifetime("audit.keep_addresses", a.Addresses, Duration(time.Hour))
 	p.check(a.Checkpoints.Interval >= Duration(time.Second), "audit.checkpoints.interval", "must be at least 1s")
 	if a.Checkpoints.Webhook != "" {
 		p.url("audit.checkpoints.webhook", a.Checkpoints.Webhook, "http", "https")
@@ -166,7 +192,7 @@ func (n Notices) validate(p *problems) {
 }
 
 func (b Backup) validate(p *problems) {
-	p.check(b.Keep >= 0, "backup.keep", "must not be negative")
+	p.lifetime("backup.keep", b.Keep, 0)
 	for i, r := range b.Recipients {
 		p.check(strings.HasPrefix(r, "age1") || strings.HasPrefix(r, "ssh-"), fmt.Sprintf("backup.recipients[%d]", i),
 			"is not the public part of an age key (age1…) or of an SSH key")
@@ -206,8 +232,8 @@ func (k Passkeys) validate(p *problems, publicURL string) {
 func (c *Config) validateOAuth(p *problems) {
 	o := c.OAuth
 	p.oneOf("oauth.device_grant", o.DeviceGrant, "on", "off")
-	p.check(o.IdleLifetime == 0 || o.IdleLifetime >= Duration(time.Hour), "oauth.idle_lifetime", "must be at least 1h, or 0s")
-	p.check(o.SessionLifetime == 0 || o.SessionLifetime >= Duration(time.Hour), "oauth.session_lifetime", "must be at least 1h, or 0s")
+	p.lifetime("oauth.idle_lifetime", o.IdleLifetime, Duration(time.Hour))
+	p.lifetime("oauth.session_lifetime", o.SessionLifetime, Duration(time.Hour))
 	for i, host := range o.Clients {
 		p.check(host != "" && host == strings.ToLower(host) && !strings.ContainsAny(host, ":/ "), fmt.Sprintf("oauth.clients[%d]", i),
 			"%q is not a host name in lower case such as app.element.io", host)
@@ -386,10 +412,12 @@ func (m Media) validate(p *problems) {
 	p.check(m.MaxUploadSize > 0, "media.max_upload_size", "must be positive")
 	p.check(m.MaxPendingUploads > 0, "media.max_pending_uploads", "must be positive")
 	p.check(m.PendingUploadExpiry > 0, "media.pending_upload_expiry", "must be positive")
+	p.notAbsurd("media.pending_upload_expiry", m.PendingUploadExpiry)
 	p.check(m.MaxRemoteSize > 0, "media.max_remote_size", "must be positive")
 	p.check(m.RemoteCacheSize >= m.MaxRemoteSize, "media.remote_cache_size", "must be at least media.max_remote_size")
 	p.check(m.RemoteCacheLifetime > 0, "media.remote_cache_lifetime", "must be positive")
-	p.check(m.UnusedLifetime == 0 || m.UnusedLifetime >= Duration(24*time.Hour), "media.unused_lifetime", "must be at least 24h, or 0")
+	p.notAbsurd("media.remote_cache_lifetime", m.RemoteCacheLifetime)
+	p.lifetime("media.unused_lifetime", m.UnusedLifetime, Duration(24*time.Hour))
 	m.URLPreviews.validate(p)
 }
 
@@ -407,23 +435,46 @@ func (v Previews) validate(p *problems) {
 		p.check(languageForm.MatchString(language), fmt.Sprintf("%s.languages[%d]", key, i), "%q is not a language such as en or de-AT", language)
 	}
 	p.check(v.Lifetime > 0, key+".lifetime", "must be positive")
+	p.notAbsurd(key+".lifetime", v.Lifetime)
 	p.check(v.MaxImageSize > 0, key+".max_image_size", "must be positive")
 	p.check(v.CacheSize >= v.MaxImageSize, key+".cache_size", "must be at least max_image_size")
 }
 
 func (r Retention) validate(p *problems) {
 	p.check(r.PurgeInterval > 0, "retention.purge_interval", "must be positive")
-	ordered := func(key string, low, high *Duration) {
-		p.check(low == nil || high == nil || *low <= *high, key, "the minimum is larger than the maximum")
-	}
+	p.notAbsurd("retention.purge_interval", r.PurgeInterval)
 	p.check(r.PurgeDelay >= 0, "retention.purge_delay", "must not be negative")
+	p.notAbsurd("retention.purge_delay", r.PurgeDelay)
 	p.check(r.Redacted >= 0, "retention.redacted", "must not be negative")
+	p.notAbsurd("retention.redacted", r.Redacted)
 	p.check(r.ReceiptsKeep >= 0, "retention.receipts_keep", "must not be negative")
+	p.notAbsurd("retention.receipts_keep", r.ReceiptsKeep)
 	for key, l := range map[string]Lifetimes{"default": r.Default, "direct": r.Direct, "private": r.Private, "public": r.Public, "encrypted": r.Encrypted} {
-		ordered("retention."+key, l.MinLifetime, l.MaxLifetime)
+		p.span("retention."+key, "min_lifetime", "max_lifetime", l.MinLifetime, l.MaxLifetime)
 	}
-	ordered("retention.limits.min_lifetime", r.Limits.MinLifetime.Min, r.Limits.MinLifetime.Max)
-	ordered("retention.limits.max_lifetime", r.Limits.MaxLifetime.Min, r.Limits.MaxLifetime.Max)
+	p.span("retention.limits.min_lifetime", "min", "max", r.Limits.MinLifetime.Min, r.Limits.MinLifetime.Max)
+	p.span("retention.limits.max_lifetime", "min", "max", r.Limits.MaxLifetime.Min, r.Limits.MaxLifetime.Max)
+	// A room can choose these, so a maximum of 0 would delete its messages as they arrive.
+	p.nonzero("retention.limits.max_lifetime.max", r.Limits.MaxLifetime.Max)
+}
+
+// span checks two ends of a range of lifetimes. nil means that there is no limit.
+func (p *problems) span(key, lowName, highName string, low, high *Duration) {
+	for name, d := range map[string]*Duration{lowName: low, highName: high} {
+		if d != nil {
+			p.check(*d >= 0, key+"."+name, "must not be negative; null means no limit")
+			p.notAbsurd(key+"."+name, *d)
+		}
+	}
+	if highName == "max_lifetime" {
+		p.nonzero(key+"."+highName, high)
+	}
+	p.check(low == nil || high == nil || *low <= *high, key, "the minimum is larger than the maximum")
+}
+
+// nonzero refuses a longest lifetime of 0, with which messages would be deleted as they arrive.
+func (p *problems) nonzero(key string, d *Duration) {
+	p.check(d == nil || *d != 0, key, "is 0: messages would be deleted as they arrive; null means no limit")
 }
 
 // ParseNetwork parses an address or a network in CIDR form.

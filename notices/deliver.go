@@ -88,8 +88,8 @@ func (s *Service) wait(ctx context.Context, woken <-chan struct{}, pause time.Du
 	}
 }
 
-// Prune deletes links that have expired, networks that no longer count as known, and the IP addresses of devices that
-// have not been seen for the same time.
+// Prune deletes links that have expired, networks that no longer count as known, and the IP addresses and user agents
+// of devices that have not been seen for the same time.
 func (s *Service) Prune(ctx context.Context) error {
 	for more := true; more; {
 		err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
@@ -101,7 +101,7 @@ func (s *Service) Prune(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			devices, err := tx.ForgetAddresses(s.knownSince(), pruneChunk)
+			devices, err := tx.ForgetClients(s.knownSince(), pruneChunk)
 			more = links == pruneChunk || networks == pruneChunk || devices == pruneChunk
 			return err
 		})

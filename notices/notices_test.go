@@ -355,7 +355,7 @@ func TestSignInsFromNewDevicesAndNetworks(t *testing.T) {
 		address := func() (addr string) {
 			h.ok(db.Read(t.Context(), func(tx *storage.Tx) error {
 				d, _, err := tx.Device(h.alice.UserNID, "A")
-				addr = d.SeenAddr
+				addr = d.SeenAddr + d.UserAgent
 				return err
 			}))
 			return addr

@@ -330,23 +330,22 @@ func (s *Server) serveControl(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// prune deletes old transaction IDs, expired link previews and the records of events that are no longer sticky, once an
-// hour.
+// prune deletes once an hour what has expired: old transaction IDs, records of events that are no longer sticky, old
+// receipts, link previews, and what package lifetimes lists.
 func (s *Server) prune(ctx context.Context) error {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	for {
-		if err := s.svc.rooms.PruneTxns(ctx); err != nil && ctx.Err() == nil {
-			s.opt.Log.Error("cannot delete old transaction IDs", "err", err)
-		}
-		if err := s.svc.rooms.PruneSticky(ctx); err != nil && ctx.Err() == nil {
-			s.opt.Log.Error("cannot forget events that are not sticky any more", "err", err)
-		}
-		if err := s.svc.deletions.Prune(ctx); err != nil && ctx.Err() == nil {
-			s.opt.Log.Error("cannot delete old receipts of deletions", "err", err)
-		}
-		if err := s.prunePreviews(ctx); err != nil && ctx.Err() == nil {
-			s.opt.Log.Error("cannot delete expired link previews", "err", err)
+		for _, of := range []struct {
+			what string
+			do   func(context.Context) error
+		}{
+			{"old transaction IDs", s.svc.rooms.PruneTxns}, {"the records of events that are not sticky any more", s.svc.rooms.PruneSticky},
+			{"old receipts of deletions", s.svc.deletions.Prune}, {"expired link previews", s.prunePreviews}, {"what people stored and nobody needs any more", s.svc.lifetimes.Sweep},
+		} {
+			if err := of.do(ctx); err != nil && ctx.Err() == nil {
+				s.opt.Log.Error("cannot delete "+of.what+"; the next try is in an hour", "err", err)
+			}
 		}
 		select {
 		case <-ctx.Done():

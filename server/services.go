@@ -37,6 +37,7 @@ import (
 	"ebb/ident"
 	"ebb/identity"
 	"ebb/keyed"
+	"ebb/lifetimes"
 	"ebb/mail"
 	"ebb/media"
 	"ebb/moderation"
@@ -84,6 +85,7 @@ type services struct {
 	pushers     *push.Service
 	media       *media.Service
 	retention   *retention.Job
+	lifetimes   *lifetimes.Job
 	holds       *holds.Service
 	deletions   *deletions.Log
 	delayed     *delayed.Service
@@ -142,6 +144,9 @@ func open(ctx context.Context, cfg *config.Config, o Options) (*services, error)
 	}
 	return s, nil
 }
+
+// steadyTime returns the time by which what people have stored is deleted for good. It is called after build.
+func (s *services) steadyTime(ctx context.Context) (time.Time, error) { return s.retention.Time(ctx) }
 
 func openDatabase(ctx context.Context, cfg *config.Config, o Options) (*storage.DB, error) {
 	return storage.Open(ctx, storage.Config{DSN: cfg.DSN(), BodyKeys: cfg.BodyKeys(), KeysIfNew: cfg.OnlyNewBodies(), Server: cfg.ServerName, CommitDelay: o.CommitDelay, Now: o.Now, Log: o.Log, OnBatch: observeBatch, OnStatement: o.OnStatement,
@@ -213,7 +218,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	s.accounts = accounts.New(accounts.Options{
 		Gate: s.gate, Audit: s.audit, Upstream: others, Notices: s.notices, Passwords: passwords.Policy(cfg.Auth.Password),
 		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
-		Guests: cfg.Registration.Guests, GuestLifetime: time.Duration(cfg.Registration.GuestLifetime),
+		Guests: cfg.Registration.Guests, GuestLifetime: time.Duration(cfg.Registration.GuestLifetime), IdleLifetime: time.Duration(cfg.Login.IdleLifetime), SteadyTime: s.steadyTime,
 		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Emails: s.emails(cfg), AccountPage: accountPage(cfg), SearchAllUsers: cfg.UserDirectory.SearchAllUsers, Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,
 	})
 	s.oauth = s.newOAuth(cfg, o)
@@ -249,6 +254,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	if err != nil {
 		return fmt.Errorf("read the state of the purge: %w", err)
 	}
+	s.lifetimes = lifetimes.New(lifetimes.Options{DB: s.db, Time: s.retention.Time, Reports: time.Duration(cfg.Reports.Keep)})
 	s.moderation = moderation.New(moderation.Options{DB: s.db, Audit: s.audit, Rooms: s.rooms, History: s.history, Now: o.Now})
 	files := media.Options{
 		DB: s.db, Server: cfg.ServerName, Cache: keyed.Budget(cfg.Cache.Size), Dir: filepath.Join(cfg.Dir(), "media"), Key: s.db.Secret("media"), MaxUploadSize: int64(cfg.Media.MaxUploadSize),

@@ -1,6 +1,10 @@
 package storage
 
-import "ebb/ident"
+import (
+	"slices"
+
+	"ebb/ident"
+)
 
 // AccountRow is the account of a local user.
 type AccountRow struct {
@@ -182,19 +186,13 @@ func (tx *Tx) HasLeft(user ident.UserNID) error {
 }
 
 // erasable holds the statements that delete a user's data other than events.
-var erasable = []string{
+var erasable = slices.Concat(privateData, []string{
 	`DELETE FROM profile_fields WHERE user_nid = $1`,
 	`DELETE FROM profile_changes WHERE user_nid = $1`,
-	`DELETE FROM account_data WHERE user_nid = $1`,
-	`DELETE FROM filters WHERE user_nid = $1`,
-	`DELETE FROM push_rules WHERE user_nid = $1`,
-	`DELETE FROM thread_subscriptions WHERE user_nid = $1`,
-	`DELETE FROM receipts WHERE user_nid = $1 AND type = 'm.read.private'`,
-	`DELETE FROM backup_keys WHERE user_nid = $1`,
-	`DELETE FROM backup_versions WHERE user_nid = $1`,
 	`DELETE FROM cross_signing_keys WHERE user_nid = $1`,
 	`DELETE FROM key_signatures WHERE target_nid = $1 OR signer_nid = $1`,
-}
+	`DELETE FROM key_signature_changes WHERE target_nid = $1 OR signer_nid = $1`,
+})
 
 // EraseData deletes a user's data other than events.
 func (tx *Tx) EraseData(user ident.UserNID) error {

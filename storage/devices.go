@@ -59,13 +59,13 @@ func (tx *Tx) DeviceSeen(device ident.DeviceNID, ts int64, addr, userAgent strin
 	return err
 }
 
-const forgetAddressesQuery = `UPDATE devices SET seen_addr = '' WHERE nid IN
-(SELECT nid FROM devices WHERE seen_addr <> '' AND seen_ts < $1 ORDER BY seen_ts LIMIT $2)`
+const forgetClientsQuery = `UPDATE devices SET seen_addr = '', user_agent = '' WHERE nid IN
+(SELECT nid FROM devices WHERE (seen_addr <> '' OR user_agent <> '') AND seen_ts < $1 ORDER BY seen_ts LIMIT $2)`
 
-// ForgetAddresses removes the addresses of at most limit devices that were last seen before a time (ms), and returns
-// their number. It uses the index devices_by_address.
-func (tx *Tx) ForgetAddresses(beforeTS int64, limit int) (int64, error) {
-	return tx.exec(forgetAddressesQuery, beforeTS, limit)
+// ForgetClients removes the addresses and user agents of at most limit devices that were last seen before a time (ms),
+// and returns their number. It uses the index devices_by_client.
+func (tx *Tx) ForgetClients(beforeTS int64, limit int) (int64, error) {
+	return tx.exec(forgetClientsQuery, beforeTS, limit)
 }
 
 // DeleteDevice deletes a device with its tokens, transaction IDs, pushers, connections of sliding sync, and the

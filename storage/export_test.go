@@ -110,3 +110,12 @@ func (db *DB) SealOld() error { return db.sealOld(context.Background()) }
 
 // MaxDirty is how long a key may be dirty.
 const MaxDirty = maxDirty
+
+// PassingTables returns the tables that DropExpired sweeps, with how long (ms) their rows are kept after they expire.
+func PassingTables() map[string]int64 {
+	tables := map[string]int64{}
+	for _, t := range passing {
+		tables[t.table] = t.kept
+	}
+	return tables
+}

@@ -31,15 +31,15 @@ func (tx *Tx) LastReceipts(rooms []ident.RoomNID) (map[ident.RoomNID]int64, erro
 }
 
 const (
-	clearReceiptsQuery = `UPDATE receipts SET event_id = '' WHERE room_nid = $1
+	clearReceiptsQuery = `UPDATE receipts SET event_id = '', ts = 0 WHERE room_nid = $1
 AND event_id <> '' AND event_id IN (SELECT event_id FROM events WHERE position IN `
 	removeThreadReceiptsQuery = `DELETE FROM receipts WHERE room_nid = $1
 AND thread <> '' AND thread <> 'main' AND thread IN (SELECT event_id FROM events WHERE position IN `
 )
 
-// clearReceipts removes the IDs of the given events from receipts. A receipt still says up to where its user has read,
-// since otherwise the events that come after would become unread. Receipts in threads that begin with one of the events
-// are deleted, because the thread ends with its root. It uses the primary key.
+// clearReceipts removes the IDs of the given events from receipts, and when they were read. A receipt still says up to
+// where its user has read, since otherwise the events that come after would become unread. Receipts in threads that
+// begin with one of the events are deleted, because the thread ends with its root. It uses the primary key.
 func (tx *Tx) clearReceipts(room ident.RoomNID, positions []Pos) error {
 	list, args := In(2, positions)
 	args = append([]any{int64(room)}, args...)

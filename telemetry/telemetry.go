@@ -28,14 +28,24 @@ func ParseLevel(text string) (l slog.Level, err error) {
 
 // NewLogger returns a logger that writes to w. It drops records below the given level, which may change at any time.
 // format is text or json. A record that is logged with the context of a request carries the request's ID and the peer's
-// address.
-func NewLogger(w io.Writer, level slog.Leveler, format string) (*slog.Logger, error) {
+// address. Of the addresses of people, the log has only what shown says.
+func NewLogger(w io.Writer, level slog.Leveler, format string, shown Addresses) (*slog.Logger, error) {
 	o := &slog.HandlerOptions{Level: level}
+	if format == "json" {
+		o.ReplaceAttr = durationsWithUnit
+	}
+	if inner := o.ReplaceAttr; shown != FullAddresses {
+		o.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
+			if inner != nil {
+				a = inner(groups, a)
+			}
+			return shown.shortenAttr(a)
+		}
+	}
 	switch format {
 	case "text":
 		return slog.New(withRequest{slog.NewTextHandler(w, o)}), nil
 	case "json":
-		o.ReplaceAttr = durationsWithUnit
 		return slog.New(withRequest{slog.NewJSONHandler(w, o)}), nil
 	}
 	return nil, fmt.Errorf("log format %q is neither text nor json", format)

@@ -11,7 +11,7 @@ import (
 
 func TestLoggerWritesTheConfiguredFormatAndLevel(t *testing.T) {
 	var text, lines bytes.Buffer
-	l, err := NewLogger(&text, slog.LevelWarn, "text")
+	l, err := NewLogger(&text, slog.LevelWarn, "text", FullAddresses)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -20,7 +20,7 @@ func TestLoggerWritesTheConfiguredFormatAndLevel(t *testing.T) {
 	if got := text.String(); strings.Contains(got, "quiet") || !strings.Contains(got, "level=WARN msg=loud n=1") {
 		t.Errorf("text: %q", got)
 	}
-	if l, err = NewLogger(&lines, slog.LevelDebug, "json"); err != nil {
+	if l, err = NewLogger(&lines, slog.LevelDebug, "json", FullAddresses); err != nil {
 		t.Fatal(err)
 	}
 	l.Debug("small")
@@ -28,7 +28,7 @@ func TestLoggerWritesTheConfiguredFormatAndLevel(t *testing.T) {
 	if err := json.Unmarshal(lines.Bytes(), &entry); err != nil || entry.Msg != "small" {
 		t.Errorf("json: %q %v", lines.String(), err)
 	}
-	if _, err := NewLogger(&text, slog.LevelInfo, "xml"); err == nil {
+	if _, err := NewLogger(&text, slog.LevelInfo, "xml", FullAddresses); err == nil {
 		t.Error("xml is a format")
 	}
 	if _, err := ParseLevel("loud"); err == nil {
@@ -39,7 +39,7 @@ func TestLoggerWritesTheConfiguredFormatAndLevel(t *testing.T) {
 func TestLevelOfALoggerChangesWhileItIsInUse(t *testing.T) {
 	var text bytes.Buffer
 	level := new(slog.LevelVar)
-	l, err := NewLogger(&text, level, "text")
+	l, err := NewLogger(&text, level, "text", FullAddresses)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func TestLevelOfALoggerChangesWhileItIsInUse(t *testing.T) {
 
 func TestLogRecordsOfARequestCarryItsID(t *testing.T) {
 	var text bytes.Buffer
-	l, err := NewLogger(&text, slog.LevelInfo, "text")
+	l, err := NewLogger(&text, slog.LevelInfo, "text", FullAddresses)
 	if err != nil {
 		t.Fatal(err)
 	}

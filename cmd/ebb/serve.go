@@ -53,7 +53,7 @@ func serve(ctx context.Context, inv *invocation, changeRPID bool) error {
 		return usageError{err}
 	}
 	level.Set(l)
-	log, err := telemetry.NewLogger(inv.stderr, level, cfg.Log.Format)
+	log, err := telemetry.NewLogger(inv.stderr, level, cfg.Log.Format, telemetry.Addresses(cfg.Log.Addresses))
 	if err != nil {
 		return usageError{err}
 	}

@@ -30,8 +30,9 @@ var leaf = []string{}
 var rules = map[string]rule{
 	"mxerr":     {rank: 0},
 	"canonjson": {rank: 0, pure: true},
-	"telemetry": {rank: 0},
+	"telemetry": {rank: 0, sideways: []string{"ident"}},
 	"config":    {rank: 0},
+	"docs":      {rank: 0, only: leaf},
 	"ident":     {rank: 0, pure: true},
 	"keyed":     {rank: 0},
 	"netguard":  {rank: 0, only: leaf},
@@ -117,6 +118,7 @@ var rules = map[string]rule{
 	"moderation":          {rank: 6},
 	// What is exported of a held user.
 	"holds":     {rank: 6, sideways: []string{"export", "media"}},
+	"lifetimes": {rank: 6},
 	"outbox":    {rank: 6},
 	"identity":  {rank: 6},
 	"preview":   {rank: 6, sideways: []string{"media"}},
@@ -129,6 +131,8 @@ var rules = map[string]rule{
 	"federation": {rank: 7},
 	"adminapi":   {rank: 7},
 	"web":        {rank: 7},
+	// The record of processing.
+	"processing": {rank: 7, only: []string{"config"}},
 	"server":     {rank: 8},
 	"cmd/":       {rank: 9},
 
