@@ -33,7 +33,7 @@ func TestRowsOfEveryTableWithATimeOfExpiryAreSwept(t *testing.T) {
 	eachWrite(t, func(t *testing.T, tx *storage.Tx) error {
 		for table, kept := range sweeps {
 			for i, expires := range []int64{now - kept - 2, now - kept - 1, now - kept, now - kept + 1} {
-				ok(t, fill(t, tx, table, int64(i), expires))
+				ok(t, addRowOf(t, tx, table, int64(i), expires))
 			}
 		}
 		for pass, want := range []struct {
@@ -74,8 +74,8 @@ func tablesWith(t *testing.T, column string) map[string]map[string]string {
 	return tables
 }
 
-// fill adds a row with a number to a table.
-func fill(t *testing.T, tx *storage.Tx, table string, number, expires int64) error {
+// addRowOf adds a row with a number to a table.
+func addRowOf(t *testing.T, tx *storage.Tx, table string, number, expires int64) error {
 	columns := tablesWith(t, "expires_ts")[table]
 	names := slices.Sorted(maps.Keys(columns))
 	marks, values := make([]string, len(names)), make([]any, len(names))

@@ -71,7 +71,7 @@ func commands() []command {
 		federationStatusCommand, federationRetryCommand, appserviceListCommand, appservicePingCommand, keysListCommand, keysRotateCommand, keysCreateCommand,
 		auditVerifyCommand, auditExportCommand, auditKeyCommand,
 		backupCommand, backupVerifyCommand, restoreCommand,
-		emailTestCommand, reportListCommand, purgeNowCommand, purgeStatusCommand, receiptsListCommand, receiptsExportCommand, receiptsKeysCommand, receiptsVerifyCommand, holdAddCommand, holdListCommand, holdShowCommand, holdReviewCommand, holdLiftCommand, holdExportCommand, mediaListCommand, mediaDeleteCommand, mediaQuarantineCommand, mediaGCCommand, healthcheckCommand, doctorCommand, versionCommand, resolveStateCommand,
+		emailTestCommand, reportListCommand, purgeNowCommand, purgeStatusCommand, receiptsListCommand, receiptsExportCommand, receiptsKeysCommand, receiptsVerifyCommand, holdAddCommand, holdListCommand, holdShowCommand, holdReviewCommand, holdLiftCommand, holdExportCommand, mediaListCommand, mediaDeleteCommand, mediaQuarantineCommand, mediaGCCommand, healthcheckCommand, doctorCommand, docProcessingCommand, versionCommand, resolveStateCommand,
 	}
 }
 
