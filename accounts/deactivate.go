@@ -10,23 +10,53 @@ import (
 	"ebb/storage"
 )
 
+// Erasure is how much of a user's data is erased when the account is closed.
+type Erasure = storage.Erasure
+
+// The kinds of erasure.
+const (
+	NotErased        = storage.NotErased
+	Erased           = storage.Erased           // what the specification says
+	ErasedEverything = storage.ErasedEverything // the user's messages, media and names too
+)
+
 // Deactivate closes an account permanently: nobody can log in to it or reuse its name, and the user leaves every room.
-// If erase is set, users who join a room later get redacted copies of the user's events, and all other data of the user
-// is deleted, which waits while there is a legal hold on the user. When Deactivate returns, all sessions have ended;
-// leaving rooms is retried until it succeeds.
+// If the user is erased, users who join a room later get redacted copies of the user's events, and all other data of
+// the user is deleted, which waits while there is a legal hold on the user. If everything is erased, package erasure
+// also removes what the user has sent, before the user leaves the rooms. When Deactivate returns, all sessions have
+// ended; the rest is retried until it succeeds.
 // Spec: client-server-api#post_matrixclientv3accountdeactivate
 //
 // Errors: M_NOT_FOUND.
-func (s *Service) Deactivate(ctx context.Context, user id.UserID, erase bool) error {
+func (s *Service) Deactivate(ctx context.Context, user id.UserID, erase Erasure) error {
+	return s.deactivate(ctx, user, erase, s.activeAccount)
+}
+
+// Erase is Deactivate for a user who is erased. The account may be closed already.
+//
+// Errors: M_NOT_FOUND.
+func (s *Service) Erase(ctx context.Context, user id.UserID, erase Erasure) error {
+	return s.deactivate(ctx, user, erase, s.account)
+}
+
+// deactivate closes the account that find returns, if it is open, and erases the user.
+func (s *Service) deactivate(ctx context.Context, user id.UserID, erase Erasure, find func(*storage.Tx, id.UserID) (storage.AccountRow, error)) error {
 	var nid ident.UserNID
 	err := s.write(ctx, func(w *write) error {
-		a, err := s.activeAccount(w.Tx, user)
+		a, err := find(w.Tx, user)
 		if err != nil {
 			return err
 		}
 		nid = a.NID
-		w.note("account deactivated", "user", user, "erased", erase)
-		return s.deactivate(w, nid, erase)
+		if a.DeactivatedTS != 0 {
+			w.note("closed account erased", "user", user, "everything", erase == ErasedEverything)
+			if err := w.EraseClosed(nid, erase); err != nil {
+				return err
+			}
+			return eraseData(w.Tx, nid)
+		}
+		w.note("account deactivated", "user", user, "erased", erase != NotErased, "everything", erase == ErasedEverything)
+		return s.closeAccount(w, nid, erase)
 	})
 	if err != nil {
 		return err
@@ -38,7 +68,7 @@ func (s *Service) Deactivate(ctx context.Context, user id.UserID, erase bool) er
 	return nil
 }
 
-func (s *Service) deactivate(w *write, nid ident.UserNID, erase bool) error {
+func (s *Service) closeAccount(w *write, nid ident.UserNID, erase Erasure) error {
 	if _, err := w.Deactivate(nid, erase); err != nil {
 		return err
 	}
@@ -61,22 +91,32 @@ func (s *Service) deactivate(w *write, nid ident.UserNID, erase bool) error {
 		return err
 	}
 	w.after(func() { s.sessions.dropUser(nid) })
-	if !erase {
+	if erase == NotErased {
 		return nil
 	}
-	_, held, err := w.HoldOn(0, nid)
-	if err != nil || held { // package holds erases the data when the hold is lifted
-		return err
-	}
-	return w.EraseData(nid)
+	return eraseData(w.Tx, nid)
 }
 
-// leave removes a deactivated user from all rooms and, if requested, erases the user's events.
+// eraseData deletes the data of an erased user other than events. If there is a legal hold on the user, package holds
+// does that when the hold is lifted.
+func eraseData(tx *storage.Tx, nid ident.UserNID) error {
+	_, held, err := tx.HoldOn(0, nid)
+	if err != nil || held {
+		return err
+	}
+	return tx.EraseData(nid)
+}
+
+// leave removes a deactivated user from all rooms and, if requested, erases the user's events. If everything is erased,
+// package erasure removes the user from the rooms.
 func (s *Service) leave(ctx context.Context, l storage.LeavingAccount, user id.UserID) error {
-	if l.Erase && s.opts.Hooks.Erase != nil {
+	if l.Erase != NotErased && s.opts.Hooks.Erase != nil {
 		if err := s.opts.Hooks.Erase(ctx, l.NID); err != nil {
 			return fmt.Errorf("erase %s: %w", user, err)
 		}
+	}
+	if l.Erase == ErasedEverything {
+		return nil
 	}
 	if s.opts.Hooks.LeaveRooms != nil {
 		if err := s.opts.Hooks.LeaveRooms(ctx, l.NID, user); err != nil {

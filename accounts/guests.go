@@ -134,7 +134,7 @@ func (s *Service) expireGuests(ctx context.Context) error {
 			return err
 		}
 		for _, localpart := range idle {
-			if err := s.Deactivate(ctx, s.UserID(localpart), false); err != nil {
+			if err := s.Deactivate(ctx, s.UserID(localpart), NotErased); err != nil {
 				return err
 			}
 		}

@@ -207,7 +207,7 @@ func TestTheDirectoryFindsVisibleUsers(t *testing.T) {
 		refused(t, "a long term", err, mxerr.CodeInvalidParam)
 		_, _, err = s.Search(t.Context(), 1, "x", -1)
 		refused(t, "a negative limit", err, mxerr.CodeInvalidParam)
-		if err := s.Deactivate(t.Context(), users["bob"].UserID, false); err != nil {
+		if err := s.Deactivate(t.Context(), users["bob"].UserID, NotErased); err != nil {
 			t.Fatal(err)
 		}
 		if found, _, err := s.Search(t.Context(), users["alice"].UserNID, "bob", 10); len(found) != 0 || err != nil {
@@ -289,7 +289,7 @@ func TestAccountsAreSearchableAfterAnUpgrade(t *testing.T) {
 			all = append(all, mustSession(t, s, mustCreate(t, s, name).Access))
 		}
 		setName(t, s, all[1], "Robert")
-		if err := s.Deactivate(t.Context(), all[2].UserID, false); err != nil {
+		if err := s.Deactivate(t.Context(), all[2].UserID, NotErased); err != nil {
 			t.Fatal(err)
 		}
 		err := s.opts.DB.Write(t.Context(), func(tx *storage.Tx) error {

@@ -41,7 +41,8 @@ type Hooks struct {
 	ProfileCommitted func(user ident.UserNID, pos storage.Pos)
 	// LeaveRooms makes a user leave every room and reject every invite.
 	LeaveRooms func(ctx context.Context, nid ident.UserNID, user id.UserID) error
-	// Erase makes users who join a room later see redacted copies of a user's events.
+	// Erase makes users who join a room later see redacted copies of a user's events, and begins to erase everything if
+	// that was requested.
 	Erase func(ctx context.Context, nid ident.UserNID) error
 	// Locked is called when an account has been locked or unlocked. It ends the waiting requests of a locked account.
 	Locked func(user ident.UserNID, locked bool)

@@ -269,7 +269,7 @@ func TestDeactivatedAccountsAreClosedForGood(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Deactivate(t.Context(), alice.User, false); err != nil {
+		if err := s.Deactivate(t.Context(), alice.User, NotErased); err != nil {
 			t.Fatal(err)
 		}
 		_, err = s.Authenticate(t.Context(), alice.Access, "", "")
@@ -282,7 +282,7 @@ func TestDeactivatedAccountsAreClosedForGood(t *testing.T) {
 		refused(t, "login token", err, mxerr.CodeForbidden)
 		refused(t, "the name", s.Available(t.Context(), "alice"), mxerr.CodeUserInUse)
 		refused(t, "new password", s.SetPassword(t.Context(), alice.User, "x", PasswordChange{}), mxerr.CodeNotFound)
-		refused(t, "again", s.Deactivate(t.Context(), alice.User, true), mxerr.CodeNotFound)
+		refused(t, "again", s.Deactivate(t.Context(), alice.User, Erased), mxerr.CodeNotFound)
 		if len(left) != 1 || left[0] != alice.User || len(erased) != 0 {
 			t.Errorf("left %v, erased %v", left, erased)
 		}
@@ -291,7 +291,7 @@ func TestDeactivatedAccountsAreClosedForGood(t *testing.T) {
 		if err := s.SetProfileField(t.Context(), mustSession(t, s, bob.Access), "org.example.x", []byte(`1`)); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Deactivate(t.Context(), bob.User, true); err != nil {
+		if err := s.Deactivate(t.Context(), bob.User, Erased); err != nil {
 			t.Fatal(err)
 		}
 		fail = false

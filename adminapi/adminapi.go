@@ -27,6 +27,7 @@ import (
 	"ebb/config"
 	"ebb/deletions"
 	"ebb/directory"
+	"ebb/erasure"
 	"ebb/export"
 	"ebb/fedclient"
 	"ebb/history"
@@ -54,6 +55,7 @@ type API struct {
 	History    *history.Service
 	Directory  *directory.Service
 	Redactions *redactions.Service
+	Erasure    *erasure.Job
 	Retention  *retention.Job
 	Moderation *moderation.Service
 	Media      *media.Service
@@ -91,6 +93,8 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 		"user passwd":          decoded(a.userPasswd),
 		"user admin":           decoded(a.userAdmin),
 		"user deactivate":      decoded(a.userDeactivate),
+		"user erase":           decoded(a.userErase),
+		"user erasure":         decoded(a.userErasure),
 		"user lock":            decoded(a.userLock),
 		"user export":          decoded(a.userExport),
 		"user export status":   decoded(a.userExportStatus),
@@ -162,8 +166,13 @@ func decoded[T any](f func(context.Context, T) (any, error)) func(context.Contex
 	}
 }
 
-// Run runs a command.
+// Run runs a command of the command line.
 func (a *API) Run(ctx context.Context, name string, args json.RawMessage) (any, error) {
+	return a.run(audit.WithActor(ctx, "command line"), name, args)
+}
+
+// run runs a command for the actor of the context.
+func (a *API) run(ctx context.Context, name string, args json.RawMessage) (any, error) {
 	f, known := a.commands()[name]
 	if !known {
 		return nil, mxerr.Unrecognized()
@@ -171,7 +180,6 @@ func (a *API) Run(ctx context.Context, name string, args json.RawMessage) (any, 
 	if len(args) == 0 {
 		args = json.RawMessage("{}")
 	}
-	ctx = audit.WithActor(ctx, "command line")
 	result, err := f(ctx, args)
 	if unrecorded := a.record(ctx, name, args, err); err == nil {
 		err = unrecorded
@@ -180,10 +188,10 @@ func (a *API) Run(ctx context.Context, name string, args json.RawMessage) (any, 
 }
 
 // reading are the commands that change nothing. All others are recorded in the audit log.
-var reading = []string{"user list", "user redactions", "user export status", "user export read", "user export drop", "user enrol-list", "token list", "token issued", "room list", "room show", "room retention show", "room retention get", "purge status", "hold list", "hold show", "receipts list", "receipts keys", "report list", "media list", "federation status", "appservice list", "keys list", "backup renew", "backup end", "backup policy"}
+var reading = []string{"user list", "user redactions", "user erasure", "user export status", "user export read", "user export drop", "user enrol-list", "token list", "token issued", "room list", "room show", "room retention show", "room retention get", "purge status", "hold list", "hold show", "receipts list", "receipts keys", "report list", "media list", "federation status", "appservice list", "keys list", "backup renew", "backup end", "backup policy"}
 
 // recorded are the arguments of commands that the audit log shows: none that may be a secret.
-var recorded = []string{"user", "room", "server", "uri", "lift", "dry_run", "id", "device", "admin", "erase", "all", "sign_out", "uses", "expires", "lifetime_ms", "age_ms", "cancel", "service", "min_lifetime_ms", "max_lifetime_ms", "review"}
+var recorded = []string{"user", "room", "server", "uri", "lift", "dry_run", "id", "device", "admin", "erase", "everything", "all", "sign_out", "uses", "expires", "lifetime_ms", "age_ms", "cancel", "service", "min_lifetime_ms", "max_lifetime_ms", "review"}
 
 // record adds a command to the audit log, whether it has succeeded or not.
 func (a *API) record(ctx context.Context, name string, args json.RawMessage, failed error) error {

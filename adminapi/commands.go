@@ -25,6 +25,8 @@ type UserArgs struct {
 	Admin    bool   `json:"admin,omitempty"`
 	SignOut  bool   `json:"sign_out,omitempty"`
 	Erase    bool   `json:"erase,omitempty"`
+	// Everything is for user erase: also remove the user's messages, media and names.
+	Everything bool `json:"everything,omitempty"`
 }
 
 // User is an account in the result of the command "user list".
@@ -86,7 +88,11 @@ func (a *API) userDeactivate(ctx context.Context, u UserArgs) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return struct{}{}, a.Accounts.Deactivate(ctx, user, u.Erase)
+	erase := accounts.NotErased
+	if u.Erase {
+		erase = accounts.Erased
+	}
+	return struct{}{}, a.Accounts.Deactivate(ctx, user, erase)
 }
 
 func (a *API) userLock(ctx context.Context, u UserArgs) (any, error) {

@@ -1,6 +1,9 @@
 package clientapi
 
-import "ebb/httpapi"
+import (
+	"ebb/accounts"
+	"ebb/httpapi"
+)
 
 func (a *API) accountDeactivationRoutes() []httpapi.Route {
 	return []httpapi.Route{{Method: "POST", Path: "/_matrix/client/v3/account/deactivate", Aliases: []string{"/_matrix/client/r0/account/deactivate"},
@@ -11,7 +14,8 @@ func (a *API) accountDeactivationRoutes() []httpapi.Route {
 // Spec: client-server-api#post_matrixclientv3accountdeactivate
 func (a *API) deactivateAccount(r *httpapi.Request) (any, error) {
 	var body struct {
-		Erase bool `json:"erase"`
+		Erase      bool `json:"erase"`
+		Everything bool `json:"dev.ebb.erase_everything"` // an extension: remove the user's messages, media and names too
 	}
 	if err := r.Decode(&body); err != nil {
 		return nil, err
@@ -23,13 +27,20 @@ func (a *API) deactivateAccount(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	erase := accounts.NotErased
+	switch {
+	case body.Everything:
+		erase = accounts.ErasedEverything
+	case body.Erase:
+		erase = accounts.Erased
+	}
 	held := ""
-	if body.Erase {
+	if erase != accounts.NotErased {
 		if held, err = a.Holds.Notice(r.Context(), r.UserNID); err != nil {
 			return nil, err
 		}
 	}
-	if err := a.Accounts.Deactivate(r.Context(), r.UserID, body.Erase); err != nil {
+	if err := a.Accounts.Deactivate(r.Context(), r.UserID, erase); err != nil {
 		return nil, err
 	}
 	return deactivated{unbound(a.Identity.UnbindAll(r.Context(), r.UserID, bindings)), held}, nil

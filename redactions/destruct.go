@@ -230,7 +230,7 @@ func (s *Service) destroy(ctx context.Context, d *storage.SelfDestruct) error {
 			return tx.SelfDestructAt(d.Position, d.ReceivedTS+low.Milliseconds())
 		})
 	}
-	return s.opts.Rooms.RemoveMessages(ctx, room, all, done)
+	return s.opts.Rooms.RemoveMessages(ctx, room, d.Sender, all, done)
 }
 
 // versions returns the positions of a message and of its edits by the same sender.

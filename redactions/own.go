@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"strings"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -22,8 +23,9 @@ const (
 	maxOwnListed   = 50
 	// maxReason bounds the reason of a request in bytes, since each of the redactions contains it.
 	maxReason = 1000
-	// ownPause is the time between two writes, each of which redacts at most rooms.MaxOwnRedactions messages. So sends
-	// of other users do not suffer, and other servers get at most one full transaction a second.
+	// ownPause is the time after a write that redacts rooms.MaxOwnRedactions messages; after one that redacts fewer, it
+	// is shorter accordingly. So sends of other users do not suffer, and other servers get at most one full transaction
+	// a second.
 	ownPause = time.Second
 	// ownWindow is how many events of a room are examined at a time, in a few milliseconds. maxOwnWindows is how many
 	// times in one step.
@@ -79,11 +81,27 @@ func (s *Service) RedactOwn(ctx context.Context, o Own) (request storage.Pos, er
 	if err != nil {
 		return 0, err
 	}
+	s.WakeOwn()
+	return row.Position, nil
+}
+
+// RedactEverything stores, within a write, a request to redact everything that a user has sent, with the names in the
+// user's member events. It replaces the user's other unfinished requests. Call WakeOwn after the commit.
+func (s *Service) RedactEverything(tx *storage.Tx, user ident.UserNID) error {
+	if _, err := tx.CancelOwnRedactions(user); err != nil {
+		return err
+	}
+	row := (&Own{User: user}).row()
+	row.Everything = true
+	return tx.AddOwnRedaction(row)
+}
+
+// WakeOwn makes Run look for new requests at once.
+func (s *Service) WakeOwn() {
 	select {
 	case s.wakeOwn <- struct{}{}:
 	default: // Run has been woken already
 	}
-	return row.Position, nil
 }
 
 // OwnRequests lists the newest requests of a user, the newest first: those that are not finished, and those that were
@@ -117,7 +135,7 @@ func (s *Service) runOwn(ctx context.Context) {
 			s.opts.Log.Error("Cannot redact messages of a user now; trying again later", "err", err)
 			pause = retryAfter
 		case redacted > 0:
-			pause = ownPause
+			pause = ownPause * time.Duration(min(redacted, rooms.MaxOwnRedactions)) / rooms.MaxOwnRedactions
 		case more:
 			continue
 		default:
@@ -126,7 +144,7 @@ func (s *Service) runOwn(ctx context.Context) {
 			}
 		}
 		woken := s.wakeOwn
-		if pause == ownPause {
+		if redacted > 0 {
 			woken = nil // a new request does not shorten the pause
 		}
 		timer, stop := s.opts.Timer(pause)
@@ -189,10 +207,10 @@ func (o *ownStep) do(ctx context.Context) (redacted int, err error) {
 		switch {
 		case err != nil:
 			return 0, err
-		case len(w.positions) == 0:
+		case len(w.positions)+len(w.foreign) == 0:
 			o.leave(&w)
 		case !o.to.Counted:
-			o.to.Expected += int64(len(w.positions))
+			o.to.Expected += int64(len(w.positions) + len(w.foreign))
 			w.done = o.to.AtOrder // they are not redacted yet
 			o.leave(&w)
 		default:
@@ -215,7 +233,10 @@ func (o *ownStep) enter(ctx context.Context) error {
 		case err != nil:
 			return err
 		case found:
-			o.to.AtRoom = next
+			if o.to.AtRoom = next; o.row.Everything { // the marks say nothing about state events
+				o.to.AtOrder = storage.UnplacedState
+				return nil
+			}
 			o.to.AtOrder, err = tx.OwnMark(o.row.User, next)
 			return err
 		case !o.to.Counted && o.to.Expected > 0:
@@ -229,47 +250,99 @@ func (o *ownStep) enter(ctx context.Context) error {
 
 // window is a part of a timeline.
 type window struct {
-	positions []storage.Pos // messages to redact
+	positions []storage.Pos // events to redact
+	foreign   []storage.Pos // member events about the user that others have sent: only this server's copy is changed
 	next      ident.Order   // where the next window begins; storage.NextRoom: there is none in this room
 	done      ident.Order   // up to here the user has no messages except positions
 }
 
 // look examines the next part of the timeline of the room.
 func (o *ownStep) look(ctx context.Context) (w window, err error) {
+	if o.row.Everything {
+		return o.lookForEverything(ctx)
+	}
 	err = o.s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
-		end, found, err := tx.WindowEnd(o.to.AtRoom, o.to.AtOrder, o.s.opts.Window)
-		if err != nil {
-			return err
-		}
-		upTo := ident.Order(math.MaxInt64)
-		if found {
-			upTo = end.Order
-		}
-		own, err := tx.OwnMessages(o.to.AtRoom, o.row.User, o.to.AtOrder, upTo, rooms.MaxOwnRedactions)
-		if err != nil {
-			return err
-		}
-		w.next, w.done = storage.NextRoom, o.to.AtOrder
-		if len(own) > 0 {
-			w.done = own[len(own)-1].Order
-		}
-		switch {
-		case len(own) == rooms.MaxOwnRedactions: // there may be more in this window
-			w.next = w.done
-		case found && o.beyond(&end):
-			w.done = end.Order
-		case found:
-			w.next, w.done = end.Order, end.Order
-		}
+		own, err := o.find(tx, &w)
 		o.choose(&w, own)
-		return nil
+		return err
 	})
 	return w, err
+}
+
+// lookForEverything is look for a request of an erasure.
+func (o *ownStep) lookForEverything(ctx context.Context) (w window, err error) {
+	room, err := o.s.opts.Rooms.RoomByNID(ctx, o.to.AtRoom)
+	if errors.Is(err, rooms.ErrNoRoom) {
+		return window{next: storage.NextRoom}, nil
+	}
+	if err != nil {
+		return w, err
+	}
+	err = o.s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+		own, err := o.find(tx, &w)
+		if err != nil {
+			return err
+		}
+		var state []storage.Pos
+		for _, m := range own {
+			switch {
+			case !m.IsState:
+				w.positions = append(w.positions, m.Position)
+			case strings.Contains(m.StateKey, o.row.UserID):
+				state = append(state, m.Position)
+			}
+		}
+		sent, named, err := room.PersonalState(tx, o.row.User, state)
+		if w.foreign = named; o.to.AtOrder == storage.UnplacedState { // no redaction could refer to them
+			w.foreign = append(w.foreign, sent...)
+		} else {
+			w.positions = append(w.positions, sent...)
+		}
+		return err
+	})
+	return w, err
+}
+
+// find returns the user's events in the next part of the timeline, and sets where the one after it begins.
+func (o *ownStep) find(tx *storage.Tx, w *window) (own []storage.OwnMessage, err error) {
+	if o.to.AtOrder == storage.UnplacedState {
+		w.next = 0
+		return tx.UnplacedMembers(o.to.AtRoom, o.row.UserID, rooms.MaxOwnRedactions)
+	}
+	end, found, err := tx.WindowEnd(o.to.AtRoom, o.to.AtOrder, o.s.opts.Window)
+	if err != nil {
+		return nil, err
+	}
+	upTo := ident.Order(math.MaxInt64)
+	if found {
+		upTo = end.Order
+	}
+	if o.row.Everything {
+		own, err = tx.OwnEvents(o.to.AtRoom, o.row.User, o.row.UserID, o.to.AtOrder, upTo, rooms.MaxOwnRedactions)
+	} else {
+		own, err = tx.OwnMessages(o.to.AtRoom, o.row.User, o.to.AtOrder, upTo, rooms.MaxOwnRedactions)
+	}
+	w.next, w.done = storage.NextRoom, o.to.AtOrder
+	if len(own) > 0 {
+		w.done = own[len(own)-1].Order
+	}
+	switch {
+	case len(own) == rooms.MaxOwnRedactions: // there may be more in this window
+		w.next = w.done
+	case found && o.beyond(&end):
+		w.done = end.Order
+	case found:
+		w.next, w.done = end.Order, end.Order
+	}
+	return own, err
 }
 
 // beyond reports whether no event that arrived after e is to be redacted. History that was fetched from another server
 // says nothing about that.
 func (o *ownStep) beyond(e *storage.OwnMessage) bool {
+	if o.row.Everything {
+		return false
+	}
 	return e.Order == ident.Order(e.Position)*graph.OrderStep && (e.Position > o.row.Position || e.ReceivedTS >= o.row.Before)
 }
 
@@ -286,13 +359,13 @@ func (o *ownStep) choose(w *window, own []storage.OwnMessage) {
 
 // leave records that a window is done.
 func (o *ownStep) leave(w *window) {
-	if w.done > o.to.AtOrder {
+	if w.done > o.to.AtOrder && !o.row.Everything {
 		o.marks = append(o.marks, ownMark{room: o.to.AtRoom, from: o.to.AtOrder, to: w.done})
 	}
 	o.to.AtOrder = w.next
 }
 
-// redact redacts the messages of a window. Those that cannot be redacted are removed from this server.
+// redact redacts the events of a window. Those that cannot be redacted are removed from this server.
 func (o *ownStep) redact(ctx context.Context, w *window) (redacted int, err error) {
 	room, err := o.s.opts.Rooms.RoomByNID(ctx, o.to.AtRoom)
 	if errors.Is(err, rooms.ErrNoRoom) {
@@ -303,6 +376,19 @@ func (o *ownStep) redact(ctx context.Context, w *window) (redacted int, err erro
 		return 0, err
 	}
 	o.leave(w)
+	if len(w.positions) == 0 {
+		return o.remove(ctx, room, w.foreign)
+	}
+	if len(w.foreign) > 0 {
+		err := o.s.opts.Rooms.RemoveMessages(ctx, room, o.row.User, w.foreign, func(_ *storage.Tx, n int) error {
+			redacted = n
+			return nil
+		})
+		if err != nil {
+			return 0, err
+		}
+		o.to.Removed += int64(redacted)
+	}
 	before := o.to
 	user := ident.Requester{UserID: id.UserID(o.row.UserID), UserNID: o.row.User}
 	err = o.s.opts.Rooms.RedactMessages(ctx, room, user, o.row.Reason, w.positions, func(tx *storage.Tx, n int) error {
@@ -315,16 +401,28 @@ func (o *ownStep) redact(ctx context.Context, w *window) (redacted int, err erro
 		return redacted, err
 	}
 	o.s.opts.Log.Debug("Messages are removed from this server only, since their user cannot redact them", "room", room.ID(), "err", err)
-	err = o.s.opts.Rooms.RemoveMessages(ctx, room, w.positions, func(tx *storage.Tx, n int) error {
-		o.to = before
-		o.to.Removed, redacted = o.to.Removed+int64(n), n
-		return o.write(tx)
-	})
-	return redacted, err
+	o.to = before
+	return o.remove(ctx, room, w.positions)
 }
 
+// remove removes events from this server.
+func (o *ownStep) remove(ctx context.Context, room *rooms.Room, positions []storage.Pos) (removed int, err error) {
+	before := o.to
+	err = o.s.opts.Rooms.RemoveMessages(ctx, room, o.row.User, positions, func(tx *storage.Tx, n int) error {
+		o.to = before
+		o.to.Removed, removed = o.to.Removed+int64(n), n
+		return o.write(tx)
+	})
+	return removed, err
+}
+
+// save stores the progress of the request. When the request is finished, the listeners of commits learn of it.
 func (o *ownStep) save(ctx context.Context) error {
-	return o.s.opts.DB.Write(ctx, o.write)
+	return o.s.opts.DB.Enqueue(storage.Write{Do: o.write, Committed: func() {
+		if o.to.FinishedTS != 0 && o.s.opts.Commits != nil {
+			o.s.opts.Commits.Deliver(&rooms.Commit{OwnRedacted: true})
+		}
+	}}).Wait(ctx)
 }
 
 // write stores the progress of the request. A request that was cancelled stays so.

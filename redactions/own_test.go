@@ -318,3 +318,59 @@ func TestFinishedRequestsAreForgotten(t *testing.T) {
 		t.Errorf("listed are %v, %v", list, err)
 	}
 }
+
+// A request of an erasure covers messages that arrive after it, and state about the user, whatever earlier requests
+// have redacted. Nobody can cancel it, and a lock on the account does not delay it.
+func TestARequestOfAnErasureCoversEverythingOfTheUser(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		h := newHouse(t, db)
+		h.ok(h.rooms.ProfileChanged(t.Context(), h.bob, rooms.Profile{DisplayName: "Bob"}))
+		key, topic := string(h.bob.UserID), ""
+		state := func(who ident.Requester, typ string, key *string, content string) id.EventID {
+			sent, err := h.rooms.Send(t.Context(), rooms.NewEvent{Room: h.room, Sender: who, Type: typ, StateKey: key, Content: []byte(content)})
+			h.ok(err)
+			return sent
+		}
+		state(h.alice, "m.room.power_levels", &topic, `{"users":{"@bob:here":50},"state_default":0}`)
+		mine := append(h.messages(h.bob, 60), h.target, state(h.bob, "org.example.status", &key, `{"status":"here"}`))
+		others := append(h.messages(h.alice, 3), state(h.bob, "m.room.topic", &topic, `{"topic":"flowers"}`))
+		h.redactOwn(Own{User: h.bob.UserNID})
+		h.finish()
+		h.redactOwn(Own{User: h.bob.UserNID})
+		h.ok(db.Write(t.Context(), func(tx *storage.Tx) error {
+			h.ok(h.redactions.RedactEverything(tx, h.bob.UserNID))
+			_, err := tx.Deactivate(h.bob.UserNID, storage.NotErased)
+			h.ok(err)
+			return tx.SetLocked(h.bob.UserNID, true)
+		}))
+		if n, err := h.redactions.CancelOwn(t.Context(), h.bob.UserNID); n != 0 || err != nil {
+			t.Errorf("%d requests were cancelled, %v", n, err)
+		}
+		mine = append(mine, h.messages(h.bob, 2)...)
+		h.start()
+		h.finish()
+		if got := h.redacted(mine); got != len(mine) || h.redacted(others) != 0 {
+			t.Errorf("redacted are %d of %d, and %d of what stays", got, len(mine), h.redacted(others))
+		}
+		if r := h.request(h.bob); r.FinishedTS == 0 || r.Redacted != r.Expected || !r.Everything {
+			t.Errorf("at the end: %+v", r)
+		}
+		room, err := h.rooms.Room(t.Context(), h.room)
+		h.ok(err)
+		for _, opened := range []bool{false, true} {
+			if opened {
+				h.start()
+				room, err = h.rooms.Room(t.Context(), h.room)
+				h.ok(err)
+			}
+			h.ok(db.Read(t.Context(), func(tx *storage.Tx) error {
+				at := room.MemberOf(h.bob.UserID).Pos
+				stored, err := room.EventsAt(tx, []storage.Pos{at})
+				if err == nil && string(stored[at].Content()) != `{"membership":"join"}` {
+					t.Errorf("the member event is %s", stored[at].Content())
+				}
+				return err
+			}))
+		}
+	})
+}

@@ -52,6 +52,7 @@ type Commit struct {
 	Originals     bool               // originals of redacted events were deleted
 	Holds         []CommittedHold    // legal holds that were added or lifted
 	SelfDestructs bool               // some of Events ask to be destroyed
+	OwnRedacted   bool               // a request to redact a user's own messages is finished
 
 	advances bool // the write increased the generation in the room's row
 }

@@ -446,23 +446,29 @@ func (s *Service) setProfile(ctx context.Context, sender ident.Requester, room i
 }
 
 // LeaveAll makes a user leave every room, reject all invites and retract all knocks, as when the account is
-// deactivated.
+// deactivated. It continues after an error and returns all of them. A room that the user may not leave is no error.
 func (s *Service) LeaveAll(ctx context.Context, sender ident.Requester) error {
 	rooms, err := s.Memberships(ctx, sender.UserNID)
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, m := range rooms {
 		if m.Membership == Leave || m.Membership == Ban {
 			continue
 		}
 		r, err := s.RoomByNID(ctx, m.Room)
-		if err != nil {
-			return err
+		if err == nil {
+			err = s.leave(ctx, sender, r, "")
 		}
-		if err := s.leave(ctx, sender, r, ""); err != nil {
-			return err
+		var final *mxerr.Error
+		if errors.As(err, &final) && final.Status < 500 && final.Code != mxerr.CodeLimitExceeded {
+			s.log.WarnContext(ctx, "a user cannot leave a room", "room", m.Room, "user", sender.UserID, "err", err)
+			continue
+		}
+		if errs = append(errs, err); ctx.Err() != nil {
+			break
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }

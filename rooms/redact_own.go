@@ -1,12 +1,15 @@
 package rooms
 
 import (
+	"bytes"
 	"context"
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/canonjson"
 	"ebb/deletions"
 	"ebb/ident"
+	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -15,7 +18,7 @@ import (
 // milliseconds, so sends of other users do not wait long.
 const MaxOwnRedactions = 50
 
-// RedactMessages sends redactions, as sender, of messages that sender has sent to a room. It leaves out those that are
+// RedactMessages sends redactions, as sender, of events that sender has sent to a room. It leaves out those that are
 // redacted or hidden already. The same write calls also with the number of redactions.
 //
 // Errors: M_FORBIDDEN if the sender is not in the room or may not send redactions there.
@@ -29,7 +32,7 @@ func (s *Service) RedactMessages(
 	err := s.db.Read(ctx, func(tx *storage.Tx) error {
 		stored, err := room.EventsAt(tx, positions[:min(len(positions), MaxOwnRedactions)])
 		for _, p := range positions {
-			if e := stored[p]; e != nil && e.Room == room.nid && e.SenderNID == sender.UserNID && !e.IsState() && !e.Hidden() && e.RedactedBy == 0 {
+			if e := stored[p]; e != nil && e.Room == room.nid && e.SenderNID == sender.UserNID && !e.Hidden() && e.RedactedBy == 0 {
 				targets = append(targets, e)
 			}
 		}
@@ -53,42 +56,134 @@ func (s *Service) RedactMessages(
 	}))
 }
 
+// PersonalState returns those of the given state events that contain something about a user that can be removed: own
+// are events that the user has sent and of which a redaction removes something, and named are member events by others
+// with the user's name or avatar.
+func (r *Room) PersonalState(tx *storage.Tx, user ident.UserNID, positions []storage.Pos) (own, named []storage.Pos, err error) {
+	stored, err := r.EventsAt(tx, positions)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, p := range positions {
+		e := stored[p]
+		if e == nil || e.Room != r.nid {
+			continue
+		}
+		pruned, err := impersonal(r.version, e, user)
+		switch {
+		case err != nil:
+			return nil, nil, err
+		case pruned == nil:
+		case e.SenderNID == user:
+			own = append(own, p)
+		default:
+			named = append(named, p)
+		}
+	}
+	return own, named, nil
+}
+
+// impersonal returns a state event without what is personal of a user: the redacted form of an event that the user has
+// sent, or a member event by somebody else without name and avatar. It returns nil if there is nothing to remove.
+func impersonal(v *pdu.Version, e *Event, user ident.UserNID) (pruned *pdu.Event, err error) {
+	switch {
+	case e.SenderNID == user:
+		pruned, err = e.Redact()
+	case e.Type() == typeMember:
+		content := canonjson.Without(e.Content(), "displayname", "avatar_url")
+		pruned, err = pdu.ParseStored(v, e.ID(), canonjson.AppendWith(nil, e.JSON(), "content", content))
+	}
+	if err != nil || pruned == nil || bytes.Equal(pruned.Content(), e.Content()) {
+		return nil, err
+	}
+	return pruned, nil
+}
+
 // RemoveMessages removes the content of messages from this server without a redaction. Clients do not see these
 // messages any more, and other servers get their redacted form. A message under a legal hold is only hidden until the
-// hold is lifted. The same write calls also with the number of messages.
-func (s *Service) RemoveMessages(ctx context.Context, room *Room, positions []storage.Pos, also func(tx *storage.Tx, n int) error) error {
+// hold is lifted. Of state events, which stay, it removes what is personal of the user. The same write calls also with
+// the number of events.
+func (s *Service) RemoveMessages(
+	ctx context.Context, room *Room, user ident.UserNID, positions []storage.Pos, also func(tx *storage.Tx, n int) error,
+) error {
 	positions = positions[:min(len(positions), MaxOwnRedactions)]
-	var gone []storage.Pos
+	var done removal
 	return s.touch(ctx, room.id, func(r *Room) storage.Write {
 		return storage.Write{
 			Do: func(tx *storage.Tx) error {
-				gone = nil
-				removed, media := int64(0), tx.DeletedMedia()
+				done = removal{svc: s, room: r, user: user}
+				media := tx.DeletedMedia()
 				rows, err := tx.EventsAt(positions)
 				if err != nil {
 					return err
 				}
-				for _, row := range rows {
-					if row.Room != r.nid || row.IsState || row.Flags&storage.GoneEvent != 0 {
-						continue
-					}
-					held := s.Held(row.Room, row.Sender)
-					if err := removeMessage(tx, r.version, &row, held); err != nil {
+				for i := range rows {
+					if err := done.remove(tx, &rows[i]); err != nil {
 						return err
 					}
-					if !held {
-						removed++
-					}
-					gone = append(gone, row.Position)
 				}
-				if err := s.opts.Deletions.Count(tx, r.nid, deletions.Removed, removed, tx.DeletedMedia()-media); err != nil {
+				if err := s.opts.Deletions.Count(tx, r.nid, deletions.Removed, done.removed, tx.DeletedMedia()-media); err != nil {
 					return err
 				}
-				return also(tx, len(gone))
+				return also(tx, len(done.gone)+len(done.pruned))
 			},
-			Committed: func() { s.purged(r, gone, 0) },
+			Committed: func() { done.committed() },
 		}
 	})
+}
+
+// removal collects what one write of RemoveMessages removes.
+type removal struct {
+	svc     *Service
+	room    *Room
+	user    ident.UserNID
+	gone    []storage.Pos // messages
+	removed int64         // how many of them are not kept by a legal hold
+	pruned  []*Event      // state events, in their new form
+}
+
+func (d *removal) remove(tx *storage.Tx, row *storage.EventRow) error {
+	r := d.room
+	if row.Room != r.nid || row.Flags&storage.GoneEvent != 0 {
+		return nil
+	}
+	held := d.svc.Held(row.Room, row.Sender)
+	if !row.IsState {
+		if d.gone = append(d.gone, row.Position); !held {
+			d.removed++
+		}
+		return removeMessage(tx, r.version, row, held)
+	}
+	e, err := graph.LoadEvent(r.version, row)
+	if err != nil {
+		return err
+	}
+	pruned, err := impersonal(r.version, e, d.user)
+	if err != nil || pruned == nil {
+		return err
+	}
+	d.pruned = append(d.pruned, e.RedactedAs(pruned, row.RedactedBy))
+	if held {
+		o := &storage.Original{Position: row.Position, Room: r.nid, RedactedTS: tx.Now().UnixMilli()}
+		return tx.RedactKeepingOriginal(o, row.EventID, pruned.JSON(), row.RedactedBy)
+	}
+	return tx.RedactEvent(r.nid, row.Position, row.EventID, pruned.JSON(), row.RedactedBy)
+}
+
+// committed is the Committed hook of the write.
+func (d *removal) committed() {
+	c := &Commit{Room: d.room, Purged: d.gone}
+	for _, e := range d.pruned {
+		c.Redacted = append(c.Redacted, CommittedRedaction{ID: e.ID(), Pos: e.Pos, By: e.RedactedBy})
+	}
+	d.svc.commit(c, headFunc(func(r *Room) {
+		if len(d.gone) > 0 {
+			r.head.ring = without(r.head.ring, d.gone)
+		}
+		for _, e := range d.pruned {
+			r.replace(e)
+		}
+	}))
 }
 
 // removeMessage removes the content of a message, or only hides it if a legal hold keeps it.

@@ -151,7 +151,7 @@ func TestAJSONWebTokenOpensNoLockedOrClosedAccount(t *testing.T) {
 	}
 	s.Anonymous().Refused("POST", "/v3/login", try("alice"), 401, "M_USER_LOCKED")
 	s.Register("bob")
-	if err := s.Accounts().Deactivate(t.Context(), "@bob:test", false); err != nil {
+	if err := s.Accounts().Deactivate(t.Context(), "@bob:test", accounts.NotErased); err != nil {
 		t.Fatal(err)
 	}
 	s.Anonymous().Refused("POST", "/v3/login", try("bob"), 403, "M_FORBIDDEN")

@@ -98,7 +98,7 @@ func TestClosedAndLockedAccountsStayClosedForLDAP(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Anonymous().Refused("POST", "/v3/login", byPassword("alice", "alice secret"), 401, "M_USER_LOCKED")
-	if err := s.Accounts().Deactivate(t.Context(), "@bob:test", false); err != nil {
+	if err := s.Accounts().Deactivate(t.Context(), "@bob:test", accounts.NotErased); err != nil {
 		t.Fatal(err)
 	}
 	s.Anonymous().Refused("POST", "/v3/login", byPassword("bob", "bob secret"), 403, "M_FORBIDDEN")

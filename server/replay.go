@@ -11,7 +11,6 @@ import (
 	"ebb/backup"
 	"ebb/holds"
 	"ebb/ident"
-	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
@@ -253,7 +252,7 @@ func (r *restore) applyByService(ctx context.Context, s *services, e storage.Led
 	case storage.LedgerDevice:
 		done, err = deleteAgain(ctx, s, ident.DeviceNID(e.Ref))
 	case storage.LedgerDeactivated:
-		done, err = deactivateAgain(ctx, s, ident.UserNID(e.Ref), e.Value != 0)
+		done, err = deactivateAgain(ctx, s, ident.UserNID(e.Ref), storage.Erasure(e.Value))
 	case storage.LedgerPurged:
 		done, err = purgeAgain(ctx, s.rooms, ident.RoomNID(e.Ref), e.Name)
 	}
@@ -277,24 +276,42 @@ func deleteAgain(ctx context.Context, s *services, device ident.DeviceNID) (done
 	return true, s.accounts.DeleteDevices(ctx, user, []id.DeviceID{id.DeviceID(deviceID)})
 }
 
-// deactivateAgain closes an account if it exists and is active.
-func deactivateAgain(ctx context.Context, s *services, user ident.UserNID, erase bool) (done bool, err error) {
-	var name string
+// deactivateAgain closes an account if it exists and is active, and erases the user if that has not been done. What
+// takes long continues when the server starts.
+func deactivateAgain(ctx context.Context, s *services, user ident.UserNID, erase storage.Erasure) (done bool, err error) {
+	name := ""
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
-		if _, found, err := tx.Account(user); err != nil || !found {
+		a, found, err := tx.Account(user)
+		if err != nil || !found {
+			return err
+		}
+		if erased, err := erasedSoFar(tx, user); err != nil || a.DeactivatedTS != 0 && erased >= erase {
 			return err
 		}
 		name, err = tx.UserID(user)
 		return err
 	})
-	if err != nil || name == "" {
+	switch {
+	case err != nil || name == "":
 		return false, err
-	}
-	err = s.accounts.Deactivate(ctx, id.UserID(name), erase)
-	if mxerr.Code(err) == mxerr.CodeNotFound {
-		return false, nil
+	case erase == storage.NotErased:
+		err = s.accounts.Deactivate(ctx, id.UserID(name), erase)
+	default:
+		err = s.accounts.Erase(ctx, id.UserID(name), erase)
 	}
 	return err == nil, err
+}
+
+// erasedSoFar returns how much of a user has been erased, or will be.
+func erasedSoFar(tx *storage.Tx, user ident.UserNID) (storage.Erasure, error) {
+	if _, found, err := tx.Erasure(user); err != nil || found {
+		return storage.ErasedEverything, err
+	}
+	erased, err := tx.IsErased(user)
+	if err != nil || !erased {
+		return storage.NotErased, err
+	}
+	return storage.Erased, nil
 }
 
 // purgeAgain repeats a purge of a room by its rule, if the room exists.

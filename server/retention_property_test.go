@@ -28,6 +28,7 @@ const (
 	goneHere       = "ebbmark4401"   // in rooms whose policy only the first server has
 	heldWord       = "quayside2290"  // in messages that a legal hold on the first server covers; every server knows their policy
 	takenBack      = "driftwood9152" // in messages that are redacted or destroy themselves, in the room without a policy
+	erasedWord     = "lapwing5518"   // in what a user has sent about whom everything is erased
 	stays          = "anchorage"     // in messages that stay
 )
 
@@ -61,6 +62,8 @@ type fadingWorld struct {
 	admin, alice, bob, carol *testserver.Client
 	erin                     *testserver.Client // on whom there is a legal hold
 	second                   *testserver.Client // an administrator, who is in no room
+	frank                    *testserver.Client // about whom everything is erased
+	erased                   map[string]bool    // the servers on which that has been done
 	holds                    []any              // the numbers of the legal holds
 	heldTexts                []string           // what held messages contain
 	heldFile                 string
@@ -117,7 +120,7 @@ func (o *outsiders) received() []string {
 func newFadingWorld(t *testing.T, seed uint64, postgres bool) *fadingWorld {
 	w := &fadingWorld{
 		T: t, postgres: postgres, r: rand.New(rand.NewPCG(seed, 12)), outside: newOutsiders(t), since: map[*testserver.Client]string{}, gone: map[string]bool{},
-		reported: map[string]bool{}, half: "a", shown: map[string]bool{}, succeeded: map[string]bool{},
+		erased: map[string]bool{}, reported: map[string]bool{}, half: "a", shown: map[string]bool{}, succeeded: map[string]bool{},
 	}
 	bridge := filepath.Join(t.TempDir(), "bridge.yaml")
 	registration := fmt.Sprintf("id: bridge\nurl: %s\nas_token: as\nhs_token: hs\nsender_localpart: bridgebot\nnamespaces:\n  users: [{exclusive: false, regex: '@.*'}]\n", w.outside.url)
@@ -146,6 +149,7 @@ func newFadingWorld(t *testing.T, seed uint64, postgres bool) *fadingWorld {
 	}
 	w.hold()
 	w.calm = w.room(-1)
+	w.befriend()
 	for _, c := range []*testserver.Client{w.alice, w.bob, w.carol, w.admin} {
 		w.since[c] = c.Do("GET", "/v3/sync", nil)["next_batch"].(string)
 	}
@@ -169,6 +173,33 @@ func (w *fadingWorld) hold() {
 		on["reason"], on["review"] = "case 7", inOneYear(w.hs1)
 		w.holds = append(w.holds, w.admin.Do("POST", holdsPath, on)["id"])
 	}
+}
+
+// befriend lets a user send something to the room without a policy who will be erased.
+func (w *fadingWorld) befriend() {
+	w.Helper()
+	w.frank = w.hs1.Register("frank")
+	if !w.postgres { // which keeps deleted profiles in its log
+		w.frank.Do("PUT", "/v3/profile/"+url.PathEscape(w.frank.User)+"/displayname", obj{"displayname": erasedWord})
+	}
+	path := "/v3/rooms/" + url.PathEscape(w.calm.id)
+	if w.calm.private {
+		w.alice.Do("POST", path+"/invite", obj{"user_id": w.frank.User})
+	}
+	w.frank.Do("POST", "/v3/join/"+url.PathEscape(w.calm.id), obj{"reason": erasedWord})
+	for i := range 5 {
+		w.frank.Do("PUT", fmt.Sprintf("%s/send/m.room.message/f%d", path, i), obj{"msgtype": "m.image", "body": erasedWord, "url": upload(w.frank, pngImage(w.T, 50+i))})
+	}
+}
+
+// erase erases everything about that user on the first server.
+func (w *fadingWorld) erase() {
+	w.Helper()
+	w.control("user erase", obj{"user": w.frank.User, "everything": true})
+	if err := w.hs1.Erase(w.Context()); err != nil {
+		w.Fatal(err)
+	}
+	w.erased["hs1.test"] = true
 }
 
 // files sends an image that a hold covers, and one that none covers.
@@ -546,6 +577,12 @@ func (w *fadingWorld) hidden(when string, clients ...*testserver.Client) {
 	}
 	everywhere, here := w.words()
 	all := append(slices.Clone(everywhere), here)
+	if w.erased["hs1.test"] {
+		all = append(all, erasedWord)
+	}
+	if w.erased["hs2.test"] {
+		everywhere = append(everywhere, erasedWord)
+	}
 	for _, c := range clients {
 		rooms, check := append(slices.Clone(w.rooms), w.calm), forbidden(all...)
 		if c.Server() != w.hs1 {
@@ -721,7 +758,7 @@ func (w *fadingWorld) stored() {
 		w.encrypted()
 		return
 	}
-	if len(w.hs1.FilesWith(goneEverywhere)) == 0 || len(w.hs1.FilesWith(goneHere)) == 0 {
+	if len(w.hs1.FilesWith(goneEverywhere)) == 0 || len(w.hs1.FilesWith(goneHere)) == 0 || len(w.hs1.FilesWith(erasedWord)) == 0 {
 		w.Fatal("the files do not contain the messages in the first place")
 	}
 }
@@ -829,7 +866,8 @@ var crawlMustShow = strings.Fields(`sync getRoomEvents getEventContext getOneRoo
 // TestExpiredMessagesAreNowhere lets random messages on federating servers expire. Then no operation that reads shows
 // them, no client has unread messages, and no server, application service or push gateway is sent them. After a purge,
 // no file contains them, while everything else is as before. What legal holds cover stays on disk until they are
-// lifted, and what was redacted, or has destroyed itself, until its time is over.
+// lifted, and what was redacted, or has destroyed itself, until its time is over. All that a user has sent about whom
+// everything was erased is gone too, in a room without a policy.
 func TestExpiredMessagesAreNowhere(t *testing.T) { messagesExpire(t, false) }
 
 // TestExpiredMessagesAreNowhereOnPostgreSQL is the same with databases on PostgreSQL. Their tables, indexes and logs
@@ -869,8 +907,9 @@ func messagesExpire(t *testing.T, postgres bool) {
 func (w *fadingWorld) expire() {
 	w.Helper()
 	w.live()
-	state := w.state(w.alice)
 	w.stored()
+	w.erase()
+	state := w.state(w.alice)
 
 	w.until(horizon)
 	sent := w.tap()
@@ -882,8 +921,8 @@ func (w *fadingWorld) expire() {
 	w.arrives()
 
 	w.purge()
-	w.onDisk(w.hs1, goneEverywhere, goneHere, takenBack)
-	w.onDisk(w.hs2, goneEverywhere, heldWord, takenBack)
+	w.onDisk(w.hs1, goneEverywhere, goneHere, takenBack, erasedWord)
+	w.onDisk(w.hs2, goneEverywhere, heldWord, takenBack, erasedWord)
 	w.preserved("after the purge")
 	w.keysGone()
 	w.hidden("after the purge", w.alice, w.carol)
@@ -913,7 +952,7 @@ func (w *fadingWorld) eventuallyAfterPauses(what string, f func() bool) {
 	})
 }
 
-// arrives waits until the other server has received what stays.
+// arrives waits until the other server has received what stays, and the redactions of the erased user.
 func (w *fadingWorld) arrives() {
 	w.Helper()
 	w.eventuallyAfterPauses("the other server receives what stays", func() bool {
@@ -923,8 +962,10 @@ func (w *fadingWorld) arrives() {
 				return false
 			}
 		}
-		return true
+		_, _, raw := w.carol.Raw("GET", "/v3/rooms/"+url.PathEscape(w.calm.id)+"/messages?dir=b&limit=1000", nil)
+		return !strings.Contains(string(raw), erasedWord)
 	})
+	w.erased["hs2.test"] = true
 }
 
 // join lets a user of a third server join the public rooms, and read what stays.
@@ -945,7 +986,7 @@ func (w *fadingWorld) join() {
 		})
 		r.living = append(r.living, event)
 	}
-	w.onDisk(third, goneEverywhere, goneHere)
+	w.onDisk(third, goneEverywhere, goneHere, erasedWord)
 }
 
 // outsidersSaw fails the test if a server, an application service or a push gateway was sent an expired message.
@@ -957,13 +998,13 @@ func (w *fadingWorld) outsidersSaw(servers []string) {
 	})
 	for _, text := range w.outside.received() {
 		_, body, _ := strings.Cut(text, " ")
-		if containsAny(text, []string{goneEverywhere, goneHere, heldWord, takenBack}) || len(mentions([]byte(body), w.gone)) > 0 {
+		if containsAny(text, []string{goneEverywhere, goneHere, heldWord, takenBack, erasedWord}) || len(mentions([]byte(body), w.gone)) > 0 {
 			w.Errorf("an application service or a gateway was sent an expired message: %.3000s", text)
 		}
 	}
 	for _, text := range servers {
 		text = strings.NewReplacer("org.example."+goneEverywhere, "", "org.example."+heldWord, "").Replace(text)
-		if containsAny(text, []string{goneEverywhere, heldWord, takenBack}) {
+		if containsAny(text, []string{goneEverywhere, heldWord, takenBack, erasedWord}) {
 			w.Errorf("a server was sent an expired message: %.3000s", text)
 		}
 	}

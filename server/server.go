@@ -102,7 +102,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 		Server: cfg.ServerName, Version: o.Version, Rooms: svc.rooms, History: svc.history, Directory: svc.directory, Accounts: svc.accounts, E2EE: svc.e2ee, Media: svc.media, Keys: svc.keys,
 		EDUs: svc.edus(), Now: o.Now, Log: o.Log,
 	})
-	s.admin = adminapi.New(adminapi.API{Config: cfg, Accounts: svc.accounts, Factors: svc.factors, Rooms: svc.rooms, History: svc.history, Directory: svc.directory, Moderation: svc.moderation, Media: svc.media, Redactions: svc.redactions, Retention: svc.retention, Outbox: svc.outbox, Apps: svc.apps, Mail: svc.mail, Signing: svc.signing, Secrets: svc.secrets, Audit: svc.audit, Notices: svc.notices, Export: svc.export, Holds: svc.holds, Deletions: svc.deletions, DB: svc.db, Now: o.Now, Log: o.Log})
+	s.admin = adminapi.New(adminapi.API{Config: cfg, Accounts: svc.accounts, Factors: svc.factors, Rooms: svc.rooms, History: svc.history, Directory: svc.directory, Moderation: svc.moderation, Media: svc.media, Redactions: svc.redactions, Erasure: svc.erasure, Retention: svc.retention, Outbox: svc.outbox, Apps: svc.apps, Mail: svc.mail, Signing: svc.signing, Secrets: svc.secrets, Audit: svc.audit, Notices: svc.notices, Export: svc.export, Holds: svc.holds, Deletions: svc.deletions, DB: svc.db, Now: o.Now, Log: o.Log})
 	return s, nil
 }
 
@@ -233,7 +233,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		g.Go(func() error { return s.svc.rooms.RepairRooms(ctx) })
 		g.Go(func() error { return s.svc.rooms.DecideEvents(ctx) })
 	}
-	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.audit.Run, s.svc.notices.Run, s.svc.guests.Run, s.svc.retention.Run, s.svc.e2ee.Run, s.svc.media.Run, s.svc.pushers.Run, s.svc.apps.Run, s.svc.delayed.Run, s.svc.redactions.Run, s.svc.export.Run, s.svc.db.TendKeys, s.prune, s.measure} {
+	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.audit.Run, s.svc.notices.Run, s.svc.guests.Run, s.svc.retention.Run, s.svc.e2ee.Run, s.svc.media.Run, s.svc.pushers.Run, s.svc.apps.Run, s.svc.delayed.Run, s.svc.redactions.Run, s.svc.erasure.Run, s.svc.export.Run, s.svc.db.TendKeys, s.prune, s.measure} {
 		g.Go(func() error { return job(ctx) })
 	}
 	if s.svc.ledger != nil {
@@ -270,6 +270,20 @@ func (s *Server) Notify(ctx context.Context) error { return s.svc.pushers.Run(ct
 func (s *Server) DeliverNotices(ctx context.Context) error {
 	_, err := s.svc.notices.SendMail(ctx)
 	return errors.Join(s.svc.notices.Deliver(ctx), err)
+}
+
+// Erase carries out the requests to redact users' own messages and the erasures of users, until none is left or all
+// wait for legal holds. It is for a Server whose Run was never called.
+func (s *Server) Erase(ctx context.Context) error {
+	for redacting, erasing := true, true; redacting || erasing; {
+		var err, stepErr error
+		_, redacting, err = s.svc.redactions.StepOwn(ctx)
+		erasing, stepErr = s.svc.erasure.Step(ctx)
+		if err := errors.Join(err, stepErr); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Remote returns the client with which this server sends requests to other servers.

@@ -27,6 +27,7 @@ import (
 	"ebb/deletions"
 	"ebb/directory"
 	"ebb/e2ee"
+	"ebb/erasure"
 	"ebb/export"
 	"ebb/fedclient"
 	"ebb/feed"
@@ -103,6 +104,7 @@ type services struct {
 	apps        *appservice.Service
 	guests      *guests.Job
 	export      *export.Service
+	erasure     *erasure.Job
 
 	gone   *keyed.Map[ident.DeviceNID, bool] // devices that are being deleted
 	locked *keyed.Map[ident.UserNID, bool]   // users whose accounts have been locked
@@ -247,6 +249,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		DB: s.db, Rooms: s.rooms, MaxDelay: time.Duration(cfg.DelayedEvents.MaxDelay), MaxPerUser: cfg.DelayedEvents.MaxPerUser, Now: o.Now, Timer: o.Timer, Log: o.Log,
 	})
 	s.redactions = redactions.New(redactions.Options{DB: s.db, Rooms: s.rooms, Commits: commits, Now: o.Now, Timer: o.Timer, Log: o.Log})
+	s.erasure = erasure.New(erasure.Options{DB: s.db, Rooms: s.rooms, Redactions: s.redactions, Audit: s.audit, Commits: commits, Now: o.Now, Timer: o.Timer, Log: o.Log})
 	s.retention, err = retention.New(ctx, retention.Options{
 		DB: s.db, Rooms: s.rooms, Commits: commits, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Delay: time.Duration(cfg.Retention.PurgeDelay),
 		Observe: observePurge, Now: o.Now, Elapsed: o.elapsed, Log: o.Log,
@@ -419,7 +422,10 @@ func (s *services) hooks() accounts.Hooks {
 			s.export.DropUser(nid)
 			return s.rooms.LeaveAll(ctx, ident.Requester{UserNID: nid, UserID: user})
 		},
-		Erase:     s.rooms.Erase,
+		Erase: func(ctx context.Context, nid ident.UserNID) error {
+			s.export.DropUser(nid)
+			return s.rooms.Erase(ctx, nid)
+		},
 		Exclusive: s.registry.ExclusiveUser,
 	}
 }

@@ -150,31 +150,58 @@ func (tx *Tx) SetSuspended(user ident.UserNID, suspended bool) error {
 const deactivateQuery = `UPDATE accounts SET password = '', admin = 0, search = '', deactivated_ts = $2, leaving = $3 WHERE nid = $1 AND deactivated_ts = 0`
 
 // Deactivate closes an account for good. It returns false if the account was closed already. LeavingAccounts lists the
-// user until HasLeft is called.
-func (tx *Tx) Deactivate(user ident.UserNID, erase bool) (bool, error) {
-	leaving := 1
-	if erase {
-		leaving = 2
+// user until HasLeft is called, unless everything about the user is erased: then Erasures does.
+func (tx *Tx) Deactivate(user ident.UserNID, erase Erasure) (bool, error) {
+	n, err := tx.exec(deactivateQuery, int64(user), tx.now.UnixMilli(), leaving(erase))
+	if err != nil || n != 1 {
+		return false, err
 	}
-	n, err := tx.exec(deactivateQuery, int64(user), tx.now.UnixMilli(), leaving)
-	if err == nil && n == 1 {
-		err = tx.noteFlag(LedgerDeactivated, int64(user), erase)
+	return true, tx.noteErasure(user, erase)
+}
+
+// leaving returns the value of the column accounts.leaving for a user who leaves all rooms.
+func leaving(erase Erasure) int64 {
+	switch erase {
+	case NotErased:
+		return 1
+	case Erased:
+		return 2
 	}
-	return n == 1, err
+	return 0 // the row of erasures says so
+}
+
+// noteErasure queues an entry for the ledger. If everything about the user is erased, it stores that too.
+func (tx *Tx) noteErasure(user ident.UserNID, erase Erasure) error {
+	if erase == ErasedEverything {
+		if _, err := tx.AddErasure(user); err != nil {
+			return err
+		}
+	}
+	return tx.Note(LedgerDeactivated, int64(user), int64(erase), "")
+}
+
+// EraseClosed erases the user of an account that is closed already. See Deactivate.
+func (tx *Tx) EraseClosed(user ident.UserNID, erase Erasure) error {
+	if _, err := tx.exec(`UPDATE accounts SET leaving = $2 WHERE nid = $1 AND deactivated_ts > 0`, int64(user), leaving(erase)); err != nil {
+		return err
+	}
+	return tx.noteErasure(user, erase)
 }
 
 // LeavingAccount is a deactivated user who has not yet left every room.
 type LeavingAccount struct {
 	NID   ident.UserNID
-	Erase bool
+	Erase Erasure
 }
 
-// LeavingAccounts lists the users whose deactivation is not complete.
+// LeavingAccounts lists the users whose deactivation is not complete, except those in Erasures.
 func (tx *Tx) LeavingAccounts() ([]LeavingAccount, error) {
 	return collect(tx, func(r Row) (a LeavingAccount, err error) {
 		var leaving int64
 		err = r.Scan(&a.NID, &leaving)
-		a.Erase = leaving == 2
+		if leaving == 2 {
+			a.Erase = Erased
+		}
 		return a, err
 	}, `SELECT nid, leaving FROM accounts WHERE leaving > 0 ORDER BY nid`)
 }

@@ -17,6 +17,9 @@ type OwnRedaction struct {
 	Before   int64         // ms; only messages from before this time are redacted
 	Reason   string        // "" if none was given
 	Daily    bool          // made because of the user's setting
+	// Everything reports whether the request is part of an erasure. It covers everything that the user has sent,
+	// whenever it arrives, and what is about the user in member events. Nobody can cancel it.
+	Everything bool
 	OwnProgress
 }
 
@@ -24,57 +27,58 @@ type OwnRedaction struct {
 type OwnProgress struct {
 	Counted    bool          // whether Expected is final
 	AtRoom     ident.RoomNID // where the next step continues
-	AtOrder    ident.Order   // NextRoom: at the beginning of the room after AtRoom
+	AtOrder    ident.Order   // or NextRoom, or UnplacedState
 	Expected   int64         // messages that were found when counting
 	Redacted   int64         // messages for which a redaction was sent
 	Removed    int64         // messages that were removed from this server only
 	FinishedTS int64         // ms; 0: not finished
 }
 
-// NextRoom is the AtOrder of a request whose next step begins with the room after AtRoom.
-const NextRoom ident.Order = -1
+const (
+	// NextRoom is the AtOrder of a request whose next step begins with the room after AtRoom.
+	NextRoom ident.Order = -1
+	// UnplacedState is the AtOrder of a request whose next step looks at state events that are not in the timeline of
+	// AtRoom.
+	UnplacedState ident.Order = -2
+)
 
 const addOwnRedactionQuery = `INSERT INTO own_redactions
-(position, user_nid, room_nid, before_ts, reason, daily, counted, at_room, at_ord, expected, redacted, removed, finished_ts, body_key)
-VALUES ($1, $2, $3, $4, $5, $6, 0, 0, -1, 0, 0, 0, 0, $7)`
+(position, user_nid, room_nid, before_ts, reason, daily, everything, counted, at_room, at_ord, expected, redacted, removed, finished_ts, body_key)
+VALUES ($1, $2, $3, $4, $5, $6, $7, 0, 0, -1, 0, 0, 0, 0, $8)`
 
 // AddOwnRedaction stores a request that has not begun, and sets its position.
 func (tx *Tx) AddOwnRedaction(o *OwnRedaction) error {
 	o.Position, o.OwnProgress = tx.NextPos(), OwnProgress{AtOrder: NextRoom}
-	daily := 0
-	if o.Daily {
-		daily = 1
-	}
 	reason, sealed, err := tx.sealKind(sealing.OwnRedactions, 0, sealing.Reasons, int64(o.Position), o.Reason)
 	if err != nil {
 		return err
 	}
-	_, err = tx.exec(addOwnRedactionQuery, int64(o.Position), int64(o.User), int64(o.Room), o.Before, reason, daily, sealed)
+	_, err = tx.exec(addOwnRedactionQuery, int64(o.Position), int64(o.User), int64(o.Room), o.Before, reason, o.Daily, o.Everything, sealed)
 	return err
 }
 
 const (
-	ownRedactionColumns = `SELECT o.position, o.user_nid, u.user_id, o.room_nid, o.before_ts, o.reason, o.daily, o.counted, o.at_room, o.at_ord,
+	ownRedactionColumns = `SELECT o.position, o.user_nid, u.user_id, o.room_nid, o.before_ts, o.reason, o.daily, o.everything, o.counted, o.at_room, o.at_ord,
  o.expected, o.redacted, o.removed, o.finished_ts, coalesce(r.room_id, ''), o.body_key
 FROM own_redactions o JOIN users u ON u.nid = o.user_nid LEFT JOIN rooms r ON r.nid = o.room_nid `
 	nextOwnRedactionQuery = ownRedactionColumns + `LEFT JOIN accounts a ON a.nid = o.user_nid
-WHERE o.finished_ts = 0 AND o.position > $1 AND coalesce(a.locked, 0) = 0 ORDER BY o.position LIMIT 1`
+WHERE o.finished_ts = 0 AND o.position > $1 AND (coalesce(a.locked, 0) = 0 OR a.deactivated_ts > 0) ORDER BY o.position LIMIT 1`
 	ownRedactionsQuery = ownRedactionColumns + `WHERE o.user_nid = $1 ORDER BY o.position DESC LIMIT $2`
 )
 
 func scanOwnRedaction(r Row) (o OwnRedaction, err error) {
-	var daily, counted, sealed int64
-	err = r.Scan(&o.Position, &o.User, &o.UserID, &o.Room, &o.Before, &o.Reason, &daily, &counted, &o.AtRoom, &o.AtOrder,
+	var daily, everything, counted, sealed int64
+	err = r.Scan(&o.Position, &o.User, &o.UserID, &o.Room, &o.Before, &o.Reason, &daily, &everything, &counted, &o.AtRoom, &o.AtOrder,
 		&o.Expected, &o.Redacted, &o.Removed, &o.FinishedTS, &o.RoomID, &sealed)
 	if err == nil && sealed != 0 {
 		err = unsealString(r, sealing.OwnRedactions, int64(o.Position), &o.Reason)
 	}
-	o.Daily, o.Counted = daily != 0, counted != 0
+	o.Daily, o.Everything, o.Counted = daily != 0, everything != 0, counted != 0
 	return o, err
 }
 
 // NextOwnRedaction returns the oldest unfinished request after a position. It omits those of locked accounts, which
-// wait. It uses the index own_redactions_by_end.
+// wait, unless the account is closed. It uses the index own_redactions_by_end.
 func (tx *Tx) NextOwnRedaction(after Pos) (OwnRedaction, bool, error) {
 	return one(tx, scanOwnRedaction, nextOwnRedactionQuery, int64(after))
 }
@@ -100,15 +104,15 @@ func (tx *Tx) deleteOwnRedactions(where string, args ...any) (int64, error) {
 	return tx.exec(`DELETE FROM own_redactions WHERE `+where, args...)
 }
 
-// CancelOwnRedactions deletes the unfinished requests of a user, and returns their number.
+// CancelOwnRedactions deletes the unfinished requests of a user except those of an erasure, and returns their number.
 func (tx *Tx) CancelOwnRedactions(user ident.UserNID) (int64, error) {
-	return tx.deleteOwnRedactions(`user_nid = $1 AND finished_ts = 0`, int64(user))
+	return tx.deleteOwnRedactions(`user_nid = $1 AND finished_ts = 0 AND everything = 0`, int64(user))
 }
 
-const trimmedOwnRedactions = `user_nid = $1 AND finished_ts > 0 AND position <= (
+const trimmedOwnRedactions = `user_nid = $1 AND finished_ts > 0 AND everything = 0 AND position <= (
     SELECT position FROM own_redactions WHERE user_nid = $1 ORDER BY position DESC LIMIT 1 OFFSET $2)`
 
-// TrimOwnRedactions deletes the finished requests of a user except the newest ones.
+// TrimOwnRedactions deletes the finished requests of a user except the newest ones and those of an erasure.
 func (tx *Tx) TrimOwnRedactions(user ident.UserNID, keep int) error {
 	_, err := tx.deleteOwnRedactions(trimmedOwnRedactions, int64(user), keep)
 	return err
@@ -119,11 +123,7 @@ WHERE position = $1`
 
 // AdvanceOwnRedaction stores the progress of a request. It reports whether the request still exists.
 func (tx *Tx) AdvanceOwnRedaction(p Pos, to OwnProgress) (found bool, err error) {
-	counted := 0
-	if to.Counted {
-		counted = 1
-	}
-	n, err := tx.exec(advanceOwnRedactionQuery, int64(p), counted, int64(to.AtRoom), int64(to.AtOrder), to.Expected, to.Redacted, to.Removed, to.FinishedTS)
+	n, err := tx.exec(advanceOwnRedactionQuery, int64(p), to.Counted, int64(to.AtRoom), int64(to.AtOrder), to.Expected, to.Redacted, to.Removed, to.FinishedTS)
 	return n == 1, err
 }
 
@@ -166,21 +166,33 @@ func (tx *Tx) SetOwnMark(user ident.UserNID, room ident.RoomNID, to ident.Order)
 	return err
 }
 
-// OwnMessage is a message for an OwnRedaction.
+// OwnMessage is an event for an OwnRedaction.
 type OwnMessage struct {
 	Position Pos
 	Order    ident.Order
 	EventTimes
+	Sender   ident.UserNID
+	IsState  bool
+	StateKey string
 }
 
-const windowEndQuery = `SELECT position, ord, origin_ts, received_ts FROM events WHERE room_nid = $1 AND ord > $2 ORDER BY ord LIMIT 1 OFFSET $3`
+const ownMessageColumns = `SELECT position, ord, origin_ts, received_ts, sender_nid, state_key FROM events WHERE room_nid = $1 `
 
-var ownMessagesQuery = `SELECT position, ord, origin_ts, received_ts FROM events
-WHERE room_nid = $1 AND ord > $2 AND ord <= $3 AND sender_nid = $4 AND state_key IS NULL AND type <> 'm.room.redaction' AND redacted_by = 0 AND ` + isShown + `
-ORDER BY ord LIMIT $5`
+var (
+	windowEndQuery       = ownMessageColumns + `AND ord > $2 ORDER BY ord LIMIT 1 OFFSET $3`
+	ownInWindow          = ownMessageColumns + `AND ord > $2 AND ord <= $3 AND type <> 'm.room.redaction' AND redacted_by = 0 AND ` + isShown
+	ownMessagesQuery     = ownInWindow + ` AND sender_nid = $4 AND state_key IS NULL ORDER BY ord LIMIT $5`
+	ownEventsQuery       = ownInWindow + ` AND (sender_nid = $4 OR state_key = $6) ORDER BY ord LIMIT $5`
+	unplacedMembersQuery = ownMessageColumns + `AND ord = 0 AND state_key = $2 ORDER BY position DESC LIMIT $3`
+)
 
 func scanOwnMessage(r Row) (m OwnMessage, err error) {
-	return m, r.Scan(&m.Position, &m.Order, &m.OriginTS, &m.ReceivedTS)
+	var key *string
+	err = r.Scan(&m.Position, &m.Order, &m.OriginTS, &m.ReceivedTS, &m.Sender, &key)
+	if key != nil {
+		m.IsState, m.StateKey = true, *key
+	}
+	return m, err
 }
 
 // WindowEnd returns the event that is size events after an order in a room's timeline, and false if the timeline is
@@ -196,4 +208,16 @@ func (tx *Tx) WindowEnd(room ident.RoomNID, after ident.Order, size int) (OwnMes
 // not redacted. It uses the index events_by_order.
 func (tx *Tx) OwnMessages(room ident.RoomNID, user ident.UserNID, after, upTo ident.Order, limit int) ([]OwnMessage, error) {
 	return collect(tx, scanOwnMessage, ownMessagesQuery, int64(room), int64(after), int64(upTo), int64(user), limit)
+}
+
+// OwnEvents is like OwnMessages, but also lists the state events that the user has sent, and the member events about
+// the user.
+func (tx *Tx) OwnEvents(room ident.RoomNID, user ident.UserNID, userID string, after, upTo ident.Order, limit int) ([]OwnMessage, error) {
+	return collect(tx, scanOwnMessage, ownEventsQuery, int64(room), int64(after), int64(upTo), int64(user), limit, userID)
+}
+
+// UnplacedMembers lists the newest member events about a user that are in no timeline, such as those of the state with
+// which this server joined the room. It uses the index events_by_order.
+func (tx *Tx) UnplacedMembers(room ident.RoomNID, userID string, limit int) ([]OwnMessage, error) {
+	return collect(tx, scanOwnMessage, unplacedMembersQuery, int64(room), userID, limit)
 }

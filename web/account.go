@@ -314,13 +314,20 @@ func (p *Pages) deleteAccount(r *httpapi.Request, s session, f url.Values) (any,
 	if err != nil {
 		return nil, err
 	}
+	erase := accounts.Erased
+	switch f.Get("erase") {
+	case "":
+		erase = accounts.NotErased
+	case "everything":
+		erase = accounts.ErasedEverything
+	}
 	held := ""
-	if f.Get("erase") != "" {
+	if erase != accounts.NotErased {
 		if held, err = p.opts.Holds.Notice(r.Context(), s.User); err != nil {
 			return nil, err
 		}
 	}
-	if err := p.opts.Accounts.Deactivate(r.Context(), s.UserID, f.Get("erase") != ""); err != nil {
+	if err := p.opts.Accounts.Deactivate(r.Context(), s.UserID, erase); err != nil {
 		return nil, err
 	}
 	p.opts.Identity.UnbindAll(r.Context(), s.UserID, bindings)

@@ -125,7 +125,7 @@ func TestClosedAccountsEnrolNothing(t *testing.T) {
 	if _, err := l.BeginTOTP(ctx, l.weak()); mxerr.Code(err) != mxerr.CodeUserLocked {
 		t.Errorf("locked: %v", err)
 	}
-	l.write(func(tx *storage.Tx) error { _, err := tx.Deactivate(l.alice, false); return err })
+	l.write(func(tx *storage.Tx) error { _, err := tx.Deactivate(l.alice, storage.NotErased); return err })
 	_, err := l.BeginTOTP(ctx, l.weak())
 	refused(t, err, "closed")
 	_, err = l.BeginRegistration(ctx, Grant{User: 4711, Shown: gate.Password}, NewPasskey{})

@@ -176,7 +176,7 @@ func TestClosedAccountsPassOnNoPath(t *testing.T) {
 			return tx.SetSuspended(l.user, true)
 		})
 		check("suspended", "") // a suspended user may log in
-		l.write(func(tx *storage.Tx) error { _, err := tx.Deactivate(l.user, false); return err })
+		l.write(func(tx *storage.Tx) error { _, err := tx.Deactivate(l.user, storage.NotErased); return err })
 		check("deactivated", mxerr.CodeForbidden, mxerr.CodeUnknownToken, mxerr.CodeUserDeactivated)
 	})
 }

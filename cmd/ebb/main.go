@@ -63,7 +63,7 @@ func commands() []command {
 		serveCommand, initCommand, configCheckCommand, configSampleCommand,
 		userAddCommand, userListCommand, userPasswdCommand, userAdminCommand, userDeactivateCommand, userExportCommand, exportVerifyCommand,
 		userLockCommand, userUnlockCommand, userSuspendCommand, userUnsuspendCommand,
-		userRedactCommand, userRedactionsCommand,
+		userRedactCommand, userRedactionsCommand, userEraseCommand,
 		userIdentitiesCommand, userLinkCommand, userUnlinkCommand,
 		userMFACommand, userEnrolLinkCommand, userEnrolListCommand, userEnrolRevokeCommand, adminRecoverCommand, noticeSendCommand,
 		tokenCreateCommand, tokenListCommand, tokenRevokeCommand, tokenIssueCommand, tokenIssuedCommand, tokenWithdrawCommand,

@@ -110,6 +110,7 @@ var rules = map[string]rule{
 	"e2ee":                {rank: 6},
 	"feed":                {rank: 6, sideways: []string{"e2ee"}},
 	"guests":              {rank: 6},
+	"erasure":             {rank: 6},
 	"export":              {rank: 6},
 	"export/archive":      {rank: 0, only: leaf},
 	"media":               {rank: 6},
