@@ -249,6 +249,25 @@ func TestAccountIsDeletedAfterItsNameWasTyped(t *testing.T) {
 	}
 }
 
+func TestAccountIsDeletedWithEverything(t *testing.T) {
+	l := newLab(t)
+	alice, bob := l.Login("alice"), l.Register("bob")
+	room, _ := alice.Do("POST", "/v3/createRoom", obj{"preset": "public_chat"})["room_id"].(string)
+	bob.Do("POST", "/v3/join/"+url.PathEscape(room), obj{})
+	alice.Do("PUT", "/v3/rooms/"+url.PathEscape(room)+"/send/m.room.message/1", obj{"msgtype": "m.text", "body": "larkspur"})
+	b, page := l.own(accountPage + "/delete")
+	page.has("Delete everything")
+	if r := b.submit(page, "step", "delete", "name", "alice", "erase", "everything"); r.status != 200 || !strings.Contains(r.body, "The account is deleted") {
+		t.Fatalf("%d %s", r.status, r.body)
+	}
+	if err := l.Erase(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, raw := bob.Raw("GET", "/v3/rooms/"+url.PathEscape(room)+"/messages?dir=b", nil); strings.Contains(string(raw), "larkspur") || !strings.Contains(string(raw), "m.room.redaction") {
+		t.Errorf("the room shows %s", raw)
+	}
+}
+
 func TestFormsOfTheAccountPageAreBoundToTheirBrowser(t *testing.T) {
 	l := newLab(t)
 	b, page := l.own(accountPage + "/devices")
