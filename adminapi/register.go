@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha1" // required by the protocol; HMAC-SHA1 is not broken
 	"encoding/hex"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,7 +21,7 @@ import (
 // Routes returns the routes of the admin API, which are served on the addresses whose configuration includes it.
 func (a *API) Routes() []httpapi.Route {
 	const path = "/_synapse/admin/v1/register"
-	return append(a.holdRoutes(), []httpapi.Route{
+	return append(slices.Concat(a.holdRoutes(), a.userRoutes()), []httpapi.Route{
 		{Method: "GET", Path: path, OperationID: "getRegistrationNonce", Rate: httpapi.Anonymous, Handler: a.sharedSecretNonce},
 		{Method: "POST", Path: path, OperationID: "registerWithSharedSecret", Rate: httpapi.Anonymous, Handler: a.sharedSecretRegister},
 		{Method: "GET", Path: "/_synapse/admin/v1/users/{userId}/admin", OperationID: "getUserIsAdmin", Auth: httpapi.Admin, Rate: httpapi.Reads, Handler: a.getUserIsAdmin},
