@@ -20,6 +20,17 @@ const (
 	ErasedEverything = storage.ErasedEverything // the user's messages, media and names too
 )
 
+// ErasureOf returns the kind of erasure that a request asks for: everything includes erase.
+func ErasureOf(erase, everything bool) Erasure {
+	switch {
+	case everything:
+		return ErasedEverything
+	case erase:
+		return Erased
+	}
+	return NotErased
+}
+
 // Deactivate closes an account permanently: nobody can log in to it or reuse its name, and the user leaves every room.
 // If the user is erased, users who join a room later get redacted copies of the user's events, and all other data of
 // the user is deleted, which waits while there is a legal hold on the user. If everything is erased, package erasure

@@ -42,10 +42,7 @@ func (s *Service) endIdleSessions(ctx context.Context) error {
 // idleSessions lists some devices that were last used before a time (ms).
 func (s *Service) idleSessions(ctx context.Context, since int64) (idle []storage.OAuthSession, err error) {
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
-		rows, err := tx.IdleSessions(since, idleBatch)
-		for _, r := range rows {
-			idle = append(idle, storage.OAuthSession{User: r.User, Device: r.Device, DeviceID: r.DeviceID})
-		}
+		idle, err = tx.IdleSessions(since, idleBatch)
 		return err
 	})
 	return idle, err

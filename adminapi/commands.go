@@ -88,11 +88,7 @@ func (a *API) userDeactivate(ctx context.Context, u UserArgs) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	erase := accounts.NotErased
-	if u.Erase {
-		erase = accounts.Erased
-	}
-	return struct{}{}, a.Accounts.Deactivate(ctx, user, erase)
+	return struct{}{}, a.Accounts.Deactivate(ctx, user, accounts.ErasureOf(u.Erase, false))
 }
 
 func (a *API) userLock(ctx context.Context, u UserArgs) (any, error) {

@@ -27,11 +27,7 @@ func (a *API) userErase(ctx context.Context, u UserArgs) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	erase := accounts.Erased
-	if u.Everything {
-		erase = accounts.ErasedEverything
-	}
-	if err := a.Accounts.Erase(ctx, user, erase); err != nil || !u.Everything {
+	if err := a.Accounts.Erase(ctx, user, accounts.ErasureOf(true, u.Everything)); err != nil || !u.Everything {
 		return struct{}{}, err
 	}
 	return a.userErasure(ctx, u)

@@ -27,14 +27,7 @@ func (a *API) deactivateAccount(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	erase := accounts.NotErased
-	switch {
-	case body.Everything:
-		erase = accounts.ErasedEverything
-	case body.Erase:
-		erase = accounts.Erased
-	}
-	held := ""
+	erase, held := accounts.ErasureOf(body.Erase, body.Everything), ""
 	if erase != accounts.NotErased {
 		if held, err = a.Holds.Notice(r.Context(), r.UserNID); err != nil {
 			return nil, err

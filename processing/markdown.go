@@ -52,7 +52,7 @@ const rights = `
 
 - Access and a copy (articles 15 and 20): "Download my data" on the account page, or ` + "`ebb user export`" + `.
 - Correction (article 16): users change their profile, addresses and settings themselves.
-- Erasure (article 17): users redact their messages and close their account; ` + "`ebb user redact`" + ` and
-  ` + "`ebb user deactivate --erase`" + ` do it for them. Legal holds defer it. Other servers are asked to delete their copies.
+- Erasure (article 17): users redact their messages and close their account, with everything if they like;
+  ` + "`ebb user redact`" + ` and ` + "`ebb user erase --everything`" + ` do it for them. Legal holds defer it. Other servers are asked to delete their copies.
 - Restriction (article 18): ` + "`ebb user lock`" + `.
 `

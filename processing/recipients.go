@@ -100,7 +100,11 @@ func measures(cfg *config.Config) []string {
 		"The requests of strangers, users and servers are limited in number, size and memory.",
 	}
 	add := func(is bool, yes, no string) {
-		if text := map[bool]string{true: yes, false: no}[is]; text != "" {
+		text := no
+		if is {
+			text = yes
+		}
+		if text != "" {
 			list = append(list, text)
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/ident"
-	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/storage"
 )
@@ -115,13 +114,10 @@ func (s *Service) runDestructs(ctx context.Context) {
 			s.opts.Log.Error("Cannot destroy messages now; trying again later", "err", err)
 			pause = retryAfter
 		}
-		timer, stop := s.opts.Timer(max(destructPause, pause))
-		select {
-		case <-ctx.Done():
-		case <-s.destructs.wake:
-		case <-timer:
+		s.wait(ctx, destructPause, nil)
+		if pause > destructPause {
+			s.wait(ctx, pause-destructPause, s.destructs.wake)
 		}
-		stop()
 	}
 }
 
@@ -220,8 +216,7 @@ func (s *Service) destroy(ctx context.Context, d *storage.SelfDestruct) error {
 	user := ident.Requester{UserID: id.UserID(d.UserID), UserNID: d.Sender}
 	if s.opts.Rooms.IsLocal(user.UserID) {
 		err = s.opts.Rooms.RedactMessages(ctx, room, user, "", all, done)
-		var final *mxerr.Error
-		if !errors.As(err, &final) || final.Status >= 500 || final.Code == mxerr.CodeLimitExceeded {
+		if !cannotRedact(err) {
 			return err
 		}
 	}

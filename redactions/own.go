@@ -147,13 +147,18 @@ func (s *Service) runOwn(ctx context.Context) {
 		if redacted > 0 {
 			woken = nil // a new request does not shorten the pause
 		}
-		timer, stop := s.opts.Timer(pause)
-		select {
-		case <-ctx.Done():
-		case <-woken:
-		case <-timer:
-		}
-		stop()
+		s.wait(ctx, pause, woken)
+	}
+}
+
+// wait waits for a time, unless it is woken earlier or ctx ends.
+func (s *Service) wait(ctx context.Context, d time.Duration, woken <-chan struct{}) {
+	timer, stop := s.opts.Timer(d)
+	defer stop()
+	select {
+	case <-ctx.Done():
+	case <-woken:
+	case <-timer:
 	}
 }
 
@@ -396,13 +401,19 @@ func (o *ownStep) redact(ctx context.Context, w *window) (redacted int, err erro
 		o.to.Redacted, redacted = o.to.Redacted+int64(n), n
 		return o.write(tx)
 	})
-	var final *mxerr.Error
-	if !errors.As(err, &final) || final.Status >= 500 || final.Code == mxerr.CodeLimitExceeded {
+	if !cannotRedact(err) {
 		return redacted, err
 	}
 	o.s.opts.Log.Debug("Messages are removed from this server only, since their user cannot redact them", "room", room.ID(), "err", err)
 	o.to = before
 	return o.remove(ctx, room, w.positions)
+}
+
+// cannotRedact reports whether an error of rooms.Service.RedactMessages means that the user cannot redact the messages,
+// now or later.
+func cannotRedact(err error) bool {
+	var final *mxerr.Error
+	return errors.As(err, &final) && final.Status < 500 && final.Code != mxerr.CodeLimitExceeded
 }
 
 // remove removes events from this server.

@@ -2,7 +2,6 @@ package rooms
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	"ebb/deletions"
@@ -19,7 +18,7 @@ func (b *batch) followHolds(tx *storage.Tx, changes []*stateChange) error {
 	linked := slices.ContainsFunc(changes, func(c *stateChange) bool {
 		return c.key.Key == "" && (c.key.Type == typeCreate || c.key.Type == typeTombstone)
 	})
-	if !linked {
+	if !linked || !b.svc.holds.AnyRoom() {
 		return nil
 	}
 	added, err := legalhold.Follow(tx, b.room.nid)
@@ -82,32 +81,4 @@ func (s *Service) PurgeReleased(ctx context.Context, r *Room, of storage.KeptBy,
 		}, Committed: func() { s.purged(r, gone, 0) }}
 	})
 	return out, last, err
-}
-
-// counted deletes something of a room in other ways than by a purge, and counts that for a receipt.
-func (s *Service) counted(tx *storage.Tx, room ident.RoomNID, kind string, events int64, remove func() error) error {
-	media := tx.DeletedMedia()
-	if err := remove(); err != nil {
-		return err
-	}
-	return s.opts.Deletions.Count(tx, room, kind, events, tx.DeletedMedia()-media)
-}
-
-// DeleteOriginal deletes the original of a redacted event, and counts that for a receipt.
-func (s *Service) DeleteOriginal(tx *storage.Tx, o *storage.Original) error {
-	return s.counted(tx, o.Room, deletions.Redacted, 1, func() error { return tx.DeleteOriginal(o.Position) })
-}
-
-// CloseReceipts makes receipts of what was deleted in other ways than by purges.
-func (s *Service) CloseReceipts(ctx context.Context) error {
-	return s.opts.Deletions.CloseOpen(ctx, func(ctx context.Context, nid ident.RoomNID) (deletions.Room, error) {
-		r, err := s.RoomByNID(ctx, nid)
-		if err != nil {
-			if errors.Is(err, ErrNoRoom) {
-				err = nil
-			}
-			return deletions.Room{}, err
-		}
-		return deletions.Room{ID: r.id, Servers: r.OtherServers()}, nil
-	})
 }

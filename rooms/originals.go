@@ -3,6 +3,7 @@ package rooms
 import (
 	"time"
 
+	"ebb/deletions"
 	"ebb/rooms/expiry"
 	"ebb/storage"
 )
@@ -55,4 +56,9 @@ func (b *batch) writeOriginal(tx *storage.Tx, e *pendingEvent) error {
 	}
 	o.JSON = e.original
 	return tx.AddOriginal(o)
+}
+
+// DeleteOriginal deletes the original of a redacted event, and counts that for a receipt.
+func (s *Service) DeleteOriginal(tx *storage.Tx, o *storage.Original) error {
+	return s.counted(tx, o.Room, deletions.Redacted, 1, func() error { return tx.DeleteOriginal(o.Position) })
 }

@@ -243,6 +243,29 @@ func (s *Service) receipt(tx *storage.Tx, r *Room, kind string, out *Purged, med
 	})
 }
 
+// counted deletes something of a room in other ways than by a purge, and counts that for a receipt.
+func (s *Service) counted(tx *storage.Tx, room ident.RoomNID, kind string, events int64, remove func() error) error {
+	media := tx.DeletedMedia()
+	if err := remove(); err != nil {
+		return err
+	}
+	return s.opts.Deletions.Count(tx, room, kind, events, tx.DeletedMedia()-media)
+}
+
+// CloseReceipts makes receipts of what was deleted in other ways than by purges.
+func (s *Service) CloseReceipts(ctx context.Context) error {
+	return s.opts.Deletions.CloseOpen(ctx, func(ctx context.Context, nid ident.RoomNID) (deletions.Room, error) {
+		r, err := s.RoomByNID(ctx, nid)
+		if err != nil {
+			if errors.Is(err, ErrNoRoom) {
+				err = nil
+			}
+			return deletions.Room{}, err
+		}
+		return deletions.Room{ID: r.id, Servers: r.OtherServers()}, nil
+	})
+}
+
 // skeletonize reduces a message to its redacted form, which no client sees.
 func skeletonize(tx *storage.Tx, v *pdu.Version, row *storage.EventRow) error {
 	e, err := pdu.ParseStored(v, id.EventID(row.EventID), row.JSON)

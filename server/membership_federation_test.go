@@ -42,9 +42,16 @@ func (w *town) join(c *testserver.Client, room string) {
 // eventually calls f until it returns true, which takes a while because other servers must receive events first.
 func (w *town) eventually(what string, f func() bool) {
 	w.Helper()
-	for end := time.Now().Add(10 * time.Second); !f(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			w.Fatalf("%s: has not come", what)
+	eventually(w.T, 10*time.Second, what, f)
+}
+
+// eventually calls f until it returns true, for something that other goroutines do. The test fails if that takes longer
+// than a time.
+func eventually(t testing.TB, within time.Duration, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !f(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
 		}
 	}
 }

@@ -356,11 +356,7 @@ func (w *fadingWorld) room(i int) *fadingRoom {
 // eventually waits for something that other servers do.
 func (w *fadingWorld) eventually(what string, f func() bool) {
 	w.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			w.Fatal("never: " + what)
-		}
-	}
+	eventually(w.T, 30*time.Second, what, f)
 }
 
 // send sends an event and records that it will expire, or that it stays if the room has no policy.

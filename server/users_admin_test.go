@@ -75,11 +75,7 @@ func TestAdministratorsExportAUserOverHTTP(t *testing.T) {
 	bob.Refused("POST", path, nil, 403, "M_FORBIDDEN")
 	admin.Refused("GET", path+"/archive", nil, 404, "M_NOT_FOUND")
 	admin.Do("POST", path, nil)
-	for deadline := time.Now().Add(30 * time.Second); admin.Do("GET", path, nil)["state"] != "ready"; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("the export is never ready: %v", admin.Do("GET", path, nil))
-		}
-	}
+	eventually(t, 30*time.Second, "the export is ready", func() bool { return admin.Do("GET", path, nil)["state"] == "ready" })
 	bob.Refused("GET", path+"/archive", nil, 403, "M_FORBIDDEN")
 	status, header, archive := admin.Raw("GET", path+"/archive", nil)
 	if status != 200 || header.Get("Content-Type") != "application/zip" || !anyContains(unzip(t, archive), "one"+ownWord) {

@@ -97,8 +97,8 @@ var erasableEntirely = []string{
 	`DELETE FROM media WHERE user_nid = $1 AND blob = ''`,
 }
 
-// EraseEntirely is EraseData for a user of whom everything is erased: it also deletes public receipts, requests to
-// redact messages, and reserved media IDs.
+// EraseEntirely deletes what EraseData deletes, and also the user's public receipts, requests to redact messages, and
+// reserved media IDs.
 func (tx *Tx) EraseEntirely(user ident.UserNID) error {
 	if err := tx.EraseData(user); err != nil {
 		return err

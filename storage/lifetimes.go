@@ -41,12 +41,10 @@ func (tx *Tx) DropExpired(beforeTS int64, limit int) (more bool, err error) {
 }
 
 // It uses the primary key: reports are numbered in the order of their times.
-const oldReportsQuery = `SELECT r.nid FROM reports r WHERE r.ts < $1 AND NOT EXISTS
-(SELECT 1 FROM legal_holds h LEFT JOIN rooms o ON o.nid = h.room_nid LEFT JOIN users u ON u.nid = h.user_nid
-WHERE h.lifted_ts = 0 AND (o.room_id = r.room_id OR u.user_id = r.user_id OR h.user_nid = r.reporter_nid)) ORDER BY r.nid LIMIT $2`
+const oldReportsQuery = `SELECT nid FROM reports WHERE ts < $1 AND NOT ` + isHeldReport + ` ORDER BY nid LIMIT $2`
 
-// DropReports deletes at most limit reports that were made before a time (ms), and returns their number. Reports by a
-// user under a legal hold, and those about such a user or about a room under a hold, stay.
+// DropReports deletes at most limit reports that were made before a time (ms), and returns their number. Those that a
+// legal hold covers stay.
 func (tx *Tx) DropReports(beforeTS int64, limit int) (int, error) {
 	old, err := collect(tx, scanNumber[int64], oldReportsQuery, beforeTS, limit)
 	if err != nil {
@@ -59,17 +57,10 @@ const idleSessionsQuery = `SELECT d.user_nid, d.nid, d.device_id FROM devices d 
 WHERE d.seen_ts < $1 AND a.guest = 0 AND d.path <> 'machine' AND d.path <> 'appservice'
 AND EXISTS (SELECT 1 FROM access_tokens t WHERE t.device_nid = d.nid) ORDER BY d.nid LIMIT $2`
 
-// IdleSession is a device that has not been used for long.
-type IdleSession struct {
-	User     ident.UserNID
-	Device   ident.DeviceNID
-	DeviceID string
-}
-
 // IdleSessions returns at most limit devices that were last seen before a time (ms), except for those of guests,
 // programs and users of application services. It reads the whole table, which is as long as there are devices.
-func (tx *Tx) IdleSessions(beforeTS int64, limit int) ([]IdleSession, error) {
-	return collect(tx, func(r Row) (s IdleSession, err error) {
+func (tx *Tx) IdleSessions(beforeTS int64, limit int) ([]OAuthSession, error) {
+	return collect(tx, func(r Row) (s OAuthSession, err error) {
 		return s, r.Scan(&s.User, &s.Device, &s.DeviceID)
 	}, idleSessionsQuery, beforeTS, limit)
 }

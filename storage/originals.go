@@ -23,13 +23,6 @@ type Original struct {
 	IsState    bool  // whether it is a state event; not stored with the original
 }
 
-func readable(o *Original) int {
-	if o.Readable {
-		return 1
-	}
-	return 0
-}
-
 const keepOriginalQuery = `INSERT INTO originals (position, room_nid, sender_nid, json, redacted_ts, readable, body_key)
 SELECT position, room_nid, sender_nid, json, CAST($4 AS BIGINT), CAST($5 AS BIGINT), body_key FROM events WHERE id_hash = $1 AND event_id = $2 AND +room_nid = $3
 AND redacted_by = 0 AND flags & 8 = 0 ON CONFLICT DO NOTHING`
@@ -37,7 +30,7 @@ AND redacted_by = 0 AND flags & 8 = 0 ON CONFLICT DO NOTHING`
 // keepOriginal stores what the rows of an event hold, before the event is redacted. A row without content (a skeleton)
 // has no original.
 func (tx *Tx) keepOriginal(eventID string, o *Original) error {
-	_, err := tx.exec(keepOriginalQuery, tx.IDHash(eventID), eventID, int64(o.Room), o.RedactedTS, readable(o))
+	_, err := tx.exec(keepOriginalQuery, tx.IDHash(eventID), eventID, int64(o.Room), o.RedactedTS, o.Readable)
 	return err
 }
 
@@ -52,7 +45,7 @@ func (tx *Tx) AddOriginal(o *Original) error {
 	if err != nil {
 		return err
 	}
-	if _, err := tx.exec(addOriginalQuery, int64(o.Position), int64(o.Room), int64(o.Sender), text, o.RedactedTS, readable(o), key); err != nil {
+	if _, err := tx.exec(addOriginalQuery, int64(o.Position), int64(o.Room), int64(o.Sender), text, o.RedactedTS, o.Readable, key); err != nil {
 		return err
 	}
 	return tx.addMediaRefs(MessageMedia, int64(o.Position), "", o.JSON)

@@ -314,14 +314,8 @@ func (p *Pages) deleteAccount(r *httpapi.Request, s session, f url.Values) (any,
 	if err != nil {
 		return nil, err
 	}
-	erase := accounts.Erased
-	switch f.Get("erase") {
-	case "":
-		erase = accounts.NotErased
-	case "everything":
-		erase = accounts.ErasedEverything
-	}
-	held := ""
+	choice := f.Get("erase")
+	erase, held := accounts.ErasureOf(choice != "", choice == "everything"), ""
 	if erase != accounts.NotErased {
 		if held, err = p.opts.Holds.Notice(r.Context(), s.User); err != nil {
 			return nil, err

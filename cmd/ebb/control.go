@@ -9,6 +9,7 @@ import (
 	"io"
 
 	"ebb/adminapi"
+	"ebb/holds"
 	"ebb/mxerr"
 	"ebb/server"
 )
@@ -22,23 +23,15 @@ type caller func(ctx context.Context, name string, args, result any) error
 // connected calls f with a caller that runs commands on the running server. If no server is running, the caller works
 // on the database itself, which stays open until f returns.
 func (inv *invocation) connected(ctx context.Context, f func(call caller) error) error {
-	cfg, err := inv.config()
-	if err != nil {
-		return err
-	}
-	client, err := adminapi.Dial(ctx, cfg.Dir())
+	client, s, err := inv.reach(ctx)
 	switch {
-	case errors.Is(err, adminapi.ErrNotRunning):
-		s, err := server.New(ctx, cfg, server.Options{Version: version})
-		if err != nil {
-			return err
-		}
+	case err != nil:
+		return err
+	case s != nil:
 		call := func(ctx context.Context, name string, args, result any) error {
 			return refused(offline(ctx, s, name, args, result))
 		}
 		return errors.Join(f(call), s.Close())
-	case err != nil:
-		return fmt.Errorf("reach the running server: %w", err)
 	}
 	call := func(ctx context.Context, name string, args, result any) error {
 		return refused(client.Call(ctx, name, args, result))
@@ -46,35 +39,43 @@ func (inv *invocation) connected(ctx context.Context, f func(call caller) error)
 	return errors.Join(f(call), client.Close())
 }
 
+// reach returns a client of the running server. If no server is running, it returns a server that works on the database
+// itself. The caller must close it.
+func (inv *invocation) reach(ctx context.Context) (*adminapi.Client, *server.Server, error) {
+	cfg, err := inv.config()
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := adminapi.Dial(ctx, cfg.Dir())
+	switch {
+	case errors.Is(err, adminapi.ErrNotRunning):
+		s, err := server.New(ctx, cfg, server.Options{Version: version})
+		return nil, s, err
+	case err != nil:
+		return nil, nil, fmt.Errorf("reach the running server: %w", err)
+	}
+	return client, nil, nil
+}
+
 // call runs one command.
 func (inv *invocation) call(ctx context.Context, name string, args, result any) error {
 	return inv.connected(ctx, func(call caller) error { return call(ctx, name, args, result) })
 }
 
-// streamed runs a command whose result is a file, and writes it to w.
+// streamed runs a command whose result is an export, and writes it to w.
 func (inv *invocation) streamed(ctx context.Context, name string, args any, w io.Writer) error {
-	cfg, err := inv.config()
-	if err != nil {
+	client, s, err := inv.reach(ctx)
+	switch {
+	case err != nil:
 		return err
-	}
-	client, err := adminapi.Dial(ctx, cfg.Dir())
-	if err == nil {
+	case s == nil:
 		return errors.Join(refused(client.Stream(ctx, name, args, w)), client.Close())
-	}
-	if !errors.Is(err, adminapi.ErrNotRunning) {
-		return fmt.Errorf("reach the running server: %w", err)
-	}
-	s, err := server.New(ctx, cfg, server.Options{Version: version})
-	if err != nil {
-		return err
 	}
 	raw, err := json.Marshal(args)
 	if err == nil {
 		var v any
 		if v, err = s.Control(ctx, name, raw); err == nil {
-			err = v.(interface {
-				Write(ctx context.Context, w io.Writer) error
-			}).Write(ctx, w)
+			err = v.(*holds.Export).Write(ctx, w)
 		}
 	}
 	return errors.Join(refused(err), s.Close())

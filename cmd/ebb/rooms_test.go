@@ -89,7 +89,7 @@ func TestPurgeWhileTheServerRunsEmptiesTheFiles(t *testing.T) {
 	if status != http.StatusOK {
 		t.Fatalf("send: %d %v", status, sent)
 	}
-	if !holds(t, s.dir, marker) {
+	if !contains(t, s.dir, marker) {
 		t.Fatal("the message is in no file before it is purged")
 	}
 	if text := must(t, "", "room", "retention", "set", "--max", "1ms", "--dry-run", room, "--config", s.config); !strings.Contains(text, "would go   1 messages") {
@@ -105,7 +105,7 @@ func TestPurgeWhileTheServerRunsEmptiesTheFiles(t *testing.T) {
 	if report := parsed[purgeShape](t, must(t, "", "purge", "now", "--all", "--json", "--config", s.config)); report.Events < 1 {
 		t.Errorf("purge now: %+v", report)
 	}
-	if holds(t, s.dir, marker) {
+	if contains(t, s.dir, marker) {
 		t.Error("the message is on disk after it was purged")
 	}
 	if code := stop(); code != 0 {
@@ -113,8 +113,8 @@ func TestPurgeWhileTheServerRunsEmptiesTheFiles(t *testing.T) {
 	}
 }
 
-// holds reports whether any file below dir contains text.
-func holds(t *testing.T, dir, text string) bool {
+// contains reports whether any file below dir contains text.
+func contains(t *testing.T, dir, text string) bool {
 	t.Helper()
 	found := false
 	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {

@@ -85,6 +85,9 @@ func (s *Set) Held(room ident.RoomNID, sender ident.UserNID) bool {
 	return c.rooms[room] > 0 || c.users[sender] > 0
 }
 
+// AnyRoom reports whether there is a hold on any room.
+func (s *Set) AnyRoom() bool { return len(s.current.Load().rooms) > 0 }
+
 // Room reports whether there is a hold on a room.
 func (s *Set) Room(room ident.RoomNID) bool { return s.current.Load().rooms[room] > 0 }
 
