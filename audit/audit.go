@@ -264,6 +264,7 @@ func (l *Log) Run(ctx context.Context) error {
 	defer prune.Stop()
 	defer check.Stop()
 	l.try(ctx, "remove old bodies from the audit log", l.Prune)
+	l.try(ctx, "send checkpoints of the audit log; they are sent again", l.Checkpoint)
 	for {
 		select {
 		case <-ctx.Done():

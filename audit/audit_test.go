@@ -101,7 +101,7 @@ func TestEveryChangeOfARowIsFoundAndTheFirstOneNamed(t *testing.T) {
 		l.record(5)
 		good, _ := l.rows()
 		last := good[len(good)-1]
-		head := Checkpoint{last.Seq, last.Hash}
+		head := Checkpoint{RecordRef: RecordRef{last.Seq, last.Hash}}
 		if err := verify(good, head); err != nil || len(good) != 5 || !strings.Contains(good[0].Body, `"actor":"command line"`) {
 			t.Fatalf("%v: %+v", err, good)
 		}
@@ -140,7 +140,7 @@ func TestBodiesAreRemovedAfterTheirTimeAndHashesStay(t *testing.T) {
 	each(t, Options{Keep: 24 * time.Hour}, func(t *testing.T, l *lab) {
 		l.record(3)
 		before, _ := l.rows()
-		head := Checkpoint{3, before[2].Hash}
+		head := Checkpoint{RecordRef: RecordRef{3, before[2].Hash}}
 		l.ms.Add((25 * time.Hour).Milliseconds())
 		l.record(1)
 		for range 3 { // what removes bodies is itself recorded, and its record removed later
@@ -171,7 +171,7 @@ func TestNetworksAreRemovedBeforeBodiesAndTheChainStaysValid(t *testing.T) {
 		if len(rows) != 2 || rows[0].Networks != `{"192.0.2.0/24":1}` || rows[1].Networks != `{"2001:db8:1::/48":3}` || strings.Contains(rows[0].Body, "192.0") {
 			t.Fatalf("%+v", rows)
 		}
-		head := Checkpoint{2, rows[1].Hash}
+		head := Checkpoint{RecordRef: RecordRef{2, rows[1].Hash}}
 		for name, change := range map[string]func(*storage.AuditRow){
 			"changed": func(a *storage.AuditRow) { a.Networks = `{"198.51.100.0/24":1}` },
 			"removed": func(a *storage.AuditRow) { a.Networks, a.NetworksSalt = "", "" },

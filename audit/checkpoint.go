@@ -137,7 +137,11 @@ func (l *Log) sign(ctx context.Context, head storage.AuditRow) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	text := fmt.Sprintf("%s\n%s\n%d\n%s\n%d\n", checkpointTitle, l.opts.Server, head.Seq, head.Hash, head.TS)
+	restored, err := l.lastRestore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	text := fmt.Sprintf("%s\n%s\n%d\n%s\n%d\n%s", checkpointTitle, l.opts.Server, head.Seq, head.Hash, head.TS, restored.line())
 	signed, err := note.Sign(&note.Note{Text: text}, signer)
 	if err != nil {
 		return nil, err
@@ -224,10 +228,16 @@ func (l *Log) storeKey(ctx context.Context, key []byte, verifier string) error {
 	})
 }
 
-// Checkpoint is a checkpoint whose signature was verified: the number and the hash of a record.
-type Checkpoint struct {
+// RecordRef identifies a record by its number and its hash.
+type RecordRef struct {
 	Seq  int64
 	Hash string
+}
+
+// Checkpoint is a checkpoint whose signature was verified.
+type Checkpoint struct {
+	RecordRef
+	Restored RecordRef // the record of the last restore from a backup; zero if there was none
 }
 
 // maxCheckpointLine is the length in bytes above which ReadCheckpoints skips a line.
@@ -235,7 +245,7 @@ const maxCheckpointLine = 64 << 10
 
 // ReadCheckpoints returns the checkpoints in the text that a sink has stored. A line may have other text before the
 // checkpoint, as in the file of a syslog server; lines without a checkpoint are skipped. A checkpoint that is not
-// signed with one of the given keys is an error.
+// signed with one of the given keys is an error. The checkpoints are in the order of the text.
 func ReadCheckpoints(sink []byte, verifiers ...string) (list []Checkpoint, err error) {
 	var keys []note.Verifier
 	for _, text := range verifiers {
@@ -271,6 +281,9 @@ func openCheckpoint(text string, keys []note.Verifier) (c Checkpoint, err error)
 	lines := strings.Split(n.Text, "\n")
 	if len(lines) < 5 || lines[0] != checkpointTitle {
 		return c, errors.New("it is no checkpoint of an audit log")
+	}
+	if len(lines) > 5 {
+		c.Restored = parseRestore(lines[5])
 	}
 	c.Hash = lines[3]
 	c.Seq, err = strconv.ParseInt(lines[2], 10, 64)

@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/audit"
 	"ebb/backup"
 	"ebb/holds"
 	"ebb/ident"
@@ -36,6 +37,9 @@ func (r *restore) replayRows(ctx context.Context) (err error) {
 	if err := db.MarkRestored(ctx, !usable); err != nil {
 		return err
 	}
+	if err := r.recordRestore(ctx, db); err != nil {
+		return err
+	}
 	var batch []storage.LedgerEntry
 	apply := func() error {
 		entries := batch
@@ -59,6 +63,16 @@ func (r *restore) replayRows(ctx context.Context) (err error) {
 		return err
 	}
 	return apply()
+}
+
+// recordRestore adds a record of the restore to the audit log, whose newest records may be missing now.
+func (r *restore) recordRestore(ctx context.Context, db *storage.DB) error {
+	ring, err := openSecrets(ctx, db, r.cfg)
+	if err != nil {
+		return err
+	}
+	log := audit.New(audit.Options{DB: db, Server: r.cfg.ServerName, Secrets: ring, Now: r.opt.Now, Log: r.opt.Log})
+	return log.Restored(audit.WithActor(ctx, "command line"), r.manifest.Created)
 }
 
 // checkLedger checks the ledger. It returns false if the restored server must not trust the sessions of the backup,

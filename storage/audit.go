@@ -116,6 +116,22 @@ func (tx *Tx) SetAuditKey(sealed, verifier string) error {
 	return err
 }
 
+// metaAuditRestored is the row of meta with the record of the last restore, encrypted.
+const metaAuditRestored = "audit_restored"
+
+// AuditRestored returns which record of the audit log is of the last restore from a backup, encrypted, or "" if there
+// was none.
+func (tx *Tx) AuditRestored() (sealed string, err error) {
+	sealed, _, err = one(tx, scanString, identityQuery, metaAuditRestored)
+	return sealed, err
+}
+
+// SetAuditRestored stores which record of the audit log is of the last restore.
+func (tx *Tx) SetAuditRestored(sealed string) error {
+	_, err := tx.exec(setMetaQuery, metaAuditRestored, sealed)
+	return err
+}
+
 // ErrNoAudit means that a database has no audit log.
 var ErrNoAudit = errors.New("the database has no audit log")
 

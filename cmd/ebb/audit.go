@@ -35,9 +35,13 @@ var auditVerifyCommand = command{
 	name: "audit verify", short: "check that no record of the audit log was changed", example: "ebb audit verify --checkpoints checkpoints.log --key example.org+1a2b3c4d+AbCd…",
 	setup: func(inv *invocation) func(context.Context) error {
 		file := inv.flags.String("checkpoints", "", "a `FILE` with the checkpoints that a sink has kept; without it, only the chain itself is checked")
-		key := inv.flags.String("key", "", "the `KEY` that ebb audit key printed; by default that of the database, which whoever changed it could have replaced")
+		var keys []string
+		inv.flags.Func("key", "the `KEY` that ebb audit key printed; by default that of the database, which whoever changed it could have replaced; may be repeated", func(key string) error {
+			keys = append(keys, key)
+			return nil
+		})
 		return inv.onDatabase(func(ctx context.Context, dsn string) error {
-			checkpoints, err := readCheckpoints(ctx, dsn, *file, *key)
+			checkpoints, err := readCheckpoints(ctx, dsn, *file, keys)
 			if err != nil {
 				return err
 			}
@@ -67,13 +71,20 @@ func (inv *invocation) verifyAudit(ctx context.Context, dsn string, checkpoints 
 	if err != nil {
 		return refusedError{err}
 	}
-	_, err = fmt.Fprintf(inv.stdout, "%d rows are as they were written; %d of %d checkpoints were compared.\n", rows, v.Checked, len(checkpoints))
-	return err
+	fmt.Fprintf(inv.stdout, "%d rows are as they were written; %d of %d checkpoints were compared.\n", rows, v.Checked, len(checkpoints))
+	for _, r := range v.Restores {
+		fmt.Fprintf(inv.stdout, "In row %d: the database was restored from a backup on %s.", r.Row, time.UnixMilli(r.TS).UTC().Format(time.DateTime))
+		if r.Lost > 0 {
+			fmt.Fprintf(inv.stdout, " %d checkpoints are of records from before, up to row %d, which were lost with it.", r.Lost, r.LostTo)
+		}
+		fmt.Fprintln(inv.stdout)
+	}
+	return nil
 }
 
-// readCheckpoints reads the checkpoints in the file of a sink. It returns none if file is "". If key is "", it verifies
-// them with the key that the database names.
-func readCheckpoints(ctx context.Context, dsn, file, key string) ([]audit.Checkpoint, error) {
+// readCheckpoints reads the checkpoints in the file of a sink. It returns none if file is "". It verifies them
+// with the given keys or, if there are none, with the key that the database names.
+func readCheckpoints(ctx context.Context, dsn, file string, keys []string) ([]audit.Checkpoint, error) {
 	if file == "" {
 		return nil, nil
 	}
@@ -81,12 +92,14 @@ func readCheckpoints(ctx context.Context, dsn, file, key string) ([]audit.Checkp
 	if err != nil {
 		return nil, err
 	}
-	if key == "" {
-		if key, err = auditKey(ctx, dsn); err != nil {
+	if len(keys) == 0 {
+		key, err := auditKey(ctx, dsn)
+		if err != nil {
 			return nil, err
 		}
+		keys = append(keys, key)
 	}
-	list, err := audit.ReadCheckpoints(raw, key)
+	list, err := audit.ReadCheckpoints(raw, keys...)
 	if err != nil {
 		return nil, refusedError{err}
 	}
