@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -40,15 +41,18 @@ func sections() []section {
 		{"profile.json", "Your profile, as others see it.", (*builder).profile, false},
 		{"devices.json", "The devices and clients that are signed in, with the address and program of their last request, and their public keys.", (*builder).devices, false},
 		{"browsers.json", "Browsers that are signed in to the account page.", (*builder).browsers, false},
+		{"sign_ins.json", "When and how your devices have signed in, with which clients, what is signing in or waits for your approval, and when you last signed in from each known network (not which).", (*builder).signIns, false},
 		{"account_data.json", "What your clients have stored: settings, direct chats, ignored users, tags, read markers. Some of it is encrypted by your client.", (*builder).accountData, false},
 		{"push_rules.json", "Your rules for notifications; null if you have not changed them.", (*builder).pushRules, false},
 		{"pushers.json", "The apps that are sent notifications.", (*builder).pushers, false},
-		{"rooms.json", "The rooms in which you are or were, or to which you were invited.", (*builder).rooms, false},
+		{"rooms.json", "The rooms in which you are or were, or to which you were invited, with the event that says so, and what you were shown of the room with the invite.", (*builder).rooms, false},
 		{"messages/ROOM.json", "What you have sent to each room, the oldest first: messages, reactions, redactions and changes of the room. ROOM is the ID of the room; characters other than letters, digits, dots and hyphens are replaced by underscores. Messages in encrypted rooms are encrypted: only your clients have the keys. Messages that were redacted or have expired are not stored any more, and those that expire soon are left out.", (*builder).messages, true},
+		{"originals.json", "Messages that you have sent and that were redacted, as they were before, while this server keeps them for the moderators of the room. Those that are deleted soon are left out.", (*builder).originals, true},
 		{"receipts.json", "How far you have read in each room.", (*builder).receipts, false},
-		{"delayed_events.json", "Messages that are to be sent later, without their content.", (*builder).delayed, false},
+		{"delayed_events.json", "Messages that are to be sent later, or recently were, without their content.", (*builder).delayed, false},
 		{"reports.json", "What you have reported to the administrators.", (*builder).reports, false},
 		{"audit.json", "Records of the audit log that name you: sign-ins, changes of the account, and what administrators did with it.", (*builder).audit, false},
+		{"other.json", "What else is stored: filters of your clients, addresses that you gave to rooms, your public keys and whose keys you have signed, key backups (without the keys), threads that you follow, messages from this server that are on their way to you, and requests to delete your messages.", (*builder).other, false},
 		{"media.json", "The files that you have uploaded, with their names, types and sizes.", (*builder).media, true},
 		{"media/ID", "The files themselves. Attachments of encrypted rooms are encrypted.", nil, true},
 	}
@@ -217,21 +221,12 @@ func (p *sent) forms(rows []storage.EventRow) (forms []json.RawMessage, err erro
 	if err != nil {
 		return nil, err
 	}
-	policy, now := room.Retention(), p.b.s.opts.Now()
 	var chosen []storage.EventRow
 	var positions []storage.Pos
 	for _, row := range rows {
-		switch {
-		case row.Flags&storage.HiddenEvent != 0 || row.RedactedBy != 0:
-			continue
-		case !row.IsState && expiry.Expired(policy, row.OriginTS, row.ReceivedTS, now.Add(marginOf(policy))):
-			if !expiry.Expired(policy, row.OriginTS, row.ReceivedTS, now) {
-				p.b.leftOut++
-			}
-			continue
+		if row.RedactedBy == 0 && p.b.admit(room, &row) {
+			chosen, positions = append(chosen, row), append(positions, row.Position)
 		}
-		p.b.e.contents.add(room.NID(), row.Position, row.IsState, row.OriginTS, row.ReceivedTS)
-		chosen, positions = append(chosen, row), append(positions, row.Position)
 	}
 	if len(chosen) == 0 {
 		return nil, nil
@@ -250,6 +245,116 @@ func (p *sent) forms(rows []storage.EventRow) (forms []json.RawMessage, err erro
 		}
 	}
 	return forms, nil
+}
+
+// admit reports whether an event is shown and lives long enough to be exported. It records the event, so that the
+// export ends with it.
+func (b *builder) admit(room *rooms.Room, row *storage.EventRow) bool {
+	policy, now := room.Retention(), b.s.opts.Now()
+	switch {
+	case row.Flags&storage.HiddenEvent != 0:
+		return false
+	case !row.IsState && expiry.Expired(policy, row.OriginTS, row.ReceivedTS, now.Add(marginOf(policy))):
+		if !expiry.Expired(policy, row.OriginTS, row.ReceivedTS, now) {
+			b.leftOut++
+		}
+		return false
+	}
+	b.e.contents.add(room.NID(), row.Position, row.IsState, row.OriginTS, row.ReceivedTS)
+	return true
+}
+
+// originals writes what redacted events of the user were before the redaction, as long as moderators may read that.
+// What only a legal hold keeps is shown to nobody.
+func (b *builder) originals() error {
+	return b.out.Items("originals.json", func(item func(json.RawMessage) error) error {
+		for _, m := range b.members {
+			for after, more := storage.Pos(0), true; more; {
+				forms, last, err := b.originalsOf(m.Room, after)
+				if err != nil {
+					return err
+				}
+				for _, form := range forms {
+					if err := item(form); err != nil {
+						return err
+					}
+				}
+				more, after = last != 0, last
+			}
+		}
+		return nil
+	})
+}
+
+// originalsOf returns the next originals of a room after a position, and the last position that it has read, or 0 at
+// the end. The export ends before the first of them must not be shown any more. Like messages, they are recorded
+// before they are read for the archive.
+func (b *builder) originalsOf(nid ident.RoomNID, after storage.Pos) (forms []json.RawMessage, last storage.Pos, err error) {
+	keep := b.s.opts.Rooms.RetentionPolicy().Redacted
+	if keep == 0 {
+		return nil, 0, nil
+	}
+	room, err := b.s.opts.Rooms.RoomByNID(b.ctx, nid)
+	if errors.Is(err, rooms.ErrNoRoom) {
+		return nil, 0, nil
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	list, rows, err := b.readOriginals(nid, after, keep)
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(list) == page {
+		last = list[page-1].Position
+	}
+	admitted := map[storage.Pos]bool{}
+	for i := range list {
+		if row := rows[list[i].Position]; row != nil && b.admit(room, row) {
+			admitted[row.Position] = true
+			b.e.contents.endBy(time.UnixMilli(list[i].RedactedTS).Add(keep))
+		}
+	}
+	if len(admitted) == 0 {
+		return nil, last, nil
+	}
+	if list, rows, err = b.readOriginals(nid, after, keep); err != nil {
+		return nil, 0, err
+	}
+	for i := range list {
+		row := rows[list[i].Position]
+		if row == nil || !admitted[row.Position] || !b.s.opts.Rooms.OriginalReadable(&list[i]) {
+			continue
+		}
+		row.JSON = list[i].JSON
+		e, err := room.LoadEvent(row)
+		if err != nil {
+			return nil, 0, err
+		}
+		forms = append(forms, e.Form(true))
+	}
+	return forms, last, nil
+}
+
+// readOriginals reads originals of a room that are kept for long enough, with the rows of their events.
+func (b *builder) readOriginals(nid ident.RoomNID, after storage.Pos, keep time.Duration) (list []storage.Original, rows map[storage.Pos]*storage.EventRow, err error) {
+	redactedAfter := b.s.opts.Now().Add(marginOf(expiry.Policy{Max: &keep}) - keep).UnixMilli()
+	rows = map[storage.Pos]*storage.EventRow{}
+	err = b.read(func(tx *storage.Tx) (err error) {
+		if list, err = tx.ReadableOriginals(storage.KeptBy{Room: nid, Sender: b.user}, after, redactedAfter, page); err != nil {
+			return err
+		}
+		positions := make([]storage.Pos, len(list))
+		for i := range list {
+			positions[i] = list[i].Position
+		}
+		found, err := tx.EventsAt(positions)
+		for i := range found {
+			rows[found[i].Position] = &found[i]
+		}
+		return err
+	})
+	return list, rows, err
 }
 
 // upload describes a file in media.json.

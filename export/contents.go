@@ -30,8 +30,9 @@ type contents struct {
 	// mu guards the fields below; a leaf lock, which a listener takes for every redaction while there is an export.
 	mu     sync.Mutex
 	rooms  map[ident.RoomNID]*roomContents
-	media  []string // IDs of uploads
-	broken bool     // an event was redacted or purged, so the export must not be given out any more
+	media  []string  // IDs of uploads
+	broken bool      // an event was redacted or purged, so the export must not be given out any more
+	end    time.Time // when the first original of a redacted event is not kept any more; zero: there is none
 }
 
 // roomContents are the events of a room that an export contains.
@@ -114,6 +115,22 @@ func (c *contents) oldest() (list []oldest) {
 		}
 	}
 	return list
+}
+
+// endBy records that the export must not be given out at a time and later.
+func (c *contents) endBy(at time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.end.IsZero() || at.Before(c.end) {
+		c.end = at
+	}
+}
+
+// ends returns the first time that was given to endBy, or zero.
+func (c *contents) ends() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.end
 }
 
 func (c *contents) isBroken() bool {

@@ -353,6 +353,9 @@ func (s *Service) check(ctx context.Context, e *export) (ok bool, err error) {
 // until returns when an export ends at the latest under the current policies.
 func (s *Service) until(ctx context.Context, e *export) (time.Time, error) {
 	until := e.status.Started.Add(Lifetime)
+	if end := e.contents.ends(); !end.IsZero() && end.Before(until) {
+		until = end
+	}
 	for _, o := range e.contents.oldest() {
 		r, err := s.opts.Rooms.RoomByNID(ctx, o.room)
 		if err != nil {

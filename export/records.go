@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"ebb/ident"
 	"ebb/rooms"
 	"ebb/storage"
 )
@@ -58,7 +59,7 @@ func (b *builder) account() error {
 		}
 		keys, err := tx.Passkeys(b.user, most)
 		all = object{
-			"user_id": b.e.user, "created": moment(a.CreatedTS), "administrator": a.Admin, "locked": a.Locked, "suspended": a.Suspended, "guest": a.Guest,
+			"user_id": b.e.user, "created": moment(a.CreatedTS), "second_factor_policy": a.MFA, "administrator": a.Admin, "locked": a.Locked, "suspended": a.Suspended, "guest": a.Guest,
 			"has_password": a.HasPassword(), "one_time_codes": factors.TOTP > 0, "recovery_codes": factors.RecoveryCodes,
 			"emails": objects(emails, func(e storage.EmailRow) object {
 				return object{"address": e.Address, "added": moment(e.AddedTS), "validated": moment(e.ValidatedTS)}
@@ -70,7 +71,7 @@ func (b *builder) account() error {
 				return object{"issuer": i.Issuer, "subject": i.Subject, "label": i.Label, "linked": moment(i.CreatedTS)}
 			}),
 			"passkeys": objects(keys, func(p storage.PasskeyRow) object {
-				return object{"name": p.Name, "public_key": p.PublicKey, "authenticator": p.AAGUID, "created": moment(p.CreatedTS), "used": moment(p.UsedTS)}
+				return object{"id": p.CredentialID, "name": p.Name, "domain": p.RPID, "transports": p.Transports, "public_key": p.PublicKey, "authenticator": p.AAGUID, "created": moment(p.CreatedTS), "used": moment(p.UsedTS)}
 			}),
 		}
 		return err
@@ -240,17 +241,70 @@ func (b *builder) pushers() error {
 	}))
 }
 
+// rooms lists the rooms of the user, with the event by which the user joined, was invited, left or was banned, whoever
+// has sent it.
 func (b *builder) rooms() error {
-	var ids map[int64]string
-	err := b.read(func(tx *storage.Tx) (err error) { ids, err = b.roomIDs(tx); return err })
-	if err != nil {
+	return b.out.Items("rooms.json", func(item func(json.RawMessage) error) error {
+		var invites map[ident.RoomNID]string
+		if err := b.read(func(tx *storage.Tx) (err error) { invites, err = tx.StrippedStates(b.user); return err }); err != nil {
+			return err
+		}
+		for part := range slices.Chunk(b.members, page) {
+			forms, err := b.memberEvents(part)
+			if err != nil {
+				return err
+			}
+			for i, o := range forms {
+				if text := invites[part[i].Room]; text != "" {
+					o["state_shown_with_invite"] = asJSON(text)
+				}
+				raw, err := json.Marshal(o)
+				if err == nil {
+					err = item(raw)
+				}
+				if err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// memberEvents describes memberships, in the same order.
+func (b *builder) memberEvents(members []rooms.RoomMembership) ([]object, error) {
+	positions := make([]storage.Pos, len(members))
+	for i, m := range members {
+		positions[i] = m.Position
+		b.e.contents.add(m.Room, m.Position, true, 0, 0)
+	}
+	events := map[storage.Pos]storage.EventRow{}
+	err := b.read(func(tx *storage.Tx) error {
+		rows, err := tx.EventsAt(positions)
+		for _, row := range rows {
+			events[row.Position] = row
+		}
 		return err
+	})
+	if err != nil {
+		return nil, err
 	}
-	var list []object
-	for _, m := range b.members {
-		list = append(list, object{"room_id": ids[int64(m.Room)], "membership": m.Membership, "forgotten": m.Forgotten})
+	forms := make([]object, len(members))
+	for i, m := range members {
+		room, err := b.s.opts.Rooms.RoomByNID(b.ctx, m.Room)
+		if err != nil {
+			return nil, err
+		}
+		forms[i] = object{"room_id": room.ID(), "membership": m.Membership, "forgotten": m.Forgotten}
+		if row, found := events[m.Position]; found && row.Flags&storage.RejectedEvent == 0 {
+			e, err := room.LoadEvent(&row)
+			if err != nil {
+				return nil, err
+			}
+			forms[i]["member_event"] = json.RawMessage(e.Form(false))
+		}
 	}
-	return b.out.Value("rooms.json", objects(list, func(o object) object { return o }))
+	return forms, nil
 }
 
 func (b *builder) receipts() error {
@@ -292,14 +346,128 @@ func (b *builder) receipts() error {
 	})
 }
 
-func (b *builder) delayed() error {
-	var rows []storage.DelayedEvent
-	err := b.read(func(tx *storage.Tx) (err error) { rows, err = tx.ScheduledEvents(b.user, most); return err })
+// signIns writes how and with what the user has signed in, without secrets.
+func (b *builder) signIns() error {
+	return b.personal("sign_ins.json", storage.SignIns, nil)
+}
+
+// other writes what other small tables have.
+func (b *builder) other() error {
+	return b.personal("other.json", storage.OtherData, func(tx *storage.Tx, all object) error {
+		requests, err := tx.OwnRedactions(b.user, most)
+		if err != nil {
+			return err
+		}
+		all["requests_to_delete_messages"] = objects(requests, func(o storage.OwnRedaction) object {
+			return object{"room_id": o.RoomID, "older_than": moment(o.Before), "reason": o.Reason, "daily": o.Daily, "deleted": o.Redacted + o.Removed, "finished": moment(o.FinishedTS)}
+		})
+		if all["requests_to_delete_related_messages"], err = b.relatedRedactions(tx); err != nil {
+			return err
+		}
+		all["threads"], err = b.threads(tx)
+		return err
+	})
+}
+
+// personal writes a file with the small tables of a kind, and what more adds.
+func (b *builder) personal(name string, of []storage.PersonalTable, more func(*storage.Tx, object) error) error {
+	all := object{}
+	err := b.read(func(tx *storage.Tx) error {
+		for _, t := range of {
+			rows, err := tx.PersonalRows(t, b.user, most)
+			if err != nil {
+				return err
+			}
+			all[t.Kind] = objects(rows, func(row storage.PersonalRow) object { return personalObject(row) })
+		}
+		if more == nil {
+			return nil
+		}
+		return more(tx, all)
+	})
 	if err != nil {
 		return err
 	}
-	return b.out.Value("delayed_events.json", objects(rows, func(d storage.DelayedEvent) object {
-		return object{"delay_id": d.DelayID, "room_id": d.RoomID, "type": d.Type, "send": moment(d.SendTS)}
+	return b.out.Value(name, all)
+}
+
+// personalObject returns the form of a row, with JSON as it is and times as such.
+func personalObject(row storage.PersonalRow) object {
+	o := object{}
+	for name, v := range row {
+		switch v := v.(type) {
+		case int64:
+			o[strings.TrimSuffix(name, "_ts")] = moment(v)
+		case string:
+			o[name] = v
+			if strings.HasPrefix(v, "{") {
+				o[name] = asJSON(v)
+			}
+		}
+	}
+	return o
+}
+
+// relatedRedactions returns the user's redactions of related events that are not carried out yet.
+func (b *builder) relatedRedactions(tx *storage.Tx) ([]object, error) {
+	list := []object{}
+	for after, more := storage.Pos(0), true; more; {
+		rows, err := tx.RelatedRedactions(after, page)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range rows {
+			if after = r.Position; r.User == b.user {
+				list = append(list, object{"room_id": r.RoomID, "event_id": r.EventID, "rel_types": asJSON(r.RelTypes), "reason": r.Reason})
+			}
+		}
+		more = len(rows) == page
+	}
+	return list, nil
+}
+
+// threads returns the threads to which the user has subscribed or unsubscribed, without those whose roots have expired.
+func (b *builder) threads(tx *storage.Tx) ([]object, error) {
+	rows, err := tx.FollowedThreads(b.user, most)
+	if err != nil {
+		return nil, err
+	}
+	refs := make([]storage.EventRef, len(rows))
+	for i, r := range rows {
+		refs[i] = r.EventRef
+	}
+	gone, err := b.s.opts.Rooms.GoneEvents(b.ctx, tx, refs)
+	rows = slices.DeleteFunc(rows, func(t storage.FollowedThread) bool { return gone[t.EventRef] })
+	return objects(rows, func(t storage.FollowedThread) object {
+		return object{"room_id": t.RoomID, "root": t.EventID, "subscribed": t.State != storage.Unsubscribed, "automatic": t.State == storage.SubscribedAutomatically}
+	}), err
+}
+
+// delayed lists delayed events without their content: it must not outlive the message, which is sent or cancelled while
+// the export can be downloaded.
+func (b *builder) delayed() error {
+	var list []storage.DelayedEvent
+	err := b.read(func(tx *storage.Tx) error {
+		scheduled, err := tx.ScheduledEvents(b.user, most)
+		if err != nil {
+			return err
+		}
+		finalised, err := tx.FinalisedEvents(b.user, most)
+		list = append(scheduled, finalised...)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return b.out.Value("delayed_events.json", objects(list, func(d storage.DelayedEvent) object {
+		o := object{"delay_id": d.DelayID, "room_id": d.RoomID, "type": d.Type, "scheduled": moment(d.ScheduledTS), "send": moment(d.SendTS)}
+		if d.StateKey != nil {
+			o["state_key"] = *d.StateKey
+		}
+		if d.FinalisedTS != 0 {
+			o["finalised"], o["error"] = moment(d.FinalisedTS), asJSON(d.Error)
+		}
+		return o
 	}))
 }
 
@@ -333,7 +501,7 @@ func (b *builder) audit() error {
 				return err
 			}
 			for _, r := range rows {
-				if !b.named(r.Body) {
+				if !b.named(r.Kind, r.Body) {
 					continue
 				}
 				raw, err := json.Marshal(object{"time": moment(r.TS), "kind": r.Kind, "details": asJSON(r.Body), "networks": asJSON(r.Networks)})
@@ -352,8 +520,12 @@ func (b *builder) audit() error {
 	})
 }
 
-// named reports whether a record of the audit log is about the user.
-func (b *builder) named(body string) bool {
+// named reports whether a record of the audit log is about the user. Records of legal holds are not: the
+// administrators decide whom to tell about a hold (package holds).
+func (b *builder) named(kind, body string) bool {
+	if strings.Contains(kind, "legal hold") || strings.HasPrefix(kind, "command: hold ") {
+		return false
+	}
 	local, _, _ := strings.Cut(strings.TrimPrefix(string(b.e.user), "@"), ":")
 	if !strings.Contains(body, local) {
 		return false

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"ebb/adminapi"
+	"ebb/config"
 	"ebb/export"
 	"ebb/export/archive"
 	"ebb/internal/testserver"
@@ -117,6 +118,12 @@ func TestExportHasEverythingAboutItsUserAndNothingOfOthers(t *testing.T) {
 	alice.Do("POST", "/v3/rooms/"+url.PathEscape(room)+"/report/"+url.PathEscape(said), obj{"reason": "a reason of alice"})
 	bob.Do("POST", "/v3/rooms/"+url.PathEscape(room)+"/report/"+url.PathEscape(said), obj{"reason": "a reason of bob"})
 	alice.Do("PUT", "/v3/rooms/"+url.PathEscape(room)+"/send/m.room.message/delayed?org.matrix.msc4140.delay=60000", obj{"msgtype": "m.text", "body": "not sent yet"})
+	carol := s.Register("carol")
+	kicked := bob.Do("POST", "/v3/createRoom", obj{"invite": []string{alice.User}, "name": "A room of bob"})["room_id"].(string)
+	bob.Do("POST", "/v3/rooms/"+url.PathEscape(kicked)+"/ban", obj{"user_id": alice.User, "reason": "banned by bob"})
+	bob.Do("POST", "/v3/rooms/"+url.PathEscape(kicked)+"/ban", obj{"user_id": carol.User, "reason": "another ban"})
+	alice.Do("POST", "/v3/user/"+alice.User+"/filter", obj{"room": obj{"timeline": obj{"limit": 17}}})
+	alice.Do("PUT", "/v3/directory/room/"+url.PathEscape("#harbour:test"), obj{"room_id": room})
 	picture := uploadText(alice, "bytes of a file")
 	uploadText(bob, "bytes of another file")
 
@@ -130,17 +137,21 @@ func TestExportHasEverythingAboutItsUserAndNothingOfOthers(t *testing.T) {
 		"account.json": alice.User, "profile.json": "Alice A.", "devices.json": alice.DeviceID, "account_data.json": "teal", "push_rules.json": "lighthouse",
 		"pushers.json": "app.of.alice", "rooms.json": room, "receipts.json": said, "reports.json": "a reason of alice", "audit.json": "export of an account begun",
 		"media.json": picture, "media/" + picture: "bytes of a file", "README.txt": "messages/ROOM.json", "delayed_events.json": room, "browsers.json": "[]",
+		"sign_ins.json": alice.DeviceID, "other.json": "#harbour:test", "originals.json": "[]",
 	} {
 		if !strings.Contains(files[name], text) {
 			t.Errorf("%s has no %q: %s", name, text, files[name])
 		}
+	}
+	if !strings.Contains(files["rooms.json"], "banned by bob") || !strings.Contains(files["other.json"], `"limit": 17`) {
+		t.Errorf("rooms: %s\nother: %s", files["rooms.json"], files["other.json"])
 	}
 	messages := files["messages/"+strings.NewReplacer("!", "_", ":", "_").Replace(room)+".json"]
 	if !strings.Contains(messages, "words of alice") || !strings.Contains(messages, "harbour") || !strings.Contains(messages, said) {
 		t.Errorf("messages: %s", messages)
 	}
 	for name, content := range files {
-		for _, foreign := range []string{"words of bob", "a reason of bob", "bytes of another file", "not sent yet"} {
+		for _, foreign := range []string{"words of bob", "a reason of bob", "bytes of another file", "not sent yet", "another ban"} {
 			if strings.Contains(content, foreign) {
 				t.Errorf("%s contains %q", name, foreign)
 			}
@@ -252,6 +263,63 @@ func TestExportEndsWithWhatIsInIt(t *testing.T) {
 	}
 	if left, err := filepath.Glob(filepath.Join(s.Dir, "exports", "*")); err != nil || len(left) > 0 {
 		t.Errorf("%v are left of a deactivated account, %v", left, err)
+	}
+}
+
+// TestExportHasWhatTheUserTookBackWhileItIsKept compares exports with the time for which originals are kept.
+func TestExportHasWhatTheUserTookBackWhileItIsKept(t *testing.T) {
+	s := testserver.New(t, func(c *config.Config) { c.Retention.Redacted = config.Duration(6 * time.Hour) })
+	alice, bob := s.Register("alice"), s.Register("bob")
+	room := alice.Do("POST", "/v3/createRoom", obj{"preset": "public_chat"})["room_id"].(string)
+	base := "/v3/rooms/" + url.PathEscape(room)
+	bob.Do("POST", base+"/join", obj{})
+	redact := func(eventID string) {
+		alice.Do("PUT", base+"/redact/"+url.PathEscape(eventID)+"/r"+eventID[1:], obj{})
+	}
+	redact(tell(alice, room, "taken back by alice"))
+	redact(tell(bob, room, "taken back by bob"))
+	files := exported(t, s, "alice")
+	if !strings.Contains(files["originals.json"], "taken back by alice") || anyContains(files, "taken back by bob") {
+		t.Errorf("the originals are %s", files["originals.json"])
+	}
+	s.Advance(5*time.Hour + time.Minute)
+	if anyContains(exported(t, s, "alice"), "taken back by alice") {
+		t.Error("an export has an original that is kept for less than an hour")
+	}
+	redact(tell(alice, room, "taken back later"))
+	built(t, s, "alice")
+	s.Advance(6*time.Hour - time.Minute)
+	if archive, err := download(t, s, "alice"); err != nil || !strings.Contains(unzip(t, archive)["originals.json"], "taken back later") {
+		t.Errorf("before the end of the time: %v", err)
+	}
+	s.Advance(time.Minute)
+	if _, err := download(t, s, "alice"); err == nil {
+		t.Error("the export outlives an original that it has")
+	}
+}
+
+// TestExportDoesNotRevealHolds makes an export of a user under a legal hold, about which only an administrator knows.
+func TestExportDoesNotRevealHolds(t *testing.T) {
+	s := testserver.New(t, nil)
+	first, second := admins(t, s)
+	alice := s.Register("alice")
+	room := alice.Do("POST", "/v3/createRoom", obj{"preset": "public_chat"})["room_id"].(string)
+	e := tell(alice, room, "taken back by alice")
+	hold := first.Do("POST", holdsPath, obj{"user": alice.User, "reason": "case 9", "review": inOneYear(s)})["id"]
+	alice.Do("PUT", "/v3/rooms/"+url.PathEscape(room)+"/redact/"+url.PathEscape(e)+"/1", obj{})
+	control(t, s, "hold list", obj{})
+	lift(first, second, hold)
+	again := first.Do("POST", holdsPath, obj{"user": alice.User, "reason": "case 9", "review": inOneYear(s)})["id"]
+	files := exported(t, s, "alice")
+	for name, content := range files {
+		for _, secret := range []string{"case 9", "hold", "taken back"} {
+			if name != "README.txt" && strings.Contains(content, secret) {
+				t.Errorf("%s reveals a hold by %q: %s", name, secret, content)
+			}
+		}
+	}
+	if again == nil || !strings.Contains(files["audit.json"], "export of an account begun") {
+		t.Errorf("the audit records are %s", files["audit.json"])
 	}
 }
 

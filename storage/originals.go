@@ -55,14 +55,17 @@ const originalQuery = `SELECT position, room_nid, sender_nid, redacted_ts, reada
 
 // OriginalOf returns the original of a redacted event, if it is stored.
 func (tx *Tx) OriginalOf(p Pos) (Original, bool, error) {
-	return one(tx, func(r Row) (o Original, err error) {
-		var readable int64
-		err = r.Scan(&o.Position, &o.Room, &o.Sender, &o.RedactedTS, &readable, &o.JSON)
-		if o.Readable = readable != 0; err == nil && sealing.IsSealed(o.JSON) {
-			_, o.JSON, err = openEvent(r, o.Position, o.JSON)
-		}
-		return o, err
-	}, originalQuery, int64(p))
+	return one(tx, scanOriginal, originalQuery, int64(p))
+}
+
+// scanOriginal scans the columns position, room_nid, sender_nid, redacted_ts, readable and json.
+func scanOriginal(r Row) (o Original, err error) {
+	var readable int64
+	err = r.Scan(&o.Position, &o.Room, &o.Sender, &o.RedactedTS, &readable, &o.JSON)
+	if o.Readable = readable != 0; err == nil && sealing.IsSealed(o.JSON) {
+		_, o.JSON, err = openEvent(r, o.Position, o.JSON)
+	}
+	return o, err
 }
 
 // OriginalCursor is where DueOriginals continues. Its zero value is the beginning.
