@@ -113,6 +113,9 @@ func (db *DB) open(ctx context.Context) (err error) {
 	if db.lock, err = db.dialect.lock(); err != nil {
 		return err
 	}
+	if err := db.dialect.prepare(db.cfg.Log); err != nil {
+		return fmt.Errorf("open database: %w", err)
+	}
 	w, err := db.dialect.openWriter(ctx)
 	if err != nil {
 		return fmt.Errorf("open database: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"syscall"
 
@@ -19,6 +20,8 @@ type dialect interface {
 	rowKey() string
 	// lock keeps other processes from using the database.
 	lock() (fileLock, error)
+	// prepare is called once after lock, before the first connection is opened.
+	prepare(log *slog.Logger) error
 	openWriter(ctx context.Context) (conn, error)
 	// peek opens a connection that changes nothing (see Peek). It returns nil if there is no database of Ebb yet.
 	peek(ctx context.Context) (conn, error)

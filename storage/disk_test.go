@@ -3,6 +3,7 @@ package storage_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -256,6 +257,65 @@ func TestDeletedRowsAreInNoFileAfterMaintain(t *testing.T) {
 		t.Errorf("the database shrank from %d to %d bytes", full, now)
 	}
 	integrity(t, db)
+}
+
+// An older version left copies of moved rows in unused parts of pages.
+func TestPagesOfAnOldDatabaseAreClearedOnce(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "ebb.db")
+	open := func() {
+		t.Helper()
+		db, err := storage.Open(ctx, storage.Config{DSN: "sqlite:" + path})
+		if err == nil {
+			err = db.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	open()
+	const copied = "COPY-of-a-moved-row"
+	soil := func() {
+		t.Helper()
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = f.WriteAt([]byte(copied), unusedBytes(t, f))
+		if err := errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	soil()
+	storage.RunSQL(t, path, `PRAGMA application_id = 0`)
+	if files(t, dir, copied) == 0 {
+		t.Fatal("the copy is not in the file")
+	}
+	open()
+	if files(t, dir, copied) > 0 {
+		t.Error("the copy is still in the file")
+	}
+	soil()
+	open()
+	if files(t, dir, copied) == 0 {
+		t.Error("all pages were read again")
+	}
+}
+
+// unusedBytes returns the offset of unused bytes of a database: those before the last row in the leaf of a table.
+func unusedBytes(t *testing.T, f *os.File) int64 {
+	t.Helper()
+	const pageSize, leafOfATable, empty = 4096, 13, 64
+	page := make([]byte, pageSize)
+	for at := int64(2 * pageSize); ; at += pageSize {
+		if _, err := f.ReadAt(page, at); err != nil {
+			t.Fatal(err)
+		}
+		rows, content := binary.BigEndian.Uint16(page[3:]), int(binary.BigEndian.Uint16(page[5:]))
+		if page[0] == leafOfATable && rows > 0 && int(rows)*2+8+empty < content {
+			return at + int64(content-empty)
+		}
+	}
 }
 
 func TestMaintainOnPostgreSQL(t *testing.T) {

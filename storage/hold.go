@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path"
 	"time"
@@ -95,6 +96,9 @@ func HoldClosed(ctx context.Context, dsn string) (h Held, release func() error, 
 
 // settle copies the write-ahead log into the file and deletes it, and reads the fields of h.
 func (h *Held) settle(d sqliteDialect) (err error) {
+	if err := d.prepare(slog.New(slog.DiscardHandler)); err != nil {
+		return err
+	}
 	c, err := openLite(d.path, "rw", writerPragmas[2:])
 	if err != nil {
 		return full(err)

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5/stdlib"
@@ -26,6 +27,8 @@ func (postgresDialect) lock() (fileLock, error) { return fileLock{}, nil }
 
 // pgTimeout bounds a statement. On a connection that died silently the committer would wait for hours.
 const pgTimeout = 30 * time.Second
+
+func (postgresDialect) prepare(*slog.Logger) error { return nil }
 
 func (d postgresDialect) openWriter(ctx context.Context) (conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, pgTimeout)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/mattn/go-sqlite3"
 
 	"ebb/config"
+	"ebb/storage/pagegaps"
 )
 
 type sqliteDialect struct{ path string }
@@ -99,6 +101,15 @@ func (d sqliteDialect) keepPrivate() error {
 	return nil
 }
 
+// prepare clears the pages of a database that an older version of Ebb or another program has written.
+func (d sqliteDialect) prepare(log *slog.Logger) error {
+	pages, err := pagegaps.Clear(d.path)
+	if pages > 0 {
+		log.Info("copies of moved rows were removed from pages of the database", "pages", pages)
+	}
+	return full(err)
+}
+
 func (d sqliteDialect) openWriter(context.Context) (conn, error) {
 	if err := d.keepPrivate(); err != nil {
 		return nil, full(err)
@@ -107,10 +118,19 @@ func (d sqliteDialect) openWriter(context.Context) (conn, error) {
 	if err != nil {
 		return nil, full(err)
 	}
-	if err := d.checkSettings(c, asserted); err != nil {
+	if err := errors.Join(d.checkSettings(c, asserted), full(mark(c))); err != nil {
 		return nil, errors.Join(err, c.close())
 	}
 	return c, nil
+}
+
+// mark records in a database that all its pages are clear, unless it says so already.
+func mark(c *liteConn) error {
+	var id int64
+	if err := c.pragma(`application_id`, &id); err != nil || id == pagegaps.Mark {
+		return err
+	}
+	return c.pragma(fmt.Sprintf(`application_id = %d`, pagegaps.Mark))
 }
 
 func (d sqliteDialect) checkSettings(c *liteConn, settings []assertion) error {
@@ -130,7 +150,11 @@ func (s *setting) Scan(src any) error { *s.text = fmt.Sprint(src); return nil }
 
 // openLite opens a connection. It is used by one goroutine at a time and so needs none of SQLite's mutexes.
 func openLite(path, mode string, pragmas []string) (*liteConn, error) {
-	dsn := (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: "mode=" + mode + "&_busy_timeout=10000&_mutex=no"}).String()
+	vfs, err := pagegaps.VFS()
+	if err != nil {
+		return nil, err
+	}
+	dsn := (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: "vfs=" + vfs + "&mode=" + mode + "&_busy_timeout=10000&_mutex=no"}).String()
 	raw, err := (&sqlite3.SQLiteDriver{}).Open(dsn)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)

@@ -53,6 +53,7 @@ var rules = map[string]rule{
 	"rooms/parking":            {rank: 1, only: leaf},
 	"rooms/words":              {rank: 1, only: leaf, pure: true},
 	"storage/sealing":          {rank: 1, only: []string{"bodykeys", "ident", "keyed"}},
+	"storage/pagegaps":         {rank: 1, only: leaf},
 	"storage/postings":         {rank: 1, only: leaf, pure: true},
 	"storage/values":           {rank: 1, only: []string{"ident"}},
 	"rooms/eventcontent":       {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
@@ -61,7 +62,7 @@ var rules = map[string]rule{
 	"rooms/newroom":            {rank: 1, only: []string{"canonjson", "mxerr"}, sideways: []string{"rooms/pdu"}, pure: true},
 	"rooms/handshake":          {rank: 1, only: []string{"canonjson", "mxerr", "ident"}, sideways: []string{"rooms/pdu", "rooms/eventauth"}, pure: true},
 
-	"storage":             {rank: 2, only: []string{"bodykeys", "mxerr", "canonjson", "telemetry", "config", "ident", "keyed", "storage/postings", "storage/sealing", "storage/values"}},
+	"storage":             {rank: 2, only: []string{"bodykeys", "mxerr", "canonjson", "telemetry", "config", "ident", "keyed", "storage/pagegaps", "storage/postings", "storage/sealing", "storage/values"}},
 	"storage/storagetest": {rank: 2, sideways: []string{"storage"}},
 	"wake":                {rank: 2, only: []string{"ident"}},
 
@@ -153,7 +154,7 @@ var libraries = map[string][]string{
 	"maunium.net/go/mautrix/event":      {"*"},
 	"maunium.net/go/mautrix/crypto":     {"test/"},
 	"maunium.net/go/mautrix/federation": {"federation", "fedclient", "outbox", "test/"},
-	"github.com/mattn/go-sqlite3":       {"storage", "internal/bench", "test/"},
+	"github.com/mattn/go-sqlite3":       {"storage", "storage/pagegaps", "internal/bench", "test/"},
 	"github.com/jackc/pgx/v5":           {"storage", "storage/storagetest", "internal/pgtest"},
 	"github.com/prometheus/":            {"telemetry"},
 	"go.yaml.in/yaml/v3":                {"config", "appservice", "internal/specindex"},
