@@ -346,12 +346,14 @@ type PurgeStatus struct {
 	Started *time.Time `json:"started,omitempty"` // the current run, or else the last one since the server was started
 	Oldest  int64      `json:"delay_ms"`          // the longest time between the expiry of a message and its removal
 	Kept    int64      `json:"originals_kept"`    // number of originals of redacted messages that are on disk
+	// Compacting says whether the database is being made smaller after a purge.
+	Compacting bool `json:"compacting,omitempty"`
 	Purged
 }
 
 func (a *API) purgeStatus(ctx context.Context, _ struct{}) (any, error) {
 	s := a.Retention.Status()
-	out := PurgeStatus{Running: s.Running, Oldest: s.Last.Oldest.Milliseconds(), Purged: purgedOf(s.Last)}
+	out := PurgeStatus{Running: s.Running, Oldest: s.Last.Oldest.Milliseconds(), Compacting: s.Compacting, Purged: purgedOf(s.Last)}
 	if !s.Started.IsZero() {
 		out.Started = &s.Started
 	}

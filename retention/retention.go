@@ -50,13 +50,15 @@ type Job struct {
 	redacted atomic.Bool
 	// lifted is the value of Rooms.HoldsLifted up to which messages that holds had kept were purged; -1 at first.
 	lifted int64
+	// loose has a value when the database may have become smaller than its file; see compactions.
+	loose chan struct{}
 
 	status status
 }
 
 // New returns a Job. Run starts it.
 func New(ctx context.Context, o Options) (*Job, error) {
-	j := &Job{opts: o, owed: true, lifted: -1}
+	j := &Job{opts: o, owed: true, lifted: -1, loose: make(chan struct{}, 1)}
 	o.Commits.Subscribe(j.committed)
 	return j, j.noteConfig(ctx)
 }
@@ -105,6 +107,9 @@ func (j *Job) Run(ctx context.Context) error {
 	tick, record := time.NewTicker(j.opts.Interval), time.NewTicker(recordInterval)
 	defer tick.Stop()
 	defer record.Stop()
+	var compacting sync.WaitGroup
+	defer compacting.Wait()
+	compacting.Go(func() { j.compactions(ctx) })
 	for {
 		if _, err := j.Purge(ctx, false); err != nil && ctx.Err() == nil {
 			j.opts.Log.Error("Cannot purge expired messages; trying again", "err", err)
@@ -159,6 +164,7 @@ func (j *Job) Purge(ctx context.Context, all bool) (Report, error) {
 		err := j.opts.DB.Maintain(ctx)
 		j.owed = err != nil
 		errs = append(errs, err)
+		j.compactSoon()
 	}
 	if !j.owed {
 		errs = append(errs, j.opts.Rooms.CloseReceipts(ctx))

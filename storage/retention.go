@@ -71,6 +71,9 @@ func (tx *Tx) PurgeEvents(events []PurgeCandidate, with map[Pos]bool) error {
 // once; for other events see PurgeEvents.
 func (tx *Tx) PurgeBare(positions []Pos) error {
 	for part := range slices.Chunk(positions, maxIn) {
+		if err := tx.addGaps(part); err != nil {
+			return err
+		}
 		if err := tx.removeCommonDependents(purged, part); err != nil {
 			return err
 		}

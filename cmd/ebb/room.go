@@ -158,6 +158,9 @@ var purgeStatusCommand = command{
 				if s.Events > 0 {
 					fmt.Fprintf(w, "longest time between expiry and removal: %s\n", time.Duration(s.Oldest)*time.Millisecond)
 				}
+				if s.Compacting {
+					fmt.Fprintln(w, "the database is being made smaller")
+				}
 			})
 		}
 	},

@@ -112,10 +112,11 @@ func (b *bench) purgeMessages() error {
 	if err := b.purgeIdle(h, idle); err != nil {
 		return err
 	}
-	if err := b.purgeBusy(h, load, busy); err != nil {
+	sent, err := b.purgeBusy(h, load, busy)
+	if err != nil {
 		return err
 	}
-	return b.purgedSize(h, load, twin, all[purgeKept:])
+	return b.purgedSize(h, load, sent, twin, all[purgeKept:])
 }
 
 // allRooms returns the rooms of the house, each once.
@@ -185,22 +186,44 @@ func (b *bench) purgeIdle(h *house, rooms []string) error {
 		figure{what, "events/s", []float64{s.perSecond()}, nil, "≥ 25000"},
 		figure{what, "CPU s/1000", []float64{s.per1000()}, nil, ""},
 	)
+	s, err = h.measure(func() (int, error) { return 1, h.compacted() })
+	if err != nil {
+		return err
+	}
+	b.print(figure{"until the database is smaller then", "s", []float64{s.wall.Seconds()}, nil, ""})
 	return nil
 }
 
-// purgeBusy measures a purge while users send a quarter of what they can.
-func (b *bench) purgeBusy(h, load *house, rooms []string) error {
+// compacted waits until the database is as small as it becomes after a purge.
+func (p *process) compacted() error {
+	for end := time.Now().Add(20 * time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		out, err := p.command("purge status", "--json")
+		if err != nil {
+			return err
+		}
+		var status struct {
+			Compacting bool `json:"compacting"`
+		}
+		if err := json.Unmarshal(out, &status); err != nil || !status.Compacting {
+			return err
+		}
+	}
+	return errors.New("the database still becomes smaller after 20 minutes")
+}
+
+// purgeBusy measures a purge while users send a quarter of what they can. It returns the number of messages sent.
+func (b *bench) purgeBusy(h, load *house, rooms []string) (sent int, err error) {
 	most, err := h.measure(func() (int, error) { return load.talk(b.duration) })
 	if err != nil {
-		return err
+		return 0, err
 	}
 	perSecond := most.perSecond() / 4
 	before, err := load.paced(perSecond, time.After(2*b.duration))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := h.expire("1s", rooms); err != nil {
-		return err
+		return 0, err
 	}
 	ended := make(chan time.Time)
 	var s spent
@@ -215,14 +238,28 @@ func (b *bench) purgeBusy(h, load *house, rooms []string) error {
 	during, err := load.paced(perSecond, ended)
 	<-ended
 	if err := errors.Join(err, purgeErr); err != nil {
-		return err
+		return 0, err
+	}
+	smaller := make(chan time.Time)
+	var smallerErr error
+	start := time.Now()
+	go func() {
+		defer close(smaller)
+		smallerErr = h.compacted()
+	}()
+	after, err := load.paced(perSecond, smaller)
+	<-smaller
+	if err := errors.Join(err, smallerErr); err != nil {
+		return 0, err
 	}
 	b.print(
 		figure{fmt.Sprintf("purge of %d messages, with %.0f sends/s", s.ops, perSecond), "events/s", []float64{s.perSecond()}, nil, "≥ 5000"},
 		figure{"sends then (limit: without a purge), p50", "ms", []float64{percentile(during, 0.5)}, []float64{percentile(before, 0.5)}, ""},
 		figure{"sends then (limit: without a purge), p99", "ms", []float64{percentile(during, 0.99)}, []float64{percentile(before, 0.99)}, "ratio ≤ 2"},
+		figure{"until the database is smaller then", "s", []float64{time.Since(start).Seconds()}, nil, ""},
+		figure{"sends meanwhile (limit: without a purge), p99", "ms", []float64{percentile(after, 0.99)}, []float64{percentile(before, 0.99)}, "ratio ≤ 2"},
 	)
-	return nil
+	return most.ops + len(before) + len(during) + len(after), nil
 }
 
 // paced sends messages at a fixed rate until end receives something or is closed. It returns how long each took, in ms,
@@ -260,8 +297,9 @@ func (h *house) paced(perSecond float64, end <-chan time.Time) ([]float64, error
 	return all, errors.Join(errs...)
 }
 
-// purgedSize compares the size of the database with that of one that never had the messages.
-func (b *bench) purgedSize(h, load *house, twin *process, rooms []string) error {
+// purgedSize compares the size of the database with that of one that never had the messages. Both have had those that
+// load sent, whose transaction IDs stay for two days.
+func (b *bench) purgedSize(h, load *house, sent int, twin *process, rooms []string) error {
 	if err := h.expire("1s", load.allRooms()); err != nil {
 		return err
 	}
@@ -269,16 +307,31 @@ func (b *bench) purgedSize(h, load *house, twin *process, rooms []string) error 
 	if _, err := h.purgeNow(); err != nil {
 		return err
 	}
+	if err := h.compacted(); err != nil {
+		return err
+	}
 	h.stop()
 	if _, err := twin.serve(0); err != nil {
 		return err
 	}
 	defer twin.stop()
+	// The senders now send to the twin, which has the address and the accounts of the other.
+	err := parallel(len(load.senders), sent, func(i int) error {
+		sender := i % len(load.senders)
+		c := newConn(twin.addr, load.senders[sender].token)
+		defer c.close()
+		_, err := c.do("PUT", sendPath(load.rooms[sender][i/len(load.senders)%len(load.rooms[sender])]), message)
+		return err
+	})
 	other := &house{process: twin}
-	if err := errors.Join(twin.indexed(), other.expire("1s", append(rooms, load.allRooms()...))); err != nil {
+	if err := errors.Join(err, twin.indexed(), other.expire("1s", append(rooms, load.allRooms()...))); err != nil {
 		return err
 	}
+	time.Sleep(1500 * time.Millisecond)
 	if _, err := twin.purgeNow(); err != nil {
+		return err
+	}
+	if err := twin.compacted(); err != nil {
 		return err
 	}
 	twin.stop()
