@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -482,7 +483,7 @@ func (w *fadingWorld) restart() {
 	w.net.Start(0)
 }
 
-// settle waits until every server has what the others have sent.
+// settle waits until the first two servers have what the other one has sent, and agree on the state of the rooms.
 func (w *fadingWorld) settle() {
 	w.Helper()
 	for _, r := range append(slices.Clone(w.rooms), w.calm) {
@@ -499,6 +500,7 @@ func (w *fadingWorld) settle() {
 			})
 		}
 	}
+	w.eventually("the servers agree on the state", func() bool { return maps.Equal(w.state(w.alice), w.state(w.carol)) })
 }
 
 // ids returns the rooms and their events that are crawled: a sample of those that expire, with the first and the last.
