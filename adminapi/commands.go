@@ -14,6 +14,7 @@ import (
 	"ebb/mxerr"
 	"ebb/retention"
 	"ebb/rooms/expiry"
+	"ebb/storage"
 )
 
 // UserArgs are the arguments of the commands "user …". Each command uses only some of them.
@@ -348,6 +349,10 @@ type PurgeStatus struct {
 	Kept    int64      `json:"originals_kept"`    // number of originals of redacted messages that are on disk
 	// Compacting says whether the database is being made smaller after a purge.
 	Compacting bool `json:"compacting,omitempty"`
+	// KeysDue is the number of keys of removed messages that are to be destroyed (on PostgreSQL), and KeysDueSince when
+	// something under one of them was first removed.
+	KeysDue      int64      `json:"keys_due,omitempty"`
+	KeysDueSince *time.Time `json:"keys_due_since,omitempty"`
 	Purged
 }
 
@@ -358,7 +363,16 @@ func (a *API) purgeStatus(ctx context.Context, _ struct{}) (any, error) {
 		out.Started = &s.Started
 	}
 	var err error
-	out.Kept, err = a.Retention.Originals(ctx)
+	if out.Kept, err = a.Retention.Originals(ctx); err != nil {
+		return nil, err
+	}
+	err = a.DB.Read(ctx, func(tx *storage.Tx) error {
+		due, since, err := tx.PendingKeys()
+		if out.KeysDue = due; due > 0 {
+			out.KeysDueSince = &since
+		}
+		return err
+	})
 	return out, err
 }
 

@@ -105,6 +105,18 @@ func Open(path string) (*Folder, error) {
 	return &Folder{path: path, id: id}, nil
 }
 
+// Check returns an error unless the folder can be read and is the one that was opened. It is not if the disk or the
+// network share that has it was unmounted.
+//
+// Errors: ErrNoFolder.
+func (f *Folder) Check() error {
+	at, err := Open(f.path)
+	if err == nil && at.id != f.id {
+		err = fmt.Errorf("%w in %s: the keys there belong to another database", ErrNoFolder, f.path)
+	}
+	return err
+}
+
 // ID returns the random ID of the folder.
 func (f *Folder) ID() string { return f.id }
 
@@ -119,6 +131,9 @@ func (f *Folder) file(id ID) string {
 
 // New creates a key. When it returns, the key is on disk and survives a power failure.
 func (f *Folder) New() (ID, error) {
+	if err := f.Check(); err != nil {
+		return 0, fmt.Errorf("create a key for message bodies: %w", err)
+	}
 	var random [8]byte
 	_, _ = rand.Read(random[:])
 	id := ID(binary.BigEndian.Uint64(random[:])>>1 | 1)
@@ -142,10 +157,13 @@ func encode(k Key) []byte {
 
 // Key reads a key.
 //
-// Errors: ErrMissing, ErrDamaged.
+// Errors: ErrMissing, ErrDamaged, ErrNoFolder.
 func (f *Folder) Key(id ID) (k Key, err error) {
 	raw, err := os.ReadFile(f.file(id))
 	if errors.Is(err, fs.ErrNotExist) {
+		if err := f.Check(); err != nil {
+			return k, err
+		}
 		return k, fmt.Errorf("%w: %s", ErrMissing, f.file(id))
 	}
 	if err != nil {
@@ -166,6 +184,9 @@ func (f *Folder) Destroy(id ID) error {
 	path := f.file(id)
 	file, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
+		if err := f.Check(); err != nil { // the folder is away, and the key comes back with it
+			return fmt.Errorf("destroy a key: %w", err)
+		}
 		return syncFolder(filepath.Dir(path)) // the removal may be from a moment before a crash
 	}
 	if err != nil {

@@ -219,3 +219,16 @@ func TestMessagesInANewDatabaseOnPostgreSQLAreEncrypted(t *testing.T) {
 		t.Errorf("%d of %d events are in plain text, and there are %d keys", plain, all, len(files))
 	}
 }
+
+func TestAServerWhoseKeysAreAwaySaysSoAndRecovers(t *testing.T) {
+	d := newKeyDoctor(t)
+	bob := d.Register("bob")
+	keys := d.Config().BodyKeys()
+	ok(t, os.Rename(keys, keys+".away"))
+	bob.Refused("POST", "/v3/createRoom", map[string]any{}, 503, "M_UNKNOWN") // the first message of a room needs a key
+	wantHealth(t, d.Server.Server, 503, "without keys,")
+	d.expect("the keys are away", d.examine(nil), "failed", "has no keys", "mount the disk")
+	ok(t, os.Rename(keys+".away", keys))
+	wantHealth(t, d.Server.Server, 200, "with its keys,")
+	bob.Do("POST", "/v3/createRoom", map[string]any{})
+}

@@ -189,6 +189,9 @@ func (s *Server) unknown(err error) *mxerr.Error {
 	if errors.Is(err, storage.ErrFull) {
 		return mxerr.New(http.StatusInsufficientStorage, mxerr.CodeUnknown, "The server's disk is full. Nothing can be stored until the administrator frees space; reading still works").Because(err)
 	}
+	if errors.Is(err, storage.ErrKeys) {
+		return mxerr.New(http.StatusServiceUnavailable, mxerr.CodeUnknown, "The server cannot use the keys of its messages at the moment; its administrator finds out why by ebb doctor").Because(err)
+	}
 	return mxerr.New(http.StatusInternalServerError, mxerr.CodeUnknown, "Internal server error").Because(err)
 }
 

@@ -27,6 +27,9 @@ const (
 // missing, belongs to another database, or lacks keys.
 var ErrNoBodyKeys = errors.New("the keys of the message bodies are missing")
 
+// ErrKeys means that a message body cannot be read or written, because the folder with the keys cannot be used.
+var ErrKeys = sealing.ErrKeys
+
 const anyEventQuery = `SELECT 1 FROM events LIMIT 1`
 
 // bootKeys opens the folder of keys, and compares it with the database. The first start creates it.
@@ -177,19 +180,22 @@ func (db *DB) stopSpares() {
 	}
 }
 
-// addSpares makes keys until there are n spares. A key is durable before the database knows it.
+// addSpares makes keys until there are n spares. A key is durable before the database knows it. If a key cannot be
+// made, those that were made before are used nevertheless.
 func (db *DB) addSpares(ctx context.Context, n int) error {
 	s := db.sealer
-	ids := make([]bodykeys.ID, max(0, n-s.Spares()))
-	for i := range ids {
-		id, err := s.Folder.New()
+	var ids []bodykeys.ID
+	var failed error
+	for range n - s.Spares() {
+		id, err := s.NewKey()
 		if err != nil {
-			return full(err)
+			failed = full(err)
+			break
 		}
-		ids[i] = id
+		ids = append(ids, id)
 	}
 	if len(ids) == 0 {
-		return nil
+		return failed
 	}
 	p := db.Enqueue(Write{
 		Do: func(tx *Tx) error {
@@ -202,7 +208,7 @@ func (db *DB) addSpares(ctx context.Context, n int) error {
 		},
 		Committed: func() { s.AddSpares(ids) },
 	})
-	return p.Wait(ctx)
+	return errors.Join(failed, p.Wait(ctx))
 }
 
 // A sealedColumn is a column with sealed texts.
@@ -328,9 +334,10 @@ func (db *DB) retireKeys(ctx context.Context, all bool) error {
 	})
 }
 
-// eachKey calls f for each key that a query selects.
+// eachKey calls f for each key that a query selects. A key that is damaged does not keep it from the others.
 func (db *DB) eachKey(ctx context.Context, query string, f func(context.Context, usedKeyRow) error) error {
 	var after bodykeys.ID
+	var failed error // the first failure
 	for {
 		var page []usedKeyRow
 		err := db.Read(ctx, func(tx *Tx) (err error) {
@@ -342,14 +349,25 @@ func (db *DB) eachKey(ctx context.Context, query string, f func(context.Context,
 		}
 		for _, k := range page {
 			if err := f(ctx, k); err != nil {
-				return fmt.Errorf("retire key %x: %w", int64(k.id), err)
+				err = fmt.Errorf("retire key %x: %w", int64(k.id), err)
+				if !db.keyAlone(err) {
+					return err
+				}
+				if failed == nil {
+					failed = err
+				}
 			}
 			after = k.id
 		}
 		if len(page) < keysPerPage {
-			return nil
+			return failed
 		}
 	}
+}
+
+// keyAlone reports whether an error is about one key, so that other keys can still be retired.
+func (db *DB) keyAlone(err error) bool {
+	return (errors.Is(err, sealing.ErrKeys) || errors.Is(err, sealing.ErrSealed)) && db.sealer.Folder.Check() == nil
 }
 
 // keyEmpty reports whether nothing is sealed under a key.

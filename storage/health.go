@@ -41,7 +41,8 @@ func isDamage(err error) bool {
 const probeQuery = `SELECT value FROM meta WHERE name = 'position'`
 
 // Health returns an error if the database cannot be used normally: it does not answer, was found damaged, or cannot be
-// written. It writes only after a write has failed, to find out whether writes work again.
+// written, or the folder with the keys of messages cannot be used. It writes only after a write has failed, to find out
+// whether writes work again.
 func (db *DB) Health(ctx context.Context) error {
 	err := db.read(ctx, db.inner, func(tx *Tx) error {
 		_, _, err := one(tx, scanNumber[int64], probeQuery)
@@ -55,6 +56,9 @@ func (db *DB) Health(ctx context.Context) error {
 			_, err := tx.exec(setMetaNumberQuery, metaProbe, tx.now.UnixMilli())
 			return err
 		})
+	}
+	if err == nil {
+		err = db.sealer.Check(ctx)
 	}
 	return err
 }

@@ -100,7 +100,7 @@ func (tx *Tx) assignKey(slot sealing.Slot) (bodykeys.ID, error) {
 			return id, nil
 		}
 	}
-	id, err := s.Folder.New()
+	id, err := s.NewKey()
 	if err != nil {
 		return 0, full(err)
 	}

@@ -145,6 +145,9 @@ var purgeStatusCommand = command{
 				if s.Kept > 0 {
 					fmt.Fprintf(w, "originals of redacted messages on disk: %d\n", s.Kept)
 				}
+				if s.KeysDue > 0 {
+					fmt.Fprintf(w, "keys of removed messages that are still to be destroyed: %d, the first since %s; purge now --all destroys them\n", s.KeysDue, s.KeysDueSince.Local().Format(time.RFC3339))
+				}
 				switch {
 				case s.Started == nil:
 					fmt.Fprintln(w, "no purge has run since the server was started")

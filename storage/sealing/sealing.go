@@ -4,12 +4,14 @@
 package sealing
 
 import (
+	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -80,8 +82,14 @@ const (
 	overhead    = idLength + nonceLength + 16
 )
 
-// ErrSealed means that a sealed text cannot be opened.
-var ErrSealed = errors.New("an encrypted text in the database is damaged, belongs to another row, or is read without keys")
+// Errors of a Sealer.
+var (
+	// ErrSealed means that a sealed text cannot be opened.
+	ErrSealed = errors.New("an encrypted text in the database is damaged, belongs to another row, or is read without keys")
+	// ErrKeys means that a key cannot be read, created or destroyed: the folder of keys is away or full, or the key is
+	// lost.
+	ErrKeys = errors.New("the folder of keys for messages cannot be used")
+)
 
 // Key is a key for sealing.
 type Key struct {
@@ -144,6 +152,9 @@ type Sealer struct {
 	spares  []bodykeys.ID
 	spare   atomic.Int64 // the length of spares
 
+	failed   atomic.Bool // whether the folder has failed since it was last found to work
+	checking atomic.Bool // whether Check is running
+
 	mu    sync.Mutex // guards reads; a leaf
 	reads *sync.WaitGroup
 }
@@ -162,7 +173,7 @@ func (s *Sealer) Key(id bodykeys.ID) (Key, error) {
 	}
 	k, err := s.Folder.Key(id)
 	if err != nil {
-		return Key{}, err
+		return Key{}, s.fail(err)
 	}
 	block, err := aes.NewCipher(k[:])
 	if err != nil {
@@ -204,10 +215,61 @@ func (s *Sealer) OpenText(in In, row int64, text []byte) ([]byte, error) {
 	return s.Open(in, row, raw)
 }
 
+// fail records that the folder of keys has failed, and returns the error for that.
+func (s *Sealer) fail(err error) error {
+	s.failed.Store(true)
+	return fmt.Errorf("%w: %w", ErrKeys, err)
+}
+
+// NewKey creates a key. It is safe for concurrent use.
+func (s *Sealer) NewKey() (bodykeys.ID, error) {
+	id, err := s.Folder.New()
+	if err != nil {
+		err = s.fail(err)
+	}
+	return id, err
+}
+
+// Check returns an error if the folder of keys cannot be used. After it has failed, Check creates a key and destroys it
+// again, to find out whether it works. It is safe for concurrent use.
+func (s *Sealer) Check(ctx context.Context) error {
+	if s == nil {
+		return nil
+	}
+	hangs := fmt.Errorf("%w: it does not answer", ErrKeys)
+	if !s.checking.CompareAndSwap(false, true) {
+		return hangs
+	}
+	result := make(chan error, 1)
+	go func() { // a call to a network share that is gone may never return
+		defer s.checking.Store(false)
+		result <- s.check()
+	}()
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+		return hangs
+	}
+}
+
+func (s *Sealer) check() error {
+	err := s.Folder.Check()
+	if err == nil && s.failed.Load() {
+		if _, err = s.Folder.Probe(); err == nil {
+			s.failed.Store(false)
+		}
+	}
+	if err != nil {
+		return s.fail(err)
+	}
+	return nil
+}
+
 // Destroy destroys a key. It is safe for concurrent use.
 func (s *Sealer) Destroy(id bodykeys.ID) error {
 	if err := s.Folder.Destroy(id); err != nil {
-		return err
+		return s.fail(err)
 	}
 	s.opened.Forget(id)
 	return nil
