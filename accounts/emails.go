@@ -195,12 +195,13 @@ func checkMedium(medium string) error {
 	return mxerr.InvalidParam("medium must be email, not %.32q", medium)
 }
 
-// accountOfEmail returns the account that has the given address. If there is none, it returns an account without a
-// password, so that guessing the password of an unknown address takes as long and counts as much.
-func (s *Service) accountOfEmail(ctx context.Context, text string) (a storage.AccountRow, err error) {
+// accountOfEmail returns the account that has the given address, and the target for which guesses at its password
+// count: the address. If there is no such account, it returns one without a password, so that guessing the password of
+// an unknown address takes as long and counts as much.
+func (s *Service) accountOfEmail(ctx context.Context, text string) (a storage.AccountRow, target string, err error) {
 	address, err := mail.ParseAddress(text)
 	if err != nil {
-		return a, nil //nolint:nilerr // no account has it
+		return a, "", nil //nolint:nilerr // no account has it
 	}
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		row, found, err := tx.Email(address)
@@ -212,7 +213,7 @@ func (s *Service) accountOfEmail(ctx context.Context, text string) (a storage.Ac
 		}
 		return err
 	})
-	return a, err
+	return a, address, err
 }
 
 // userOfEmail returns the account that has an address. found is false if there is none.

@@ -22,11 +22,13 @@ type Budgets struct {
 	MailsTo, MailsFrom, Mails Budget
 }
 
-// guessFrom counts an attempt at an account's password from a network without an access token.
+// guessFrom counts an attempt at an account's password from a network without an access token. It counts for target:
+// the name of the account, or the e-mail address by which the client named it. If guesses by address counted for the
+// name, the limit of one would show to strangers whether the address belongs to that account.
 //
 // Errors: M_LIMIT_EXCEEDED.
-func (s *Service) guessFrom(ctx context.Context, a storage.AccountRow, network string) (*gate.Guess, error) {
-	return s.gate.GuessPassword(a.Localpart, network, func() (bool, error) { return s.hasDeviceIn(ctx, a.NID, network) })
+func (s *Service) guessFrom(ctx context.Context, a storage.AccountRow, target, network string) (*gate.Guess, error) {
+	return s.gate.GuessPassword(target, network, func() (bool, error) { return s.hasDeviceIn(ctx, a.NID, network) })
 }
 
 // hasDeviceIn reports whether a device of the user was last seen in a network.

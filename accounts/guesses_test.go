@@ -2,6 +2,7 @@ package accounts
 
 import (
 	"maps"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -10,7 +11,9 @@ import (
 
 	"ebb/accounts/gate"
 	"ebb/ident"
+	"ebb/mail"
 	"ebb/mxerr"
+	"ebb/storage"
 )
 
 // quota is a Budget that never refills.
@@ -141,6 +144,52 @@ func TestGuessesAtOneAccountFromManyNetworksAreBounded(t *testing.T) {
 			t.Errorf("the owner, where a device of theirs is: %v", err)
 		}
 	})
+}
+
+// If guesses by address counted for the name of the account, or the other way round, the limit would show to a stranger
+// that the address belongs to the account.
+func TestLimitsDoNotShowWhoseAnAddressIs(t *testing.T) {
+	byClient := func(s *Service, target string) error {
+		who := Identifier{User: target}
+		if strings.Contains(target, "@") {
+			who = Identifier{Type: "m.id.thirdparty", Medium: "email", Address: target}
+		}
+		_, err := s.LoginPassword(t.Context(), who, "wrong", NewSession{Network: stranger})
+		return err
+	}
+	onPage := func(s *Service, target string) error {
+		_, err := s.VerifyPassword(t.Context(), target, "wrong", stranger)
+		return err
+	}
+	const own, unknown = "alice@example.org", "nobody@example.org"
+	for name, guess := range map[string]func(*Service, string) error{"client": byClient, "page": onPage} {
+		for _, order := range [][]string{{"alice", own, unknown}, {own, "alice", "bob"}} {
+			t.Run(name+" "+order[0], func(t *testing.T) {
+				withGuesses(t, 1000, func(t *testing.T, s *Service, _ gate.Budgets) {
+					s.opts.Emails.Sender = &mail.Sender{}
+					alice := mustSession(t, s, mustCreate(t, s, "alice").Access)
+					mustCreate(t, s, "bob")
+					err := s.write(t.Context(), func(w *write) error {
+						_, err := w.AddEmail(storage.EmailRow{Address: own, User: alice.UserNID})
+						return err
+					})
+					if err != nil {
+						t.Fatal(err)
+					}
+					for range 3 {
+						refused(t, "a guess", guess(s, order[0]), mxerr.CodeForbidden)
+					}
+					refused(t, "one guess more", guess(s, order[0]), mxerr.CodeLimitExceeded)
+					for _, other := range order[1:] {
+						for range 3 {
+							refused(t, "a guess at "+other, guess(s, other), mxerr.CodeForbidden)
+						}
+						refused(t, "one more at "+other, guess(s, other), mxerr.CodeLimitExceeded)
+					}
+				})
+			})
+		}
+	}
 }
 
 func TestOnlyWrongRegistrationTokensCountAsGuesses(t *testing.T) {

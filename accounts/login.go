@@ -54,11 +54,11 @@ func (s *Service) LoginPassword(ctx context.Context, who Identifier, password st
 		s.failed(ctx, "", "password without a second factor")
 		return SignedIn{}, gate.ErrUnread()
 	}
-	checked, err := s.accountOf(ctx, who)
+	checked, target, err := s.accountOf(ctx, who)
 	if err != nil {
 		return SignedIn{}, err
 	}
-	try, err := s.guessFrom(ctx, checked, n.Network)
+	try, err := s.guessFrom(ctx, checked, target, n.Network)
 	if err != nil {
 		return SignedIn{}, err
 	}
@@ -101,15 +101,15 @@ func (s *Service) rehash(ctx context.Context, a storage.AccountRow, password str
 //
 // Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED; 502 M_CONNECTION_FAILED if the LDAP directory cannot be asked.
 func (s *Service) VerifyPassword(ctx context.Context, user, password, network string) (storage.AccountRow, error) {
-	find := s.accountToSignIn
+	find := s.accountOfName
 	if s.HasEmail() && strings.Index(user, "@") > 0 {
 		find = s.accountOfEmail
 	}
-	a, err := find(ctx, user)
+	a, target, err := find(ctx, user)
 	if err != nil {
 		return storage.AccountRow{}, err
 	}
-	try, err := s.guessFrom(ctx, a, network)
+	try, err := s.guessFrom(ctx, a, target, network)
 	if err != nil {
 		return storage.AccountRow{}, err
 	}
@@ -235,6 +235,12 @@ func (s *Service) accountToSignIn(ctx context.Context, user string) (a storage.A
 		err = fmt.Errorf("read account: %w", err)
 	}
 	return a, err
+}
+
+// accountOfName is accountToSignIn for guesses at the password. They count for target, the name of the account.
+func (s *Service) accountOfName(ctx context.Context, user string) (a storage.AccountRow, target string, err error) {
+	a, err = s.accountToSignIn(ctx, user)
+	return a, a.Localpart, err
 }
 
 // SignIn creates a session for a user whose evidence another package has checked, on a path of that package. If also is

@@ -35,18 +35,19 @@ type Identifier struct {
 	Address string `json:"address"`
 }
 
-// accountOf returns the account that an identifier names. For an unknown one it returns an account without a password.
+// accountOf returns the account that an identifier names, and the target for which guesses at its password count. For
+// an unknown identifier it returns an account without a password.
 //
 // Errors: M_FORBIDDEN for phone numbers, which no account has; M_INVALID_PARAM, M_MISSING_PARAM.
-func (s *Service) accountOf(ctx context.Context, i Identifier) (storage.AccountRow, error) {
+func (s *Service) accountOf(ctx context.Context, i Identifier) (a storage.AccountRow, target string, err error) {
 	if i.Type == "m.id.thirdparty" && i.Medium == mediumEmail {
 		return s.accountOfEmail(ctx, i.Address)
 	}
 	name, err := i.Name()
 	if err != nil {
-		return storage.AccountRow{}, err
+		return a, "", err
 	}
-	return s.accountToSignIn(ctx, name)
+	return s.accountOfName(ctx, name)
 }
 
 // Name returns the user name of an identifier.
@@ -177,7 +178,7 @@ func (s *Service) checkOwn(ctx context.Context, at tried) (_ proof, refused *mxe
 		if named.Type == "" {
 			named.User = a.User
 		}
-		row, err := s.accountOf(ctx, named)
+		row, _, err := s.accountOf(ctx, named)
 		if err != nil {
 			return proof{}, nil, err
 		}
