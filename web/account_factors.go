@@ -53,7 +53,9 @@ func (p *Pages) showSecurity(r *httpapi.Request, s session, problem error) (any,
 }
 
 // grant says why the user of a session may change second factors.
-func (s session) grant() factors.Grant { return factors.Grant{User: s.User, Shown: s.Shown()} }
+func (s session) grant() factors.Grant {
+	return factors.Grant{User: s.User, Shown: s.Shown(), Browser: s.cookie}
+}
 
 func (p *Pages) removeTOTP(r *httpapi.Request, s session, _ url.Values) (any, error) {
 	if err := p.opts.Factors.RemoveTOTP(r.Context(), s.grant()); err != nil {

@@ -1,12 +1,14 @@
 package web_test
 
 import (
+	"net/url"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/oauth2"
 
+	"ebb/accounts/gate"
 	"ebb/config"
 	"ebb/internal/mailsink"
 	"ebb/internal/testserver"
@@ -119,6 +121,83 @@ func TestWhatStaysSignedInWhenAnAccountChanges(t *testing.T) {
 			status, _ := l.whoami(device.Token)
 			if got.device = status == 200; got != c.want {
 				t.Errorf("what is left: %+v, want %+v", got, c.want)
+			}
+		})
+	}
+}
+
+// A link replaces factors that are lost. Whoever has found them and knows the password must not keep a browser signed
+// in, in which they could add a factor of their own or let a client in.
+func TestLinkThatReplacesFactorsSignsOutBrowsers(t *testing.T) {
+	for name, enrolled := range map[string]bool{"the first factor": false, "a lost factor": true} {
+		t.Run(name, func(t *testing.T) {
+			l, _ := newPostalLab(t, func(c *config.Config) { c.Auth.MFA = "optional" })
+			device := l.Register("alice")
+			address, b := l.authorize(), l.browser()
+			client, verifier := l.client(nil), oauth2.GenerateVerifier()
+			if enrolled {
+				app := l.enrol("alice")
+				b.step(b.signInAs(address, "alice"), "code", "code", app.next())
+			} else {
+				b.signInAs(address, "alice")
+			}
+			in := b.get(address)
+			if !in.consents() {
+				t.Fatalf("%d %s", in.status, in.body)
+			}
+			allowed := b.submit(b.get(client.AuthCodeURL("s", oauth2.S256ChallengeOption(verifier))), "step", "allow")
+			l.enrol("alice")
+			if r := b.get(address); r.consents() || r.shows("code") == enrolled {
+				t.Errorf("the browser: %d %s", r.status, r.body)
+			}
+			to, err := url.Parse(allowed.header.Get("Location"))
+			if err != nil || to.Query().Get("code") == "" {
+				t.Fatalf("%d %s", allowed.status, to)
+			}
+			if _, err := client.Exchange(t.Context(), to.Query().Get("code"), oauth2.VerifierOption(verifier)); err == nil {
+				t.Error("the code is still good")
+			}
+			if status, _ := l.whoami(device.Token); status != 200 {
+				t.Errorf("the device: %d", status)
+			}
+		})
+	}
+}
+
+// The owner of an account removes or replaces a factor that somebody else may have: of the browsers that have shown it,
+// only the owner's stays signed in.
+func TestBrowsersAreSignedOutWhenAFactorIsRemovedOrReplaced(t *testing.T) {
+	for name, change := range map[string]func(own *browser) reply{
+		"removed": func(own *browser) reply {
+			return own.follow(own.submit(own.get(accountPage+"/security"), "step", "remove-codes"))
+		},
+		"replaced": func(own *browser) reply {
+			page := own.step(own.get(accountPage+"/security/add"), "totp")
+			found := secretText.FindStringSubmatch(page.body)
+			if found == nil {
+				return page
+			}
+			app := authenticator{l: own.l, secret: strings.ReplaceAll(found[1], " ", "")}
+			return own.step(page, "totp-confirm", "code", app.code(0))
+		},
+		"recovery codes": func(own *browser) reply {
+			return own.submit(own.get(accountPage+"/security"), "step", "recovery")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newSecondLab(t, gate.Policy{MFA: gate.Optional})
+			app := l.enrol("alice")
+			own, thief := l.browser(), l.browser()
+			for _, b := range []*browser{own, thief} {
+				if b.step(b.signInAs(accountPage, "alice"), "code", "code", app.next()); !b.signedIn() {
+					t.Fatal("not signed in")
+				}
+			}
+			if r := change(own); r.status != 200 || !own.signedIn() {
+				t.Errorf("the owner's browser: %d %s", r.status, r.body)
+			}
+			if thief.signedIn() {
+				t.Error("the other browser is still signed in")
 			}
 		})
 	}

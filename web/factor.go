@@ -126,7 +126,7 @@ func (p *Pages) showCodes(r *httpapi.Request, made factors.Enrolled, next string
 // enrolment returns the page on which the user of a session sets up a second factor. ok is false if the user may not,
 // and needs a link from an administrator.
 func (p *Pages) enrolment(r *httpapi.Request, st standing, missing lack) (e enrolment, ok bool, err error) {
-	e = enrolment{user: st.UserID, cookie: st.cookie, grant: factors.Grant{User: st.User, Shown: st.Shown()}, lead: english["factor.required"]}
+	e = enrolment{user: st.UserID, cookie: st.cookie, grant: st.grant(), lead: english["factor.required"]}
 	if missing == offersFactor {
 		e.until = st.ends
 		return e, true, nil

@@ -193,7 +193,7 @@ func (s *Service) RevokeLink(ctx context.Context, by id.UserID, user id.UserID) 
 }
 
 // enrol checks, within the write that stores a new factor, that a grant permits it. If the grant has a link, enrol uses
-// it up and removes the former factors, which are lost and may have been found by others.
+// it up, removes the former factors, which are lost and may have been found by others, and signs out all browsers.
 //
 // Errors: M_FORBIDDEN, M_USER_LOCKED.
 func (s *Service) enrol(ctx context.Context, tx *storage.Tx, g Grant) error {
@@ -212,6 +212,9 @@ func (s *Service) enrol(ctx context.Context, tx *storage.Tx, g Grant) error {
 		return err
 	}
 	if err := tx.DeleteFactors(g.User); err != nil {
+		return err
+	}
+	if err := endOthers(tx, g); err != nil {
 		return err
 	}
 	return s.record(ctx, tx, Act{Kind: FactorsReset, User: g.User, Factor: has})

@@ -71,6 +71,9 @@ func (s *Service) NewRecoveryCodes(ctx context.Context, g Grant) (codes []string
 		case has == 0:
 			return mxerr.Forbidden("Set up a second factor first: recovery codes stand in for one that is lost")
 		}
+		if err := endOthers(tx, g); err != nil {
+			return err
+		}
 		codes, err = s.makeCodes(ctx, tx, g.User)
 		return err
 	})

@@ -150,6 +150,10 @@ type Grant struct {
 	Shown  gate.Evidence   // what the user has presented; the caller decides how recent it must be
 	Device ident.DeviceNID // of the session, to which the evidence of a new factor is added; 0: none
 	Link   string          // token of an enrolment link; "": none
+
+	// Browser is the cookie of the browser in which the user does it, or "". It stays signed in when a factor is
+	// removed or replaced.
+	Browser string
 }
 
 // Enrolled is the result of setting up a factor.
@@ -250,11 +254,24 @@ func (s *Service) enrolled(ctx context.Context, tx *storage.Tx, g Grant, shown g
 	return out, err
 }
 
+// endOthers signs out all browsers of a user except that of the grant, and deletes login tokens and codes that have not
+// been used. It is called when a factor is removed or replaced: somebody else may have shown it in one of them.
+func endOthers(tx *storage.Tx, g Grant) error {
+	own := ""
+	if g.Browser != "" {
+		own = hashOf(g.Browser)
+	}
+	return tx.DeleteLoginTokensExcept(g.User, own)
+}
+
 // removed completes the removal of a factor within its write. If it was the last one, it also deletes the recovery
 // codes, or returns an error if the account needs a factor.
 //
 // Errors: M_FORBIDDEN.
-func (s *Service) removed(ctx context.Context, tx *storage.Tx, a storage.AccountRow, factor gate.Evidence, name string) error {
+func (s *Service) removed(ctx context.Context, tx *storage.Tx, g Grant, a storage.AccountRow, factor gate.Evidence, name string) error {
+	if err := endOthers(tx, g); err != nil {
+		return err
+	}
 	has, err := Enrolment{}.Enrolled(tx, a.NID)
 	if err != nil {
 		return err

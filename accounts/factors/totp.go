@@ -134,6 +134,13 @@ func (s *Service) ConfirmTOTP(ctx context.Context, g Grant, id, code string) (ou
 		if err := s.enrol(ctx, tx, g); err != nil {
 			return err
 		}
+		if _, replaces, err := tx.TOTP(g.User); err != nil {
+			return err
+		} else if replaces {
+			if err := endOthers(tx, g); err != nil {
+				return err
+			}
+		}
 		if err := tx.PutTOTP(g.User, c.Data, step); err != nil {
 			return err
 		}
@@ -236,7 +243,7 @@ func (s *Service) RemoveTOTP(ctx context.Context, g Grant) error {
 		case !there:
 			return mxerr.NotFound("The account has no one-time codes")
 		}
-		return s.removed(ctx, tx, a, gate.TOTP, "")
+		return s.removed(ctx, tx, g, a, gate.TOTP, "")
 	})
 }
 
