@@ -456,15 +456,7 @@ const loginTokenLifetime = 2 * time.Minute
 // Errors: M_FORBIDDEN, M_USER_LOCKED.
 func (s *Service) CreateLoginToken(ctx context.Context, who ident.Requester) (token string, lifetime time.Duration, err error) {
 	err = s.write(ctx, func(w *write) error {
-		shown, err := w.Evidence(who.DeviceNID)
-		if err != nil {
-			return err
-		}
-		upstream, err := w.Upstream(who.DeviceNID)
-		if err != nil {
-			return err
-		}
-		pass, err := s.gate.Admit(w.Tx, gate.Attempt{Path: gate.PathHandOver, User: who.UserNID, Shown: gate.Evidence(shown), Upstream: upstream})
+		pass, err := s.admitHandOver(w.Tx, who)
 		if err != nil {
 			return err
 		}
@@ -473,4 +465,28 @@ func (s *Service) CreateLoginToken(ctx context.Context, who ident.Requester) (to
 		return err
 	})
 	return token, loginTokenLifetime, err
+}
+
+// MayCreateLoginToken returns an error if CreateLoginToken would refuse this session, so that its user is not asked to
+// confirm a request that fails.
+//
+// Errors: M_FORBIDDEN, M_USER_LOCKED.
+func (s *Service) MayCreateLoginToken(ctx context.Context, who ident.Requester) error {
+	return s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+		_, err := s.admitHandOver(tx, who)
+		return err
+	})
+}
+
+// admitHandOver asks the gate whether a session may create a login token.
+func (s *Service) admitHandOver(tx *storage.Tx, who ident.Requester) (gate.Pass, error) {
+	shown, err := tx.Evidence(who.DeviceNID)
+	if err != nil {
+		return gate.Pass{}, err
+	}
+	upstream, err := tx.Upstream(who.DeviceNID)
+	if err != nil {
+		return gate.Pass{}, err
+	}
+	return s.gate.Admit(tx, gate.Attempt{Path: gate.PathHandOver, User: who.UserNID, Shown: gate.Evidence(shown), Upstream: upstream})
 }

@@ -10,6 +10,9 @@ func (a *API) loginTokenRoutes() []httpapi.Route {
 // generateLoginToken creates a token with which another client can log in as the same user.
 // Spec: client-server-api#post_matrixclientv1loginget_token
 func (a *API) generateLoginToken(r *httpapi.Request) (any, error) {
+	if err := a.Accounts.MayCreateLoginToken(r.Context(), r.Requester); err != nil { // checked first, since the authentication can be used only once
+		return nil, err
+	}
 	if err := a.interactiveAuth(r, "generateLoginToken"); err != nil {
 		return nil, err
 	}

@@ -259,6 +259,21 @@ func TestAccountsForWhichAPasswordIsNotEnoughConfirmOnThePage(t *testing.T) {
 	}
 }
 
+// A session from before the second factor cannot sign in another device. Its user must not be asked to approve that.
+func TestUsersAreNotAskedToApproveALoginTokenThatIsRefused(t *testing.T) {
+	l := newPageLab(t, gate.Policy{MFA: gate.Optional})
+	c, user := l.Login("alice"), l.user("alice")
+	l.ask(c, "POST", "/v1/login/get_token", obj{})
+	err := l.DB().Write(t.Context(), func(tx *storage.Tx) error {
+		_, err := tx.AddPasskey(storage.PasskeyRow{CredentialID: "k", User: user, RPID: "localhost", Name: "Key", PublicKey: "k"})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Refused("POST", "/v1/login/get_token", obj{}, 403, "M_FORBIDDEN")
+}
+
 func TestWithoutPagesThePasswordConfirms(t *testing.T) {
 	s := testserver.NewWithPolicy(t, gate.Policy{MFA: gate.Optional}, func(c *config.Config) { c.OAuth.Enabled = false })
 	c := s.Register("alice")

@@ -166,6 +166,7 @@ func (p *Pages) showProblem(r *httpapi.Request, page, cookie string, v view, pro
 			status = http.StatusForbidden
 		}
 		if known.Code == mxerr.CodeLimitExceeded {
+			v.Problem = english["error.limit"]
 			if h == nil {
 				h = http.Header{}
 			}

@@ -116,6 +116,7 @@ var english = map[string]string{
 	"link.ask":     "Enter the code that your device shows.",
 	"link.code":    "Code",
 	"link.button":  "Continue",
+	"link.client":  "Website that the device names",
 	"link.address": "Address of the device",
 	"link.shown":   "Code on the device",
 	"link.warning": "Allow this only if your own device shows this code now. Somebody who sent you the code would get access to your account.",
@@ -368,6 +369,7 @@ var english = map[string]string{
 	"error.csrf":    "This form is too old, or was opened by another website. Go back to your client and start again.",
 	"error.state":   "This form is out of date: something has changed in another window. Continue here.",
 	"error.changed": "The account has just changed. Sign in again.",
+	"error.limit":   "Too many attempts. Wait a few minutes, then try again.",
 	"error.off":     "This server has no such page.",
 	"footer.server": "Account on %s",
 }
