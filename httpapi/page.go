@@ -50,9 +50,14 @@ const errorPage = `<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <title>TITLE</title>
-<style nonce="NONCE">body{font:1em/1.5 sans-serif;max-width:40em;margin:3em auto;padding:0 1em}</style>
+<style nonce="NONCE">:root{--back:#f4efe6;--text:#22303a;--line:#0b5f73}
+@media(prefers-color-scheme:dark){:root{--back:#0d1a21;--text:#e8eef0;--line:#7fd0e0}}
+body{font:1em/1.5 system-ui,sans-serif;color:var(--text);background:var(--back);max-width:28rem;margin:3rem auto;padding:0 1.25rem}
+h1{font-size:1.6rem;line-height:1.2}
+p{padding-left:.75rem;border-left:.3rem solid var(--line)}</style>
 </head>
 <body>
 <h1>TITLE</h1>

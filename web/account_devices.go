@@ -26,7 +26,7 @@ type deviceView struct {
 
 // deviceOf returns what the pages show of a device.
 func (p *Pages) deviceOf(d accounts.Device, clients map[id.DeviceID]oauth.Metadata) deviceView {
-	v := deviceView{ID: string(d.ID), Name: string(d.ID), Client: d.UserAgent, Addr: d.Address, Seen: when(d.LastSeen)}
+	v := deviceView{ID: string(d.ID), Name: string(d.ID), Client: programOf(d.UserAgent), Addr: d.Address, Seen: when(d.LastSeen)}
 	if d.DisplayName != nil && *d.DisplayName != "" {
 		v.Name = *d.DisplayName
 	}

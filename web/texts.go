@@ -178,6 +178,7 @@ var english = map[string]string{
 	"account.lead":        "Sign in to manage your account.",
 	"account.title":       "Your account",
 	"account.back":        "Back to your account",
+	"account.goto":        "Your account",
 	"account.again":       "Sign in again",
 	"account.save":        "Save",
 	"account.remove":      "Remove",
@@ -283,6 +284,7 @@ var english = map[string]string{
 	"device.title":   "Device",
 	"device.id":      "Device ID",
 	"device.client":  "Client",
+	"device.on":      "%s on %s",
 	"device.seen":    "Last seen",
 	"device.addr":    "Address",
 	"device.name":    "Name of the device",
@@ -366,6 +368,7 @@ var english = map[string]string{
 	"upstream.link.button":  "Link",
 
 	"error.title":   "That did not work",
+	"error.client":  "The client that has sent you here is not known to this server, or has made a mistake. Go back to it and start again.",
 	"error.csrf":    "This form is too old, or was opened by another website. Go back to your client and start again.",
 	"error.state":   "This form is out of date: something has changed in another window. Continue here.",
 	"error.changed": "The account has just changed. Sign in again.",

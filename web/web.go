@@ -219,18 +219,21 @@ func (p *Pages) handler(f func(*httpapi.Request) (any, error)) func(*httpapi.Req
 // them.
 func (p *Pages) failed(r *httpapi.Request, err error) (any, error) {
 	var status int
-	var message string
+	v := view{Title: english["error.title"]}
 	var known *mxerr.Error
 	var e *oauth.Error
 	switch {
 	case errors.As(err, &e):
-		status, message = e.Status, e.Description
+		status, v.Problem, v.Lead = e.Status, e.Description, english["error.client"]
 	case errors.As(err, &known):
-		status, message = known.Status, known.Msg
+		status, v.Problem = known.Status, known.Msg
 	default:
 		return nil, err
 	}
-	return p.show(r, status, "message", "", view{Title: english["error.title"], Problem: message}, nil)
+	if p.opts.OAuth != nil && strings.HasPrefix(r.URL.Path, pathAccount) {
+		v.Data = pathAccount
+	}
+	return p.show(r, status, "message", "", v, nil)
 }
 
 // redirect sends the browser to another address, by GET.

@@ -504,3 +504,14 @@ func TestThereAreNoPagesUnlessOAuthIsOn(t *testing.T) {
 		}
 	}
 }
+
+func TestErrorPagesSayHowToContinue(t *testing.T) {
+	b := newLab(t).browser()
+	const toAccount = `href="/_ebb/account"`
+	if r := b.get("/_ebb/account/notme?token=old"); r.status != 404 || !strings.Contains(r.body, toAccount) {
+		t.Errorf("an old link: %d %s", r.status, r.body)
+	}
+	if r := b.get("/oauth2/authorize?client_id=nobody"); r.status != 401 || strings.Contains(r.body, toAccount) || !strings.Contains(r.body, "Go back to it") {
+		t.Errorf("an unknown client: %d %s", r.status, r.body)
+	}
+}

@@ -56,7 +56,7 @@ func invalid(code, format string, args ...any) *Error {
 }
 
 func noClient() *Error {
-	return &Error{Status: http.StatusUnauthorized, Code: errClient, Description: "There is no such client: register it again"}
+	return &Error{Status: http.StatusUnauthorized, Code: errClient, Description: "There is no such client: it must register again"}
 }
 
 // NoSecrets returns the error for a client that authenticates with a secret. No client has one.
