@@ -17,6 +17,8 @@ const exportChunk = 4 << 20
 type ExportArgs struct {
 	User   string `json:"user"`
 	Offset int64  `json:"offset,omitempty"`
+	// Conversations asks "user export" to include what others have written and the user may read.
+	Conversations bool `json:"conversations,omitempty"`
 }
 
 // ExportPart is a part of an export.
@@ -39,7 +41,7 @@ func (a *API) userExport(ctx context.Context, e ExportArgs) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.Export.Start(ctx, o, user)
+	return a.Export.Start(ctx, o, user, e.Conversations)
 }
 
 // userExportStatus describes the export.

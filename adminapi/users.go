@@ -84,7 +84,13 @@ func (a *API) deleteRedactions(r *httpapi.Request) (any, error) {
 }
 
 func (a *API) postExport(r *httpapi.Request) (any, error) {
-	return a.runFor(r, "user export", ExportArgs{User: r.Var("userId")})
+	var args struct {
+		Conversations bool `json:"conversations"`
+	}
+	if err := r.Decode(&args); err != nil {
+		return nil, err
+	}
+	return a.runFor(r, "user export", ExportArgs{User: r.Var("userId"), Conversations: args.Conversations})
 }
 
 func (a *API) getExport(r *httpapi.Request) (any, error) {

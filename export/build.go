@@ -27,6 +27,8 @@ const (
 	window = 5000
 )
 
+const conversationsName = "conversations/ROOM.json"
+
 // section is a part of the archive: some files of it, and what the README says about them.
 type section struct {
 	name, about string
@@ -47,6 +49,7 @@ func sections() []section {
 		{"pushers.json", "The apps that are sent notifications.", (*builder).pushers, false},
 		{"rooms.json", "The rooms in which you are or were, or to which you were invited, with the event that says so, and what you were shown of the room with the invite.", (*builder).rooms, false},
 		{"messages/ROOM.json", "What you have sent to each room, the oldest first: messages, reactions, redactions and changes of the room. ROOM is the ID of the room; characters other than letters, digits, dots and hyphens are replaced by underscores. Messages in encrypted rooms are encrypted: only your clients have the keys. Messages that were redacted or have expired are not stored any more, and those that expire soon are left out.", (*builder).messages, true},
+		{conversationsName, "The messages of each room that you may read, those of others included, the oldest first. Messages of users whom you ignore are left out, and rooms that you have forgotten.", (*builder).conversations, true},
 		{"originals.json", "Messages that you have sent and that were redacted, as they were before, while this server keeps them for the moderators of the room. Those that are deleted soon are left out.", (*builder).originals, true},
 		{"receipts.json", "How far you have read in each room.", (*builder).receipts, false},
 		{"delayed_events.json", "Messages that are to be sent later, or recently were, without their content.", (*builder).delayed, false},
@@ -66,7 +69,7 @@ type builder struct {
 	user    ident.UserNID
 	out     *archive.Writer
 	members []rooms.RoomMembership
-	leftOut int64
+	leftOut map[storage.Pos]bool // messages that expire too soon
 }
 
 // build writes the archive.
@@ -81,7 +84,7 @@ func (s *Service) build(ctx context.Context, e *export) error {
 	s.mu.Lock()
 	e.file = file
 	s.mu.Unlock()
-	b := &builder{s: s, ctx: ctx, e: e, user: e.owner.User, out: archive.NewWriter(file, s.opts.Now().UTC())}
+	b := &builder{s: s, ctx: ctx, e: e, leftOut: map[storage.Pos]bool{}, user: e.owner.User, out: archive.NewWriter(file, s.opts.Now().UTC())}
 	if b.members, err = s.opts.Rooms.Memberships(ctx, b.user); err != nil {
 		return err
 	}
@@ -93,17 +96,19 @@ func (s *Service) build(ctx context.Context, e *export) error {
 				return fmt.Errorf("%s: %w", part.name, err)
 			}
 		}
-		fmt.Fprintf(&readme, "%s\n    %s\n", part.name, part.about)
+		if part.name != conversationsName || e.status.Conversations {
+			fmt.Fprintf(&readme, "%s\n    %s\n", part.name, part.about)
+		}
 	}
 	fmt.Fprintf(&readme, "%s, %s\n    The hash of every file, and the server's signature of that list. \"ebb export verify\" checks them.\n\n"+
 		"Not included, because they are secret or of no use without the server: passwords, access tokens and other secrets, which are stored only as hashes; "+
-		"the backup of your encryption keys, which your client can export; messages of others; what other servers store about you. Times are in UTC, or in milliseconds since 1970.\n", archive.ManifestName, archive.SignatureName)
+		"the backup of your encryption keys, which your client can export; files of others, and their messages unless you have asked for them; what other servers store about you. Times are in UTC, or in milliseconds since 1970.\n", archive.ManifestName, archive.SignatureName)
 	if err := b.out.Add(archive.ReadmeName, zip.Deflate, func(w io.Writer) error { _, err := io.WriteString(w, readme.String()); return err }); err != nil {
 		return err
 	}
-	err = b.out.Finish(archive.Manifest{Server: s.opts.Server, User: string(e.user), LeftOut: b.leftOut}, b.sign)
+	err = b.out.Finish(archive.Manifest{Server: s.opts.Server, User: string(e.user), LeftOut: int64(len(b.leftOut)), Conversations: e.status.Conversations}, b.sign)
 	s.mu.Lock()
-	e.status.LeftOut = b.leftOut
+	e.status.LeftOut = int64(len(b.leftOut))
 	s.mu.Unlock()
 	return err
 }
@@ -111,7 +116,7 @@ func (s *Service) build(ctx context.Context, e *export) error {
 // WriteAccount writes the parts of an export that are neither messages nor files to an archive. It is for users under a
 // legal hold, whose messages and files package holds exports.
 func (s *Service) WriteAccount(ctx context.Context, out *archive.Writer, user ident.UserNID, name id.UserID) (err error) {
-	b := &builder{s: s, ctx: ctx, e: &export{owner: Owner{User: user, Admin: true}, user: name}, user: user, out: out}
+	b := &builder{s: s, ctx: ctx, leftOut: map[storage.Pos]bool{}, e: &export{owner: Owner{User: user, Admin: true}, user: name}, user: user, out: out}
 	if b.members, err = s.opts.Rooms.Memberships(ctx, user); err != nil {
 		return err
 	}
@@ -144,46 +149,10 @@ func (b *builder) read(f func(tx *storage.Tx) error) error {
 
 // messages writes a file for every room to which the user has sent something.
 func (b *builder) messages() error {
-	names := map[string]bool{}
-	for _, m := range b.members {
-		room, err := b.s.opts.Rooms.RoomByNID(b.ctx, m.Room)
-		if errors.Is(err, rooms.ErrNoRoom) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		next := &sent{b: b, room: room}
-		first, err := next.page()
-		if err != nil {
-			return err
-		}
-		if len(first) == 0 {
-			continue
-		}
-		name := archive.FileName(string(room.ID()))
-		for names[name] { // IDs that differ in replaced characters only
-			name += "_"
-		}
-		names[name] = true
-		err = b.out.Items("messages/"+name+".json", func(item func(json.RawMessage) error) error {
-			for forms := first; len(forms) > 0; {
-				for _, form := range forms {
-					if err := item(form); err != nil {
-						return err
-					}
-				}
-				if forms, err = next.page(); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return b.perRoom("messages", func(room *rooms.Room) pages {
+		p := &sent{b: b, room: room}
+		return p.page
+	})
 }
 
 // sent reads what the user has sent to a room.
@@ -214,54 +183,17 @@ func (p *sent) page() (forms []json.RawMessage, err error) {
 	return forms, nil
 }
 
-// forms returns those of the given events that are exported. They are recorded before it is checked once more that
-// they are not redacted: an event that is redacted later ends the export.
+// forms returns those of the given events that are exported.
 func (p *sent) forms(rows []storage.EventRow) (forms []json.RawMessage, err error) {
 	room, err := p.b.s.opts.Rooms.RoomByNID(p.b.ctx, p.room.NID()) // with its current policy
 	if err != nil {
 		return nil, err
 	}
-	var chosen []storage.EventRow
-	var positions []storage.Pos
-	for _, row := range rows {
-		if row.RedactedBy == 0 && p.b.admit(room, &row) {
-			chosen, positions = append(chosen, row), append(positions, row.Position)
-		}
-	}
-	if len(chosen) == 0 {
-		return nil, nil
-	}
-	var shown map[storage.Pos]bool
-	if err := p.b.read(func(tx *storage.Tx) (err error) { shown, err = tx.StillShown(positions); return err }); err != nil {
-		return nil, err
-	}
-	events, err := room.LoadEvents(chosen)
+	events, err := room.LoadEvents(rows)
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range events {
-		if shown[e.Pos] {
-			forms = append(forms, e.Form(true))
-		}
-	}
-	return forms, nil
-}
-
-// admit reports whether an event is shown and lives long enough to be exported. It records the event, so that the
-// export ends with it.
-func (b *builder) admit(room *rooms.Room, row *storage.EventRow) bool {
-	policy, now := room.Retention(), b.s.opts.Now()
-	switch {
-	case row.Flags&storage.HiddenEvent != 0:
-		return false
-	case !row.IsState && expiry.Expired(policy, row.OriginTS, row.ReceivedTS, now.Add(marginOf(policy))):
-		if !expiry.Expired(policy, row.OriginTS, row.ReceivedTS, now) {
-			b.leftOut++
-		}
-		return false
-	}
-	b.e.contents.add(room.NID(), row.Position, row.IsState, row.OriginTS, row.ReceivedTS)
-	return true
+	return p.b.admitted(room, events)
 }
 
 // originals writes what redacted events of the user were before the redaction, as long as moderators may read that.
@@ -310,7 +242,7 @@ func (b *builder) originalsOf(nid ident.RoomNID, after storage.Pos) (forms []jso
 	}
 	admitted := map[storage.Pos]bool{}
 	for i := range list {
-		if row := rows[list[i].Position]; row != nil && b.admit(room, row) {
+		if row := rows[list[i].Position]; row != nil && row.Flags&storage.HiddenEvent == 0 && b.admit(room, admissionOf(row)) {
 			admitted[row.Position] = true
 			b.e.contents.endBy(time.UnixMilli(list[i].RedactedTS).Add(keep))
 		}

@@ -209,7 +209,7 @@ func (f *fixture) archive() map[string]string {
 	}
 	defer s.Close()
 	var out bytes.Buffer
-	b := &builder{s: s, ctx: f.t.Context(), e: &export{user: aliceID}, user: f.alice, out: archive.NewWriter(&out, time.Now().Add(time.Hour))}
+	b := &builder{s: s, ctx: f.t.Context(), leftOut: map[storage.Pos]bool{}, e: &export{user: aliceID}, user: f.alice, out: archive.NewWriter(&out, time.Now().Add(time.Hour))}
 	if b.members, err = f.rooms.Memberships(f.t.Context(), f.alice); err != nil {
 		f.t.Fatal(err)
 	}

@@ -27,6 +27,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/audit"
+	"ebb/history"
 	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
@@ -58,6 +59,7 @@ type Options struct {
 	DB      *storage.DB
 	Rooms   *rooms.Service
 	Commits *rooms.Commits
+	History *history.Service
 	Files   Files
 	Audit   *audit.Log
 	Now     func() time.Time
@@ -85,6 +87,8 @@ type Status struct {
 	LeftOut int64     `json:"left_out"`
 	Key     string    `json:"key"` // verifies the signature
 	Problem string    `json:"problem,omitempty"`
+
+	Conversations bool `json:"conversations"` // what others have written and the user may read is in it
 }
 
 // Owner identifies an export: each user has at most one of their own and one that administrators have asked for.
@@ -161,18 +165,22 @@ func (s *Service) committed(c *rooms.Commit) {
 
 var errTooLarge = errors.New("export: the archive is larger than allowed")
 
-// Start begins an export, unless there is one that is being built or can be downloaded.
+// Start begins an export, unless there is one that is being built or can be downloaded. conversations says whether it
+// has what others have written and the user may read; an export that differs in that is replaced.
 //
 // Errors: M_LIMIT_EXCEEDED.
-func (s *Service) Start(ctx context.Context, o Owner, user id.UserID) (Status, error) {
+func (s *Service) Start(ctx context.Context, o Owner, user id.UserID, conversations bool) (Status, error) {
 	if err := s.Sweep(ctx); err != nil {
 		return Status{}, err
 	}
-	e, err := s.enter(o, user)
+	if st := s.Status(o); st.State != "" && st.Conversations != conversations {
+		s.Drop(o)
+	}
+	e, err := s.enter(o, user, conversations)
 	if err != nil || e == nil {
 		return s.Status(o), err
 	}
-	if err := s.opts.Audit.Record(ctx, "export of an account begun", "user", user, "by_administrator", o.Admin); err != nil {
+	if err := s.opts.Audit.Record(ctx, "export of an account begun", "user", user, "by_administrator", o.Admin, "conversations", conversations); err != nil {
 		s.remove(e)
 		return Status{}, err
 	}
@@ -188,7 +196,7 @@ func (s *Service) Start(ctx context.Context, o Owner, user id.UserID) (Status, e
 }
 
 // enter adds a new export. It returns nil if there is one that has not failed.
-func (s *Service) enter(o Owner, user id.UserID) (*export, error) {
+func (s *Service) enter(o Owner, user id.UserID, conversations bool) (*export, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ctx.Err() != nil {
@@ -200,7 +208,7 @@ func (s *Service) enter(o Owner, user id.UserID) (*export, error) {
 	if len(s.exports) >= maxExports && s.exports[o] == nil {
 		return nil, mxerr.LimitExceeded(sweepInterval)
 	}
-	e := &export{owner: o, user: user, path: filepath.Join(s.opts.Dir, rand.Text()), status: Status{State: Building, Started: s.opts.Now()}}
+	e := &export{owner: o, user: user, path: filepath.Join(s.opts.Dir, rand.Text()), status: Status{State: Building, Started: s.opts.Now(), Conversations: conversations}}
 	s.exports[o] = e
 	return e, nil
 }

@@ -12,23 +12,28 @@ import (
 	"ebb/internal/testserver"
 )
 
-// BenchmarkExport exports the account of a user who has sent 100,000 messages, from the request to the complete
-// archive. It reports the time, and, in a second run, by how much the heap grows. In that one the garbage collector
-// runs more often, which takes time: the test itself holds hundreds of megabytes, and there would be as much garbage.
-func BenchmarkExport(b *testing.B) {
+// writeALot sends 100,000 messages to a new room.
+func writeALot(c *testserver.Client) (room string) {
 	const messages, senders = 100_000, 32
-	s := testserver.New(b, nil)
-	alice := s.Register("alice")
-	room := alice.Do("POST", "/v3/createRoom", obj{"preset": "public_chat"})["room_id"].(string)
+	room = c.Do("POST", "/v3/createRoom", obj{"preset": "public_chat"})["room_id"].(string)
 	var senderGroup sync.WaitGroup
 	for i := range senders {
 		senderGroup.Go(func() {
 			for j := range messages / senders {
-				alice.Do("PUT", fmt.Sprintf("/v3/rooms/%s/send/m.room.message/%d-%d", url.PathEscape(room), i, j), obj{"msgtype": "m.text", "body": fmt.Sprint("message ", i, " ", j, " of a user who has written a lot in the course of the years")})
+				c.Do("PUT", fmt.Sprintf("/v3/rooms/%s/send/m.room.message/%d-%d", url.PathEscape(room), i, j), obj{"msgtype": "m.text", "body": fmt.Sprint("message ", i, " ", j, " of a user who has written a lot in the course of the years")})
 			}
 		})
 	}
 	senderGroup.Wait()
+	return room
+}
+
+// BenchmarkExport exports the account of a user who has sent 100,000 messages, from the request to the complete
+// archive. It reports the time, and, in a second run, by how much the heap grows. In that one the garbage collector
+// runs more often, which takes time: the test itself holds hundreds of megabytes, and there would be as much garbage.
+func BenchmarkExport(b *testing.B) {
+	s := testserver.New(b, nil)
+	writeALot(s.Register("alice"))
 	s.Reopen() // so that nothing is cached
 	b.ResetTimer()
 	for range b.N {
@@ -38,6 +43,25 @@ func BenchmarkExport(b *testing.B) {
 		b.ReportMetric(float64(status.Size)/(1<<20), "MB/archive")
 		drop(b, s)
 		b.ReportMetric(growth(func() { built(b, s, "alice") }), "MB")
+		drop(b, s)
+	}
+}
+
+// BenchmarkExportOfConversations exports 100,000 messages that others have sent.
+func BenchmarkExportOfConversations(b *testing.B) {
+	s := testserver.New(b, nil)
+	bob, alice := s.Register("bob"), s.Register("alice")
+	room := writeALot(bob)
+	alice.Do("POST", "/v3/join/"+url.PathEscape(room), obj{})
+	s.Reopen() // so that nothing is cached
+	b.ResetTimer()
+	for range b.N {
+		start := time.Now()
+		status := builtWith(b, s, withConversations)
+		b.ReportMetric(time.Since(start).Seconds(), "s/export")
+		b.ReportMetric(float64(status.Size)/(1<<20), "MB/archive")
+		drop(b, s)
+		b.ReportMetric(growth(func() { builtWith(b, s, withConversations) }), "MB")
 		drop(b, s)
 	}
 }

@@ -40,7 +40,11 @@ func command[T any](t testing.TB, s *testserver.Server, name string, args any) (
 // built has an account exported, and returns the status of the export.
 func built(t testing.TB, s *testserver.Server, user string) export.Status {
 	t.Helper()
-	args := adminapi.ExportArgs{User: user}
+	return builtWith(t, s, adminapi.ExportArgs{User: user})
+}
+
+func builtWith(t testing.TB, s *testserver.Server, args adminapi.ExportArgs) export.Status {
+	t.Helper()
 	status, err := command[export.Status](t, s, "user export", args)
 	for deadline := time.Now().Add(time.Minute); err == nil && status.State == export.Building && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		status, err = command[export.Status](t, s, "user export status", args)
@@ -88,15 +92,40 @@ func unzip(t testing.TB, archive []byte) map[string]string {
 	return files
 }
 
+// zipped returns an archive with the given files.
+func zipped(t *testing.T, files map[string]string) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	z := zip.NewWriter(&out)
+	for name, content := range files {
+		w, err := z.Create(name)
+		if err == nil {
+			_, err = io.WriteString(w, content)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
 // exported has an account exported and returns the files.
 func exported(t testing.TB, s *testserver.Server, user string) map[string]string {
 	t.Helper()
-	built(t, s, user)
-	archive, err := download(t, s, user)
+	return exportedWith(t, s, adminapi.ExportArgs{User: user})
+}
+
+func exportedWith(t testing.TB, s *testserver.Server, args adminapi.ExportArgs) map[string]string {
+	t.Helper()
+	builtWith(t, s, args)
+	archive, err := download(t, s, args.User)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := command[struct{}](t, s, "user export drop", adminapi.ExportArgs{User: user}); err != nil {
+	if _, err := command[struct{}](t, s, "user export drop", adminapi.ExportArgs{User: args.User}); err != nil {
 		t.Fatal(err)
 	}
 	return unzip(t, archive)
@@ -179,21 +208,8 @@ func checkVerification(t *testing.T, data []byte, key, user string) {
 	} {
 		files := unzip(t, data)
 		change(files)
-		var out bytes.Buffer
-		z := zip.NewWriter(&out)
-		for name, content := range files {
-			w, err := z.Create(name)
-			if err == nil {
-				_, err = io.WriteString(w, content)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := z.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := archive.Verify(bytes.NewReader(out.Bytes()), int64(out.Len()), key); err == nil || !strings.Contains(err.Error(), what) {
+		changed := zipped(t, files)
+		if _, err := archive.Verify(bytes.NewReader(changed), int64(len(changed)), key); err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -321,6 +337,134 @@ func TestExportDoesNotRevealHolds(t *testing.T) {
 	if again == nil || !strings.Contains(files["audit.json"], "export of an account begun") {
 		t.Errorf("the audit records are %s", files["audit.json"])
 	}
+}
+
+// withConversations are the arguments for an export with what alice may read.
+var withConversations = adminapi.ExportArgs{User: "alice", Conversations: true}
+
+// TestExportWithConversationsHasWhatTheUserMayRead compares an export with the history visibility of rooms, what has
+// expired or was redacted, and ignored users.
+func TestExportWithConversationsHasWhatTheUserMayRead(t *testing.T) {
+	s := testserver.New(t, nil)
+	first, _ := admins(t, s)
+	alice, bob, carol := s.Register("alice"), s.Register("bob"), s.Register("carol")
+	create := func(visibility, more string) string {
+		return bob.Do("POST", "/v3/createRoom", obj{"preset": "public_chat", "name": "room " + more, "initial_state": []obj{
+			{"type": "m.room.history_visibility", "state_key": "", "content": obj{"history_visibility": visibility}},
+		}})["room_id"].(string)
+	}
+	enter := func(c *testserver.Client, how, room string) {
+		c.Do("POST", "/v3/rooms/"+url.PathEscape(room)+"/"+how, obj{})
+	}
+	joined, shared, left, forgotten, fading := create("joined", "joined"), create("shared", "shared"), create("shared", "left"), create("shared", "forgotten"), create("shared", "fading")
+	never, world := create("shared", "never"), create("world_readable", "world")
+	tell(bob, joined, "no-before-the-join")
+	tell(bob, shared, "yes-shared-history")
+	tell(bob, never, "no-never-joined")
+	tell(bob, world, "no-not-a-member")
+	for _, room := range []string{joined, shared, left, forgotten, fading} {
+		enter(alice, "join", room)
+	}
+	enter(carol, "join", shared)
+	alice.Do("PUT", "/v3/user/"+alice.User+"/account_data/m.ignored_user_list", obj{"ignored_users": obj{carol.User: obj{}}})
+	tell(bob, joined, "yes-after-the-join")
+	tell(alice, shared, "yes-of-alice")
+	tell(carol, shared, "no-ignored")
+	back := tell(bob, shared, "no-redacted")
+	bob.Do("PUT", "/v3/rooms/"+url.PathEscape(shared)+"/redact/"+url.PathEscape(back)+"/r", obj{})
+	tell(bob, left, "yes-before-alice-left")
+	enter(alice, "leave", left)
+	tell(bob, left, "no-after-alice-left")
+	tell(bob, forgotten, "no-forgotten")
+	enter(alice, "leave", forgotten)
+	enter(alice, "forget", forgotten)
+	first.Do("POST", holdsPath, obj{"room": fading, "reason": "case 9", "review": inOneYear(s)})
+	tell(bob, fading, "no-expired-but-held")
+	bob.Do("PUT", "/v3/rooms/"+url.PathEscape(fading)+"/state/m.room.retention", obj{"max_lifetime": 7_200_000})
+	s.Advance(2*time.Hour + time.Minute)
+	control(t, s, "purge now", obj{"all": true})
+	tell(bob, fading, "yes-still-alive")
+
+	status := builtWith(t, s, withConversations)
+	data, err := download(t, s, "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := unzip(t, data)
+	for _, want := range []string{"yes-shared-history", "yes-after-the-join", "yes-of-alice", "yes-before-alice-left", "yes-still-alive"} {
+		found := 0
+		for name, content := range files {
+			if strings.HasPrefix(name, "conversations/") {
+				found += strings.Count(content, `"`+want+`"`)
+			}
+		}
+		if found != 1 {
+			t.Errorf("%s is %d times in the conversations", want, found)
+		}
+	}
+	for name, content := range files {
+		if i := strings.Index(content, `"no-`); i >= 0 {
+			t.Errorf("%s has %.60s", name, content[i:])
+		}
+	}
+	m, err := archive.Verify(bytes.NewReader(data), int64(len(data)), status.Key)
+	if err != nil || !m.Conversations || !strings.Contains(files["README.txt"], "conversations/ROOM.json") {
+		t.Errorf("verified: %+v, %v", m, err)
+	}
+	checkChangedConversation(t, data, status.Key)
+	if files := exported(t, s, "alice"); anyContains(files, "yes-shared-history") || strings.Contains(files["README.txt"], "conversations/ROOM") || strings.Contains(files["manifest.json"], "conversations") {
+		t.Error("an export without conversations has what others have written, or says so")
+	}
+	s.Advance(time.Hour + 31*time.Minute) // "yes-still-alive" lives for less than a quarter of two hours
+	if files := exportedWith(t, s, withConversations); anyContains(files, "yes-still-alive") || !strings.Contains(files["manifest.json"], `left_out": 1`) {
+		t.Errorf("messages that expire soon: %s", files["manifest.json"])
+	}
+}
+
+// checkChangedConversation fails the test if an archive verifies in which a conversation was changed.
+func checkChangedConversation(t *testing.T, data []byte, key string) {
+	t.Helper()
+	files := unzip(t, data)
+	for name := range files {
+		if strings.HasPrefix(name, "conversations/") {
+			files[name] = strings.Replace(files[name], "yes-", "yea-", 1)
+		}
+	}
+	changed := zipped(t, files)
+	if _, err := archive.Verify(bytes.NewReader(changed), int64(len(changed)), key); err == nil || !strings.Contains(err.Error(), "was changed") {
+		t.Errorf("an archive with changed conversations verifies: %v", err)
+	}
+}
+
+// TestExportWithConversationsEndsWithTheMessagesOfOthers makes exports with a message of another user that goes away.
+func TestExportWithConversationsEndsWithTheMessagesOfOthers(t *testing.T) {
+	s := testserver.New(t, nil)
+	alice, bob := s.Register("alice"), s.Register("bob")
+	room := bob.Do("POST", "/v3/createRoom", obj{"preset": "public_chat"})["room_id"].(string)
+	base := "/v3/rooms/" + url.PathEscape(room)
+	alice.Do("POST", base+"/join", obj{})
+	ends := func(how string, f func()) {
+		t.Helper()
+		builtWith(t, s, withConversations)
+		f()
+		if _, err := download(t, s, "alice"); err == nil {
+			t.Errorf("%s: the export can still be downloaded", how)
+		}
+	}
+	e := tell(bob, room, "of bob")
+	built(t, s, "alice")
+	ends("a message is redacted", func() { bob.Do("PUT", base+"/redact/"+url.PathEscape(e)+"/r", obj{}) })
+	tell(bob, room, "of bob, later")
+	ends("a message expires", func() {
+		bob.Do("PUT", base+"/state/m.room.retention", obj{"max_lifetime": 3_600_000})
+		s.Advance(time.Hour)
+	})
+	built(t, s, "alice")
+	ends("its user is erased", func() {
+		tell(bob, room, "last words of bob")
+		builtWith(t, s, withConversations)
+		control(t, s, "user deactivate", obj{"user": alice.User, "erase": true})
+	})
 }
 
 func anyContains(files map[string]string, text string) bool {

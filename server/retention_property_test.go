@@ -547,10 +547,10 @@ func (w *fadingWorld) before() {
 		w.shown[r.operation] = w.shown[r.operation] || strings.Contains(string(r.raw), goneEverywhere) || strings.Contains(string(r.raw), goneHere)
 	}
 	w.crawlAs(w.alice, w.rooms, 3, note)
-	if files := exported(w.T, w.hs1, "alice"); !anyContains(files, goneEverywhere) || !anyContains(files, goneHere) {
+	if files := exportedWith(w.T, w.hs1, withConversations); !anyContains(files, goneEverywhere) || !anyContains(files, goneHere) {
 		w.Error("an export shows no message before it expires: exports prove nothing")
 	}
-	built(w.T, w.hs1, "alice") // which is looked at when its messages have expired
+	builtWith(w.T, w.hs1, withConversations) // which is looked at when its messages have expired
 	w.crawlAs(w.admin, w.rooms[:1], 2, note)
 	w.crawlFrom(w.hs2, w.hs1, w.rooms, 2, note)
 }
@@ -611,8 +611,8 @@ func (w *fadingWorld) exports(when string, words ...string) {
 	if archive, err := download(w.T, w.hs1, "alice"); err == nil {
 		w.noneIn(when+", in an earlier export", unzip(w.T, archive), words)
 	}
-	w.noneIn(when+", in an export", exported(w.T, w.hs1, "alice"), words)
-	built(w.T, w.hs1, "alice")
+	w.noneIn(when+", in an export", exportedWith(w.T, w.hs1, withConversations), words)
+	builtWith(w.T, w.hs1, withConversations)
 }
 
 // noneIn fails the test if one of the files contains one of the words, or names an event that has expired.

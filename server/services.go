@@ -276,7 +276,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		return err
 	}
 	if s.export, err = export.New(export.Options{
-		Dir: filepath.Join(cfg.Dir(), "exports"), Server: cfg.ServerName, DB: s.db, Rooms: s.rooms, Commits: commits, Files: uploads{s.media}, Audit: s.audit, Now: o.Now, Log: o.Log,
+		Dir: filepath.Join(cfg.Dir(), "exports"), Server: cfg.ServerName, DB: s.db, Rooms: s.rooms, History: s.history, Commits: commits, Files: uploads{s.media}, Audit: s.audit, Now: o.Now, Log: o.Log,
 	}); err != nil {
 		return err
 	}

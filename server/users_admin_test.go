@@ -81,6 +81,17 @@ func TestAdministratorsExportAUserOverHTTP(t *testing.T) {
 	if status != 200 || header.Get("Content-Type") != "application/zip" || !anyContains(unzip(t, archive), "one"+ownWord) {
 		t.Errorf("the archive: %d %v", status, header)
 	}
+	bob.Do("POST", "/v3/join/"+url.PathEscape(room), obj{})
+	w.say(bob, room, "two"+ownWord)
+	for _, conversations := range []bool{false, true} {
+		admin.Do("POST", path, obj{"conversations": conversations})
+		eventually(t, 30*time.Second, "the export is ready", func() bool { return admin.Do("GET", path, nil)["state"] == "ready" })
+		_, _, archive := admin.Raw("GET", path+"/archive", nil)
+		if got := anyContains(unzip(t, archive), "two"+ownWord); got != conversations || admin.Do("GET", path, nil)["conversations"] != conversations {
+			t.Errorf("with conversations %v, the archive has the message of another user: %v", conversations, got)
+		}
+	}
+	admin.Refused("POST", path, obj{"conversations": "yes"}, 400, "M_BAD_JSON")
 	admin.Do("DELETE", path, nil)
 	admin.Refused("GET", path+"/archive", nil, 404, "M_NOT_FOUND")
 }

@@ -17,6 +17,7 @@ type exportView struct {
 	Started, Expires string
 	Size             string
 	LeftOut          int64
+	Conversations    bool
 	Key              string
 	Problem          string
 }
@@ -28,7 +29,7 @@ func (p *Pages) showExport(r *httpapi.Request, s session, problem error) (any, e
 		return nil, err
 	}
 	st := p.opts.Export.Status(s.export())
-	d := exportView{State: st.State, Started: when(st.Started), Expires: when(st.Expires), Size: size(st.Size), LeftOut: st.LeftOut, Key: st.Key, Problem: st.Problem}
+	d := exportView{State: st.State, Started: when(st.Started), Expires: when(st.Expires), Size: size(st.Size), LeftOut: st.LeftOut, Conversations: st.Conversations, Key: st.Key, Problem: st.Problem}
 	return p.showProblem(r, "export", s.cookie, p.ownView(r, s, "export.title", d), problem, nil)
 }
 
@@ -40,8 +41,8 @@ func size(n int64) string {
 	return strconv.FormatInt(n>>20, 10) + " MB"
 }
 
-func (p *Pages) startExport(r *httpapi.Request, s session, _ url.Values) (any, error) {
-	if _, err := p.opts.Export.Start(r.Context(), s.export(), s.UserID); err != nil {
+func (p *Pages) startExport(r *httpapi.Request, s session, form url.Values) (any, error) {
+	if _, err := p.opts.Export.Start(r.Context(), s.export(), s.UserID, form.Get("conversations") != ""); err != nil {
 		return nil, err
 	}
 	return redirect(pathExport)

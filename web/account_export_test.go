@@ -39,9 +39,18 @@ func TestUsersDownloadWhatIsStoredAboutThem(t *testing.T) {
 	if r := other.get(accountPage + "/export/download"); r.status != 404 {
 		t.Errorf("another user: %d", r.status)
 	}
+	if strings.Contains(page.body, "It has the messages of others") {
+		t.Error("the page says that the archive has the messages of others")
+	}
 	b.press(page, "drop").has("The archive is deleted")
 	if r := b.get(accountPage + "/export/download"); r.status != 404 {
 		t.Errorf("after it was deleted: %d", r.status)
+	}
+	page = b.press(b.get(accountPage+"/export"), "start", "conversations", "yes")
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(page.body, "It has the messages of others"); time.Sleep(time.Millisecond) {
+		if page = b.get(accountPage + "/export"); page.status != 200 || time.Now().After(deadline) {
+			t.Fatalf("with conversations: %d %s", page.status, page.body)
+		}
 	}
 	l.Advance(11 * time.Minute)
 	for _, path := range []string{"/export", "/export/download"} {

@@ -19,6 +19,7 @@ var userExportCommand = command{
 	name: "user export", args: "USER", short: "export everything that is stored about a user, as a zip archive", example: "ebb user export --out alice.zip alice",
 	setup: func(inv *invocation) func(context.Context) error {
 		out := inv.flags.String("out", "", "the `FILE` to write; it must not exist")
+		conversations := inv.flags.Bool("with-conversations", false, "also export the messages of others that the user may read")
 		return func(ctx context.Context) error {
 			user, err := inv.one("user")
 			if err != nil {
@@ -27,13 +28,14 @@ var userExportCommand = command{
 			if *out == "" {
 				return usagef("missing --out FILE")
 			}
-			return inv.connected(ctx, func(call caller) error { return inv.exportUser(ctx, call, user, *out) })
+			args := adminapi.ExportArgs{User: user, Conversations: *conversations}
+			return inv.connected(ctx, func(call caller) error { return inv.exportUser(ctx, call, args, *out) })
 		}
 	},
 }
 
 // exportUser has an export built and writes it to a file.
-func (inv *invocation) exportUser(ctx context.Context, call caller, user, out string) (err error) {
+func (inv *invocation) exportUser(ctx context.Context, call caller, args adminapi.ExportArgs, out string) (err error) {
 	file, err := os.OpenFile(out, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -43,7 +45,6 @@ func (inv *invocation) exportUser(ctx context.Context, call caller, user, out st
 			err = errors.Join(err, os.Remove(out))
 		}
 	}()
-	args := adminapi.ExportArgs{User: user}
 	var status export.Status
 	if err := call(ctx, "user export", args, &status); err != nil {
 		return err

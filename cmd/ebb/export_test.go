@@ -13,7 +13,7 @@ func TestAccountIsExportedWithAndWithoutARunningServer(t *testing.T) {
 	first, second := filepath.Join(dir, "first.zip"), filepath.Join(dir, "second.zip")
 	_, key, _ := strings.Cut(strings.TrimSpace(must(t, "", "user", "export", "--out", first, "alice", cfg)), "(ebb export verify): ")
 	s.serve(t)
-	must(t, "", "user", "export", "--out", second, "@alice:test", cfg)
+	must(t, "", "user", "export", "--with-conversations", "--out", second, "@alice:test", cfg)
 	for _, file := range []string{first, second} {
 		if out := must(t, "", "export", "verify", "--key", key, file); !strings.Contains(out, "about @alice:test are as test has exported them") {
 			t.Errorf("%s: %s", file, out)

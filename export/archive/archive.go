@@ -33,8 +33,10 @@ type Manifest struct {
 	Hold    int64     `json:"hold,omitempty"`
 	Created time.Time `json:"created"`
 	// LeftOut is the number of messages that were left out because they were about to expire.
-	LeftOut int64  `json:"messages_about_to_expire_left_out,omitempty"`
-	Files   []File `json:"files"`
+	LeftOut int64 `json:"messages_about_to_expire_left_out,omitempty"`
+	// Conversations says that the archive has what a user may read of others, too.
+	Conversations bool   `json:"conversations,omitempty"`
+	Files         []File `json:"files"`
 }
 
 // About says in words what the archive is about.

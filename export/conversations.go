@@ -1,0 +1,155 @@
+package export
+
+import (
+	"encoding/json"
+	"errors"
+
+	"ebb/export/archive"
+	"ebb/ident"
+	"ebb/rooms"
+	"ebb/rooms/expiry"
+	"ebb/storage"
+)
+
+// pages returns the next events of a room that are exported, or none at the end.
+type pages func() ([]json.RawMessage, error)
+
+// perRoom writes a file in a folder for every room of the user of which there are pages.
+func (b *builder) perRoom(folder string, of func(room *rooms.Room) pages) error {
+	names := map[string]bool{}
+	for _, m := range b.members {
+		room, err := b.s.opts.Rooms.RoomByNID(b.ctx, m.Room)
+		if errors.Is(err, rooms.ErrNoRoom) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		next := of(room)
+		first, err := next()
+		if err != nil {
+			return err
+		}
+		if len(first) == 0 {
+			continue
+		}
+		name := archive.FileName(string(room.ID()))
+		for names[name] { // IDs that differ in replaced characters only
+			name += "_"
+		}
+		names[name] = true
+		if err := b.writePages(folder+"/"+name+".json", first, next); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writePages writes a file with the events of a page and of those that follow.
+func (b *builder) writePages(name string, first []json.RawMessage, next pages) error {
+	return b.out.Items(name, func(item func(json.RawMessage) error) (err error) {
+		for forms := first; len(forms) > 0; {
+			for _, form := range forms {
+				if err := item(form); err != nil {
+					return err
+				}
+			}
+			if forms, err = next(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// conversations writes a file for every room with messages that the user may read, if the export is to have them.
+func (b *builder) conversations() error {
+	if !b.e.status.Conversations {
+		return nil
+	}
+	return b.perRoom("conversations", func(room *rooms.Room) pages {
+		r := &readable{b: b, room: room}
+		return r.page
+	})
+}
+
+// readable reads what the user may see of a room.
+type readable struct {
+	b    *builder
+	room *rooms.Room
+	next ident.Order
+	end  bool
+}
+
+// page returns the next events that are exported, or none at the end.
+func (r *readable) page() (forms []json.RawMessage, err error) {
+	for len(forms) == 0 && !r.end {
+		if err := r.b.ctx.Err(); err != nil {
+			return nil, err
+		}
+		room, err := r.b.s.opts.Rooms.RoomByNID(r.b.ctx, r.room.NID()) // with its current policy
+		if err != nil {
+			return nil, err
+		}
+		events, next, more, err := r.b.s.opts.History.Readable(r.b.ctx, room, ident.Requester{UserNID: r.b.user, UserID: r.b.e.user}, r.next, page)
+		if err != nil {
+			return nil, err
+		}
+		r.next, r.end = next, !more
+		if forms, err = r.b.admitted(room, events); err != nil {
+			return nil, err
+		}
+	}
+	return forms, nil
+}
+
+// admitted returns the forms of those of the given events that are exported. They are recorded before it is checked
+// once more that they are not redacted: an event that is redacted later ends the export.
+func (b *builder) admitted(room *rooms.Room, events []*rooms.Event) (forms []json.RawMessage, err error) {
+	var chosen []*rooms.Event
+	var positions []storage.Pos
+	for _, e := range events {
+		at := admission{e.Pos, e.IsState(), e.OriginServerTS(), e.ReceivedTS}
+		if e.RedactedBy == 0 && !e.Hidden() && b.admit(room, at) {
+			chosen, positions = append(chosen, e), append(positions, e.Pos)
+		}
+	}
+	if len(chosen) == 0 {
+		return nil, nil
+	}
+	var shown map[storage.Pos]bool
+	if err := b.read(func(tx *storage.Tx) (err error) { shown, err = tx.StillShown(positions); return err }); err != nil {
+		return nil, err
+	}
+	for _, e := range chosen {
+		if shown[e.Pos] {
+			forms = append(forms, e.Form(true))
+		}
+	}
+	return forms, nil
+}
+
+// admission is what decides for how long an event may be exported.
+type admission struct {
+	position             storage.Pos
+	isState              bool
+	originTS, receivedTS int64
+}
+
+func admissionOf(row *storage.EventRow) admission {
+	return admission{row.Position, row.IsState, row.OriginTS, row.ReceivedTS}
+}
+
+// admit reports whether an event that is shown lives long enough to be exported. It records the event, so that the
+// export ends with it.
+func (b *builder) admit(room *rooms.Room, at admission) bool {
+	policy, now := room.Retention(), b.s.opts.Now()
+	if !at.isState && expiry.Expired(policy, at.originTS, at.receivedTS, now.Add(marginOf(policy))) {
+		if !expiry.Expired(policy, at.originTS, at.receivedTS, now) {
+			b.leftOut[at.position] = true
+		}
+		return false
+	}
+	b.e.contents.add(room.NID(), at.position, at.isState, at.originTS, at.receivedTS)
+	return true
+}
