@@ -31,6 +31,7 @@ const (
 	ActionSignOut    = "org.matrix.device_delete"
 	ActionDeactivate = "org.matrix.account_deactivate"
 	ActionReset      = "org.matrix.cross_signing_reset"
+	ActionLifetime   = "dev.ebb.message_lifetime" // an extension
 )
 
 // confirmOnPage returns nil if the user has approved the request on the account page. The approval is then used up.
@@ -234,6 +235,8 @@ func (s *Service) errOnPageOnly(q Asked) error {
 		query.Set("action", ActionDevices)
 	case "deactivateAccount":
 		query.Set("action", ActionDeactivate)
+	case "setMessageLifetime", "setRoomMessageLifetime":
+		query.Set("action", ActionLifetime)
 	}
 	page := s.opts.AccountPage
 	if len(query) > 0 {

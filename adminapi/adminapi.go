@@ -191,7 +191,7 @@ func (a *API) run(ctx context.Context, name string, args json.RawMessage) (any, 
 var reading = []string{"user list", "user redactions", "user erasure", "user export status", "user export read", "user export drop", "user enrol-list", "token list", "token issued", "room list", "room show", "room retention show", "room retention get", "purge status", "hold list", "hold show", "receipts list", "receipts keys", "report list", "media list", "federation status", "appservice list", "keys list", "backup renew", "backup end", "backup policy"}
 
 // recorded are the arguments of commands that the audit log shows: none that may be a secret.
-var recorded = []string{"user", "room", "server", "uri", "lift", "dry_run", "id", "device", "admin", "erase", "everything", "all", "sign_out", "uses", "expires", "lifetime_ms", "age_ms", "cancel", "service", "min_lifetime_ms", "max_lifetime_ms", "review"}
+var recorded = []string{"user", "room", "server", "uri", "lift", "dry_run", "id", "device", "admin", "erase", "everything", "all", "sign_out", "uses", "expires", "lifetime_ms", "age_ms", "daily", "cancel", "service", "min_lifetime_ms", "max_lifetime_ms", "review"}
 
 // record adds a command to the audit log, whether it has succeeded or not.
 func (a *API) record(ctx context.Context, name string, args json.RawMessage, failed error) error {

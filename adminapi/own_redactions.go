@@ -2,7 +2,9 @@ package adminapi
 
 import (
 	"context"
+	"maps"
 	"math"
+	"slices"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -20,6 +22,20 @@ type OwnArgs struct {
 	AgeMS  int64     `json:"age_ms,omitempty"` // only messages that are older
 	Reason string    `json:"reason,omitempty"`
 	Cancel bool      `json:"cancel,omitempty"` // end the unfinished requests instead
+	// Daily is for the user's setting: every day, messages that are older than AgeMS. With Cancel, it is removed.
+	Daily bool `json:"daily,omitempty"`
+}
+
+// OwnAnswer is the result of the commands "user redact" and "user redactions".
+type OwnAnswer struct {
+	Requests  []OwnRequest  `json:"requests"`
+	Lifetimes []OwnLifetime `json:"lifetimes,omitempty"` // chosen by the user; the one for all rooms first
+}
+
+// OwnLifetime is the age at which the messages of a user are redacted.
+type OwnLifetime struct {
+	Room  id.RoomID `json:"room,omitempty"` // "": all rooms without a lifetime of their own
+	AgeMS int64     `json:"age_ms"`
 }
 
 // OwnRequest is a request to redact the messages of a user.
@@ -55,36 +71,56 @@ func (a *API) localUser(ctx context.Context, name string) (user ident.UserNID, e
 	return user, err
 }
 
-// userRedact requests that the messages of a user are redacted, or cancels such requests.
+// userRedact requests that the messages of a user are redacted, once or daily, or cancels that.
 func (a *API) userRedact(ctx context.Context, args OwnArgs) (any, error) {
 	user, err := a.localUser(ctx, args.User)
 	if err != nil {
 		return nil, err
 	}
-	if args.Cancel {
-		if _, err := a.Redactions.CancelOwn(ctx, user); err != nil {
-			return nil, err
-		}
-		return a.ownRequests(ctx, user)
+	switch {
+	case args.AgeMS < 0:
+		return nil, mxerr.InvalidParam("The age must not be negative")
+	case args.Daily:
+		err = a.setLifetime(ctx, user, args)
+	case args.Cancel:
+		_, err = a.Redactions.CancelOwn(ctx, user)
+	default:
+		err = a.redactOnce(ctx, user, args)
 	}
+	if err != nil {
+		return nil, err
+	}
+	return a.ownAnswer(ctx, user)
+}
+
+// setLifetime changes the setting of a user.
+func (a *API) setLifetime(ctx context.Context, user ident.UserNID, args OwnArgs) error {
+	if args.Cancel {
+		_, err := a.Redactions.DropLifetime(ctx, user, args.Room)
+		return err
+	}
+	d, err := redactions.CheckLifetime(args.AgeMS)
+	if err != nil {
+		return err
+	}
+	return a.Redactions.SetLifetime(ctx, user, args.Room, d)
+}
+
+// redactOnce requests that the messages of a user are redacted.
+func (a *API) redactOnce(ctx context.Context, user ident.UserNID, args OwnArgs) error {
 	own := redactions.Own{User: user, Reason: args.Reason}
 	if args.Room != "" {
 		room, err := a.Rooms.Room(ctx, args.Room)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		own.Room = room.NID()
-	}
-	if args.AgeMS < 0 {
-		return nil, mxerr.InvalidParam("The age must not be negative")
 	}
 	if args.AgeMS > 0 {
 		own.Before = a.Now().Add(-time.Duration(min(args.AgeMS, math.MaxInt64/int64(time.Millisecond))) * time.Millisecond)
 	}
-	if _, err := a.Redactions.RedactOwn(ctx, own); err != nil {
-		return nil, err
-	}
-	return a.ownRequests(ctx, user)
+	_, err := a.Redactions.RedactOwn(ctx, own)
+	return err
 }
 
 // userRedactions lists the requests to redact the messages of a user.
@@ -93,7 +129,23 @@ func (a *API) userRedactions(ctx context.Context, args OwnArgs) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.ownRequests(ctx, user)
+	return a.ownAnswer(ctx, user)
+}
+
+func (a *API) ownAnswer(ctx context.Context, user ident.UserNID) (any, error) {
+	requests, err := a.ownRequests(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	chosen, err := a.Redactions.Lifetimes(ctx, user)
+	out := OwnAnswer{Requests: requests}
+	if chosen.All != 0 {
+		out.Lifetimes = []OwnLifetime{{AgeMS: chosen.All.Milliseconds()}}
+	}
+	for _, room := range slices.Sorted(maps.Keys(chosen.Rooms)) {
+		out.Lifetimes = append(out.Lifetimes, OwnLifetime{Room: room, AgeMS: chosen.Rooms[room].Milliseconds()})
+	}
+	return out, err
 }
 
 func (a *API) ownRequests(ctx context.Context, user ident.UserNID) ([]OwnRequest, error) {
@@ -104,7 +156,7 @@ func (a *API) ownRequests(ctx context.Context, user ident.UserNID) ([]OwnRequest
 		r := OwnRequest{
 			Requested: o.Position, Room: id.RoomID(o.RoomID), Reason: o.Reason, Daily: o.Daily, Counted: o.Counted, Found: o.Expected, Redacted: o.Redacted, Removed: o.Removed,
 		}
-		if o.Before != math.MaxInt64 {
+		if o.Before != math.MaxInt64 && !o.Daily { // a daily one has a time for each room
 			before := time.UnixMilli(o.Before).UTC()
 			r.Before = &before
 		}

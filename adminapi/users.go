@@ -55,32 +55,25 @@ func (a *API) getErasure(r *httpapi.Request) (any, error) {
 	return a.runFor(r, "user erasure", UserArgs{User: r.Var("userId")})
 }
 
-// ownRequestsAnswer is the answer to requests about redactions of a user's messages.
-type ownRequestsAnswer struct {
-	Requests any `json:"requests"`
-}
-
 func (a *API) postRedactions(r *httpapi.Request) (any, error) {
 	var args struct {
 		Room   id.RoomID `json:"room"`
 		AgeMS  int64     `json:"age_ms"`
 		Reason string    `json:"reason"`
+		Daily  bool      `json:"daily"`
 	}
 	if err := r.Decode(&args); err != nil {
 		return nil, err
 	}
-	list, err := a.runFor(r, "user redact", OwnArgs{User: r.Var("userId"), Room: args.Room, AgeMS: args.AgeMS, Reason: args.Reason})
-	return ownRequestsAnswer{list}, err
+	return a.runFor(r, "user redact", OwnArgs{User: r.Var("userId"), Room: args.Room, AgeMS: args.AgeMS, Reason: args.Reason, Daily: args.Daily})
 }
 
 func (a *API) getRedactions(r *httpapi.Request) (any, error) {
-	list, err := a.runFor(r, "user redactions", OwnArgs{User: r.Var("userId")})
-	return ownRequestsAnswer{list}, err
+	return a.runFor(r, "user redactions", OwnArgs{User: r.Var("userId")})
 }
 
 func (a *API) deleteRedactions(r *httpapi.Request) (any, error) {
-	list, err := a.runFor(r, "user redact", OwnArgs{User: r.Var("userId"), Cancel: true})
-	return ownRequestsAnswer{list}, err
+	return a.runFor(r, "user redact", OwnArgs{User: r.Var("userId"), Cancel: true, Daily: r.Query("daily") == "true", Room: id.RoomID(r.Query("room"))})
 }
 
 func (a *API) postExport(r *httpapi.Request) (any, error) {

@@ -4,6 +4,7 @@
 package clientapi
 
 import (
+	"cmp"
 	"encoding/json"
 	"log/slog"
 	"slices"
@@ -74,7 +75,7 @@ func (a *API) Routes() []httpapi.Route {
 		a.delayedEventRoutes(), a.deviceManagementRoutes(), a.directoryRoutes(), a.eventContextRoutes(), a.filterRoutes(), a.invitingRoutes(),
 		a.joiningRoutes(), a.keyBackupRoutes(), a.keysRoutes(), a.kickingRoutes(), a.knockingRoutes(), a.leavingRoutes(),
 		a.listJoinedRoomsRoutes(), a.listPublicRoomsRoutes(), a.loginRoutes(), a.loginTokenRoutes(), a.logoutRoutes(),
-		a.messagePaginationRoutes(), a.mutualRoomsRoutes(), a.notificationsRoutes(), a.oauthRoutes(), a.oldSyncRoutes(), a.openidRoutes(), a.passwordManagementRoutes(), a.peekingEventsRoutes(), a.presenceRoutes(), a.profileRoutes(), a.pusherRoutes(),
+		a.messageLifetimeRoutes(), a.messagePaginationRoutes(), a.mutualRoomsRoutes(), a.notificationsRoutes(), a.oauthRoutes(), a.oldSyncRoutes(), a.openidRoutes(), a.passwordManagementRoutes(), a.peekingEventsRoutes(), a.presenceRoutes(), a.profileRoutes(), a.pusherRoutes(),
 		a.pushrulesRoutes(), a.readMarkersRoutes(), a.receiptsRoutes(), a.redactionRoutes(), a.refreshRoutes(),
 		a.registrationRoutes(), a.registrationTokensRoutes(), a.relationsRoutes(), a.rendezvousRoutes(), a.reportContentRoutes(), a.retentionRoutes(), a.roomEventByTimestampRoutes(),
 		a.roomInitialSyncRoutes(), a.roomSendRoutes(), a.roomStateRoutes(), a.roomSummaryRoutes(), a.roomUpgradesRoutes(), a.roomsRoutes(), a.rtcTransportsRoutes(), a.searchRoutes(), a.slidingSyncRoutes(), a.spaceHierarchyRoutes(), a.supportRoutes(), a.syncRoutes(),
@@ -95,7 +96,7 @@ func (a *API) interactiveAuth(r *httpapi.Request, operation string) error {
 	if err != nil {
 		return err
 	}
-	return a.Accounts.Confirm(r.Context(), accounts.Asked{Operation: operation, Requester: r.Requester, Body: body, Target: r.Var("deviceId")})
+	return a.Accounts.Confirm(r.Context(), accounts.Asked{Operation: operation, Requester: r.Requester, Body: body, Target: cmp.Or(r.Var("deviceId"), r.Var("roomId"))})
 }
 
 // members decodes the body, which must be a JSON object, and returns its fields.

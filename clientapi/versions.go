@@ -62,6 +62,8 @@ var unstableFeatures = map[string]bool{
 
 	"org.matrix.msc3952_intentional_mentions": true, // m.mentions
 
+	"dev.ebb.message_lifetime": true, // users choose after what time their messages are redacted
+
 	"uk.half-shot.msc2666.query_mutual_rooms":        true, // rooms shared with another user
 	"uk.half-shot.msc2666.query_mutual_rooms.stable": true,
 }

@@ -39,7 +39,7 @@ type section struct {
 // sections returns the parts of an archive in their order.
 func sections() []section {
 	return []section{
-		{"account.json", "Your account: when it was created, its e-mail addresses, accounts at other services that sign you in, and second factors (never their secrets).", (*builder).account, false},
+		{"account.json", "Your account: when it was created, its e-mail addresses, accounts at other services that sign you in, second factors (never their secrets), and after what time your messages are deleted.", (*builder).account, false},
 		{"profile.json", "Your profile, as others see it.", (*builder).profile, false},
 		{"devices.json", "The devices and clients that are signed in, with the address and program of their last request, and their public keys.", (*builder).devices, false},
 		{"browsers.json", "Browsers that are signed in to the account page.", (*builder).browsers, false},

@@ -57,6 +57,10 @@ func (b *builder) account() error {
 		if err != nil {
 			return err
 		}
+		lifetimes, err := tx.MessageLifetimes(b.user, most)
+		if err != nil {
+			return err
+		}
 		keys, err := tx.Passkeys(b.user, most)
 		all = object{
 			"user_id": b.e.user, "created": moment(a.CreatedTS), "second_factor_policy": a.MFA, "administrator": a.Admin, "locked": a.Locked, "suspended": a.Suspended, "guest": a.Guest,
@@ -69,6 +73,9 @@ func (b *builder) account() error {
 			}),
 			"other_services": objects(linked, func(i storage.UpstreamIdentity) object {
 				return object{"issuer": i.Issuer, "subject": i.Subject, "label": i.Label, "linked": moment(i.CreatedTS)}
+			}),
+			"message_lifetimes": objects(lifetimes, func(l storage.MessageLifetime) object {
+				return object{"room_id": l.RoomID, "max_lifetime": l.Lifetime, "chosen": moment(l.SetTS)}
 			}),
 			"passkeys": objects(keys, func(p storage.PasskeyRow) object {
 				return object{"id": p.CredentialID, "name": p.Name, "domain": p.RPID, "transports": p.Transports, "public_key": p.PublicKey, "authenticator": p.AAGUID, "created": moment(p.CreatedTS), "used": moment(p.UsedTS)}

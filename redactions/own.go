@@ -166,8 +166,12 @@ func (s *Service) wait(ctx context.Context, d time.Duration, woken <-chan struct
 const ownIdle = time.Hour
 
 // StepOwn does one step of the next request: it counts messages, or redacts at most rooms.MaxOwnRedactions of them. It
-// returns how many it has redacted, and whether there may be more to do. The requests take turns.
+// returns how many it has redacted, and whether there may be more to do. The requests take turns. It makes the daily
+// requests that are due first.
 func (s *Service) StepOwn(ctx context.Context) (redacted int, more bool, err error) {
+	if err := s.requestDaily(ctx); err != nil {
+		return 0, false, err
+	}
 	var row storage.OwnRedaction
 	var found bool
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
@@ -180,7 +184,7 @@ func (s *Service) StepOwn(ctx context.Context) (redacted int, more bool, err err
 		return 0, false, err
 	}
 	s.ownAfter = row.Position
-	o := ownStep{s: s, row: &row, to: row.OwnProgress}
+	o := ownStep{s: s, row: &row, to: row.OwnProgress, before: row.Before}
 	redacted, err = o.do(ctx)
 	return redacted, true, err
 }
@@ -191,6 +195,8 @@ type ownStep struct {
 	row   *storage.OwnRedaction
 	to    storage.OwnProgress // after the step
 	marks []ownMark
+	// before is the time (ms) before which messages in the room at hand are redacted.
+	before int64
 }
 
 // ownMark says that all messages of the user between two orders of a room are redacted.
@@ -227,13 +233,8 @@ func (o *ownStep) do(ctx context.Context) (redacted int, err error) {
 
 // enter moves to the next room. After the last one, it ends the counting or the request.
 func (o *ownStep) enter(ctx context.Context) error {
-	return o.s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-		next, found := o.row.Room, o.to.AtRoom < o.row.Room
-		if o.row.Room == 0 {
-			var m storage.MemberRow
-			m, found, err = tx.NextMembership(o.row.User, o.to.AtRoom)
-			next = m.Room
-		}
+	return o.s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+		next, found, err := o.nextRoom(tx)
 		switch {
 		case err != nil:
 			return err
@@ -253,6 +254,18 @@ func (o *ownStep) enter(ctx context.Context) error {
 	})
 }
 
+// nextRoom returns the room after AtRoom.
+func (o *ownStep) nextRoom(tx *storage.Tx) (next ident.RoomNID, found bool, err error) {
+	switch {
+	case o.row.Daily:
+		return tx.NextLimitedRoom(o.row.User, o.to.AtRoom)
+	case o.row.Room != 0:
+		return o.row.Room, o.to.AtRoom < o.row.Room, nil
+	}
+	m, found, err := tx.NextMembership(o.row.User, o.to.AtRoom)
+	return m.Room, found, err
+}
+
 // window is a part of a timeline.
 type window struct {
 	positions []storage.Pos // events to redact
@@ -267,6 +280,14 @@ func (o *ownStep) look(ctx context.Context) (w window, err error) {
 		return o.lookForEverything(ctx)
 	}
 	err = o.s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+		if o.row.Daily {
+			lifetime, found, err := tx.MessageLifetime(o.row.User, o.to.AtRoom)
+			if err != nil || !found { // the user has changed their mind
+				w.next = storage.NextRoom
+				return err
+			}
+			o.before = o.row.Before - lifetime
+		}
 		own, err := o.find(tx, &w)
 		o.choose(&w, own)
 		return err
@@ -348,13 +369,13 @@ func (o *ownStep) beyond(e *storage.OwnMessage) bool {
 	if o.row.Everything {
 		return false
 	}
-	return e.Order == ident.Order(e.Position)*graph.OrderStep && (e.Position > o.row.Position || e.ReceivedTS >= o.row.Before)
+	return e.Order == ident.Order(e.Position)*graph.OrderStep && (e.Position > o.row.Position || e.ReceivedTS >= o.before)
 }
 
 // choose determines which of the user's messages in a window are redacted.
 func (o *ownStep) choose(w *window, own []storage.OwnMessage) {
 	for _, m := range own {
-		if m.Position > o.row.Position || min(m.OriginTS, m.ReceivedTS) >= o.row.Before {
+		if m.Position > o.row.Position || min(m.OriginTS, m.ReceivedTS) >= o.before {
 			w.done = min(w.done, m.Order-1)
 			continue
 		}
@@ -399,9 +420,12 @@ func (o *ownStep) redact(ctx context.Context, w *window) (redacted int, err erro
 	err = o.s.opts.Rooms.RedactMessages(ctx, room, user, o.row.Reason, w.positions, func(tx *storage.Tx, n int) error {
 		o.to = before
 		o.to.Redacted, redacted = o.to.Redacted+int64(n), n
-		return o.write(tx)
+		return o.writeDone(tx)
 	})
-	if !cannotRedact(err) {
+	switch {
+	case errors.Is(err, errCancelled):
+		return 0, nil
+	case !cannotRedact(err):
 		return redacted, err
 	}
 	o.s.opts.Log.Debug("Messages are removed from this server only, since their user cannot redact them", "room", room.ID(), "err", err)
@@ -422,9 +446,28 @@ func (o *ownStep) remove(ctx context.Context, room *rooms.Room, positions []stor
 	err = o.s.opts.Rooms.RemoveMessages(ctx, room, o.row.User, positions, func(tx *storage.Tx, n int) error {
 		o.to = before
 		o.to.Removed, removed = o.to.Removed+int64(n), n
-		return o.write(tx)
+		return o.writeDone(tx)
 	})
+	if errors.Is(err, errCancelled) {
+		return 0, nil
+	}
 	return removed, err
+}
+
+// errCancelled says that a request was cancelled during a step.
+var errCancelled = errors.New("redactions: the request was cancelled")
+
+// writeDone stores the progress of the request in the write that redacts or removes messages. If the request was
+// cancelled, it returns errCancelled, so that the write does nothing.
+func (o *ownStep) writeDone(tx *storage.Tx) error {
+	found, err := tx.AdvanceOwnRedaction(o.row.Position, o.to)
+	if err == nil && !found {
+		err = errCancelled
+	}
+	if err != nil {
+		return err
+	}
+	return o.writeMarks(tx)
 }
 
 // save stores the progress of the request. When the request is finished, the listeners of commits learn of it.
@@ -445,6 +488,11 @@ func (o *ownStep) write(tx *storage.Tx) error {
 	} else if _, err := tx.AdvanceOwnRedaction(o.row.Position, o.to); err != nil {
 		return err
 	}
+	return o.writeMarks(tx)
+}
+
+// writeMarks stores up to where the timelines are done.
+func (o *ownStep) writeMarks(tx *storage.Tx) error {
 	for _, m := range o.marks {
 		mark, err := tx.OwnMark(o.row.User, m.room)
 		if err == nil && mark >= m.from && mark < m.to {

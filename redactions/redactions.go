@@ -10,6 +10,9 @@
 // rooms, first to count the messages and then to redact them, with a pause after each write. The write of some
 // redactions also stores the progress of the request, so that its numbers are exact.
 //
+// SetLifetime stores that messages of a user are redacted once they are older than a time (message_lifetimes). Run
+// makes such a request of it once a day, which looks up the lifetime again in each room.
+//
 // A message that asks to be destroyed has a row of the table self_destructs, which rooms.Service stores with it. Run
 // redacts the message when it is due, as its sender; if it is of another server, or its sender cannot redact it any
 // more, Run removes it from this server. The write that does so deletes the row.
@@ -27,6 +30,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/audit"
 	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
@@ -51,6 +55,11 @@ type Options struct {
 	Rooms *rooms.Service
 	// Commits are those of Rooms. Without them, messages are destroyed at a time, but not after they were read.
 	Commits *rooms.Commits
+	// Audit records what users choose; it may be nil.
+	Audit *audit.Log
+	// Time returns the time by which messages are redacted that have reached a lifetime. A jump of the clock must not
+	// change it at once, since redactions cannot be undone. The default is Now.
+	Time func(context.Context) (time.Time, error)
 	// Step is how many related events one step examines. The default is the largest number that rooms.Service allows.
 	Step int
 	// Window is how many events of a room are examined at a time for messages of a user. The default is ownWindow.
@@ -82,6 +91,9 @@ func New(o Options) *Service {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Time == nil {
+		o.Time = func(context.Context) (time.Time, error) { return o.Now(), nil }
 	}
 	if o.Window == 0 {
 		o.Window = ownWindow

@@ -12,7 +12,8 @@ import (
 	"ebb/storage"
 )
 
-// follow copies a user's settings for a room to the room that replaces it: push rules, tags and the entry in m.direct.
+// follow copies a user's settings for a room to the room that replaces it: push rules, tags, the entry in m.direct, and
+// the lifetime of the user's messages.
 // Spec: client-server-api#server-behaviour-16
 func (s *Service) follow(ctx context.Context, user ident.Requester, r *Room) error {
 	from, err := s.Predecessor(ctx, r)
@@ -30,8 +31,10 @@ func (s *Service) follow(ctx context.Context, user ident.Requester, r *Room) err
 			if tags, err = settings.CopyTags(tx, user.UserNID, from.nid, r.nid); err != nil {
 				return err
 			}
-			direct, err = settings.CopyDirect(tx, user.UserNID, from.id, r.id)
-			return err
+			if direct, err = settings.CopyDirect(tx, user.UserNID, from.id, r.id); err != nil {
+				return err
+			}
+			return tx.CopyMessageLifetime(user.UserNID, from.nid, r.nid)
 		},
 		Committed: func() {
 			var changed []CommittedAccountData

@@ -167,6 +167,12 @@ func (r *restore) applyRow(tx *storage.Tx, e storage.LedgerEntry) error {
 			r.report.Replayed[e.Kind]++
 		}
 		return err
+	case storage.LedgerLifetime:
+		done, err := tx.SetMessageLifetimeAgain(e)
+		if done {
+			r.report.Replayed[e.Kind]++
+		}
+		return err
 	case storage.LedgerReceipt:
 		err = tx.AddReceiptAgain(e)
 	case storage.LedgerFactors:

@@ -82,7 +82,7 @@ var crawlWrites = strings.Fields(`deactivateAccount requestTokenTo3PIDEmail requ
 
 // crawlNoEvents matches the paths of operations that only have accounts, keys, pages or media. Their GET operations are
 // requested too, but the responses may be errors.
-var crawlNoEvents = regexp.MustCompile(`/oauth2/|/account/|/admin/|/keys/|/room_keys/|/media/|/thirdparty/|/register|/login|/pushrules|/pushers|/devices|/dehydrated_device|/email/|well-known|/delayed_events|/filter/|/voip/|/rtc/|/openid/|/query/|/account_data/|/directory/|/profile/|/subscription|/keys$|/make_|/mutual_rooms|/auth_(metadata|issuer)|/presence/|/rendezvous`)
+var crawlNoEvents = regexp.MustCompile(`/oauth2/|/account/|/admin/|/keys/|/room_keys/|/media/|/thirdparty/|/register|/login|/pushrules|/pushers|/devices|/dehydrated_device|/email/|well-known|/delayed_events|/filter/|/voip/|/rtc/|/openid/|/query/|/account_data/|/directory/|/profile/|/subscription|/keys$|/make_|/mutual_rooms|/auth_(metadata|issuer)|/presence/|/rendezvous|/dev\.ebb\.message_lifetime`)
 
 var placeholder = regexp.MustCompile(`\{(\w+)\}`)
 

@@ -248,8 +248,6 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	s.delayed = delayed.New(delayed.Options{
 		DB: s.db, Rooms: s.rooms, MaxDelay: time.Duration(cfg.DelayedEvents.MaxDelay), MaxPerUser: cfg.DelayedEvents.MaxPerUser, Now: o.Now, Timer: o.Timer, Log: o.Log,
 	})
-	s.redactions = redactions.New(redactions.Options{DB: s.db, Rooms: s.rooms, Commits: commits, Now: o.Now, Timer: o.Timer, Log: o.Log})
-	s.erasure = erasure.New(erasure.Options{DB: s.db, Rooms: s.rooms, Redactions: s.redactions, Audit: s.audit, Commits: commits, Now: o.Now, Timer: o.Timer, Log: o.Log})
 	s.retention, err = retention.New(ctx, retention.Options{
 		DB: s.db, Rooms: s.rooms, Commits: commits, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Delay: time.Duration(cfg.Retention.PurgeDelay),
 		Observe: observePurge, Now: o.Now, Elapsed: o.elapsed, Log: o.Log,
@@ -257,6 +255,8 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	if err != nil {
 		return fmt.Errorf("read the state of the purge: %w", err)
 	}
+	s.redactions = redactions.New(redactions.Options{DB: s.db, Rooms: s.rooms, Commits: commits, Audit: s.audit, Time: s.retention.Time, Now: o.Now, Timer: o.Timer, Log: o.Log})
+	s.erasure = erasure.New(erasure.Options{DB: s.db, Rooms: s.rooms, Redactions: s.redactions, Audit: s.audit, Commits: commits, Now: o.Now, Timer: o.Timer, Log: o.Log})
 	s.lifetimes = lifetimes.New(lifetimes.Options{DB: s.db, Time: s.retention.Time, Reports: time.Duration(cfg.Reports.Keep)})
 	s.moderation = moderation.New(moderation.Options{DB: s.db, Audit: s.audit, Rooms: s.rooms, History: s.history, Now: o.Now})
 	files := media.Options{

@@ -33,6 +33,7 @@ const (
 	LedgerMedia       = "media"       // Name: the deleted media ID
 	LedgerHold        = "hold"        // Ref: the room or user under a legal hold; Value: the hold; Name: LedgerHoldName
 	LedgerLifted      = "hold lifted" // Ref: the hold
+	LedgerLifetime    = "lifetime"    // Ref: user; Value: the lifetime of the user's messages (ms), 0: none; Name: the number of the room, 0: all rooms
 	LedgerReceipt     = "receipt"     // Ref: the number of a receipt of deletions; Name: its digest
 )
 

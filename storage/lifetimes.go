@@ -71,6 +71,7 @@ var privateData = []string{
 	`DELETE FROM filters WHERE user_nid = $1`,
 	`DELETE FROM push_rules WHERE user_nid = $1`,
 	`DELETE FROM thread_subscriptions WHERE user_nid = $1`,
+	`DELETE FROM message_lifetimes WHERE user_nid = $1`,
 	`DELETE FROM receipts WHERE user_nid = $1 AND type = 'm.read.private'`,
 	`DELETE FROM backup_keys WHERE user_nid = $1`,
 	`DELETE FROM backup_versions WHERE user_nid = $1`,

@@ -31,6 +31,7 @@ const (
 
 	pathIdentities = pathAccount + "/identities"
 	pathExport     = pathAccount + "/export"
+	pathMessages   = pathAccount + "/messages"
 )
 
 // stepUp is how recently a user must have shown a second factor, or the password if the account has no second factor,
@@ -56,6 +57,8 @@ var accountPages = map[string]string{
 	"deactivate_account": pathDelete,
 
 	"cross_signing_reset": pathApprove,
+
+	accounts.ActionLifetime: pathMessages,
 }
 
 // pageOf returns the address of the page to which the parameters of the account page lead, or "" for the overview.
@@ -106,6 +109,7 @@ func (p *Pages) ownPages() []ownPage {
 		{pathDevice, "Device", 0, (*Pages).showDevice, map[string]ownStep{"rename": (*Pages).renameDevice, "sign-out": (*Pages).signOutDevice}},
 		{pathApprove, "Approve", stepUp, (*Pages).showApprove, map[string]ownStep{"approve": (*Pages).approve, "refuse": (*Pages).refuse}},
 		{pathExport, "Export", stepUp, (*Pages).showExport, map[string]ownStep{"start": (*Pages).startExport, "drop": (*Pages).dropExport}},
+		{pathMessages, "Messages", stepUp, (*Pages).showMessages, map[string]ownStep{"set": (*Pages).setLifetime, "drop": (*Pages).dropLifetime}},
 		{pathDelete, "Delete", stepUp, (*Pages).showDelete, map[string]ownStep{"delete": (*Pages).deleteAccount}},
 	}
 }

@@ -48,6 +48,7 @@ import (
 	"ebb/media"
 	"ebb/mxerr"
 	"ebb/notices"
+	"ebb/redactions"
 	"ebb/storage"
 )
 
@@ -70,8 +71,10 @@ type Options struct {
 	Media     *media.Service
 	Export    *export.Service
 	Holds     *holds.Service
-	Now       func() time.Time
-	Log       *slog.Logger
+	// Redactions deletes old messages of users who want that.
+	Redactions *redactions.Service
+	Now        func() time.Time
+	Log        *slog.Logger
 }
 
 // Pages serves the pages. It is safe for concurrent use.

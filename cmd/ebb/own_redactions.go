@@ -19,13 +19,20 @@ var userRedactCommand = command{
 		age := inv.flags.String("older-than", "", "only messages that are older than this `TIME`, such as 30d; by default all that have been sent until now")
 		room := inv.flags.String("room", "", "only messages in this room")
 		reason := inv.flags.String("reason", "", "shown with each redaction")
+		daily := inv.flags.Bool("daily", false, "from now on, every day: set the time of --older-than as the user can on the account page; with --cancel, end that")
 		cancel := inv.flags.Bool("cancel", false, "end unfinished requests instead; what has been redacted stays redacted")
 		return func(ctx context.Context) error {
 			user, err := inv.one("user")
 			if err != nil {
 				return err
 			}
-			args := adminapi.OwnArgs{User: user, Room: id.RoomID(*room), Reason: *reason, Cancel: *cancel}
+			args := adminapi.OwnArgs{User: user, Room: id.RoomID(*room), Reason: *reason, Cancel: *cancel, Daily: *daily}
+			switch {
+			case *daily && *reason != "":
+				return usagef("--reason is for a single time, not for --daily")
+			case *daily && *age == "" && !*cancel:
+				return usagef("--daily needs --older-than")
+			}
 			if *age != "" {
 				d, err := config.ParseDuration(*age)
 				if err != nil || d <= 0 {
@@ -33,11 +40,11 @@ var userRedactCommand = command{
 				}
 				args.AgeMS = time.Duration(d).Milliseconds()
 			}
-			all := []adminapi.OwnRequest{}
+			var all adminapi.OwnAnswer
 			if err := inv.call(ctx, "user redact", args, &all); err != nil {
 				return err
 			}
-			return inv.print(all, func(w io.Writer) { printOwnRequests(w, all) })
+			return inv.print(all, func(w io.Writer) { printOwn(w, all) })
 		}
 	},
 }
@@ -51,20 +58,30 @@ var userRedactionsCommand = command{
 			if err != nil {
 				return err
 			}
-			all := []adminapi.OwnRequest{}
+			var all adminapi.OwnAnswer
 			if err := inv.call(ctx, "user redactions", adminapi.OwnArgs{User: user}, &all); err != nil {
 				return err
 			}
-			return inv.print(all, func(w io.Writer) { printOwnRequests(w, all) })
+			return inv.print(all, func(w io.Writer) { printOwn(w, all) })
 		}
 	},
 }
 
-func printOwnRequests(w io.Writer, all []adminapi.OwnRequest) {
-	for _, r := range all {
+func printOwn(w io.Writer, all adminapi.OwnAnswer) {
+	for _, l := range all.Lifetimes {
+		in := "in all rooms that have no time of their own"
+		if l.Room != "" {
+			in = "in " + string(l.Room)
+		}
+		fmt.Fprintf(w, "daily: messages that are older than %s, %s\n", config.Duration(time.Duration(l.AgeMS)*time.Millisecond), in)
+	}
+	for _, r := range all.Requests {
 		what, state := "all messages", "under way"
 		if r.Before != nil {
 			what = "messages from before " + r.Before.Local().Format("2006-01-02 15:04")
+		}
+		if r.Daily {
+			what = "daily request"
 		}
 		if r.Room != "" {
 			what += " in " + string(r.Room)
