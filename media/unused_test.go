@@ -75,6 +75,42 @@ func TestUnusedUploadsWaitADayBeforeTheyAreDeleted(t *testing.T) {
 	}
 }
 
+func TestUnusedUploadsAreReportedByTheirAgeAndOnlyOldOnesAreTouched(t *testing.T) {
+	f := newFixture(t)
+	f.opts.UnusedLifetime, f.opts.Lifetimes = day, fixedLifetime{0, true}
+	old, used := f.upload(t, 1, "old"), f.upload(t, 1, "in a message")
+	f.refer(t, 5, "mxc://here.test/"+used)
+	f.now = f.now.Add(day - time.Second)
+	recent := f.upload(t, 1, "recent")
+	expect := func(when string, want Unused) {
+		t.Helper()
+		for _, dry := range []bool{true, false} { // a dry run reports the same
+			if u := f.collect(t, dry); u != want {
+				t.Errorf("%s, dry run %v: %+v, want %+v", when, dry, u, want)
+			}
+		}
+	}
+	expect("within the first day", Unused{Young: Count{2, 9}})
+	f.now = f.now.Add(time.Second)
+	expect("after the first day of one", Unused{Waiting: Count{1, 3}, Young: Count{1, 6}})
+	_, err := f.Open(t.Context(), old, 0)
+	wantCode(t, err, "M_NOT_FOUND")
+	if f.read(t, recent) != "recent" || f.read(t, used) != "in a message" {
+		t.Error("what is not old and unused is not served")
+	}
+	f.now = f.now.Add(day - 2*time.Second)
+	expect("before the first day of the other one ends", Unused{Waiting: Count{1, 3}, Young: Count{1, 6}})
+	f.now = f.now.Add(time.Second)
+	expect("after it", Unused{Waiting: Count{2, 9}})
+
+	f.opts.UnusedLifetime = 0 // for ever
+	f.now = f.now.Add(100 * day)
+	expect("if unused uploads are kept", Unused{Young: Count{2, 9}})
+	if f.read(t, old) != "old" || f.countFiles(t) != 3 {
+		t.Errorf("%d files are left", f.countFiles(t))
+	}
+}
+
 func TestAMessageBringsAnUnusedUploadBack(t *testing.T) {
 	f := newFixture(t)
 	f.opts.UnusedLifetime, f.opts.Lifetimes = day, fixedLifetime{0, true}

@@ -243,6 +243,9 @@ func TestAdministratorsListDeleteAndWithdrawMedia(t *testing.T) {
 			t.Errorf("media delete of %s succeeds", bad)
 		}
 	}
+	if text := command("media gc", `{"dry_run":true}`); !strings.Contains(text, `"waiting":{"files":0,"bytes":0}`) || !strings.Contains(text, `"young":{"files":1,"bytes":6}`) {
+		t.Errorf("media gc of a new upload: %s", text)
+	}
 	s.Advance(24 * time.Hour)
 	if text := command("media gc", `{"dry_run":true}`); !strings.Contains(text, `"waiting":{"files":1,"bytes":6}`) || !served(bob, other) {
 		t.Errorf("media gc: %s", text)
