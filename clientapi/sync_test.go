@@ -246,6 +246,13 @@ func TestThreadsAreCountedSeparatelyIfTheFilterAsksForIt(t *testing.T) {
 	if got := testserver.Get(a, "rooms", "join", room, "unread_thread_notifications", root, "notification_count"); got != float64(1) {
 		t.Errorf("thread: %v, want 1", got)
 	}
+	const unstable = "org.matrix.msc3773.unread_thread_notifications"
+	alice.since = since
+	a = alice.sync("filter", strings.Replace(byThread, "unread_thread_notifications", unstable, 1))
+	got := testserver.Get(a, "rooms", "join", room, unstable, root, "notification_count")
+	if stable := testserver.Get(a, "rooms", "join", room, "unread_thread_notifications"); got != float64(1) || stable != nil || counts(a, room) != [2]float64{1, 0} {
+		t.Errorf("by the unstable name the thread has %v, by the stable one %v", got, stable)
+	}
 	alice.Do("POST", "/v3/rooms/"+room+"/receipt/m.read/"+last, map[string]any{})
 	if got, ok := testserver.Get(alice.sync("filter", byThread), "rooms", "join", room).(map[string]any); !ok || got["unread_thread_notifications"] != nil {
 		t.Errorf("after a receipt: %v", got)

@@ -52,6 +52,7 @@ type RoomEventFilter struct {
 	LazyLoadMembers           bool
 	IncludeRedundantMembers   bool
 	UnreadThreadNotifications bool
+	UnstableThreads           bool // the counts of threads are requested by the unstable name of MSC3773
 }
 
 const (
@@ -101,6 +102,7 @@ type wireEvent struct {
 	LazyLoadMembers           bool      `json:"lazy_load_members"`
 	IncludeRedundantMembers   bool      `json:"include_redundant_members"`
 	UnreadThreadNotifications bool      `json:"unread_thread_notifications"`
+	UnstableThreads           bool      `json:"org.matrix.msc3773.unread_thread_notifications"`
 }
 
 // ParseFilter parses a filter's JSON. The error's text may be shown to the client.
@@ -162,7 +164,8 @@ func (p *filterParser) event(name string, w wireEvent) RoomEventFilter {
 		ContainsURL:               w.ContainsURL,
 		LazyLoadMembers:           w.LazyLoadMembers,
 		IncludeRedundantMembers:   w.IncludeRedundantMembers,
-		UnreadThreadNotifications: w.UnreadThreadNotifications,
+		UnreadThreadNotifications: w.UnreadThreadNotifications || w.UnstableThreads,
+		UnstableThreads:           w.UnstableThreads && !w.UnreadThreadNotifications,
 	}
 	if w.Limit != nil {
 		// 0 is below the spec's minimum of 1, but clients use it for "no timeline, please".

@@ -87,6 +87,9 @@ func (b *builder) writeUnread(u *history.Unread) {
 // writeThreads appends the counts of the threads with unread events, and nothing if there are none.
 func (b *builder) writeThreads(threads map[id.EventID]history.UnreadCount) {
 	separator := `"unread_thread_notifications":{`
+	if b.filter.Room.Timeline.UnstableThreads {
+		separator = `"org.matrix.msc3773.unread_thread_notifications":{`
+	}
 	for root, c := range threads {
 		if c == (history.UnreadCount{}) {
 			continue
