@@ -155,7 +155,7 @@ var libraries = map[string][]string{
 	"maunium.net/go/mautrix/crypto":     {"test/"},
 	"maunium.net/go/mautrix/federation": {"federation", "fedclient", "outbox", "test/"},
 	"github.com/mattn/go-sqlite3":       {"storage", "storage/pagegaps", "internal/bench", "test/"},
-	"github.com/jackc/pgx/v5":           {"storage", "storage/storagetest", "internal/pgtest"},
+	"github.com/jackc/pgx/v5":           {"storage", "storage/storagetest", "internal/pgtest", "internal/bench"},
 	"github.com/prometheus/":            {"telemetry"},
 	"go.yaml.in/yaml/v3":                {"config", "appservice", "internal/specindex"},
 	"github.com/dchest/siphash":         {"rooms/words"},

@@ -43,11 +43,15 @@ var suites = []suite{
 	{"sends", (*bench).sends}, {"delay", (*bench).delayedSends}, {"fanout", (*bench).fanOut}, {"sync", (*bench).syncs}, {"sliding", (*bench).sliding},
 	{"cold", (*bench).cold}, {"idle", (*bench).idle}, {"e2ee", (*bench).encryption}, {"grown", (*bench).grown},
 	{"search", (*bench).search}, {"appservice", (*bench).appservice}, {"federation", (*bench).federation}, {"push", (*bench).push}, {"signin", (*bench).signIns},
-	{"backup", (*bench).backup}, {"purge", (*bench).purge}, {attackSuite, (*bench).attackAll},
+	{"backup", (*bench).backup}, {"purge", (*bench).purge}, {postgresSuite, (*bench).postgres}, {attackSuite, (*bench).attackAll},
 }
 
-// attackSuite is the suite that runs attacks instead of measurements. It runs only if it is named.
-const attackSuite = "attack"
+// Suites that run only if they are named: attackSuite runs attacks instead of measurements, and postgresSuite needs a
+// PostgreSQL server.
+const (
+	attackSuite   = "attack"
+	postgresSuite = "postgres"
+)
 
 // bench is one run of the benchmark.
 type bench struct {
@@ -79,7 +83,7 @@ func (b *bench) parse(args []string) error {
 	var only, events string
 	var names, usual []string
 	for _, s := range suites {
-		if names = append(names, s.name); s.name != attackSuite {
+		if names = append(names, s.name); s.name != attackSuite && s.name != postgresSuite {
 			usual = append(usual, s.name)
 		}
 	}

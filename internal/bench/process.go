@@ -40,6 +40,13 @@ log: {level: error}
 
 // startEbb creates a new server and starts it. delay is added to every commit.
 func (b *bench) startEbb(name string, delay time.Duration) (*process, error) {
+	return b.start(name, "", delay)
+}
+
+// startEbbWith is startEbb with more lines of configuration.
+func (b *bench) startEbbWith(name, more string) (*process, error) { return b.start(name, more, 0) }
+
+func (b *bench) start(name, more string, delay time.Duration) (*process, error) {
 	p := &process{dir: filepath.Join(b.dir, name), binary: b.binary}
 	if err := p.initialise("localhost"); err != nil {
 		return nil, err
@@ -48,7 +55,7 @@ func (b *bench) startEbb(name string, delay time.Duration) (*process, error) {
 	if p.addr, err = freeAddress(); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(p.config(), fmt.Appendf(nil, configuration, p.addr), 0o600); err != nil {
+	if err := os.WriteFile(p.config(), append(fmt.Appendf(nil, configuration, p.addr), more...), 0o600); err != nil {
 		return nil, err
 	}
 	_, err = p.serve(delay)
