@@ -180,12 +180,12 @@ func (w *fadingWorld) hold() {
 func (w *fadingWorld) befriend() {
 	w.Helper()
 	w.frank = w.hs1.Register("frank")
+	path := "/v3/rooms/" + url.PathEscape(w.calm.id)
+	if w.calm.private { // before there is a name, since other servers keep the name in an invite, which frank cannot redact
+		w.alice.Do("POST", path+"/invite", obj{"user_id": w.frank.User})
+	}
 	if !w.postgres { // which keeps deleted profiles in its log
 		w.frank.Do("PUT", "/v3/profile/"+url.PathEscape(w.frank.User)+"/displayname", obj{"displayname": erasedWord})
-	}
-	path := "/v3/rooms/" + url.PathEscape(w.calm.id)
-	if w.calm.private {
-		w.alice.Do("POST", path+"/invite", obj{"user_id": w.frank.User})
 	}
 	w.frank.Do("POST", "/v3/join/"+url.PathEscape(w.calm.id), obj{"reason": erasedWord})
 	for i := range 5 {
@@ -988,7 +988,7 @@ func (w *fadingWorld) join() {
 		})
 		r.living = append(r.living, event)
 	}
-	w.onDisk(third, goneEverywhere, goneHere, erasedWord)
+	w.onDisk(third, goneEverywhere, erasedWord) // the second server has what is gone on the first one, and may give it away
 }
 
 // outsidersSaw fails the test if a server, an application service or a push gateway was sent an expired message.
