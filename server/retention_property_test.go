@@ -446,7 +446,12 @@ func (w *fadingWorld) act() {
 	}
 }
 
+// redact redacts an event, unless it has not arrived yet: a redaction by somebody who may not redact it would be
+// accepted then, and never shown.
 func (w *fadingWorld) redact(c *testserver.Client, r *fadingRoom, event string) {
+	if status, _, _ := c.Raw("GET", "/v3/rooms/"+url.PathEscape(r.id)+"/event/"+url.PathEscape(event), nil); status != http.StatusOK {
+		return
+	}
 	w.n++
 	status, _, raw := c.Raw("PUT", fmt.Sprintf("/v3/rooms/%s/redact/%s/%s%s-%d", url.PathEscape(r.id), url.PathEscape(event), w.word(c, r), w.half, w.n), obj{"reason": w.text(c, r)})
 	if event, _ := decode(w.T, raw)["event_id"].(string); status == http.StatusOK {
