@@ -133,7 +133,7 @@ func (r *Room) fillState(stored *storedRoom, h *head) (err error) {
 func (r *Room) fillRing(stored *storedRoom, h *head) error {
 	rows := stored.recent
 	complete := len(rows) < ringFill
-	if past := slices.IndexFunc(rows, graph.IsBackfilled); past >= 0 {
+	if past := slices.IndexFunc(rows, func(e *storage.EventRow) bool { return graph.IsBackfilled(*e) }); past >= 0 {
 		rows, complete = rows[:past], false
 	}
 	for i := range slices.Backward(rows) {
@@ -141,7 +141,7 @@ func (r *Room) fillRing(stored *storedRoom, h *head) error {
 		if rows[i].Flags&storage.HiddenEvent != 0 {
 			continue
 		}
-		e, err := graph.LoadEvent(r.version, &rows[i])
+		e, err := graph.LoadEvent(r.version, rows[i])
 		if err != nil {
 			return err
 		}

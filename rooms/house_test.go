@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
@@ -185,11 +186,12 @@ func (h *house) timeline(room id.RoomID) []*Event {
 	r := h.room(room)
 	var out []*Event
 	h.ok(h.db.Read(h.Context(), func(tx *storage.Tx) error {
-		rows, err := tx.RecentEvents(r.nid, 1_000_000)
+		rows, err := tx.RecentEvents([]ident.RoomNID{r.nid}, 1_000_000)
 		if err != nil {
 			return err
 		}
-		for i := len(rows) - 1; i >= 0; i-- {
+		slices.SortFunc(rows, func(a, b storage.EventRow) int { return cmp.Compare(a.Order, b.Order) })
+		for i := range rows {
 			e, err := graph.LoadEvent(r.version, &rows[i])
 			if err != nil {
 				return err

@@ -1,12 +1,14 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix/id"
 
 	"ebb/ident"
@@ -41,7 +43,11 @@ func (s *Service) RoomsByNID(ctx context.Context, nids []ident.RoomNID) ([]*Room
 	found, missing := s.cache.List(nids)
 	loaded := make(map[ident.RoomNID]*Room, len(missing))
 	for part := range slices.Chunk(missing, MaxLoad) {
-		rooms, err := s.load(ctx, func(tx *storage.Tx) ([]storage.RoomRow, error) { return tx.RoomsByNID(part) })
+		var finds []func(*storage.Tx) ([]storage.RoomRow, error)
+		for some := range slices.Chunk(part, MaxLoad/2) {
+			finds = append(finds, func(tx *storage.Tx) ([]storage.RoomRow, error) { return tx.RoomsByNID(some) })
+		}
+		rooms, err := s.load(ctx, finds...)
 		if err != nil {
 			return nil, err
 		}
@@ -79,8 +85,9 @@ func (s *Service) Preload(ctx context.Context, rooms []id.RoomID) error {
 	return err
 }
 
-// MaxLoad is the number of rooms that are read in one transaction. Other loads wait a few milliseconds for it.
-const MaxLoad = 32
+// MaxLoad is the number of rooms that are read at a time, half of them on each of two connections. Other loads wait a
+// few milliseconds for it.
+const MaxLoad = 64
 
 // loadOne loads one room. find returns its row.
 func (s *Service) loadOne(ctx context.Context, find func(*storage.Tx) (storage.RoomRow, bool, error)) (*Room, error) {
@@ -98,10 +105,36 @@ func (s *Service) loadOne(ctx context.Context, find func(*storage.Tx) (storage.R
 	return nil, err
 }
 
-// load reads rooms from the database and caches them. Concurrent loads of a room return the same Room.
-func (s *Service) load(ctx context.Context, find func(*storage.Tx) ([]storage.RoomRow, error)) (map[ident.RoomNID]*Room, error) {
+// load reads rooms from the database and caches them. Each find returns the rows of other rooms; they are read at the
+// same time. Concurrent loads of a room return the same Room.
+func (s *Service) load(ctx context.Context, finds ...func(*storage.Tx) ([]storage.RoomRow, error)) (map[ident.RoomNID]*Room, error) {
 	s.loading.Lock()
 	defer s.loading.Unlock()
+	parts := make([]map[ident.RoomNID]*Room, len(finds))
+	var all errgroup.Group
+	for i, find := range finds[1:] {
+		all.Go(func() (err error) {
+			parts[i+1], err = s.readAll(ctx, find)
+			return err
+		})
+	}
+	var err error
+	parts[0], err = s.readAll(ctx, finds[0])
+	if err := errors.Join(err, all.Wait()); err != nil {
+		return nil, err
+	}
+	out := map[ident.RoomNID]*Room{}
+	for _, part := range parts {
+		for nid, r := range part {
+			r.used.Store(s.opts.Now().Unix())
+			out[nid] = s.cache.Add(r.id, r.nid, r)
+		}
+	}
+	return out, nil
+}
+
+// readAll reads the rooms whose rows find returns. Those that are cached already are not read.
+func (s *Service) readAll(ctx context.Context, find func(*storage.Tx) ([]storage.RoomRow, error)) (map[ident.RoomNID]*Room, error) {
 	out := map[ident.RoomNID]*Room{}
 	err := s.db.ReadInner(ctx, func(tx *storage.Tx) error {
 		rows, err := find(tx)
@@ -123,14 +156,7 @@ func (s *Service) load(ctx context.Context, find func(*storage.Tx) ([]storage.Ro
 		}
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	for nid, r := range out {
-		r.used.Store(s.opts.Now().Unix())
-		out[nid] = s.cache.Add(r.id, r.nid, r)
-	}
-	return out, nil
+	return out, err
 }
 
 // open builds a Room from its stored head, and adds it to into.
@@ -163,14 +189,14 @@ type storedRoom struct {
 	length  int64 // length of the chain of its snapshot
 	state   []storage.CurrentEntry
 	members []storage.MemberRow
-	recent  []storage.EventRow // newest first
-	receipt storage.Pos        // position of the newest receipt
+	recent  []*storage.EventRow // newest first
+	receipt storage.Pos         // position of the newest receipt
 	ends    map[storage.Pos]id.EventID
 
 	undecided bool // the room has undecided events
 }
 
-// readRooms reads the heads of rooms, with a few queries for all of them and one for the timeline of each.
+// readRooms reads the heads of rooms, with a few queries for all of them.
 func readRooms(tx *storage.Tx, rows []storage.RoomRow) ([]storedRoom, error) {
 	out := make([]storedRoom, len(rows))
 	at := make(map[ident.RoomNID]*storedRoom, len(rows))
@@ -189,7 +215,8 @@ func readRooms(tx *storage.Tx, rows []storage.RoomRow) ([]storedRoom, error) {
 	state, err3 := tx.CurrentStates(nids)
 	members, err4 := tx.RoomMembers(nids)
 	undecided, err5 := tx.UndecidedCounts(nids)
-	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+	recent, err6 := tx.RecentEvents(nids, ringFill)
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		return nil, err
 	}
 	for _, e := range state {
@@ -198,14 +225,15 @@ func readRooms(tx *storage.Tx, rows []storage.RoomRow) ([]storedRoom, error) {
 	for _, m := range members {
 		at[m.Room].members = append(at[m.Room].members, m)
 	}
+	for i := range recent {
+		s := at[recent[i].Room]
+		s.recent = append(s.recent, &recent[i])
+	}
 	for i := range out {
 		s := &out[i]
 		s.undecided = undecided[s.row.NID] > 0
 		s.length, s.receipt = lengths[s.row.Snapshot], storage.Pos(receipts[s.row.NID])
-		var err error
-		if s.recent, err = tx.RecentEvents(s.row.NID, ringFill); err != nil {
-			return nil, err
-		}
+		slices.SortFunc(s.recent, func(a, b *storage.EventRow) int { return cmp.Compare(b.Order, a.Order) })
 	}
 	return out, readEnds(tx, out)
 }

@@ -132,11 +132,15 @@ func (tx *Tx) EventsAt(positions []Pos) ([]EventRow, error) {
 	return out, nil
 }
 
-const recentEventsQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.ord > 0 ORDER BY e.ord DESC LIMIT $2`
+// The subquery finds the order of the oldest event that is wanted of a room, in the index.
+const recentEventsQuery = `SELECT ` + eventColumns + ` FROM rooms r JOIN events e ON e.room_nid = r.nid
+AND e.ord >= coalesce((SELECT n.ord FROM events n WHERE n.room_nid = r.nid AND n.ord > 0 ORDER BY n.ord DESC LIMIT 1 OFFSET $1), 1) WHERE r.nid IN `
 
-// RecentEvents returns the newest events of a room's timeline, newest first. It uses the index events_by_order.
-func (tx *Tx) RecentEvents(room ident.RoomNID, limit int) ([]EventRow, error) {
-	return collect(tx, scanEvent, recentEventsQuery, int64(room), limit)
+// RecentEvents returns the newest events of the timelines of rooms, at most limit of each, in no particular order. It
+// uses the index events_by_order.
+func (tx *Tx) RecentEvents(rooms []ident.RoomNID, limit int) ([]EventRow, error) {
+	list, args := In(2, rooms)
+	return collect(tx, scanEvent, recentEventsQuery+list, append([]any{limit - 1}, args...)...)
 }
 
 // Conditions on the flags of an event. The numbers are part of the text, because only then is the partial index

@@ -77,9 +77,14 @@ func TestEventsAreStoredWhole(t *testing.T) {
 		if rows := got[[]storage.EventRow](t)(tx.EventsAt(nil)); len(rows) != 0 {
 			t.Errorf("%d events at no position", len(rows))
 		}
-		recent := got[[]storage.EventRow](t)(tx.RecentEvents(1, 2))
+		ok(t, tx.InsertRoom(&storage.RoomRow{NID: 1, RoomID: "!a", Version: "12"}))
+		recent := got[[]storage.EventRow](t)(tx.RecentEvents([]ident.RoomNID{1, 99}, 2))
+		slices.SortFunc(recent, func(a, b storage.EventRow) int { return int(b.Order - a.Order) })
 		if len(recent) != 2 || recent[0].Position != 3 || recent[1].Position != 2 {
 			t.Errorf("the newest are %+v", recent)
+		}
+		if all := got[[]storage.EventRow](t)(tx.RecentEvents([]ident.RoomNID{1}, 100)); len(all) != 3 {
+			t.Errorf("the room has %d events, want 3", len(all))
 		}
 		ok(t, tx.InsertEventPush(5, 1, 1, 3), tx.RedactEvent(1, 1, "$1", []byte(`{}`), 3))
 		back, _, err := tx.EventAt(1)
