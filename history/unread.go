@@ -12,7 +12,6 @@ import (
 	"ebb/pushrules"
 	"ebb/rooms"
 	"ebb/rooms/expiry"
-	"ebb/rooms/graph"
 	"ebb/storage"
 )
 
@@ -197,13 +196,13 @@ func (s *Service) withUnread(
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.valid || !l.extend(r, user) {
-		err := s.readInner(ctx, tx, func(tx *storage.Tx) error { return l.recount(tx, r, user) })
+		err := s.readInner(ctx, tx, func(tx *storage.Tx) error { return recount(tx, user, []unreadRead{{room: r, list: l}}) })
 		if err != nil {
 			return err
 		}
 	}
 	if len(l.unnamed()) > 0 {
-		if err := s.readInner(ctx, tx, l.nameRoots); err != nil {
+		if err := s.readInner(ctx, tx, func(tx *storage.Tx) error { return nameRoots(tx, []*unreadList{l}) }); err != nil {
 			return err
 		}
 	}
@@ -284,83 +283,7 @@ func (l *unreadList) add(user ident.UserNID, u storage.UnreadRow) {
 	})
 }
 
-// recount builds the list anew: it reads from the database all events after the user's receipts and join.
-func (l *unreadList) recount(tx *storage.Tx, r *rooms.Room, user ident.UserNID) error {
-	if tx == nil {
-		return errNeedTx
-	}
-	l.valid, l.upTo, l.entries, l.roots = false, tx.Settled(), nil, nil
-	floor, threads, err := readFloors(tx, r.NID(), user)
-	if err != nil || floor == 0 {
-		return err // 0: the snapshot is older than the join
-	}
-	rows, err := tx.Unread(user, r.NID(), floor, maxUnread)
-	if err != nil {
-		return err
-	}
-	for i := len(rows) - 1; i >= 0; i-- {
-		if rows[i].Sender == user || rows[i].Order > threads[rows[i].ThreadRoot] {
-			l.add(user, rows[i])
-		}
-	}
-	l.valid = l.upTo >= l.notBefore
-	return nil
-}
-
-// readFloors returns the orders up to which a user has read a room: floor for the whole room, which is 0 if the user is
-// not joined, and threads for single threads. Its keys are the threads' roots; root 0 stands for the main timeline.
-func readFloors(tx *storage.Tx, room ident.RoomNID, user ident.UserNID) (floor ident.Order, threads map[storage.Pos]ident.Order, err error) {
-	m, found, err := tx.MembershipOf(user, room)
-	if err != nil {
-		return 0, nil, err
-	}
-	if !found || m.JoinedPos == 0 {
-		return 0, nil, nil
-	}
-	floor = ident.Order(m.JoinedPos) * graph.OrderStep
-	reads, err := tx.ReadUpTo(room, user)
-	if err != nil {
-		return 0, nil, err
-	}
-	threads = map[storage.Pos]ident.Order{}
-	for _, u := range reads {
-		switch u.Thread {
-		case "":
-			floor = max(floor, u.Order)
-		case "main":
-			threads[0] = u.Order
-		default:
-			root, found, err := tx.EventPosition(room, u.Thread)
-			if err != nil {
-				return 0, nil, err
-			}
-			if found {
-				threads[root] = u.Order
-			}
-		}
-	}
-	return floor, threads, nil
-}
-
-// nameRoots looks up the event IDs of the roots of threads.
-func (l *unreadList) nameRoots(tx *storage.Tx) error {
-	if tx == nil {
-		return errNeedTx
-	}
-	if l.roots == nil {
-		l.roots = map[storage.Pos]threadRoot{}
-	}
-	unnamed := l.unnamed()
-	names, err := tx.EventIDsAt(unnamed)
-	for _, root := range unnamed {
-		l.roots[root] = threadRoot{} // until it is found, it counts as deleted
-	}
-	for _, e := range names {
-		l.roots[e.Position] = threadRoot{id.EventID(e.EventID), e.IsState, e.Sent}
-	}
-	return err
-}
-
+// unnamed returns the roots of the threads in the list whose event IDs have not been looked up yet.
 func (l *unreadList) unnamed() (roots []storage.Pos) {
 	for _, e := range l.entries {
 		if _, named := l.roots[e.thread]; e.thread != 0 && !named {

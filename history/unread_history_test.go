@@ -16,6 +16,7 @@ import (
 
 	"ebb/pushrules"
 	"ebb/rooms/expiry"
+	"ebb/storage"
 	"ebb/wake"
 )
 
@@ -247,6 +248,7 @@ func newChronicle(h *library) *chronicle {
 func TestUnreadCountsOfRandomHistories(t *testing.T) {
 	onBoth(t, func(_ *testing.T, h *library) {
 		var total int64
+		var all []*chronicle
 		for seed := range uint64(4) {
 			r := rand.New(rand.NewPCG(seed, 5))
 			y := newChronicle(h)
@@ -262,11 +264,33 @@ func TestUnreadCountsOfRandomHistories(t *testing.T) {
 					y.compare(h.anew(), fmt.Sprintf("seed %d step %d, after a restart", seed, i))
 				}
 			}
+			all = append(all, y)
+			comparePreloaded(all)
 		}
 		if total < 500 {
 			t.Errorf("too little unread to tell: %d", total)
 		}
 	})
+}
+
+// comparePreloaded compares the counts of several rooms that a new service has read together with the naive ones.
+func comparePreloaded(all []*chronicle) {
+	last := all[len(all)-1]
+	last.t.Helper()
+	svc := last.anew()
+	var nids []ident.RoomNID
+	for _, y := range all {
+		nids = append(nids, y.load(y.room).NID())
+	}
+	list, err := svc.rooms.RoomsByNID(last.t.Context(), nids)
+	last.check(err)
+	for _, user := range last.users {
+		last.check(last.db.Read(last.t.Context(), func(tx *storage.Tx) error { return svc.PreloadUnread(last.t.Context(), tx, user.UserNID, list) }))
+	}
+	for i, y := range all {
+		y.ignored = last.ignored // these lists are for all rooms
+		y.compare(svc, fmt.Sprintf("room %d of %d, read together", i, len(all)))
+	}
 }
 
 func TestExpiredEventsDropOutOfTheCountAndThePurgeLeavesZero(t *testing.T) {

@@ -71,7 +71,7 @@ func TestACountByAnOldSnapshotIsNotRemembered(t *testing.T) {
 		return u.Main.Notify
 	}
 	h.check(h.db.Read(t.Context(), func(old *storage.Tx) error {
-		_, _, err := old.MembershipOf(bob.UserNID, nid) // a snapshot begins with its first query
+		_, err := old.JoinedPositions(bob.UserNID, []ident.RoomNID{nid}) // a snapshot begins with its first query
 		h.check(err)
 		h.setReceipt(bob, room, rooms.ReadReceipt, one, "")
 		if n := count(old); n != 1 {

@@ -48,7 +48,8 @@ func (h *house) rule(room id.RoomID) (expiry.PurgeRule, bool) {
 func (h *house) position(room id.RoomID, eventID id.EventID) (p storage.Pos) {
 	h.Helper()
 	h.ok(h.db.Read(h.Context(), func(tx *storage.Tx) (err error) {
-		p, _, err = tx.EventPosition(h.room(room).NID(), string(eventID))
+		found, err := tx.EventPositions([]string{string(eventID)})
+		p = found[storage.EventName{Room: h.room(room).NID(), ID: string(eventID)}]
 		return err
 	}))
 	return p

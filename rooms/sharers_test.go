@@ -75,8 +75,8 @@ func TestUserWhoJoinsJustBeforeAChangeOfDevicesIsWoken(t *testing.T) {
 			var committed func()
 			h.ok(h.db.Enqueue(storage.Write{
 				Do: func(tx *storage.Tx) (err error) {
-					m, found, err := tx.MembershipOf(u.UserNID, h.room(room).nid)
-					if in = found && m.Membership == Join; err == nil {
+					joined, err := tx.JoinedPositions(u.UserNID, []ident.RoomNID{h.room(room).nid})
+					if in = joined[h.room(room).nid] != 0; err == nil {
 						committed, err = h.reads().WakeSharers(tx, alice.UserNID)
 					}
 					return err

@@ -28,7 +28,7 @@ var (
 )
 
 // FindsByID holds the queries that find events by ID.
-var FindsByID = []string{eventByIDQuery, eventsByIDQuery + `($2, $3)`, eventAnywhereQuery, eventPositionQuery, redactEventQuery}
+var FindsByID = []string{eventByIDQuery, eventsByIDQuery + `($2, $3)`, eventAnywhereQuery, eventPositionsQuery + `($1)`, redactEventQuery}
 
 // SealedUpdates returns the statements that replace a text in each of the columns with sealed texts.
 func SealedUpdates() (queries []string) {

@@ -1,9 +1,14 @@
 package storage
 
-import "ebb/ident"
+import (
+	"slices"
+
+	"ebb/ident"
+)
 
 // UnreadRow is an event after a user's receipts with its push class for that user.
 type UnreadRow struct {
+	Room       ident.RoomNID
 	Position   Pos
 	Order      ident.Order
 	ThreadRoot Pos // 0 for the main timeline
@@ -14,50 +19,102 @@ type UnreadRow struct {
 	Push       int64
 }
 
-const unreadQuery = `SELECT e.position, e.ord, e.thread_root, e.origin_ts, e.received_ts, e.sender_nid, e.state_key IS NOT NULL, coalesce(p.push, e.push)
-FROM events e LEFT JOIN event_push p ON p.user_nid = $1 AND p.room_nid = $2 AND p.position = e.position
-WHERE e.room_nid = $2 AND e.ord > $3 AND e.flags & $5 = 0 AND (e.sender_nid = $1 OR coalesce(p.push, e.push) <> 0)
-ORDER BY e.ord DESC LIMIT $4`
+const (
+	unreadFrom = `SELECT e.room_nid, e.position, e.ord, e.thread_root, e.origin_ts, e.received_ts, e.sender_nid, e.state_key IS NOT NULL, coalesce(p.push, e.push)
+FROM events e LEFT JOIN event_push p ON p.user_nid = $1 AND p.room_nid = e.room_nid AND p.position = e.position
+WHERE e.flags & $2 = 0 AND (e.sender_nid = $1 OR coalesce(p.push, e.push) <> 0) AND e.ord > $3 `
+	unreadQuery        = unreadFrom + `AND e.room_nid = $4 AND e.ord < $5 AND e.thread_root = 0 ORDER BY e.ord DESC LIMIT $6`
+	unreadRepliesQuery = unreadFrom + `AND e.thread_root <> 0 AND e.room_nid IN `
+	unreadRepliesOrder = ` ORDER BY e.room_nid, e.ord DESC LIMIT $4`
+)
 
-// Unread lists the newest events after an order that have a push class for the user or were sent by the user, newest
-// first. It uses the index events_by_order and the primary key of event_push.
-func (tx *Tx) Unread(user ident.UserNID, room ident.RoomNID, after ident.Order, limit int) ([]UnreadRow, error) {
-	return collect(tx, func(r Row) (u UnreadRow, err error) {
-		err = r.Scan(&u.Position, &u.Order, &u.ThreadRoot, &u.OriginTS, &u.ReceivedTS, &u.Sender, &u.IsState, &u.Push)
-		return u, err
-	}, unreadQuery, int64(user), int64(room), int64(after), limit, int64(HiddenEvent))
+func scanUnread(r Row) (u UnreadRow, err error) {
+	err = r.Scan(&u.Room, &u.Position, &u.Order, &u.ThreadRoot, &u.OriginTS, &u.ReceivedTS, &u.Sender, &u.IsState, &u.Push)
+	return u, err
 }
 
-// ReadUpTo is the order up to which a user has read a thread, or the room if Thread is "".
+// Unread lists the newest events of a room's main timeline between two orders (both exclusive) that have a push class
+// for the user or were sent by the user, newest first. It uses the index events_by_order and the primary key of
+// event_push.
+func (tx *Tx) Unread(user ident.UserNID, room ident.RoomNID, after, before ident.Order, limit int) ([]UnreadRow, error) {
+	return collect(tx, scanUnread, unreadQuery, int64(user), int64(HiddenEvent), int64(after), int64(room), int64(before), limit)
+}
+
+// UnreadReplies is like Unread, but for the threads of several rooms. The rows are ordered by room, the newest of each
+// room first. It uses the index events_in_threads.
+func (tx *Tx) UnreadReplies(user ident.UserNID, rooms []ident.RoomNID, after ident.Order, limit int) ([]UnreadRow, error) {
+	list, args := In(5, rooms)
+	return collect(tx, scanUnread, unreadRepliesQuery+list+unreadRepliesOrder, append([]any{int64(user), int64(HiddenEvent), int64(after), limit}, args...)...)
+}
+
+const ownPushesQuery = `SELECT position, push FROM event_push WHERE user_nid = $1 AND position > $2 AND room_nid IN `
+
+// OwnPushes returns, by position, the push classes of the events after a position of the given rooms for which a user
+// has a class of their own. There are more of them if it returns limit. It uses the primary key.
+func (tx *Tx) OwnPushes(user ident.UserNID, rooms []ident.RoomNID, after Pos, limit int) (map[Pos]int64, error) {
+	list, args := In(4, rooms)
+	return numbers[Pos, int64](tx, ownPushesQuery+list+` LIMIT $3`, append([]any{int64(user), int64(after), limit}, args...)...)
+}
+
+// ReadUpTo is the order up to which a user has read a thread of a room, or the room if Thread is "".
 type ReadUpTo struct {
+	Room   ident.RoomNID
 	Thread string // "", "main", or the event ID of the thread's root
 	Order  ident.Order
 }
 
-const readUpToQuery = `SELECT thread, max(ord) FROM receipts WHERE room_nid = $1 AND user_nid = $2 AND type IN ('m.read', 'm.read.private') GROUP BY thread`
+const (
+	readUpToQuery = `SELECT room_nid, thread, max(ord) FROM receipts WHERE user_nid = $1 AND type IN ('m.read', 'm.read.private') AND room_nid IN `
+	readUpToGroup = ` GROUP BY room_nid, thread`
+)
 
-// ReadUpTo lists how far a user has read a room and its threads, by public and private receipts. It uses the primary
-// key.
-func (tx *Tx) ReadUpTo(room ident.RoomNID, user ident.UserNID) ([]ReadUpTo, error) {
+// ReadUpTo lists how far a user has read the given rooms and their threads, by public and private receipts. It uses the
+// primary key.
+func (tx *Tx) ReadUpTo(user ident.UserNID, rooms []ident.RoomNID) ([]ReadUpTo, error) {
+	list, args := In(2, rooms)
 	return collect(tx, func(r Row) (u ReadUpTo, err error) {
-		err = r.Scan(&u.Thread, &u.Order)
+		err = r.Scan(&u.Room, &u.Thread, &u.Order)
 		return u, err
-	}, readUpToQuery, int64(room), int64(user))
+	}, readUpToQuery+list+readUpToGroup, append([]any{int64(user)}, args...)...)
 }
 
-const eventPositionQuery = `SELECT position FROM events WHERE id_hash = $1 AND event_id = $2 AND +room_nid = $3 ORDER BY ord DESC, position DESC LIMIT 1`
-
-// EventPosition returns the position of an event of a room. It uses the index events_by_id.
-func (tx *Tx) EventPosition(room ident.RoomNID, eventID string) (Pos, bool, error) {
-	p, found, err := one(tx, scanNumber[int64], eventPositionQuery, tx.IDHash(eventID), eventID, int64(room))
-	return Pos(p), found, err
+// EventName identifies an event: in old room versions, events of different rooms may have the same ID.
+type EventName struct {
+	Room ident.RoomNID
+	ID   string
 }
 
-// MembershipOf returns a user's membership of a room. It uses the primary key.
-func (tx *Tx) MembershipOf(user ident.UserNID, room ident.RoomNID) (MemberRow, bool, error) {
-	return one(tx, func(r Row) (m MemberRow, err error) {
-		m.User, m.Room = user, room
-		err = r.Scan(&m.Membership, &m.Position, &m.JoinedPos)
-		return m, err
-	}, `SELECT membership, position, joined_pos FROM memberships WHERE user_nid = $1 AND room_nid = $2`, int64(user), int64(room))
+const eventPositionsQuery = `SELECT room_nid, event_id, position FROM events WHERE id_hash IN `
+
+// EventPositions returns the positions of events with the given IDs in any room. If an event has several rows (see
+// EventByID), it is the row with the highest order. It uses the index events_by_id.
+func (tx *Tx) EventPositions(ids []string) (map[EventName]Pos, error) {
+	out := make(map[EventName]Pos, len(ids))
+	for part := range slices.Chunk(ids, maxIn) {
+		hashes := make([]int64, len(part))
+		for i, eventID := range part {
+			hashes[i] = tx.IDHash(eventID)
+		}
+		list, args := In(1, hashes)
+		err := tx.each(func(r Row) error {
+			var name EventName
+			var pos Pos
+			err := r.Scan(&name.Room, &name.ID, &pos)
+			out[name] = pos
+			return err
+		}, eventPositionsQuery+list+` ORDER BY ord, position`, args...)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+const joinedPositionsQuery = `SELECT room_nid, joined_pos FROM memberships WHERE user_nid = $1 AND room_nid IN `
+
+// JoinedPositions returns since when a user has been joined to each of the given rooms without interruption. It uses
+// the primary key.
+func (tx *Tx) JoinedPositions(user ident.UserNID, rooms []ident.RoomNID) (map[ident.RoomNID]Pos, error) {
+	list, args := In(2, rooms)
+	return numbers[ident.RoomNID, Pos](tx, joinedPositionsQuery+list, append([]any{int64(user)}, args...)...)
 }
