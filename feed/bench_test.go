@@ -54,18 +54,20 @@ func BenchmarkNothingNew(b *testing.B) {
 
 const lazy = `{"room":{"timeline":{"limit":20},"state":{"lazy_load_members":true}}}`
 
-// manyRooms makes a user with 500 rooms of 20 messages each.
+// manyRooms makes a user with 500 rooms, each with 50 messages of four people.
 func manyRooms(b *testing.B) (*world, *user) {
 	w := newWorld(b)
-	alice, bob := w.user("alice"), w.user("bob")
+	people := []*user{w.user("alice"), w.user("bob"), w.user("carol"), w.user("dave")}
 	for range 500 {
-		room := alice.create("public_chat")
-		bob.join(room)
-		for i := range 20 {
-			bob.say(room, fmt.Sprint("message ", i))
+		room := people[0].create("public_chat")
+		for _, p := range people[1:] {
+			p.join(room)
+		}
+		for i := range 50 {
+			people[i%len(people)].say(room, fmt.Sprint("message ", i))
 		}
 	}
-	return w, alice
+	return w, people[0]
 }
 
 // BenchmarkColdSync measures a first sync after a start of the server.

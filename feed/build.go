@@ -28,6 +28,7 @@ type builder struct {
 	own    ownNews
 	shared sharing
 	sticky map[ident.RoomNID][]storage.EventRow // sticky events that are new to the client, oldest first
+	ahead  ahead
 
 	// partial: the answer includes partial-state rooms, which only clients with lazy loading get.
 	partial bool

@@ -382,11 +382,13 @@ func (g *stateGatherer) neededMembers(ctx context.Context) error {
 
 // load reads the events that were not in memory.
 func (g *stateGatherer) load(ctx context.Context) error {
-	if len(g.absent) == 0 {
-		return nil
+	rows, absent := g.b.ahead.take(g.absent)
+	events, err := g.q.room.LoadEvents(rows)
+	if g.events = append(g.events, events...); err != nil || len(absent) == 0 {
+		return err
 	}
 	return g.b.read(ctx, func(tx *storage.Tx) error {
-		events, err := eventsAt(tx, g.q.room, g.absent)
+		events, err := eventsAt(tx, g.q.room, absent)
 		g.events = append(g.events, events...)
 		return err
 	})

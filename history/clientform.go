@@ -100,6 +100,22 @@ func (v *viewer) loadFormer(tx *storage.Tx, evs []*rooms.Event, x *extras) error
 // are the positions of the state events.
 func (v *viewer) formerOf(tx *storage.Tx, evs []*rooms.Event) (map[storage.Pos]storage.Pos, error) {
 	replaced := map[storage.Pos]storage.Pos{}
+	err := v.svc.lookUpFormer(tx, evs, func(e *rooms.Event, before storage.Pos) {
+		if before != 0 {
+			replaced[e.Pos] = before
+		}
+	})
+	return replaced, err
+}
+
+// PreloadFormer looks up which events the state events among evs replaced. The events may be of different rooms. Forms
+// of these events then find it in memory.
+func (s *Service) PreloadFormer(tx *storage.Tx, evs []*rooms.Event) error {
+	return s.lookUpFormer(tx, evs, func(*rooms.Event, storage.Pos) {})
+}
+
+// lookUpFormer calls f for each state event among evs with the position of the event that it replaced, or 0.
+func (s *Service) lookUpFormer(tx *storage.Tx, evs []*rooms.Event, f func(e *rooms.Event, before storage.Pos)) error {
 	var open []*rooms.Event
 	var wanted []storage.StateKey
 	for _, e := range evs {
@@ -107,30 +123,27 @@ func (v *viewer) formerOf(tx *storage.Tx, evs []*rooms.Event) (map[storage.Pos]s
 		if !isState || e.Snapshot == 0 {
 			continue
 		}
-		if before, known := v.svc.former.Get(e.Pos); !known {
+		if before, known := s.former.Get(e.Pos); known {
+			f(e, before)
+		} else {
 			open, wanted = append(open, e), append(wanted, storage.StateKey{Snapshot: e.Snapshot, Type: e.Type(), Key: key})
-		} else if before != 0 {
-			replaced[e.Pos] = before
 		}
 	}
 	if len(open) == 0 {
-		return replaced, nil
+		return nil
 	}
 	if tx == nil {
-		return nil, errNeedTx
+		return errNeedTx
 	}
 	found, err := tx.StateKeysOf(wanted)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for i, e := range open {
-		before := found[wanted[i]]
-		v.svc.former.Put(e.Pos, before)
-		if before != 0 {
-			replaced[e.Pos] = before
-		}
+		s.former.Put(e.Pos, found[wanted[i]])
+		f(e, found[wanted[i]])
 	}
-	return replaced, nil
+	return nil
 }
 
 func (v *viewer) showFormer(tx *storage.Tx, replaced map[storage.Pos]storage.Pos, events map[storage.Pos]*rooms.Event, x *extras) error {

@@ -321,6 +321,22 @@ func (r *Room) Members(of ...Membership) []*Member {
 	return out
 }
 
+// MemberCount returns the number of member events of the room, of any membership.
+func (r *Room) MemberCount() int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return len(r.head.members)
+}
+
+// EachMember calls f for each member of any membership. The room is locked for reading during the calls.
+func (r *Room) EachMember(f func(*Member)) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for _, m := range r.head.members {
+		f(m)
+	}
+}
+
 // Count returns the number of members with the given membership.
 func (r *Room) Count(of Membership) int {
 	r.mu.RLock()

@@ -43,17 +43,18 @@ func (tx *Tx) StateKeysOf(wanted []StateKey) (map[StateKey]Pos, error) {
 		return nil, err
 	}
 	found := make(map[StateKey]Pos, len(wanted))
+	full := fullStates{tx: tx, found: found}
 	for nid, l := range links {
 		if l.prev != 0 {
 			continue
 		}
 		w := stateWalk{links: links, wanted: bySnapshot, now: map[StateKey][]Pos{}, found: found}
 		visitStates(links, nid, w.enter, w.leave)
-		if err := tx.fullStateKeys(nid, w.rest, found); err != nil {
+		if err := full.add(nid, w.rest); err != nil {
 			return nil, err
 		}
 	}
-	return found, nil
+	return found, full.find()
 }
 
 // stateLinks reads the chains of snapshots down to the full ones.
@@ -150,51 +151,84 @@ func (w *stateWalk) leave(nid int64) {
 	}
 }
 
-const (
-	fullTypesQuery = `SELECT type, state_key, position FROM state_deltas WHERE snapshot = $1 AND state_key = $2 AND type IN `
-	fullKeysQuery  = `SELECT type, state_key, position FROM state_deltas WHERE snapshot = $1 AND type = $2 AND state_key IN `
-)
+// fullStates looks up entries in full snapshots, of several snapshots at a time.
+type fullStates struct {
+	tx        *Tx
+	found     map[StateKey]Pos
+	asked     map[StateKey][]StateKey // the wanted entries, by the entry of the full snapshot
+	snapshots []int64
+	types     map[string]bool            // of entries with an empty state key
+	keys      map[string]map[string]bool // by type: the state keys of the others
+	entries   int                        // at least as many as there are in types and keys
+}
 
-// fullStateKeys finds entries in a full snapshot. It takes one statement for the entries with an empty state key and
-// one for each type among the others.
-func (tx *Tx) fullStateKeys(full int64, wanted []StateKey, found map[StateKey]Pos) error {
-	asked := map[StateKey][]StateKey{} // by type and key
-	var types []string
-	keys := map[string][]string{}
-	for _, w := range wanted {
-		k := StateKey{Type: w.Type, Key: w.Key}
-		if asked[k] == nil {
-			if w.Key == "" {
-				types = append(types, w.Type)
-			} else {
-				keys[w.Type] = append(keys[w.Type], w.Key)
-			}
-		}
-		asked[k] = append(asked[k], w)
-	}
-	read := func(query, fixed string, values []string) error {
-		for part := range slices.Chunk(values, maxIn) {
-			list, args := In(3, part)
-			err := tx.each(func(r Row) error {
-				var k StateKey
-				var pos Pos
-				err := r.Scan(&k.Type, &k.Key, &pos)
-				for _, w := range asked[k] {
-					found[w] = pos
-				}
-				return err
-			}, query+list, append([]any{full, fixed}, args...)...)
-			if err != nil {
-				return err
-			}
-		}
+// maxFullProbes bounds the entries that statements for several full snapshots look up: they look up every entry in
+// every snapshot. It also bounds the placeholders.
+const maxFullProbes = 1024
+
+// add adds entries that are wanted of the full snapshot with the given number.
+func (f *fullStates) add(full int64, wanted []StateKey) error {
+	if len(wanted) == 0 {
 		return nil
 	}
-	if err := read(fullTypesQuery, "", types); err != nil {
+	if len(f.snapshots) > 0 && (len(f.snapshots)+1)*(f.entries+len(wanted)) > maxFullProbes {
+		if err := f.find(); err != nil {
+			return err
+		}
+	}
+	if f.asked == nil {
+		f.asked, f.types, f.keys = map[StateKey][]StateKey{}, map[string]bool{}, map[string]map[string]bool{}
+	}
+	f.snapshots, f.entries = append(f.snapshots, full), f.entries+len(wanted)
+	for _, w := range wanted {
+		k := StateKey{Snapshot: full, Type: w.Type, Key: w.Key}
+		f.asked[k] = append(f.asked[k], w)
+		if w.Key == "" {
+			f.types[w.Type] = true
+			continue
+		}
+		if f.keys[w.Type] == nil {
+			f.keys[w.Type] = map[string]bool{}
+		}
+		f.keys[w.Type][w.Key] = true
+	}
+	return nil
+}
+
+const (
+	fullTypesQuery = `SELECT snapshot, type, state_key, position FROM state_deltas WHERE state_key = $1 AND snapshot IN `
+	fullKeysQuery  = `SELECT snapshot, type, state_key, position FROM state_deltas WHERE type = $1 AND snapshot IN `
+)
+
+// find looks up the entries that were added. It takes a statement for the entries with an empty state key and one for
+// each type among the others, and more if there are very many.
+func (f *fullStates) find() error {
+	if err := f.read(fullTypesQuery, ` AND type IN `, "", slices.Collect(maps.Keys(f.types))); err != nil {
 		return err
 	}
-	for typ, list := range keys {
-		if err := read(fullKeysQuery, typ, list); err != nil {
+	for typ, keys := range f.keys {
+		if err := f.read(fullKeysQuery, ` AND state_key IN `, typ, slices.Collect(maps.Keys(keys))); err != nil {
+			return err
+		}
+	}
+	*f = fullStates{tx: f.tx, found: f.found}
+	return nil
+}
+
+func (f *fullStates) read(query, in, fixed string, values []string) error {
+	snapshots, args := In(2, f.snapshots)
+	for part := range slices.Chunk(values, maxIn) {
+		list, more := In(2+len(args), part)
+		err := f.tx.each(func(r Row) error {
+			var k StateKey
+			var pos Pos
+			err := r.Scan(&k.Snapshot, &k.Type, &k.Key, &pos)
+			for _, w := range f.asked[k] {
+				f.found[w] = pos
+			}
+			return err
+		}, query+snapshots+in+list, slices.Concat([]any{fixed}, args, more)...)
+		if err != nil {
 			return err
 		}
 	}
