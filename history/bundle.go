@@ -55,13 +55,19 @@ func (v *viewer) bundles(tx *storage.Tx, evs []*rooms.Event, opt FormOptions) (m
 	if tx == nil {
 		return nil, errNeedTx
 	}
-	counts, err := tx.RelationCounts(v.room.NID(), parents, v.cutoff())
+	counts, err := v.relationCounts(tx, parents)
 	if err != nil || len(counts) == 0 {
 		return nil, err
 	}
 	found, err := v.sum(tx, counts)
 	if err != nil {
 		return nil, err
+	}
+	if len(found) > 1 {
+		defer func(before *relationsAhead) { v.ahead = before }(v.ahead)
+		if err := v.readRelations(tx, evs, counts); err != nil {
+			return nil, err
+		}
 	}
 	out := make(map[storage.Pos][]byte, len(found))
 	size := 0
@@ -179,7 +185,7 @@ func (v *viewer) latestEdit(tx *storage.Tx, e *rooms.Event) (*rooms.Event, sight
 	if e.RedactedBy != 0 || e.RelType() == relReplace { // an edit cannot be edited
 		return nil, sight{}, nil
 	}
-	rows, err := tx.Edits(v.room.NID(), string(e.ID()), e.SenderNID, e.Type(), maxEdits)
+	rows, err := v.editRows(tx, e)
 	if err != nil {
 		return nil, sight{}, err
 	}
@@ -251,7 +257,7 @@ func (v *viewer) references(tx *storage.Tx, e *rooms.Event) ([]byte, error) {
 // related returns up to want events that directly relate to an event and that the viewer may see. most bounds the
 // number of events that it examines.
 func (v *viewer) related(tx *storage.Tx, e *rooms.Event, relType string, backwards bool, want, most int) (events []*rooms.Event, sights []sight, err error) {
-	next := directRelations(storage.RelationFilter{Room: v.room.NID(), Parent: string(e.ID()), RelType: relType, Backwards: backwards})
+	next := v.relatedTo(e, relType, backwards)
 	c := cursor{window: everything(), backwards: backwards}
 	n := max(want, relatedBatch)
 	for looked := 0; len(events) < want && looked < most && c.rows < maxRelationScan && !c.done; {

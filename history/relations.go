@@ -271,23 +271,28 @@ func (v *viewer) rootForms(tx *storage.Tx, events []*rooms.Event) ([]json.RawMes
 	if err != nil {
 		return nil, err
 	}
-	var out []json.RawMessage
 	for i, e := range events {
 		if _, ignored := v.ignored[e.Sender()]; ignored {
-			if e, err = e.RedactedCopy(); err != nil {
+			if events[i], err = e.RedactedCopy(); err != nil {
 				return nil, err
 			}
 		}
-		form, err := v.one(tx, e, sights[i], opt)
+	}
+	var out []json.RawMessage
+	for i := 0; i < len(events); i += rootBatch {
+		end := min(i+rootBatch, len(events))
+		forms, err := v.forms(tx, events[i:end], sights[i:end], opt)
 		if err != nil {
 			return nil, err
 		}
-		if hasThread(form) {
-			out = append(out, form)
-		}
+		out = append(out, slices.DeleteFunc(forms, func(form json.RawMessage) bool { return !hasThread(form) })...)
 	}
 	return out, nil
 }
+
+// rootBatch is the number of roots of threads whose forms are made together. The aggregations of so many fit into
+// maxPageBytes: without one, a root would be left out.
+const rootBatch = 16
 
 // hasThread reports whether the form of an event for clients includes a summary of the event's thread, which is the
 // bundled m.thread aggregation.

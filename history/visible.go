@@ -60,8 +60,9 @@ type viewer struct {
 	ignored   map[id.UserID]struct{}
 	policy    expiry.Policy
 
-	lastJoin *ident.Order // see joinedUntil
-	bundled  int          // bytes read for aggregations so far
+	lastJoin *ident.Order    // see joinedUntil
+	bundled  int             // bytes read for aggregations so far
+	ahead    *relationsAhead // what was read for all aggregations of a page; nil: nothing
 }
 
 func (s *Service) viewer(ctx context.Context, tx *storage.Tx, room *rooms.Room, to ident.Requester) (*viewer, error) {

@@ -204,12 +204,7 @@ func coldReads() map[string]func(*crowd) error {
 // A read that queries the database once for each event or member takes minutes in a large room.
 func TestColdReadsDoNotAskTheDatabaseOncePerEvent(t *testing.T) {
 	const few, many = 4, 40
-	compareCold(t, newCrowd(t, few, 2), newCrowd(t, many, 2), many-few, func(name string) float64 {
-		if name == "messages" || name == "messages, lazy" || name == "threads" {
-			return 8 // reading the aggregations of each event on the page
-		}
-		return 0.5
-	})
+	compareCold(t, newCrowd(t, few, 2), newCrowd(t, many, 2), many-few, func(string) float64 { return 0.5 })
 }
 
 // A request that involves many rooms reads them together.

@@ -193,6 +193,32 @@ func (tx *Tx) relationCounts(room ident.RoomNID, hashes []int64, cutoff *Cutoff)
 	return collect(tx, scanRelationCount, relationCountsAlive+list+` LIMIT $2`+relationCountsGroup, append([]any{int64(room), maxCounted, cutoff.Sent, cutoff.Received}, args...)...)
 }
 
+const relationsOfQuery = `SELECT r.position, r.parent_id, r.rel_type, r.type, r.sender_nid, r.ord FROM relations r WHERE r.room_nid = $1 AND r.parent_hash IN `
+
+// RelationsOf lists the relations to the given events of a room, in no particular order, and perhaps some to events
+// with the same hashes. There are more of them if it returns limit. It uses the index relations_by_parent.
+func (tx *Tx) RelationsOf(room ident.RoomNID, parents []string, limit int) (out []RelationRow, err error) {
+	for part := range slices.Chunk(parents, maxIn) {
+		hashes := make([]int64, len(part))
+		for i, p := range part {
+			hashes[i] = tx.IDHash(p)
+		}
+		list, args := In(3, hashes)
+		found, err := collect(tx, func(r Row) (n RelationRow, err error) {
+			n.Room = room
+			err = r.Scan(&n.Position, &n.Parent, &n.RelType, &n.Type, &n.Sender, &n.Order)
+			return n, err
+		}, relationsOfQuery+list+` LIMIT $2`, append([]any{int64(room), limit - len(out)}, args...)...)
+		if err != nil {
+			return nil, err
+		}
+		if out = append(out, found...); len(out) >= limit {
+			break
+		}
+	}
+	return out, nil
+}
+
 // maxRelationScan bounds the relations of one event, newest first, that one query searches for those of a kind, which
 // takes some 10 ms.
 const maxRelationScan = 10_000
