@@ -321,6 +321,9 @@ type Purged struct {
 
 	Originals int `json:"originals,omitempty"` // number of removed originals of redacted messages
 
+	Removed       int `json:"removed_rooms,omitempty"`  // number of removed rooms that all local users had left
+	RemovedEvents int `json:"removed_events,omitempty"` // number of events removed with these and earlier ones
+
 	// KeptUntil is when messages that expired only because the clock jumped will be purged. It is nil if the clock has
 	// not jumped.
 	KeptUntil *time.Time `json:"kept_until,omitempty"`
@@ -331,6 +334,7 @@ type Purged struct {
 func purgedOf(r retention.Report) Purged {
 	return Purged{
 		Rooms: r.Rooms, Events: r.Events, Waiting: r.Waiting, Took: r.Took.Milliseconds(), FilesDue: r.Owed, Originals: r.Originals,
+		Removed: r.Removed, RemovedEvents: r.RemovedEvents,
 		KeptUntil: r.KeptUntil, StoppedUntil: r.StoppedUntil,
 	}
 }

@@ -360,6 +360,9 @@ type Retention struct {
 
 	Redacted Duration `yaml:"redacted" doc:"How long the original of a redacted message, with its attachments, stays on disk after the redaction. Meanwhile the moderators of its room can read the text, but not the attachments (MSC2815), and each such access is recorded in the audit log. 0: it is deleted at once."`
 
+	LeftRooms      *Duration `yaml:"left_rooms" doc:"How long after the last local user has left a room the server removes everything that it stores about the room. Until then, those who were in it can still read what they could read before. 0s: at once; null: never. Whoever joins the room again later gets it from other servers; a room without users of other servers is gone for good. Rooms to which a local user is invited stay, and so do rooms under a legal hold."`
+	ForgottenRooms *Duration `yaml:"forgotten_rooms" doc:"The same for rooms that all local users who were in them have forgotten, as many clients offer after leaving, so that nobody can read them any more. It also counts from when the last one left."`
+
 	SupersededState bool `yaml:"superseded_state" doc:"Whether the content of old room state is deleted too, such as former names, topics and display names, once newer state has replaced it and messages of its age have expired. Only what the rules of rooms need stays, such as who was a member. Clients no longer see these changes in the history of a room."`
 }
 

@@ -54,7 +54,7 @@ public_url:
 		"line 9: maxUploadSize: is not a known key; did you mean media.max_upload_size?",
 		`line 11: media.max_upload_size: "lots" is not a size`,
 		`line 12: media.max_pending_uploads: "20" is not a whole number: remove the quotation marks`,
-		"line 13: retention: must be a group of keys: default, direct, private, public, encrypted, limits, purge_interval, purge_delay, receipts_keep, redacted, superseded_state",
+		"line 13: retention: must be a group of keys: default, direct, private, public, encrypted, limits, purge_interval, purge_delay, receipts_keep, redacted, left_rooms, forgotten_rooms, superseded_state",
 		`line 15: rate_limits.sends.per_second: "fast" is not a number`,
 		`line 15: rate_limits.sends.burst: "1.5" is not a whole number`,
 		"line 16: rate_limits.enabled",

@@ -443,6 +443,12 @@ func (v Previews) validate(p *problems) {
 func (r Retention) validate(p *problems) {
 	p.check(r.PurgeInterval > 0, "retention.purge_interval", "must be positive")
 	p.notAbsurd("retention.purge_interval", r.PurgeInterval)
+	for key, d := range map[string]*Duration{"retention.left_rooms": r.LeftRooms, "retention.forgotten_rooms": r.ForgottenRooms} {
+		if d != nil {
+			p.check(*d >= 0, key, "must not be negative")
+			p.notAbsurd(key, *d)
+		}
+	}
 	p.check(r.PurgeDelay >= 0, "retention.purge_delay", "must not be negative")
 	p.notAbsurd("retention.purge_delay", r.PurgeDelay)
 	p.check(r.Redacted >= 0, "retention.redacted", "must not be negative")

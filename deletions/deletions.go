@@ -34,6 +34,7 @@ const (
 	Redacted = "redacted messages"
 	Removed  = "messages removed for their sender"
 	Media    = "media"
+	Left     = "rooms that all users of this server have left"
 )
 
 // policies says by which policy something of a kind is deleted if that does not depend on the room.
@@ -205,6 +206,13 @@ func (l *Log) Close(tx *storage.Tx, nid ident.RoomNID, kind string, room func() 
 		return err
 	}
 	return l.opts.Audit.Add(context.Background(), tx, "deletion receipt", "number", r.Number, "digest", r.Digest)
+}
+
+// CloseLeft makes a receipt of a room that was removed because no user of this server is in it.
+func (l *Log) CloseLeft(tx *storage.Tx, of storage.RemovedRoom) error {
+	return l.Close(tx, of.NID, Left, func() Room {
+		return Room{ID: id.RoomID(of.RoomID), Policy: "removal of rooms that no user of this server is in", Servers: of.Servers}
+	})
 }
 
 func digest(signed []byte) string {

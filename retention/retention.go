@@ -28,7 +28,11 @@ type Options struct {
 	Interval time.Duration
 	// Delay is how long messages are hidden before they are purged if they expired only because a policy was shortened,
 	// because the clock jumped, or together with far more messages than usual.
-	Delay   time.Duration
+	Delay time.Duration
+	// LeftRooms is how long after the last local user has left a room it is removed, and ForgottenRooms the same for
+	// rooms that all of them have forgotten. If nil, they stay.
+	LeftRooms, ForgottenRooms *time.Duration
+
 	Observe func(Report) // called after every run, for metrics; may be nil
 	Now     func() time.Time
 	Elapsed func() time.Duration // a steady clock with which Now is compared; if nil, Now is considered right
@@ -52,6 +56,8 @@ type Job struct {
 	lifted int64
 	// loose has a value when the database may have become smaller than its file; see compactions.
 	loose chan struct{}
+	// searched is when the rooms that all local users have left were last searched for.
+	searched time.Time
 
 	status status
 }
@@ -89,6 +95,9 @@ type Report struct {
 	Took   time.Duration
 
 	Originals int // number of deleted originals of redacted events
+
+	Removed       int // number of removed rooms that all local users had left
+	RemovedEvents int // number of events deleted with removed rooms
 
 	Waiting int           // number of messages that have expired, but wait because a policy was shortened
 	Oldest  time.Duration // the longest time between the expiry of a message and its purge
@@ -149,7 +158,7 @@ func (j *Job) Purge(ctx context.Context, all bool) (Report, error) {
 	}
 	j.status.begin(r.now)
 	defer j.status.end(&report)
-	errs := []error{j.purgeReleased(ctx, &report), j.purgeRooms(ctx, r, &report), j.purgeOriginals(ctx, r, &report)}
+	errs := []error{j.purgeReleased(ctx, &report), j.purgeRooms(ctx, r, &report), j.purgeOriginals(ctx, r, &report), j.removeLeft(ctx, r, &report)}
 	if ctx.Err() != nil {
 		return report, ctx.Err()
 	}
@@ -171,6 +180,9 @@ func (j *Job) Purge(ctx context.Context, all bool) (Report, error) {
 	}
 	if report.Events+report.Originals > 0 {
 		j.opts.Log.Info("purged expired messages", "rooms", report.Rooms, "events", report.Events, "originals", report.Originals, "took", time.Since(start))
+	}
+	if report.Removed+report.RemovedEvents > 0 {
+		j.opts.Log.Info("removed rooms that all local users have left", "rooms", report.Removed, "events", report.RemovedEvents)
 	}
 	report.Took, report.Owed = time.Since(start), j.owed
 	if j.opts.Observe != nil {

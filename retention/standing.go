@@ -85,7 +85,7 @@ func (j *Job) noteConfig(ctx context.Context) error {
 		j.state, err = tx.PurgeState()
 		return err
 	})
-	if sum := fingerprint(&j.opts.Policy); err == nil && sum != j.state.Config {
+	if sum := j.opts.fingerprint(); err == nil && sum != j.state.Config {
 		j.state.Config, j.state.ConfigSince = sum, j.opts.Now().UnixMilli()
 		return j.saveState(ctx)
 	}
@@ -97,9 +97,9 @@ func (j *Job) saveState(ctx context.Context) error {
 	return j.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.SetPurgeState(state) })
 }
 
-// fingerprint returns a hash of the settings on which policies depend.
-func fingerprint(p *rooms.Retention) int64 {
-	h := fnv.New64a()
+// fingerprint returns a hash of the settings on which it depends what is purged.
+func (o *Options) fingerprint() int64 {
+	h, p := fnv.New64a(), &o.Policy
 	limits := []*expiry.Policy{{Min: p.Limits.MinLifetime.Min, Max: p.Limits.MinLifetime.Max}, {Min: p.Limits.MaxLifetime.Min, Max: p.Limits.MaxLifetime.Max}}
 	for _, policy := range append(limits, &p.Default, p.ByKind.Direct, p.ByKind.Private, p.ByKind.Public, p.ByKind.Encrypted) {
 		if policy == nil {
@@ -107,6 +107,9 @@ func fingerprint(p *rooms.Retention) int64 {
 			continue
 		}
 		_, _ = fmt.Fprint(h, text(policy.Min), text(policy.Max), ";")
+	}
+	if o.LeftRooms != nil || o.ForgottenRooms != nil {
+		_, _ = fmt.Fprint(h, text(o.LeftRooms), text(o.ForgottenRooms))
 	}
 	return int64(h.Sum64() >> 1)
 }

@@ -34,6 +34,7 @@ type Commit struct {
 	State      bool     // the current state changed
 	Published  bool     // the room was added to the room directory or removed from it
 	Aliases    bool     // local aliases of the room were added or removed; those of a created room are not reported
+	Removed    bool     // this server does not know the room any more; Forgotten are the local users who had been in it
 
 	Events   []CommittedEvent     // in order of position; events with Flags may be in no timeline
 	Members  []CommittedMember    // changes of the current membership, including those that no event of this commit makes
@@ -49,7 +50,7 @@ type Commit struct {
 	// Subscriptions are the subscriptions to threads that changed.
 	Subscriptions []CommittedSubscription
 	Erased        []CommittedErasure // users who asked for erasure
-	Originals     bool               // originals of redacted events were deleted
+	Originals     bool               // originals of redacted events were deleted, or what was left of a removed room
 	Holds         []CommittedHold    // legal holds that were added or lifted
 	SelfDestructs bool               // some of Events ask to be destroyed
 	OwnRedacted   bool               // a request to redact a user's own messages is finished

@@ -20,7 +20,16 @@ import (
 // setOutside stores a local user's membership in a room in which this server does not participate. The event e is an
 // invite, a knock, or the end of one of them. stripped is the room's stripped state. setOutside returns errResident if
 // this server has joined the room meanwhile; in that case the event arrives like any other event of the room.
-func (s *Service) setOutside(ctx context.Context, v *pdu.Version, e *pdu.Event, stripped []json.RawMessage) error {
+func (s *Service) setOutside(ctx context.Context, v *pdu.Version, e *pdu.Event, stripped []json.RawMessage) (err error) {
+	for range maxRebuilds {
+		if err = s.setOutsideOnce(ctx, v, e, stripped); !errors.Is(err, ErrNoRoom) {
+			break
+		} // otherwise the room was removed at the same time (RemoveLeft), and is entered again
+	}
+	return err
+}
+
+func (s *Service) setOutsideOnce(ctx context.Context, v *pdu.Version, e *pdu.Event, stripped []json.RawMessage) error {
 	nid, err := s.enter(ctx, e.RoomID(), v)
 	if err != nil {
 		return err
@@ -55,6 +64,9 @@ func (s *Service) setOutside(ctx context.Context, v *pdu.Version, e *pdu.Event, 
 	return s.touch(ctx, e.RoomID(), func(r *Room) storage.Write {
 		return storage.Write{
 			Do: func(tx *storage.Tx) error {
+				if r.nid != nid {
+					return ErrNoRoom
+				}
 				event.Pos = tx.NextPos()
 				row := event.Row()
 				if err := tx.InsertEvent(&row); err != nil {

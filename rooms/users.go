@@ -144,6 +144,13 @@ func (c *membershipCache) update(user ident.UserNID, room ident.RoomNID, change 
 	})
 }
 
+// remove removes a room from a user's list.
+func (c *membershipCache) remove(user ident.UserNID, room ident.RoomNID) {
+	c.lists.Update(user, func(list []RoomMembership) []RoomMembership {
+		return slices.DeleteFunc(slices.Clone(list), func(m RoomMembership) bool { return m.Room == room })
+	})
+}
+
 // committed is the Listener that keeps the cached lists up to date.
 func (c *membershipCache) committed(commit *Commit) {
 	for _, m := range commit.Members {
@@ -152,6 +159,10 @@ func (c *membershipCache) committed(commit *Commit) {
 		}
 	}
 	for _, user := range commit.Forgotten {
+		if commit.Removed {
+			c.remove(user, commit.Room.nid)
+			continue
+		}
 		c.update(user, commit.Room.nid, func(m *RoomMembership) { m.Forgotten = m.Membership == Leave || m.Membership == Ban })
 	}
 }

@@ -17,6 +17,7 @@ var (
 	stoppedUntil  = telemetry.NewGauge("ebb_retention_stopped_until_timestamp_seconds", "When the purge goes on that has stopped because far more messages expired than usual, in seconds since 1970; 0 if it has not stopped.")
 	purgeDelay    = telemetry.NewGauge("ebb_retention_purge_delay_seconds", "The longest time between the expiry of a message and its removal, in the last purge that removed any.")
 	purgeOwed     = telemetry.NewGauge("ebb_retention_files_owed", "1 if the files may still contain messages that were purged, because the write-ahead log could not be emptied, else 0.")
+	removedRooms  = telemetry.NewCounter("ebb_retention_removed_rooms_total", "Rooms that were removed because all local users had left them.")
 	purgeTime     = telemetry.NewHistogram("ebb_retention_purge_seconds", "Duration of one purge of all rooms.", []float64{.01, .1, 1, 10, 60, 600})
 )
 
@@ -43,5 +44,6 @@ func observePurge(r retention.Report) {
 		purgeOwed.Set(1)
 	}
 	purgedEvents.Add(float64(r.Events))
+	removedRooms.Add(float64(r.Removed))
 	purgeTime.Observe(r.Took.Seconds())
 }

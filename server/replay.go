@@ -175,6 +175,12 @@ func (r *restore) applyRow(tx *storage.Tx, e storage.LedgerEntry) error {
 		return err
 	case storage.LedgerReceipt:
 		err = tx.AddReceiptAgain(e)
+	case storage.LedgerRoom:
+		removed, err := tx.RemoveRoomAgain(ident.RoomNID(e.Ref))
+		if removed {
+			r.report.Replayed[e.Kind]++
+		}
+		return err
 	case storage.LedgerFactors:
 		err = tx.DeleteFactors(user)
 	case storage.LedgerIdentity:

@@ -250,6 +250,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	})
 	s.retention, err = retention.New(ctx, retention.Options{
 		DB: s.db, Rooms: s.rooms, Commits: commits, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Delay: time.Duration(cfg.Retention.PurgeDelay),
+		LeftRooms: (*time.Duration)(cfg.Retention.LeftRooms), ForgottenRooms: (*time.Duration)(cfg.Retention.ForgottenRooms),
 		Observe: observePurge, Now: o.Now, Elapsed: o.elapsed, Log: o.Log,
 	})
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"ebb/ident"
+	"ebb/storage/filelock"
 	"ebb/storage/sealing"
 )
 
@@ -30,6 +31,9 @@ type Config struct {
 	OnStatement func(ctx context.Context, query string)
 }
 
+// ErrInUse means that another process has the database open.
+var ErrInUse = filelock.ErrInUse
+
 // ErrClosed is returned after the database was closed.
 var ErrClosed = errors.New("storage: closed")
 
@@ -37,7 +41,7 @@ var ErrClosed = errors.New("storage: closed")
 type DB struct {
 	cfg     Config
 	dialect dialect
-	lock    fileLock
+	lock    filelock.Lock
 	readers readers
 	inner   readers // for ReadInner
 	shares  *shares
@@ -88,7 +92,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	db.ctx, db.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := db.openOrMakeRoom(ctx); err != nil {
 		db.cancel()
-		return nil, errors.Join(err, db.lock.release())
+		return nil, errors.Join(err, db.lock.Release())
 	}
 	return db, nil
 }
@@ -98,7 +102,7 @@ func (db *DB) openOrMakeRoom(ctx context.Context) error {
 	err := db.open(ctx)
 	if errors.Is(err, ErrFull) && db.dialect.freeReserve() {
 		db.cfg.Log.Error("the disk is full: reads still work, and writes will work when there is space again", "err", err)
-		return errors.Join(db.lock.release(), db.open(ctx))
+		return errors.Join(db.lock.Release(), db.open(ctx))
 	}
 	if err != nil {
 		return err
@@ -178,7 +182,7 @@ func (db *DB) Close() (err error) {
 			db.readers.close(),
 			db.inner.close(),
 			db.commit.conn.close(), // last, so that it copies the write-ahead log back
-			db.lock.release(),
+			db.lock.Release(),
 		)
 		db.cancel()
 	})

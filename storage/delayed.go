@@ -2,6 +2,7 @@ package storage
 
 import (
 	"ebb/ident"
+	"ebb/storage/mxc"
 	"ebb/storage/sealing"
 )
 
@@ -51,7 +52,7 @@ func (tx *Tx) AddDelayedEvent(d *DelayedEvent) error {
 	if err != nil {
 		return err
 	}
-	return tx.addMediaRefs(DelayedMedia, int64(d.Position), "", unescaped(d.Content))
+	return tx.addMediaRefs(DelayedMedia, int64(d.Position), "", mxc.Unescaped(d.Content))
 }
 
 const delayedEventColumns = `SELECT d.delay_id, d.user_nid, u.user_id, d.room_nid, r.room_id, d.type, d.state_key, d.content, d.origin_ts,
@@ -154,14 +155,19 @@ func (tx *Tx) FinaliseEvent(delayID string, now int64, eventID, problem string, 
 
 // DeleteDelayedEvents deletes all delayed events of a user.
 func (tx *Tx) DeleteDelayedEvents(user ident.UserNID) error {
-	_, err := tx.exec(`DELETE FROM media_refs WHERE kind = 1 AND owner IN (SELECT position FROM delayed_events WHERE user_nid = $1)`, int64(user))
+	return tx.deleteDelayedEvents(`user_nid = $1`, int64(user))
+}
+
+// deleteDelayedEvents deletes the delayed events that a condition selects.
+func (tx *Tx) deleteDelayedEvents(where string, args ...any) error {
+	_, err := tx.exec(`DELETE FROM media_refs WHERE kind = 1 AND owner IN (SELECT position FROM delayed_events WHERE `+where+`)`, args...)
 	if err != nil {
 		return err
 	}
-	if err := tx.soil(`SELECT body_key FROM delayed_events WHERE user_nid = $1`, int64(user)); err != nil {
+	if err := tx.soil(`SELECT body_key FROM delayed_events WHERE `+where, args...); err != nil {
 		return err
 	}
-	_, err = tx.exec(`DELETE FROM delayed_events WHERE user_nid = $1`, int64(user))
+	_, err = tx.exec(`DELETE FROM delayed_events WHERE `+where, args...)
 	return err
 }
 

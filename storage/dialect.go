@@ -11,6 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/mattn/go-sqlite3"
+
+	"ebb/storage/filelock"
 )
 
 // dialect is the interface to one database of either kind.
@@ -19,7 +21,7 @@ type dialect interface {
 	// rowKey returns the type of a 64-bit primary key, which replaces {pk} in migrations.
 	rowKey() string
 	// lock keeps other processes from using the database.
-	lock() (fileLock, error)
+	lock() (filelock.Lock, error)
 	// prepare is called once after lock, before the first connection is opened.
 	prepare(log *slog.Logger) error
 	openWriter(ctx context.Context) (conn, error)

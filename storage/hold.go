@@ -89,9 +89,9 @@ func HoldClosed(ctx context.Context, dsn string) (h Held, release func() error, 
 	}
 	h.File = d.path
 	if err := h.settle(d); err != nil {
-		return h, nil, errors.Join(err, lock.release())
+		return h, nil, errors.Join(err, lock.Release())
 	}
-	return h, lock.release, nil
+	return h, lock.Release, nil
 }
 
 // settle copies the write-ahead log into the file and deletes it, and reads the fields of h.

@@ -17,6 +17,7 @@ const (
 	LedgerRedacted    = "redacted"    // Ref: event; Value: the event that redacted it
 	LedgerRemoved     = "removed"     // Ref: event, whose content was removed without a redaction
 	LedgerPurged      = "purged"      // Ref: room; Name: the rule of the purge
+	LedgerRoom        = "room"        // Ref: room, which was removed because no local user is in it
 	LedgerDeactivated = "deactivated" // Ref: user; Value: the Erasure
 	LedgerPassword    = "password"    // Ref: user, whose password was changed
 	LedgerAdmin       = "admin"       // Ref: user; Value: whether the user is an administrator

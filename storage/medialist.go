@@ -1,6 +1,9 @@
 package storage
 
-import "ebb/ident"
+import (
+	"ebb/ident"
+	"ebb/storage/mxc"
+)
 
 // SweptMedia is an upload with what decides whether it is still used.
 type SweptMedia struct {
@@ -193,7 +196,7 @@ func (tx *Tx) RecordOtherMedia(after MediaOwner, limit int) (last MediaOwner, mo
 		if o.Kind == AccountDataMedia {
 			part = accountDataPart(o.Room, o.Part)
 		}
-		err = tx.addMediaRefs(o.Kind, o.Owner, part, unescaped(o.text))
+		err = tx.addMediaRefs(o.Kind, o.Owner, part, mxc.Unescaped(o.text))
 		last = o
 	}
 	return last, len(page) == limit, err

@@ -1,11 +1,8 @@
 package storage
 
 import (
-	"bytes"
-	"encoding/json"
-	"slices"
-
 	"ebb/ident"
+	"ebb/storage/mxc"
 	"ebb/storage/sealing"
 )
 
@@ -22,89 +19,13 @@ const (
 	AccountDataMedia                     // the owner is a user; the part is the room's number and the type
 )
 
-// maxMediaRefs bounds the references that are stored for one text. An image pack with as many images as fit into an
-// event has fewer.
-const maxMediaRefs = 1000
-
 // MediaName identifies media. Server is "" for media of this server.
-type MediaName struct{ Server, ID string }
-
-var mxcScheme = []byte("mxc://")
-
-// mediaIn returns the media to which a text refers, each once, and at most maxMediaRefs. The text is canonical JSON, in
-// which no character of an mxc URI is escaped.
-func (tx *Tx) mediaIn(text []byte) (found []MediaName) {
-	seen := map[MediaName]bool{}
-	for len(found) < maxMediaRefs {
-		at := bytes.Index(text, mxcScheme)
-		if at < 0 {
-			break
-		}
-		text = text[at+len(mxcScheme):]
-		server := text[:prefixOf(text, isServerNameByte)]
-		rest := text[len(server):]
-		if len(server) == 0 || len(rest) == 0 || rest[0] != '/' {
-			continue
-		}
-		mediaID := rest[1 : 1+prefixOf(rest[1:], isMediaIDByte)]
-		if len(mediaID) == 0 || len(mediaID) > maxMediaID || len(server) > maxMediaID {
-			continue
-		}
-		name := MediaName{Server: string(server), ID: string(mediaID)}
-		if name.Server == tx.db.cfg.Server {
-			name.Server = ""
-		}
-		if !seen[name] {
-			seen[name] = true
-			found = append(found, name)
-		}
-	}
-	return found
-}
-
-// maxMediaID is the length of the longest media ID, and of the longest server name, that counts as a reference.
-const maxMediaID = 255
-
-// prefixOf returns the length of the longest prefix of text whose bytes all satisfy is.
-func prefixOf(text []byte, is func(byte) bool) int {
-	if at := slices.IndexFunc(text, func(c byte) bool { return !is(c) }); at >= 0 {
-		return at
-	}
-	return len(text)
-}
-
-func isAlphanumeric(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
-}
-
-func isMediaIDByte(c byte) bool { return isAlphanumeric(c) || c == '-' || c == '_' }
-
-func isServerNameByte(c byte) bool {
-	return isAlphanumeric(c) || c == '.' || c == '-' || c == ':' || c == '[' || c == ']'
-}
-
-// unescaped returns the given JSON without escapes in mxc URIs. Account data and profiles are stored as clients send
-// them, and some clients escape slashes.
-func unescaped(text string) []byte {
-	raw := []byte(text)
-	if !bytes.Contains(raw, []byte(`\`)) {
-		return raw
-	}
-	var v any
-	if json.Unmarshal(raw, &v) != nil {
-		return raw
-	}
-	plain, err := json.Marshal(v)
-	if err != nil {
-		return raw
-	}
-	return plain
-}
+type MediaName = mxc.Name
 
 const addMediaRefQuery = `INSERT INTO media_refs (owner, kind, part, server, media_id) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`
 
 func (tx *Tx) addMediaRefs(kind MediaRefKind, owner int64, part string, text []byte) error {
-	for _, m := range tx.mediaIn(text) {
+	for _, m := range mxc.In(text, tx.db.cfg.Server) {
 		if _, err := tx.exec(addMediaRefQuery, owner, int64(kind), part, m.Server, m.ID); err != nil {
 			return err
 		}
@@ -114,7 +35,7 @@ func (tx *Tx) addMediaRefs(kind MediaRefKind, owner int64, part string, text []b
 
 // addEventMedia records the media to which an event refers. For most events it only searches the text for "mxc://".
 func (tx *Tx) addEventMedia(p Pos, isState bool, flags EventFlags, text []byte) error {
-	if flags&RejectedEvent != 0 || !bytes.Contains(text, mxcScheme) {
+	if flags&RejectedEvent != 0 || !mxc.Any(text) {
 		return nil
 	}
 	kind := MessageMedia
@@ -152,7 +73,7 @@ func (tx *Tx) replaceMediaRefs(kind MediaRefKind, owner int64, part, text string
 	if _, err := tx.exec(dropMediaRefsQuery, owner, int64(kind), part); err != nil {
 		return err
 	}
-	return tx.addMediaRefs(kind, owner, part, unescaped(text))
+	return tx.addMediaRefs(kind, owner, part, mxc.Unescaped(text))
 }
 
 const (

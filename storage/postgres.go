@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5/stdlib"
 
+	"ebb/storage/filelock"
 	"ebb/storage/sealing"
 	"ebb/storage/values"
 )
@@ -23,7 +24,7 @@ func (postgresDialect) name() string   { return "postgres" }
 func (postgresDialect) rowKey() string { return "BIGINT PRIMARY KEY" }
 
 // lock takes no lock on a file. On PostgreSQL, takeLock takes a lock in the database instead.
-func (postgresDialect) lock() (fileLock, error) { return fileLock{}, nil }
+func (postgresDialect) lock() (filelock.Lock, error) { return filelock.Lock{}, nil }
 
 // pgTimeout bounds a statement. On a connection that died silently the committer would wait for hours.
 const pgTimeout = 30 * time.Second

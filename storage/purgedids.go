@@ -1,9 +1,6 @@
 package storage
 
 import (
-	"encoding/binary"
-	"errors"
-
 	"ebb/ident"
 	"ebb/storage/values"
 )
@@ -11,43 +8,6 @@ import (
 // The IDs of purged events are remembered for a while, because redactions of these events may still arrive and other
 // servers may send them again. A row has many of them: those of one room and one write whose hashes have the same
 // remainder, so that little is written for each of them, and looking for one reads little.
-
-// purgedBuckets is the number of buckets into which the IDs of a room are divided.
-const purgedBuckets = 16
-
-func purgedBucket(hash int64) int { return int(uint64(hash) % purgedBuckets) }
-
-// purgedID is an entry of purged_ids.
-type purgedID struct {
-	hash   int64 // IDHash of the event's ID
-	sender ident.UserNID
-}
-
-// appendPurged appends an entry to the data of a row.
-func appendPurged(dst []byte, p purgedID) []byte {
-	dst = binary.BigEndian.AppendUint64(dst, uint64(p.hash))
-	return binary.AppendUvarint(dst, uint64(p.sender))
-}
-
-var errPurgedIDs = errors.New("storage: a row of purged_ids is damaged")
-
-// findPurged returns the sender of the event whose ID has the given hash, 0 if data does not have it.
-func findPurged(data []byte, hash int64) (ident.UserNID, error) {
-	for len(data) > 0 {
-		if len(data) < 8 {
-			return 0, errPurgedIDs
-		}
-		sender, n := binary.Uvarint(data[8:])
-		if n <= 0 {
-			return 0, errPurgedIDs
-		}
-		if int64(binary.BigEndian.Uint64(data)) == hash {
-			return ident.UserNID(sender), nil
-		}
-		data = data[8+n:]
-	}
-	return 0, nil
-}
 
 const (
 	// Redacted events are not remembered, since they need no second redaction.
@@ -66,15 +26,15 @@ func (tx *Tx) rememberPurged(list string, args []any) error {
 	var places []place
 	err := tx.each(func(r Row) error {
 		var room ident.RoomNID
-		var p purgedID
-		if err := r.Scan(&room, &p.hash, &p.sender); err != nil {
+		var p values.PurgedID
+		if err := r.Scan(&room, &p.Hash, &p.Sender); err != nil {
 			return err
 		}
-		at := place{room, purgedBucket(p.hash)}
+		at := place{room, values.PurgedBucket(p.Hash)}
 		if data[at] == nil {
 			places = append(places, at)
 		}
-		data[at] = appendPurged(data[at], p)
+		data[at] = values.AppendPurged(data[at], p)
 		return nil
 	}, toRememberQuery+list, args...)
 	if err != nil {
@@ -99,9 +59,9 @@ func (tx *Tx) PurgedSender(room ident.RoomNID, eventID string) (user string, fou
 			return err
 		}
 		var err error
-		sender, err = findPurged(data, hash)
+		sender, err = values.FindPurged(data, hash)
 		return err
-	}, findPurgedIDsQuery, int64(room), purgedBucket(hash))
+	}, findPurgedIDsQuery, int64(room), values.PurgedBucket(hash))
 	if err != nil || sender == 0 {
 		return "", false, err
 	}

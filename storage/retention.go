@@ -54,6 +54,12 @@ func (tx *Tx) PurgeEvent(p Pos, eventID string) error {
 
 // PurgeEvents deletes message events and their dependents. with is the result of WithDependents for these events.
 func (tx *Tx) PurgeEvents(events []PurgeCandidate, with map[Pos]bool) error {
+	return tx.deleteEvents(events, with, true)
+}
+
+// deleteEvents deletes events and their dependents. If remember is set, the IDs of the events are remembered, so that
+// they do not come back.
+func (tx *Tx) deleteEvents(events []PurgeCandidate, with map[Pos]bool, remember bool) error {
 	positions := make([]Pos, len(events))
 	for i, e := range events {
 		positions[i] = e.Position
@@ -64,12 +70,14 @@ func (tx *Tx) PurgeEvents(events []PurgeCandidate, with map[Pos]bool) error {
 			return fmt.Errorf("purge %s: %w", e.EventID, err)
 		}
 	}
-	return tx.PurgeBare(positions)
+	return tx.deleteBare(positions, remember)
 }
 
 // PurgeBare deletes message events. Rows that depend on them must be of the kinds that are deleted for many events at
 // once; for other events see PurgeEvents.
-func (tx *Tx) PurgeBare(positions []Pos) error {
+func (tx *Tx) PurgeBare(positions []Pos) error { return tx.deleteBare(positions, true) }
+
+func (tx *Tx) deleteBare(positions []Pos, remember bool) error {
 	for part := range slices.Chunk(positions, maxIn) {
 		if err := tx.addGaps(part); err != nil {
 			return err
@@ -78,8 +86,10 @@ func (tx *Tx) PurgeBare(positions []Pos) error {
 			return err
 		}
 		list, args := In(1, part)
-		if err := tx.rememberPurged(list, args); err != nil {
-			return err
+		if remember {
+			if err := tx.rememberPurged(list, args); err != nil {
+				return err
+			}
 		}
 		if err := tx.soil(eventKeysQuery+list, args...); err != nil {
 			return err

@@ -176,7 +176,8 @@ func (tx *Tx) DeletePendingRedactions(room ident.RoomNID, target string) error {
 	return err
 }
 
-const eventAnywhereQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.id_hash = $1 AND e.event_id = $2 ORDER BY e.ord DESC, e.position DESC LIMIT 1`
+const eventAnywhereQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.id_hash = $1 AND e.event_id = $2
+AND EXISTS (SELECT 1 FROM rooms r WHERE r.nid = e.room_nid) ORDER BY e.ord DESC, e.position DESC LIMIT 1`
 
 // EventAnywhere finds an event by its ID alone. In room versions 1 and 2 several rooms may have events with the same
 // ID; then it returns one of them.
@@ -184,7 +185,8 @@ func (tx *Tx) EventAnywhere(eventID string) (EventRow, bool, error) {
 	return one(tx, scanEvent, eventAnywhereQuery, tx.IDHash(eventID), eventID)
 }
 
-const roomsOfEventQuery = `SELECT DISTINCT room_nid FROM events WHERE id_hash = $1 AND event_id = $2 ORDER BY room_nid LIMIT $3`
+const roomsOfEventQuery = `SELECT DISTINCT room_nid FROM events e WHERE id_hash = $1 AND event_id = $2
+AND EXISTS (SELECT 1 FROM rooms r WHERE r.nid = e.room_nid) ORDER BY room_nid LIMIT $3`
 
 // RoomsOfEvent returns at most limit rooms that have an event with the given ID. It uses the index events_by_id.
 func (tx *Tx) RoomsOfEvent(eventID string, limit int) ([]ident.RoomNID, error) {

@@ -14,6 +14,7 @@ import (
 	"github.com/mattn/go-sqlite3"
 
 	"ebb/config"
+	"ebb/storage/filelock"
 	"ebb/storage/pagegaps"
 )
 
@@ -24,11 +25,12 @@ func newSQLite(path string) sqliteDialect { return sqliteDialect{path: filepath.
 func (sqliteDialect) name() string   { return "sqlite" }
 func (sqliteDialect) rowKey() string { return "INTEGER PRIMARY KEY" }
 
-func (d sqliteDialect) lock() (fileLock, error) {
+func (d sqliteDialect) lock() (filelock.Lock, error) {
 	if err := os.MkdirAll(filepath.Dir(d.path), 0o700); err != nil {
-		return fileLock{}, full(fmt.Errorf("create the folder of the database: %w", err))
+		return filelock.Lock{}, full(fmt.Errorf("create the folder of the database: %w", err))
 	}
-	return lockFile(d.path + ".lock")
+	l, err := filelock.Take(d.path + ".lock")
+	return l, full(err)
 }
 
 // writerPragmas are the settings of the write connection. Those whose order matters come before the first table is

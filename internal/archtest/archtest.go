@@ -54,6 +54,8 @@ var rules = map[string]rule{
 	"rooms/words":              {rank: 1, only: leaf, pure: true},
 	"storage/sealing":          {rank: 1, only: []string{"bodykeys", "ident", "keyed"}},
 	"storage/pagegaps":         {rank: 1, only: leaf},
+	"storage/filelock":         {rank: 1, only: []string{"config"}},
+	"storage/mxc":              {rank: 1, only: leaf, pure: true},
 	"storage/postings":         {rank: 1, only: leaf, pure: true},
 	"storage/values":           {rank: 1, only: []string{"ident"}},
 	"rooms/eventcontent":       {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
@@ -62,7 +64,7 @@ var rules = map[string]rule{
 	"rooms/newroom":            {rank: 1, only: []string{"canonjson", "mxerr"}, sideways: []string{"rooms/pdu"}, pure: true},
 	"rooms/handshake":          {rank: 1, only: []string{"canonjson", "mxerr", "ident"}, sideways: []string{"rooms/pdu", "rooms/eventauth"}, pure: true},
 
-	"storage":             {rank: 2, only: []string{"bodykeys", "mxerr", "canonjson", "telemetry", "config", "ident", "keyed", "storage/pagegaps", "storage/postings", "storage/sealing", "storage/values"}},
+	"storage":             {rank: 2, only: []string{"bodykeys", "mxerr", "canonjson", "telemetry", "config", "ident", "keyed", "storage/filelock", "storage/mxc", "storage/pagegaps", "storage/postings", "storage/sealing", "storage/values"}},
 	"storage/storagetest": {rank: 2, sideways: []string{"storage"}},
 	"wake":                {rank: 2, only: []string{"ident"}},
 

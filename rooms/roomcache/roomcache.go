@@ -133,6 +133,15 @@ func (c *Cache[R]) shrink(keep *R) {
 	}
 }
 
+// Drop removes a room if the cache has it.
+func (c *Cache[R]) Drop(nid ident.RoomNID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.nids[nid].room != nil {
+		c.drop(nid)
+	}
+}
+
 // drop removes a room. mu is held.
 func (c *Cache[R]) drop(nid ident.RoomNID) {
 	r := c.nids[nid]
