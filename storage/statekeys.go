@@ -164,7 +164,7 @@ type fullStates struct {
 
 // maxFullProbes bounds the entries that statements for several full snapshots look up: they look up every entry in
 // every snapshot. It also bounds the placeholders.
-const maxFullProbes = 1024
+const maxFullProbes = 512
 
 // add adds entries that are wanted of the full snapshot with the given number.
 func (f *fullStates) add(full int64, wanted []StateKey) error {

@@ -66,7 +66,7 @@ func Build(v *Version, p Proto, s Signer) (*Event, error) {
 	if err := m.scan(sealed); err != nil {
 		return nil, badJSON(err)
 	}
-	e := newEvent(v, sealed, &m)
+	e := newCitingEvent(v, sealed, &m)
 	if v.EventIDFormat == EventIDFromServer {
 		e.setID(e.computeID(&m))
 	} else {

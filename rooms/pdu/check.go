@@ -32,10 +32,10 @@ func (e *Event) check(m *fields) error {
 	case !validSignatures(m.signatures):
 		return failf(BadShape, "signatures is not an object of objects of strings")
 	}
-	if err := e.checkReferences("prev_events", m.prev, e.prev, MaxPrevEvents); err != nil {
+	if err := e.checkReferences("prev_events", m.prev, e.PrevEvents(), MaxPrevEvents); err != nil {
 		return err
 	}
-	if err := e.checkReferences("auth_events", m.auth, e.auth, MaxAuthEvents); err != nil {
+	if err := e.checkReferences("auth_events", m.auth, e.AuthEvents(), MaxAuthEvents); err != nil {
 		return err
 	}
 	return e.checkSizes()

@@ -9,6 +9,7 @@ package pdu
 import (
 	"encoding/json"
 	"slices"
+	"sync/atomic"
 
 	"maunium.net/go/mautrix/id"
 
@@ -45,9 +46,25 @@ type Event struct {
 	depth       int64
 	ts          int64
 	stickyMS    int32 // see stickyDuration
-	prev, auth  []id.EventID
+	cited       atomic.Pointer[cited]
 	json        []byte
 	rawUnsigned []byte
+}
+
+// cited holds the IDs of the events that an event cites.
+type cited struct{ prev, auth []id.EventID }
+
+// references returns the IDs of the events that the event cites. For a stored event they are read when they are first
+// needed, since most readers of a timeline do not need them.
+func (e *Event) references() *cited {
+	if c := e.cited.Load(); c != nil {
+		return c
+	}
+	prev, _ := canonjson.Get(e.json, "prev_events")
+	auth, _ := canonjson.Get(e.json, "auth_events")
+	c := &cited{references(prev), references(auth)}
+	e.cited.Store(c)
+	return c
 }
 
 // Version returns the version of the event's room.
@@ -83,10 +100,10 @@ func (e *Event) Sender() id.UserID { return e.sender }
 func (e *Event) Content() json.RawMessage { return e.content }
 
 // PrevEvents returns the IDs of the events that precede this one in the room's graph.
-func (e *Event) PrevEvents() []id.EventID { return e.prev }
+func (e *Event) PrevEvents() []id.EventID { return e.references().prev }
 
 // AuthEvents returns the IDs of the state events that authorise this one.
-func (e *Event) AuthEvents() []id.EventID { return e.auth }
+func (e *Event) AuthEvents() []id.EventID { return e.references().auth }
 
 // Depth returns the event's depth as its server claims it, from 0 to 2^63-1.
 func (e *Event) Depth() int64 { return e.depth }

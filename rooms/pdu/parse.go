@@ -40,7 +40,7 @@ func Parse(v *Version, raw []byte) (*Event, error) {
 	if err := m.scan(canonical); err != nil {
 		return nil, badJSON(err)
 	}
-	e := newEvent(v, canonical, &m)
+	e := newCitingEvent(v, canonical, &m)
 	if err := e.check(&m); err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func ParseLenient(v *Version, raw []byte) (*Event, error) {
 	if !ok {
 		return nil, failf(BadShape, "event has no event_id")
 	}
-	e := newEvent(v, canonical, &m)
+	e := newCitingEvent(v, canonical, &m)
 	e.setID(id.EventID(eventID))
 	return e, nil
 }
@@ -139,7 +139,26 @@ func (m *fields) field(key string) *[]byte {
 // newEvent returns an event without an ID, given its JSON and the values found in it. Values that are missing or have
 // the wrong type are left empty.
 func newEvent(v *Version, raw []byte, m *fields) *Event {
-	e := &Event{version: v, json: raw, content: m.content, rawUnsigned: m.unsigned, hasRoomID: m.room != nil}
+	e := new(Event)
+	e.read(v, raw, m)
+	return e
+}
+
+// newCitingEvent is like newEvent, for an event whose references will be needed. They are read at once, and take no
+// allocation of their own.
+func newCitingEvent(v *Version, raw []byte, m *fields) *Event {
+	e := &struct {
+		Event
+		own cited
+	}{own: cited{references(m.prev), references(m.auth)}}
+	e.read(v, raw, m)
+	e.cited.Store(&e.own)
+	return &e.Event
+}
+
+// read sets the fields of an empty event to the values found in its JSON.
+func (e *Event) read(v *Version, raw []byte, m *fields) {
+	e.version, e.json, e.content, e.rawUnsigned, e.hasRoomID = v, raw, m.content, m.unsigned, m.room != nil
 	if m.unsigned != nil {
 		e.json = canonjson.Without(raw, "unsigned")
 	}
@@ -152,12 +171,9 @@ func newEvent(v *Version, raw []byte, m *fields) *Event {
 	e.depth = max(0, integer(m.depth))
 	e.ts = integer(m.ts)
 	e.stickyMS = stickyDuration(m.sticky)
-	e.auth = references(m.auth)
-	e.prev = references(m.prev)
 	if e.typ == typeRedaction {
 		e.redacts = redactedID(v, m)
 	}
-	return e
 }
 
 // setID sets the event's ID. For the create event of a version 12 room it also sets the room ID, which follows from the

@@ -50,11 +50,11 @@ func ReadTemplate(v *Version, raw json.RawMessage) (*TemplateContent, error) {
 	if err := m.scan(canonical); err != nil {
 		return nil, badJSON(err)
 	}
-	e := newEvent(v, canonical, &m)
-	if err := e.checkReferences("prev_events", m.prev, e.prev, MaxPrevEvents); err != nil {
+	e := newCitingEvent(v, canonical, &m)
+	if err := e.checkReferences("prev_events", m.prev, e.PrevEvents(), MaxPrevEvents); err != nil {
 		return nil, err
 	}
-	if err := e.checkReferences("auth_events", m.auth, e.auth, MaxAuthEvents); err != nil {
+	if err := e.checkReferences("auth_events", m.auth, e.AuthEvents(), MaxAuthEvents); err != nil {
 		return nil, err
 	}
 	if !isObject(m.content) {
@@ -62,7 +62,7 @@ func ReadTemplate(v *Version, raw json.RawMessage) (*TemplateContent, error) {
 	}
 	p := &TemplateContent{
 		RoomID: e.roomID, Type: e.typ, Sender: e.sender, StateKey: e.stateKey, Content: m.content,
-		PrevEvents: e.prev, AuthEvents: e.auth, Depth: e.depth, hashes: map[id.EventID][sha256.Size]byte{},
+		PrevEvents: e.PrevEvents(), AuthEvents: e.AuthEvents(), Depth: e.depth, hashes: map[id.EventID][sha256.Size]byte{},
 	}
 	if v.EventIDFormat == EventIDFromServer {
 		p.readHashes(m.prev)
