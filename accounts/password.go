@@ -42,10 +42,12 @@ type hasher struct {
 	waiting chan struct{} // a slot for each request that is being hashed or waits
 	working chan struct{} // a slot for each worker
 	dummy   string        // hash to compare with if there is no password, at the same cost
+
+	processors *processors
 }
 
 func newHasher(workers int) *hasher {
-	h := &hasher{waiting: make(chan struct{}, workers+maxWaiting), working: make(chan struct{}, workers)}
+	h := &hasher{waiting: make(chan struct{}, workers+maxWaiting), working: make(chan struct{}, workers), processors: ofProcess}
 	h.dummy = encodeHash(make([]byte, saltLength), make([]byte, hashLength))
 	return h
 }
@@ -62,10 +64,15 @@ func (h *hasher) work(ctx context.Context, f func()) error {
 	}
 	select {
 	case h.working <- struct{}{}:
-		defer func() { <-h.working }()
-	case <-ctx.Done():
-		return ctx.Err()
+	default:
+		defer h.processors.raise(cap(h.working) + 1)() // one for each worker, and one for a commit
+		select {
+		case h.working <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
+	defer func() { <-h.working }()
 	f()
 	return nil
 }

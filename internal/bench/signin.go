@@ -32,7 +32,7 @@ const (
 	signInConfig   = `server_name: localhost
 public_url: http://%[1]s
 data_dir: .
-listen: [{address: "%[1]s", serve: [client, admin]}]
+listen: [{address: "%[1]s", serve: [client, admin, metrics]}]
 trusted_proxies: [127.0.0.1/32]
 registration: {mode: open}
 rate_limits: {enabled: %[2]t}
@@ -83,7 +83,9 @@ func (b *bench) signIns() error {
 		return err
 	}
 	var took []float64
-	busy, err := h.pacedSends(func() (err error) { took, err = p.signInAll(); return err })
+	busy, err := h.pacedSends(func() error {
+		return b.profiled(p, "signin", func() (err error) { took, err = p.signInAll(); return err })
+	})
 	if err != nil {
 		return err
 	}
