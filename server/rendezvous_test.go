@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -102,6 +103,63 @@ func TestRendezvousRefusesBadMessages(t *testing.T) {
 	}
 	s.Advance(5 * time.Minute)
 	if status, _, _ := plain(t, s, "POST", rendezvous2024, ""); status != 201 {
+		t.Errorf("when they have expired: %d", status)
+	}
+}
+
+// Many networks together may begin a number of sessions. Beyond it, nobody can begin one until some have ended, and the
+// sessions that exist go on.
+func TestRendezvousIsBoundedForAllNetworksTogether(t *testing.T) {
+	const most, path = 2000, "/_matrix/client/unstable/io.element.msc4388/rendezvous"
+	s := testserver.New(t, func(c *config.Config) { c.OAuth.Enabled, c.TrustedProxies = true, []string{"127.0.0.1"} })
+	network := func(i int) string { return fmt.Sprintf("10.%d.%d.1", i/200, i%200) }
+	first, made := "", 0
+	for ; made <= most; made++ {
+		status, _, body := plain(t, s, "POST", rendezvous2024, "message", "X-Forwarded-For", network(made/20))
+		if status == 429 {
+			break
+		}
+		if _, id, found := strings.Cut(body, rendezvous2024); status != 201 || !found {
+			t.Fatalf("session %d: %d %s", made, status, body)
+		} else if first == "" {
+			first = rendezvous2024 + strings.TrimSuffix(id, `"}`)
+		}
+	}
+	if made != most {
+		t.Fatalf("%d sessions", made)
+	}
+	refused := func(when string) {
+		t.Helper()
+		for name, create := range map[string]func() (int, http.Header, string){
+			"2024": func() (int, http.Header, string) {
+				return plain(t, s, "POST", rendezvous2024, "", "X-Forwarded-For", network(900))
+			},
+			"MSC4388": func() (int, http.Header, string) {
+				return plain(t, s, "POST", path, `{"data":""}`, "X-Forwarded-For", network(900), "Content-Type", "application/json")
+			},
+		} {
+			if status, h, body := create(); status != 429 || !strings.Contains(body, "M_LIMIT_EXCEEDED") || h.Get("Retry-After") == "" {
+				t.Errorf("%s, %s: %d %v %s", when, name, status, h, body)
+			}
+		}
+	}
+	refused("all are in use")
+	status, h, body := plain(t, s, "GET", first, "")
+	if status != 200 || body != "message" {
+		t.Errorf("a session that exists: %d %s", status, body)
+	}
+	if status, _, _ := plain(t, s, "PUT", first, "answer", "If-Match", h.Get("ETag")); status != 202 {
+		t.Errorf("its answer: %d", status)
+	}
+	if status, _, _ := plain(t, s, "DELETE", first, ""); status != 204 {
+		t.Errorf("its end: %d", status)
+	}
+	if status, _, _ := plain(t, s, "POST", rendezvous2024, "", "X-Forwarded-For", network(900)); status != 201 {
+		t.Errorf("in its place: %d", status)
+	}
+	refused("all are in use again")
+	s.Advance(5 * time.Minute)
+	if status, _, _ := plain(t, s, "POST", rendezvous2024, "", "X-Forwarded-For", network(900)); status != 201 {
 		t.Errorf("when they have expired: %d", status)
 	}
 }
