@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"fmt"
 	"slices"
 
 	"ebb/ident"
@@ -19,6 +20,7 @@ const (
 
 // A dependent is a kind of row that is stored because of an event, besides the event's own row.
 type dependent struct {
+	name     string
 	goesWhen fate // the fates of the event that remove these rows
 	// find returns those of the keys in an IN list for which such rows exist. The keys are positions, or hashes of
 	// event IDs if byHash is set.
@@ -36,6 +38,7 @@ type dependent struct {
 // table with rows for events (search terms, attachments, notifications) needs an entry.
 var dependents = []dependent{
 	{ // Replies return to the main timeline. This reads their relations, so it comes before these are removed.
+		name:     "replies in a thread",
 		goesWhen: purged | kept,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT DISTINCT parent_hash FROM relations WHERE parent_hash IN `+list, keys...)
@@ -47,6 +50,7 @@ var dependents = []dependent{
 		},
 	},
 	{ // The thread whose root is the event.
+		name:     "threads",
 		goesWhen: purged | kept,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT root FROM threads WHERE root IN `+list, keys...)
@@ -57,6 +61,7 @@ var dependents = []dependent{
 		},
 	},
 	{ // The subscriptions to the thread whose root is the event.
+		name:     "thread subscriptions",
 		goesWhen: purged | kept,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT DISTINCT root FROM thread_subscriptions WHERE root IN `+list, keys...)
@@ -67,6 +72,7 @@ var dependents = []dependent{
 		},
 	},
 	{ // The event's relation to another one.
+		name:     "relations",
 		goesWhen: redacted | redactedKept | rejected | purged | kept,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT position FROM relations WHERE position IN `+list, keys...)
@@ -75,6 +81,7 @@ var dependents = []dependent{
 	},
 	{ // The reports about the event. They show it as it is now, so only a purge leaves nothing to show. A legal hold keeps
 		// them: they may be evidence.
+		name:     "reports",
 		goesWhen: purged,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT position FROM report_events WHERE position IN `+list, keys...)
@@ -85,6 +92,7 @@ var dependents = []dependent{
 		},
 	},
 	{ // The users whom the event notifies differently from the rest of the room.
+		name:     "notifications",
 		goesWhen: redacted | redactedKept | rejected | purged | kept,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT position FROM event_push WHERE position IN `+list, keys...)
@@ -95,6 +103,7 @@ var dependents = []dependent{
 		},
 	},
 	{ // That the event is sticky.
+		name:     "sticky events",
 		goesWhen: redacted | redactedKept | rejected | purged | kept,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT position FROM sticky_events WHERE position IN `+list, keys...)
@@ -105,6 +114,7 @@ var dependents = []dependent{
 		},
 	},
 	{ // That the event is to be destroyed (MSC2228).
+		name:     "self-destruction",
 		goesWhen: redacted | redactedKept | rejected | purged | kept,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT position FROM self_destructs WHERE position IN `+list, keys...)
@@ -113,6 +123,7 @@ var dependents = []dependent{
 	},
 	{ // The event's references to media, and the media to which nothing else refers. A redaction has deleted those of all
 		// rows of the event before, unless the original is kept.
+		name:     "media",
 		goesWhen: redacted | purged,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], eventsWithMediaQuery+list, keys...)
@@ -120,6 +131,7 @@ var dependents = []dependent{
 		remove: func(tx *Tx, p Pos, _ string) error { return tx.releaseEventMedia(p) },
 	},
 	{ // The references of an event that is rejected. It may be accepted again, so its media stay for a while.
+		name:     "media of a rejected event",
 		goesWhen: rejected,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], eventsWithMediaQuery+list, keys...)
@@ -130,6 +142,7 @@ var dependents = []dependent{
 		},
 	},
 	{ // What a redacted event was before. The purge of originals deletes it if the event stays longer.
+		name:     "originals",
 		goesWhen: purged,
 		removeAll: func(tx *Tx, _ ident.RoomNID, positions []Pos) error {
 			list, args := In(1, positions)
@@ -141,17 +154,30 @@ var dependents = []dependent{
 		},
 	},
 	{ // Receipts at the event, and those in its thread.
+		name:      "receipts",
 		goesWhen:  purged | kept,
 		removeAll: (*Tx).clearReceipts,
 	},
 	{ // m.fully_read markers at the event.
+		name:      "m.fully_read markers",
 		goesWhen:  purged | kept,
 		removeAll: (*Tx).removeMarkers,
 	},
 	{ // The words of the event in the search index.
+		name:      "search terms",
 		goesWhen:  redacted | redactedKept | rejected | purged | kept,
 		removeAll: (*Tx).removeFromSearch,
 	},
+}
+
+// Dependents returns the names of the kinds of rows that a purge of an event removes.
+func Dependents() (names []string) {
+	for _, d := range dependents {
+		if d.goesWhen&purged != 0 {
+			names = append(names, d.name)
+		}
+	}
+	return names
 }
 
 // The limit of four steps is one more than the search for a thread's root takes upwards.
@@ -178,7 +204,7 @@ func (tx *Tx) removeOwnDependents(f fate, p Pos, eventID string) error {
 			continue
 		}
 		if err := d.remove(tx, p, eventID); err != nil {
-			return err
+			return fmt.Errorf("%s: %w", d.name, err)
 		}
 	}
 	return nil
@@ -197,7 +223,7 @@ func (tx *Tx) removeCommonDependents(f fate, positions []Pos) error {
 		}
 		for room, own := range byRoom {
 			if err := d.removeAll(tx, room, own); err != nil {
-				return err
+				return fmt.Errorf("%s: %w", d.name, err)
 			}
 		}
 	}
