@@ -1,5 +1,6 @@
 // Package deletions makes signed receipts of what the server has deleted: how many events and media of which room, by
-// which policy, when, and which other servers had copies. A receipt names no event, no user and no content.
+// which policy, when, and which other servers had copies; and how much of which data of an account that was erased. A
+// receipt names no event, no user and no content.
 //
 // A receipt is a statement by the server. It shows that the server says so, and, as each receipt has the hash of the
 // one before, that none was changed or left out since. It is no proof that there are no copies elsewhere.
@@ -12,6 +13,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -35,6 +37,7 @@ const (
 	Removed  = "messages removed for their sender"
 	Media    = "media"
 	Left     = "rooms that all users of this server have left"
+	Erased   = "everything about an account"
 )
 
 // policies says by which policy something of a kind is deleted if that does not depend on the room.
@@ -42,6 +45,7 @@ var policies = map[string]string{
 	Redacted: "redaction",
 	Removed:  "request to delete all messages of a user",
 	Media:    "deletion by an administrator, or of files to which nothing refers",
+	Erased:   "request to erase everything about a user",
 }
 
 // maxServers bounds the servers that a receipt names. It says how many more there are.
@@ -192,20 +196,66 @@ func (l *Log) Close(tx *storage.Tx, nid ident.RoomNID, kind string, room func() 
 	if err != nil || !found {
 		return err
 	}
+	_, err = l.add(tx, nid, room(), deleted{DeletionCounts: counts, kind: kind})
+	return err
+}
+
+// Erasure is what the erasure of everything about a user has deleted.
+type Erasure struct {
+	Requested time.Time
+	Redacted  int64 // events for which redactions were sent
+	Removed   int64 // events whose content was removed from this server only
+	Media     int64 // uploads that went with no event
+	// Data says how many rows of each kind of other data were deleted.
+	Data map[string]int64
+}
+
+// CloseErasure makes a receipt of an erasure, in the write that ends it, and returns its number, or 0 if no receipts
+// are made. What was deleted of the user's events, and the media of these, also is in the receipts of the rooms, so the
+// numbers of events and media in this receipt do not include it.
+func (l *Log) CloseErasure(tx *storage.Tx, e Erasure) (number int64, err error) {
+	if l == nil {
+		return 0, nil
+	}
+	var data []string
+	for _, kind := range slices.Sorted(maps.Keys(e.Data)) {
+		data = append(data, fmt.Sprintf("%s %d", kind, e.Data[kind]))
+	}
+	if len(data) == 0 {
+		data = []string{"none"}
+	}
+	counts := storage.DeletionCounts{Media: e.Media, SinceTS: e.Requested.UnixMilli()}
+	return l.add(tx, 0, Room{Policy: policies[Erased]}, deleted{DeletionCounts: counts, kind: Erased, more: []field{
+		{"redactions sent", fmt.Sprint(e.Redacted)}, {"events removed from this server only", fmt.Sprint(e.Removed)}, {"other data", strings.Join(data, ", ")},
+	}})
+}
+
+// deleted is what a receipt is about.
+type deleted struct {
+	storage.DeletionCounts
+	kind string
+	more []field
+}
+
+// field is a line of a receipt.
+type field struct{ name, value string }
+
+// add signs and stores a receipt, and returns its number.
+func (l *Log) add(tx *storage.Tx, nid ident.RoomNID, room Room, what deleted) (number int64, err error) {
 	last, _, err := tx.LastDeletionReceipt()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	r := storage.DeletionReceipt{Number: last.Number + 1, Room: nid, TS: tx.Now().UnixMilli()}
-	signed, err := note.Sign(&note.Note{Text: l.text(room(), kind, counts, r, last.Digest)}, *l.signer.Load())
+	signed, err := note.Sign(&note.Note{Text: l.text(room, what, r, last.Digest)}, *l.signer.Load())
 	if err != nil {
-		return err
+		return 0, err
 	}
 	r.Note, r.Digest = string(signed), digest(signed)
 	if err := tx.AddDeletionReceipt(r); err != nil {
-		return err
+		return 0, err
 	}
-	return l.opts.Audit.Add(context.Background(), tx, "deletion receipt", "number", r.Number, "digest", r.Digest)
+	return r.Number, l.opts.Audit.Add(context.Background(), tx, "deletion receipt", "number", r.Number, "digest", r.Digest)
 }
 
 // CloseLeft makes a receipt of a room that was removed because no user of this server is in it.
@@ -224,7 +274,7 @@ func digest(signed []byte) string {
 const title = "ebb deletion receipt 1"
 
 // text returns the text of a receipt: a line for each field. previous is the digest of the receipt before.
-func (l *Log) text(room Room, kind string, counts storage.DeletionCounts, r storage.DeletionReceipt, previous string) string {
+func (l *Log) text(room Room, what deleted, r storage.DeletionReceipt, previous string) string {
 	slices.Sort(room.Servers)
 	copies := "none known"
 	if n := len(room.Servers); n > 0 {
@@ -240,11 +290,12 @@ func (l *Log) text(room Room, kind string, counts storage.DeletionCounts, r stor
 		room.ID, copies = "none", "not known"
 	}
 	var b strings.Builder
-	for _, f := range []struct{ name, value string }{
-		{"server", l.opts.Server}, {"number", fmt.Sprint(r.Number)}, {"previous", previous}, {"room", string(room.ID)}, {"deleted", kind},
-		{"events", fmt.Sprint(counts.Events)}, {"media", fmt.Sprint(counts.Media)}, {"policy", room.Policy},
-		{"from", stamp(counts.SinceTS)}, {"until", stamp(r.TS)}, {"other servers", copies},
-	} {
+	fields := []field{
+		{"server", l.opts.Server}, {"number", fmt.Sprint(r.Number)}, {"previous", previous}, {"room", string(room.ID)}, {"deleted", what.kind},
+		{"events", fmt.Sprint(what.Events)}, {"media", fmt.Sprint(what.Media)}, {"policy", room.Policy},
+		{"from", stamp(what.SinceTS)}, {"until", stamp(r.TS)}, {"other servers", copies},
+	}
+	for _, f := range append(fields, what.more...) {
 		fmt.Fprintf(&b, "%s: %s\n", f.name, oneLine(f.value))
 	}
 	return title + "\n" + b.String()

@@ -174,3 +174,38 @@ func TestNumbersOfLostReceiptsAreNotUsedAgain(t *testing.T) {
 		}
 	})
 }
+
+func TestTheReceiptOfAnErasureSaysHowMuchOfWhichDataWent(t *testing.T) {
+	each(t, func(t *testing.T, l *lab) {
+		l.purge(1, 10)
+		var number int64
+		if err := l.db.Write(ctx, func(tx *storage.Tx) (err error) {
+			number, err = l.CloseErasure(tx, Erasure{
+				Requested: time.UnixMilli(1_800_000_000_000), Redacted: 5, Removed: 6, Media: 7, Data: map[string]int64{"devices": 2, "account data": 3},
+			})
+			return err
+		}); err != nil || number != 2 {
+			t.Fatalf("receipt %d, %v", number, err)
+		}
+		lines, keys := l.export()
+		for _, want := range []string{
+			`deleted: everything about an account\n`, `room: none\n`, `events: 0\nmedia: 7\n`, `from: 2027-01-15T08:00:00Z\n`, `redactions sent: 5\n`,
+			`events removed from this server only: 6\n`, `other data: account data 3, devices 2\n`,
+		} {
+			if !bytes.Contains(lines[1], []byte(want)) {
+				t.Errorf("the receipt lacks %s: %s", want, lines[1])
+			}
+		}
+		if v, err := verify(lines, keys); err != nil || v.Receipts != 2 || v.Events != 20 || v.Media != 9 || v.Missing != 0 {
+			t.Errorf("verified: %+v, %v", v, err)
+		}
+		lines[1] = bytes.Replace(lines[1], []byte("devices 2"), []byte("devices 9"), 1)
+		if _, err := verify(lines, keys); err == nil {
+			t.Error("a changed receipt is valid")
+		}
+	})
+	var none *Log
+	if number, err := none.CloseErasure(nil, Erasure{}); number != 0 || err != nil {
+		t.Errorf("without receipts: %d, %v", number, err)
+	}
+}

@@ -24,6 +24,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/audit"
+	"ebb/deletions"
 	"ebb/ident"
 	"ebb/rooms"
 	"ebb/storage"
@@ -56,12 +57,13 @@ type Redactor interface {
 	WakeOwn()
 }
 
-// Options are the dependencies of a Job. All fields are required but Audit, Commits, Timer and Log.
+// Options are the dependencies of a Job. All fields are required but Audit, Deletions, Commits, Timer and Log.
 type Options struct {
 	DB         *storage.DB
 	Rooms      *rooms.Service
 	Redactions Redactor
 	Audit      *audit.Log
+	Deletions  *deletions.Log // signs a receipt of each erasure
 	Commits    *rooms.Commits
 	Now        func() time.Time
 	// Timer starts a timer for Run. The channel receives a value after d unless stop is called first.
@@ -262,6 +264,11 @@ func (j *Job) finish(ctx context.Context, tx *storage.Tx, e *storage.ErasureRow)
 	if e.Redacted, e.Removed, err = tx.ErasureCounts(e.User); err != nil {
 		return err
 	}
+	if e.Had == nil { // it was requested before this was recorded
+		if e.Had, err = tx.UserData(e.User); err != nil {
+			return err
+		}
+	}
 	if err := tx.EraseEntirely(e.User); err != nil {
 		return err
 	}
@@ -269,5 +276,30 @@ func (j *Job) finish(ctx context.Context, tx *storage.Tx, e *storage.ErasureRow)
 	if err := tx.AdvanceErasure(e); err != nil {
 		return err
 	}
-	return j.opts.Audit.Add(ctx, tx, "erasure finished", "user", e.UserID, "redacted", e.Redacted, "removed", e.Removed, "media", e.Media)
+	receipt, err := j.receipt(tx, e)
+	if err != nil {
+		return err
+	}
+	return j.opts.Audit.Add(ctx, tx, "erasure finished", "user", e.UserID, "redacted", e.Redacted, "removed", e.Removed, "media", e.Media, "receipt", receipt)
+}
+
+// receipt signs a receipt of an erasure, and returns its number. It does so only for what is gone: it counts again what
+// is left of the user's data.
+func (j *Job) receipt(tx *storage.Tx, e *storage.ErasureRow) (number int64, err error) {
+	left, err := tx.UserData(e.User)
+	if err != nil {
+		return 0, err
+	}
+	gone := map[string]int64{}
+	for kind, n := range e.Had {
+		if n -= left[kind]; n > 0 {
+			gone[kind] = n
+		}
+	}
+	if len(left) > 0 {
+		j.opts.Log.Warn("Data of an erased user are left; the receipt of the erasure does not count them", "user", e.UserID, "left", left)
+	}
+	return j.opts.Deletions.CloseErasure(tx, deletions.Erasure{
+		Requested: time.UnixMilli(e.RequestedTS), Redacted: e.Redacted, Removed: e.Removed, Media: e.Media, Data: gone,
+	})
 }

@@ -196,8 +196,28 @@ func TestErasingEverythingLeavesNothingOfTheUserAndEverythingOfOthers(t *testing
 	if e["stage"] != "finished" || e["redacted"].(float64) < 10 || e["removed"].(float64) < 3 || e["media"].(float64) < 2 {
 		t.Errorf("at the end: %v", e)
 	}
+	w.receipt("account data 1", "devices 1", "profile fields 2", "read receipts 1")
 	if _, err := s.Control(t.Context(), "user erasure", []byte(`{"user":"bob"}`)); err == nil {
 		t.Error("bob has an erasure too")
+	}
+}
+
+// receipt fails the test unless the newest receipt is one of an erasure, and says that the given data went.
+func (w *erasing) receipt(data ...string) {
+	w.Helper()
+	var note string
+	for _, r := range list(result(w.T, w.s, "receipts list", obj{}), "items") {
+		if text := get(r, "note").(string); strings.Contains(text, "deleted: everything about an account") {
+			note = text
+		}
+	}
+	for _, want := range append(data, "redactions sent: ", "media: ") {
+		if !strings.Contains(note, want) {
+			w.Errorf("the receipt of the erasure lacks %s: %s", want, note)
+		}
+	}
+	if strings.Contains(note, "alice") {
+		w.Errorf("the receipt names the user: %s", note)
 	}
 }
 

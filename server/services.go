@@ -257,7 +257,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		return fmt.Errorf("read the state of the purge: %w", err)
 	}
 	s.redactions = redactions.New(redactions.Options{DB: s.db, Rooms: s.rooms, Commits: commits, Audit: s.audit, Time: s.retention.Time, Now: o.Now, Timer: o.Timer, Log: o.Log})
-	s.erasure = erasure.New(erasure.Options{DB: s.db, Rooms: s.rooms, Redactions: s.redactions, Audit: s.audit, Commits: commits, Now: o.Now, Timer: o.Timer, Log: o.Log})
+	s.erasure = erasure.New(erasure.Options{DB: s.db, Rooms: s.rooms, Redactions: s.redactions, Audit: s.audit, Deletions: s.deletions, Commits: commits, Now: o.Now, Timer: o.Timer, Log: o.Log})
 	s.lifetimes = lifetimes.New(lifetimes.Options{DB: s.db, Time: s.retention.Time, Reports: time.Duration(cfg.Reports.Keep)})
 	s.moderation = moderation.New(moderation.Options{DB: s.db, Audit: s.audit, Rooms: s.rooms, History: s.history, Now: o.Now})
 	files := media.Options{

@@ -1,6 +1,11 @@
 package storage
 
-import "ebb/ident"
+import (
+	"encoding/json"
+	"strings"
+
+	"ebb/ident"
+)
 
 // Erasure is how much of a user's data is erased when the account is closed.
 type Erasure int64
@@ -23,25 +28,89 @@ type ErasureRow struct {
 	Media       int64 // uploads that were deleted besides those of removed events
 	AfterMedia  string
 	FinishedTS  int64 // ms; 0: not finished
+	// Had says how many rows of each kind of data (UserData) the user had when the erasure was requested. It is nil for
+	// erasures from before this was recorded.
+	Had map[string]int64
 }
 
-const addErasureQuery = `INSERT INTO erasures (user_nid, requested_ts, stage) VALUES ($1, $2, 0) ON CONFLICT (user_nid) DO NOTHING`
+// userData lists the kinds of data that an erasure deletes besides events and uploads. The table of each has a column
+// user_nid.
+var userData = []struct{ kind, table string }{
+	{"account data", "account_data"},
+	{"cross-signing keys", "cross_signing_keys"},
+	{"delayed events", "delayed_events"},
+	{"devices", "devices"},
+	{"e-mail addresses", "emails"},
+	{"filters", "filters"},
+	{"identities at other services", "upstream_identities"},
+	{"key backups", "backup_versions"},
+	{"keys in backups", "backup_keys"},
+	{"lifetimes of messages", "message_lifetimes"},
+	{"one-time codes", "totp"},
+	{"passkeys", "passkeys"},
+	{"profile fields", "profile_fields"},
+	{"push rules", "push_rules"},
+	{"pushers", "pushers"},
+	{"read receipts", "receipts"},
+	{"recovery codes", "recovery_codes"},
+	{"thread subscriptions", "thread_subscriptions"},
+}
 
-// AddErasure stores that everything about a user is to be erased. It returns false if that was stored before.
+var userDataQuery = func() string {
+	var all []string
+	for _, d := range userData {
+		all = append(all, `SELECT '`+d.kind+`', count(*) FROM `+d.table+` WHERE user_nid = $1`)
+	}
+	return strings.Join(all, " UNION ALL ")
+}()
+
+// UserData returns how many rows of each kind of data a user has that an erasure deletes besides events and uploads.
+func (tx *Tx) UserData(user ident.UserNID) (map[string]int64, error) {
+	type count struct {
+		kind string
+		n    int64
+	}
+	list, err := collect(tx, func(r Row) (c count, err error) { return c, r.Scan(&c.kind, &c.n) }, userDataQuery, int64(user))
+	out := map[string]int64{}
+	for _, c := range list {
+		if c.n > 0 {
+			out[c.kind] = c.n
+		}
+	}
+	return out, err
+}
+
+const addErasureQuery = `INSERT INTO erasures (user_nid, requested_ts, stage, had) VALUES ($1, $2, 0, $3) ON CONFLICT (user_nid) DO NOTHING`
+
+// AddErasure stores that everything about a user is to be erased, and what data the user has. Call it before any of
+// them is deleted. It returns false if that was stored before.
 func (tx *Tx) AddErasure(user ident.UserNID) (added bool, err error) {
-	n, err := tx.exec(addErasureQuery, int64(user), tx.now.UnixMilli())
+	had, err := tx.UserData(user)
+	if err != nil {
+		return false, err
+	}
+	text, err := json.Marshal(had)
+	if err != nil {
+		return false, err
+	}
+	n, err := tx.exec(addErasureQuery, int64(user), tx.now.UnixMilli(), string(text))
 	return n == 1, err
 }
 
 const (
-	erasureColumns = `SELECT e.user_nid, u.user_id, e.requested_ts, e.stage, e.redacted, e.removed, e.media, e.after_media, e.finished_ts
+	erasureColumns = `SELECT e.user_nid, u.user_id, e.requested_ts, e.stage, e.redacted, e.removed, e.media, e.after_media, e.finished_ts, e.had
 FROM erasures e JOIN users u ON u.nid = e.user_nid `
 	erasureQuery  = erasureColumns + `WHERE e.user_nid = $1`
 	erasuresQuery = erasureColumns + `WHERE e.finished_ts = 0 AND e.user_nid > $1 ORDER BY e.user_nid LIMIT $2`
 )
 
 func scanErasure(r Row) (e ErasureRow, err error) {
-	return e, r.Scan(&e.User, &e.UserID, &e.RequestedTS, &e.Stage, &e.Redacted, &e.Removed, &e.Media, &e.AfterMedia, &e.FinishedTS)
+	var had string
+	err = r.Scan(&e.User, &e.UserID, &e.RequestedTS, &e.Stage, &e.Redacted, &e.Removed, &e.Media, &e.AfterMedia, &e.FinishedTS, &had)
+	if err == nil && had != "" {
+		err = json.Unmarshal([]byte(had), &e.Had)
+	}
+	return e, err
 }
 
 // Erasure returns the erasure of everything about a user.
