@@ -2,6 +2,7 @@ package redactions
 
 import (
 	"context"
+	"strconv"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -113,6 +114,27 @@ func (s *Service) DropLifetime(ctx context.Context, user ident.UserNID, room id.
 		s.WakeOwn() // another lifetime may hold for the room from now on
 	}
 	return found, err
+}
+
+// SetLifetimeAgain applies an entry of the ledger in a database that was restored from a backup. It does nothing if the
+// backup does not have the user or the room.
+func SetLifetimeAgain(tx *storage.Tx, e storage.LedgerEntry) (done bool, err error) {
+	number, err := strconv.ParseInt(e.Name, 10, 64)
+	if err != nil {
+		return false, err
+	}
+	user, room := ident.UserNID(e.Ref), ident.RoomNID(number)
+	if e.Value == 0 {
+		return tx.DropMessageLifetime(user, room)
+	}
+	_, found, err := tx.Account(user)
+	if err == nil && found && room != 0 {
+		_, found, err = tx.RoomByNID(room)
+	}
+	if err != nil || !found {
+		return false, err
+	}
+	return true, tx.SetMessageLifetime(user, room, e.Value)
 }
 
 // limitedRoom returns the number of a room for which a user may choose a lifetime: 0 for all rooms.

@@ -3,6 +3,7 @@ package redactions
 import (
 	"context"
 	"errors"
+	"strconv"
 	"testing"
 	"time"
 
@@ -254,6 +255,32 @@ func TestALifetimeFollowsARoomToItsReplacement(t *testing.T) {
 	h.ok(err)
 	h.ok(h.rooms.Join(t.Context(), h.bob, upgraded, ""))
 	if l, err := h.redactions.Lifetimes(t.Context(), h.bob.UserNID); err != nil || l.Rooms[upgraded] != 3*day || l.Rooms[h.room] != 3*day {
+		t.Errorf("chosen are %+v, %v", l, err)
+	}
+}
+
+func TestLifetimesOfMessagesAreAppliedAgainFromTheLedger(t *testing.T) {
+	h := newHouse(t, storagetest.Open(t, storage.Config{}))
+	room, err := h.rooms.Room(t.Context(), h.room)
+	h.ok(err)
+	h.setLifetime(h.bob, "", 5*day)
+	again := func(lifetime time.Duration, room string, want bool) {
+		t.Helper()
+		var done bool
+		err := h.db.Write(t.Context(), func(tx *storage.Tx) (err error) {
+			done, err = SetLifetimeAgain(tx, storage.LedgerEntry{Kind: storage.LedgerLifetime, Ref: int64(h.bob.UserNID), Value: lifetime.Milliseconds(), Name: room})
+			return err
+		})
+		if done != want || (err != nil) != (room == "x") {
+			t.Errorf("%v in %s: %v, %v", lifetime, room, done, err)
+		}
+	}
+	again(2*day, strconv.FormatInt(int64(room.NID()), 10), true)
+	again(0, "0", true)
+	again(0, "0", false)
+	again(3*day, "999999", false) // a room that is not in the backup
+	again(3*day, "x", false)
+	if l, err := h.redactions.Lifetimes(t.Context(), h.bob.UserNID); err != nil || l.All != 0 || len(l.Rooms) != 1 || l.Rooms[h.room] != 2*day {
 		t.Errorf("chosen are %+v, %v", l, err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"ebb/backup"
 	"ebb/holds"
 	"ebb/ident"
+	"ebb/redactions"
 	"ebb/rooms"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
@@ -168,7 +169,7 @@ func (r *restore) applyRow(tx *storage.Tx, e storage.LedgerEntry) error {
 		}
 		return err
 	case storage.LedgerLifetime:
-		done, err := tx.SetMessageLifetimeAgain(e)
+		done, err := redactions.SetLifetimeAgain(tx, e)
 		if done {
 			r.report.Replayed[e.Kind]++
 		}

@@ -36,24 +36,11 @@ type ErasureRow struct {
 // userData lists the kinds of data that an erasure deletes besides events and uploads. The table of each has a column
 // user_nid.
 var userData = []struct{ kind, table string }{
-	{"account data", "account_data"},
-	{"cross-signing keys", "cross_signing_keys"},
-	{"delayed events", "delayed_events"},
-	{"devices", "devices"},
-	{"e-mail addresses", "emails"},
-	{"filters", "filters"},
-	{"identities at other services", "upstream_identities"},
-	{"key backups", "backup_versions"},
-	{"keys in backups", "backup_keys"},
-	{"lifetimes of messages", "message_lifetimes"},
-	{"one-time codes", "totp"},
-	{"passkeys", "passkeys"},
-	{"profile fields", "profile_fields"},
-	{"push rules", "push_rules"},
-	{"pushers", "pushers"},
-	{"read receipts", "receipts"},
-	{"recovery codes", "recovery_codes"},
-	{"thread subscriptions", "thread_subscriptions"},
+	{"account data", "account_data"}, {"cross-signing keys", "cross_signing_keys"}, {"delayed events", "delayed_events"}, {"devices", "devices"},
+	{"e-mail addresses", "emails"}, {"filters", "filters"}, {"identities at other services", "upstream_identities"}, {"key backups", "backup_versions"},
+	{"keys in backups", "backup_keys"}, {"lifetimes of messages", "message_lifetimes"}, {"one-time codes", "totp"}, {"passkeys", "passkeys"},
+	{"profile fields", "profile_fields"}, {"push rules", "push_rules"}, {"pushers", "pushers"}, {"read receipts", "receipts"},
+	{"recovery codes", "recovery_codes"}, {"thread subscriptions", "thread_subscriptions"},
 }
 
 var userDataQuery = func() string {

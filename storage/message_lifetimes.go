@@ -47,28 +47,6 @@ func (tx *Tx) messageLifetimeChanged(user ident.UserNID, room ident.RoomNID, lif
 	return tx.Note(LedgerLifetime, int64(user), lifetime, strconv.FormatInt(int64(room), 10))
 }
 
-// SetMessageLifetimeAgain applies an entry of the ledger after a restore. It does nothing if the restored database does
-// not have the user or the room.
-func (tx *Tx) SetMessageLifetimeAgain(e LedgerEntry) (done bool, err error) {
-	room, err := strconv.ParseInt(e.Name, 10, 64)
-	if err != nil {
-		return false, err
-	}
-	user := ident.UserNID(e.Ref)
-	if e.Value == 0 {
-		return tx.DropMessageLifetime(user, ident.RoomNID(room))
-	}
-	if _, found, err := tx.Account(user); err != nil || !found {
-		return false, err
-	}
-	if room != 0 {
-		if _, found, err := tx.RoomByNID(ident.RoomNID(room)); err != nil || !found {
-			return false, err
-		}
-	}
-	return true, tx.SetMessageLifetime(user, ident.RoomNID(room), e.Value)
-}
-
 const messageLifetimesQuery = `SELECT l.user_nid, l.room_nid, coalesce(r.room_id, ''), l.lifetime, l.set_ts
 FROM message_lifetimes l LEFT JOIN rooms r ON r.nid = l.room_nid WHERE l.user_nid = $1 ORDER BY l.room_nid LIMIT $2`
 

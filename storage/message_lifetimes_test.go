@@ -7,31 +7,6 @@ import (
 	"ebb/storage"
 )
 
-func TestLifetimesOfMessagesAreAppliedAgainFromTheLedger(t *testing.T) {
-	eachWrite(t, func(t *testing.T, tx *storage.Tx) error {
-		alice := got[ident.UserNID](t)(tx.UserNID("@alice:test"))
-		got[bool](t)(tx.AddAccount(storage.AccountRow{NID: alice, Localpart: "alice"}, ""))
-		const room = ident.RoomNID(1)
-		ok(t, tx.InsertRoom(&storage.RoomRow{NID: room, RoomID: "!1"}), tx.SetMessageLifetime(alice, 0, 100))
-		again := func(value int64, name string, want bool) {
-			t.Helper()
-			done, err := tx.SetMessageLifetimeAgain(storage.LedgerEntry{Kind: storage.LedgerLifetime, Ref: int64(alice), Value: value, Name: name})
-			if done != want || (err != nil) != (name == "x") {
-				t.Errorf("%d %s: %v, %v", value, name, done, err)
-			}
-		}
-		again(200, "1", true)
-		again(0, "0", true)
-		again(0, "0", false)
-		again(300, "2", false) // a room that is not in the backup
-		again(300, "x", false)
-		if rows := got[[]storage.MessageLifetime](t)(tx.MessageLifetimes(alice, 10)); len(rows) != 1 || rows[0].RoomID != "!1" || rows[0].Lifetime != 200 {
-			t.Errorf("stored are %+v", rows)
-		}
-		return nil
-	})
-}
-
 func TestDailyRequestsAreDueUnlessOneIsUnderWay(t *testing.T) {
 	eachWrite(t, func(t *testing.T, tx *storage.Tx) error {
 		var users []ident.UserNID
