@@ -117,7 +117,7 @@ func (a *API) receivePDUs(ctx context.Context, origin string, pdus []json.RawMes
 				answer.PDUs[eventID] = resultOf(err)
 			}
 			switch {
-			case errors.Is(err, storage.ErrFull), errors.Is(err, storage.ErrClosed):
+			case storage.IsOutage(err):
 				failed = err
 			case mayTryAgain(err) && a.Rooms.ServerIn(ctx, room, origin):
 				a.later.add(time.Now(), laterKey{origin, room}, raws)

@@ -142,7 +142,7 @@ var errUnjudged = errors.New("this server cannot authorise the event")
 // authorised, for example because state resolution would take too much, does not block the others.
 func (p *placing) placeTogether(ctx context.Context, events []*incoming) error {
 	err := p.writeTogether(ctx, events)
-	if err == nil || ctx.Err() != nil || errors.Is(err, storage.ErrFull) || errors.Is(err, storage.ErrClosed) {
+	if err == nil || ctx.Err() != nil || storage.IsOutage(err) {
 		return err
 	}
 	if len(events) == 1 {

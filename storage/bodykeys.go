@@ -30,6 +30,12 @@ var ErrNoBodyKeys = errors.New("the keys of the message bodies are missing")
 // ErrKeys means that a message body cannot be read or written, because the folder with the keys cannot be used.
 var ErrKeys = sealing.ErrKeys
 
+// IsOutage reports whether an error means that the database cannot store or read anything at the moment, whatever it
+// is.
+func IsOutage(err error) bool {
+	return errors.Is(err, ErrFull) || errors.Is(err, ErrClosed) || errors.Is(err, ErrKeys)
+}
+
 const anyEventQuery = `SELECT 1 FROM events LIMIT 1`
 
 // bootKeys opens the folder of keys, and compares it with the database. The first start creates it.
