@@ -205,8 +205,15 @@ func (s *Server) proxies() (out []netip.Prefix) {
 }
 
 // Run serves requests until ctx ends, then shuts down gracefully and closes the database.
-func (s *Server) Run(ctx context.Context) (err error) {
-	defer func() { err = errors.Join(err, s.Close()) }()
+func (s *Server) Run(ctx context.Context) error {
+	err := s.run(ctx)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) { // it was stopped while it started
+		err = nil
+	}
+	return errors.Join(err, s.Close())
+}
+
+func (s *Server) run(ctx context.Context) error {
 	buildInfo.WithLabelValues(s.opt.Version, runtime.Version()).Set(1)
 	if err := s.svc.factors.CheckRPID(ctx, s.opt.ChangeRPID); err != nil {
 		return err
