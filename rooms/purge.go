@@ -141,20 +141,37 @@ func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate,
 
 // purgeState reduces old state events to skeletons, unless they are part of the current state. States before other
 // events, state resolution and the authorisation of later events need them, but nothing of their content beyond what
-// their redacted form has, except for the keys of third-party invites.
+// their redacted form has, except for the keys of third-party invites. Those that a legal hold covers are only hidden;
+// graph.LoadEvent redacts them.
 func (s *Service) purgeState(p *purging, batch []storage.PurgeCandidate, rule expiry.PurgeRule) error {
+	fates := map[storage.Pos]expiry.Fate{}
 	var old []storage.Pos
 	for _, c := range batch {
-		if c.IsState && c.Flags&(storage.SkeletonEvent|storage.OutlierEvent) == 0 && s.fateOf(p.room, c, rule).Gone() {
-			old = append(old, c.Position)
+		if !c.IsState || c.Flags&(storage.SkeletonEvent|storage.OutlierEvent) != 0 || c.Flags&storage.KeptEvent == 0 && !rule.Covers(c.OriginTS, c.ReceivedTS) {
+			continue
 		}
+		fates[c.Position], old = s.fateOf(p.room, c, rule), append(old, c.Position)
 	}
 	superseded, err := p.tx.Superseded(old, typeThirdPartyInvite)
 	if err != nil {
 		return err
 	}
-	old = slices.DeleteFunc(old, func(at storage.Pos) bool { return !superseded[at] || slices.Contains(p.ends, at) })
-	rows, err := p.tx.EventsAt(old)
+	var gone []storage.Pos
+	for _, c := range batch {
+		switch fate := fates[c.Position]; {
+		case !superseded[c.Position] || slices.Contains(p.ends, c.Position):
+		case fate.Gone():
+			gone = append(gone, c.Position)
+		case fate == expiry.StaysHeld && c.Flags&storage.KeptEvent == 0:
+			p.keep(c)
+		}
+	}
+	return p.reduceState(gone)
+}
+
+// reduceState reduces state events to skeletons.
+func (p *purging) reduceState(positions []storage.Pos) error {
+	rows, err := p.tx.EventsAt(positions)
 	if err != nil {
 		return err
 	}
@@ -188,8 +205,11 @@ type purging struct {
 	purged  int
 }
 
-// remove deletes a message. If the graph needs it, remove reduces it to a skeleton.
+// remove deletes a message. If the graph needs it, or if it is a state event, remove reduces it to a skeleton.
 func (p *purging) remove(c storage.PurgeCandidate) error {
+	if c.IsState {
+		return p.reduceState([]storage.Pos{c.Position})
+	}
 	needed, skeleton := slices.Contains(p.ends, c.Position), c.Flags&storage.SkeletonEvent != 0
 	switch {
 	case needed && skeleton:
@@ -212,7 +232,7 @@ func (p *purging) remove(c storage.PurgeCandidate) error {
 	return nil
 }
 
-// keep hides a message that a legal hold covers.
+// keep hides a message or an old state event that a legal hold covers.
 func (p *purging) keep(c storage.PurgeCandidate) {
 	p.kept, p.gone = append(p.kept, c), append(p.gone, c.Position)
 }

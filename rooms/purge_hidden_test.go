@@ -105,6 +105,56 @@ func TestPurgeRemovesSupersededState(t *testing.T) {
 	here.matchesDisk(room)
 }
 
+// Of old state under a legal hold, readers see no more than of old state that was purged, until the hold is lifted.
+func TestSupersededStateUnderAHoldIsHiddenAndNotPurged(t *testing.T) {
+	n := newNetwork(t)
+	here, there := n.add("here", func(o *Options) { o.Retention.SupersededState = true }), n.add("there")
+	alice, bob := here.user("alice"), there.user("bob")
+	room := here.create(alice, CreateRoom{Preset: "public_chat", Name: "first name"})
+	first := here.set(alice, room, "m.room.topic", "", `{"topic":"first topic"}`)
+	third := here.set(alice, room, "m.room.third_party_invite", "k", `{"public_key":"key","display_name":"x"}`)
+	there.joinVia(bob, room, "here")
+	n.deliver()
+	nid := here.legalHold(CommittedHold{Room: here.room(room).NID()}, 0)
+	here.set(alice, room, "m.room.topic", "", `{"topic":"second topic"}`)
+	here.set(alice, room, "m.room.third_party_invite", "k", `{}`)
+	here.now = here.now.Add(time.Hour)
+	last := here.set(alice, room, "m.room.topic", "", `{"topic":"last topic"}`)
+	n.deliver()
+	here.keep(room, time.Minute)
+	for range 2 {
+		here.purge(room)
+	}
+	row, found := here.row(string(first))
+	if !found || row.Flags != storage.KeptEvent || !strings.Contains(string(row.JSON), "first topic") {
+		t.Fatalf("of the held topic, %+v is stored", row)
+	}
+	if e := here.stored(room, first); strings.Contains(string(e.JSON()), "first topic") || !e.Hidden() || here.sees(room, first) {
+		t.Errorf("readers get the held topic as %s", e.JSON())
+	}
+	for _, current := range []id.EventID{last, stateIDs(here.house, room)[pdu.StateKey{Type: "m.room.name"}], third} {
+		if row, found := here.row(string(current)); !found || row.Flags != 0 {
+			t.Errorf("what is not superseded, or a third-party invite, is stored as %+v", row)
+		}
+	}
+	here.matchesDisk(room)
+	here.svc = here.open()
+	there.say(bob, room, "after the restart")
+	n.deliver()
+	here.matchesDisk(room)
+	here.legalHold(CommittedHold{Room: here.room(room).NID()}, nid)
+	if got := here.released(); got != 2 {
+		t.Errorf("%d events are purged after the hold was lifted, want the two old topics", got)
+	}
+	if row, found := here.row(string(first)); !found || row.Flags != storage.SkeletonEvent || strings.Contains(string(row.JSON), "first topic") {
+		t.Errorf("after the hold was lifted, %+v is stored", row)
+	}
+	if mine, theirs := stateIDs(here.house, room), stateIDs(there.house, room); !maps.Equal(mine, theirs) {
+		t.Error("the servers no longer agree on the state")
+	}
+	here.matchesDisk(room)
+}
+
 func TestPurgeKeepsSupersededStateUnlessConfigured(t *testing.T) {
 	h := oneHouse(t)
 	alice := h.user("alice")

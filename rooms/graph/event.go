@@ -184,9 +184,13 @@ func EventsAt(tx *storage.Tx, v *pdu.Version, positions []storage.Pos) (map[stor
 	return out, nil
 }
 
-// LoadEvent returns the event that is stored in a row. v is the version of the room.
+// LoadEvent returns the event that is stored in a row. v is the version of the room. Of an old state event that only a
+// legal hold keeps, it returns the redacted form: nobody is shown more, but later events may refer to it.
 func LoadEvent(v *pdu.Version, r *storage.EventRow) (*Event, error) {
 	p, err := pdu.ParseStored(v, id.EventID(r.EventID), r.JSON)
+	if err == nil && r.IsState && r.Flags&storage.KeptEvent != 0 {
+		p, err = p.Redact()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("stored event %s: %w", r.EventID, err)
 	}
