@@ -20,12 +20,9 @@ import (
 	"archive/tar"
 	"bufio"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -37,6 +34,7 @@ import (
 	"filippo.io/age"
 	"filippo.io/age/agessh"
 
+	"ebb/digest"
 	"ebb/storage"
 )
 
@@ -331,21 +329,6 @@ func (c *creation) finish() error {
 	return syncDir(c.Dir)
 }
 
-// counted counts and hashes what is written to a file.
-type counted struct {
-	w    *bufio.Writer
-	hash hash.Hash
-	size int64
-}
-
-// Write implements io.Writer.
-func (c *counted) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	c.hash.Write(p[:n])
-	c.size += int64(n)
-	return n, err
-}
-
 // writeBuffer is the size of the buffer of a file that is written.
 const writeBuffer = 256 << 10
 
@@ -356,7 +339,8 @@ func (c *creation) encryptTo(path string, f func(io.Writer) error) (size int64, 
 		return 0, "", err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	out := &counted{w: bufio.NewWriterSize(&pacedFile{File: file}, writeBuffer), hash: sha256.New()}
+	buffer := bufio.NewWriterSize(&pacedFile{File: file}, writeBuffer)
+	out := digest.NewWriter(buffer)
 	sealed, err := age.Encrypt(out, c.recipients...)
 	if err != nil {
 		return 0, "", err
@@ -364,11 +348,11 @@ func (c *creation) encryptTo(path string, f func(io.Writer) error) (size int64, 
 	if err := f(sealed); err != nil {
 		return 0, "", err
 	}
-	if err := errors.Join(sealed.Close(), out.w.Flush()); err != nil {
+	if err := errors.Join(sealed.Close(), buffer.Flush()); err != nil {
 		return 0, "", err
 	}
-	c.report.Bytes += out.size
-	return out.size, hex.EncodeToString(out.hash.Sum(nil)), nil
+	c.report.Bytes += out.Size()
+	return out.Size(), out.SHA256(), nil
 }
 
 // encrypt writes an encrypted part of the backup.
@@ -388,18 +372,19 @@ func (c *creation) plainPart(name string, stored []storedFile) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	out := &counted{w: bufio.NewWriterSize(file, writeBuffer), hash: sha256.New()}
+	buffer := bufio.NewWriterSize(file, writeBuffer)
+	out := digest.NewWriter(buffer)
 	enc := json.NewEncoder(out)
 	for _, f := range stored {
 		if err := enc.Encode(f); err != nil {
 			return err
 		}
 	}
-	if err := out.w.Flush(); err != nil {
+	if err := buffer.Flush(); err != nil {
 		return err
 	}
-	c.report.Bytes += out.size
-	c.manifest.Parts = append(c.manifest.Parts, Part{name, out.size, hex.EncodeToString(out.hash.Sum(nil))})
+	c.report.Bytes += out.Size()
+	c.manifest.Parts = append(c.manifest.Parts, Part{name, out.Size(), out.SHA256()})
 	return nil
 }
 

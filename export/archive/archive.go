@@ -11,12 +11,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"strings"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
+
+	"ebb/digest"
 )
 
 // Names of the files of an archive that are about the archive itself.
@@ -68,32 +69,17 @@ func NewWriter(w io.Writer, made time.Time) *Writer {
 	return a
 }
 
-// member is a file of an archive that is being written.
-type member struct {
-	w    io.Writer
-	hash hash.Hash
-	size int64
-}
-
-// Write implements io.Writer.
-func (m *member) Write(p []byte) (int, error) {
-	n, err := m.w.Write(p)
-	m.hash.Write(p[:n])
-	m.size += int64(n)
-	return n, err
-}
-
 // Add writes a file and lists it in the manifest.
 func (a *Writer) Add(name string, method uint16, write func(w io.Writer) error) error {
 	w, err := a.zip.CreateHeader(&zip.FileHeader{Name: name, Method: method, Modified: a.Made})
 	if err != nil {
 		return err
 	}
-	m := &member{w: w, hash: sha256.New()}
-	if err := write(m); err != nil {
+	out := digest.NewWriter(w)
+	if err := write(out); err != nil {
 		return err
 	}
-	a.list = append(a.list, File{Name: name, Size: m.size, SHA256: hex.EncodeToString(m.hash.Sum(nil))})
+	a.list = append(a.list, File{Name: name, Size: out.Size(), SHA256: out.SHA256()})
 	return nil
 }
 
@@ -217,12 +203,12 @@ func compare(files map[string]*zip.File, listed []File) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", want.Name, err)
 		}
-		sum := sha256.New()
-		n, err := io.Copy(sum, io.LimitReader(in, want.Size+1))
+		sum := digest.NewWriter(io.Discard)
+		_, err = io.Copy(sum, io.LimitReader(in, want.Size+1))
 		if err = errors.Join(err, in.Close()); err != nil {
 			return fmt.Errorf("%s: %w", want.Name, err)
 		}
-		if n != want.Size || hex.EncodeToString(sum.Sum(nil)) != want.SHA256 {
+		if sum.Size() != want.Size || sum.SHA256() != want.SHA256 {
 			return fmt.Errorf("%s was changed", want.Name)
 		}
 	}

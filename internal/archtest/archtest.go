@@ -28,6 +28,7 @@ var leaf = []string{}
 
 // rules is the table of packages. The rule of a package also applies to packages in folders below it that have none.
 var rules = map[string]rule{
+	"digest":    {rank: 0, only: leaf},
 	"mxerr":     {rank: 0},
 	"canonjson": {rank: 0, pure: true},
 	"telemetry": {rank: 0, sideways: []string{"ident"}},
@@ -115,7 +116,7 @@ var rules = map[string]rule{
 	"guests":              {rank: 6},
 	"erasure":             {rank: 6},
 	"export":              {rank: 6},
-	"export/archive":      {rank: 0, only: leaf},
+	"export/archive":      {rank: 1, only: []string{"digest"}},
 	"media":               {rank: 6},
 	"delayed":             {rank: 6},
 	"redactions":          {rank: 6},
