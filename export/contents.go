@@ -117,6 +117,13 @@ func (c *contents) oldest() (list []oldest) {
 	return list
 }
 
+// reset forgets everything, so that the archive can be written again.
+func (c *contents) reset() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rooms, c.media, c.broken, c.end = nil, nil, false, time.Time{}
+}
+
 // endBy records that the export must not be given out at a time and later.
 func (c *contents) endBy(at time.Time) {
 	c.mu.Lock()

@@ -19,10 +19,12 @@ import (
 	_ "github.com/mattn/go-sqlite3" // the driver "sqlite3"
 	"maunium.net/go/mautrix/id"
 
+	"ebb/audit"
 	"ebb/export/archive"
 	"ebb/ident"
 	"ebb/rooms"
 	"ebb/rooms/pdu"
+	"ebb/secrets"
 	"ebb/storage"
 	"ebb/storage/storagetest"
 	"ebb/wake"
@@ -244,6 +246,62 @@ func (f *fixture) archive() map[string]string {
 		files[part.Name] = strings.NewReplacer(`\u003c`, "<", `\u003e`, ">").Replace(string(raw))
 	}
 	return files
+}
+
+// meddler is an upload that redacts a message while it is opened.
+type meddler struct {
+	f     *fixture
+	s     *Service
+	event storage.Pos
+	left  int // how often it does so
+	opens int
+}
+
+func (m *meddler) OpenUpload(ctx context.Context, mediaID string) (io.ReadCloser, error) {
+	if m.opens++; m.left > 0 {
+		m.left--
+		room, err := m.f.rooms.RoomByNID(ctx, m.f.room)
+		if err != nil {
+			return nil, err
+		}
+		m.s.committed(&rooms.Commit{Room: room, Purged: []storage.Pos{m.event}})
+	}
+	return anyUpload{}.OpenUpload(ctx, mediaID)
+}
+
+// TestAnArchiveIsWrittenAgainIfSomethingInItGoes purges a message after it was written to an archive, before that
+// archive is complete.
+func TestAnArchiveIsWrittenAgainIfSomethingInItGoes(t *testing.T) {
+	for _, c := range []struct {
+		purges, opens int
+		state         State
+	}{{0, 1, Ready}, {1, 2, Ready}, {maxBuilds - 1, maxBuilds, Ready}, {maxBuilds, maxBuilds, ""}} {
+		f := newFixture(t)
+		for _, table := range []string{"accounts", "media"} {
+			f.fill(table)
+		}
+		ring, err := secrets.Create(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		log := audit.New(audit.Options{DB: f.db, Server: "here", Secrets: ring})
+		files := &meddler{f: f, event: f.event, left: c.purges}
+		dir := filepath.Join(t.TempDir(), "exports")
+		s, err := New(Options{Dir: dir, Server: "here", DB: f.db, Rooms: f.rooms, Files: files, Audit: log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		files.s = s
+		if _, err := s.Start(t.Context(), Owner{User: f.alice}, aliceID, false); err != nil {
+			t.Fatal(err)
+		}
+		s.jobs.Wait()
+		left, err := filepath.Glob(filepath.Join(dir, "*"))
+		if got := s.Status(Owner{User: f.alice}).State; got != c.state || files.opens != c.opens || err != nil || (len(left) == 1) != (c.state == Ready) {
+			t.Errorf("%d purges: state %q after %d builds with the files %v (%v), want %q after %d", c.purges, got, files.opens, left, err, c.state, c.opens)
+		}
+		s.Close()
+	}
 }
 
 // TestAnExportHasAllThatTheTablesHold fills every table with a row about alice and a marker in each column of text. It

@@ -1,10 +1,10 @@
 // Package export gives people what the server stores about them, as a zip archive of JSON files and media.
 //
 // Start queues an export, which is built in the background, one at a time, and streamed into an encrypted file. Only
-// this process knows its key: after a restart there are no exports, and nobody can read what is left of a file, nor a
-// copy of it in a backup. Every message is compared with the clock when it is written. An export ends when the first
-// message in it expires, when one of its events or files is redacted, purged or deleted, with the account, and after
-// Lifetime; whoever downloads it then gets no more of it.
+// this process knows its key: after a restart, nobody can read what is left of a file, nor a copy of it in a backup,
+// and the exports that had not ended are built again. Every message is compared with the clock when it is written. An
+// export ends when the first message in it expires, when one of its events or files is redacted, purged or deleted,
+// with the account, and after Lifetime; whoever downloads it then gets no more of it.
 //
 // The archive has a manifest with the hash of every file, signed with the key of the audit log (package archive).
 package export
@@ -40,6 +40,8 @@ const (
 	// maxExports bounds the exports at the same time, and maxSize the size in bytes of each.
 	maxExports = 20
 	maxSize    = 16 << 30
+	// maxBuilds is how often an archive is written if something in it is redacted or deleted meanwhile.
+	maxBuilds = 3
 	// sweepInterval is how often exports that have ended are removed from disk.
 	sweepInterval = time.Minute
 )
@@ -180,19 +182,33 @@ func (s *Service) Start(ctx context.Context, o Owner, user id.UserID, conversati
 	if err != nil || e == nil {
 		return s.Status(o), err
 	}
-	if err := s.opts.Audit.Record(ctx, "export of an account begun", "user", user, "by_administrator", o.Admin, "conversations", conversations); err != nil {
+	err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		if err := tx.PutExportRequest(e.request()); err != nil {
+			return err
+		}
+		return s.opts.Audit.Add(ctx, tx, "export of an account begun", "user", user, "by_administrator", o.Admin, "conversations", conversations)
+	})
+	if err != nil {
 		s.remove(e)
 		return Status{}, err
 	}
-	building, cancel := context.WithCancel(s.ctx)
+	s.launch(e)
+	return s.Status(o), nil
+}
+
+// launch builds an export in the background.
+func (s *Service) launch(e *export) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.ended {
+		return
+	}
+	building, cancel := context.WithCancel(s.ctx)
 	e.cancel = cancel
 	s.jobs.Go(func() {
 		defer cancel()
 		s.run(building, e)
 	})
-	s.mu.Unlock()
-	return s.Status(o), nil
 }
 
 // enter adds a new export. It returns nil if there is one that has not failed.
@@ -222,15 +238,16 @@ func (s *Service) run(ctx context.Context, e *export) {
 		return
 	}
 	begun := s.opts.Now()
-	err := s.build(ctx, e)
+	err := s.buildUnspoilt(ctx, e)
 	s.mu.Lock()
 	var useless *secretFile
+	failed := false
 	switch {
 	case ctx.Err() != nil || e.ended:
 		useless = e.detach()
 	case err != nil:
 		e.status.State, e.status.Problem = Failed, problemOf(err)
-		useless = e.detach()
+		useless, failed = e.detach(), true
 		s.opts.Log.Error("Cannot export an account", "user", e.user, "err", err)
 	default:
 		e.status.State, e.status.Size = Ready, e.file.at
@@ -238,8 +255,26 @@ func (s *Service) run(ctx context.Context, e *export) {
 	}
 	s.mu.Unlock()
 	s.discard(useless)
+	if failed {
+		s.forget(e.owner)
+	}
 	if _, err := s.check(ctx, e); err != nil && ctx.Err() == nil { // which also determines when it ends
 		s.opts.Log.Error("Cannot check an export", "user", e.user, "err", err)
+	}
+}
+
+// buildUnspoilt writes the archive. It writes it again if something in it was redacted or deleted meanwhile.
+func (s *Service) buildUnspoilt(ctx context.Context, e *export) error {
+	for n := 1; ; n++ {
+		err := s.build(ctx, e)
+		if err != nil || n == maxBuilds || !e.contents.isBroken() {
+			return err
+		}
+		s.mu.Lock()
+		useless := e.detach()
+		s.mu.Unlock()
+		s.discard(useless)
+		e.contents.reset()
 	}
 }
 
@@ -271,7 +306,7 @@ func (s *Service) discard(f *secretFile) {
 	}
 }
 
-// remove ends an export.
+// remove ends an export until the next start of the server.
 func (s *Service) remove(e *export) {
 	s.mu.Lock()
 	if s.exports[e.owner] == e {
@@ -305,8 +340,14 @@ func (s *Service) Drop(o Owner) {
 	e := s.exports[o]
 	s.mu.Unlock()
 	if e != nil {
-		s.remove(e)
+		s.end(e)
 	}
+}
+
+// end ends an export for good.
+func (s *Service) end(e *export) {
+	s.forget(e.owner)
+	s.remove(e)
 }
 
 // DropUser ends all exports of a user.
@@ -347,7 +388,7 @@ func (s *Service) check(ctx context.Context, e *export) (ok bool, err error) {
 	case err != nil:
 		return false, err
 	case !ok:
-		s.remove(e)
+		s.end(e)
 		return false, nil
 	}
 	s.mu.Lock()
@@ -451,8 +492,12 @@ func (g *guarded) ReadAt(p []byte, off int64) (int, error) {
 	return file.ReadAt(p, off)
 }
 
-// Run removes exports that have ended until ctx ends.
+// Run begins to build the exports again that had not ended when the server stopped, and removes those that have ended,
+// until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
+	if err := s.Resume(ctx); err != nil && ctx.Err() == nil {
+		s.opts.Log.Error("Cannot build exports again", "err", err)
+	}
 	tick := time.NewTicker(sweepInterval)
 	defer tick.Stop()
 	for {
@@ -467,7 +512,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// Close ends all exports and waits until they are not built any more.
+// Close ends all exports until the next start, and waits until they are not built any more.
 func (s *Service) Close() {
 	s.mu.Lock()
 	s.cancel()

@@ -18,6 +18,9 @@ func (s *Server) Accounts() *accounts.Service { return s.svc.accounts }
 // DB returns the database.
 func (s *Server) DB() *storage.DB { return s.svc.db }
 
+// ResumeExports begins to build the exports again that had not ended when the server stopped, as Run does by itself.
+func (s *Server) ResumeExports(ctx context.Context) error { return s.svc.export.Resume(ctx) }
+
 // DestroyDue destroys messages that are due and ask for it, as Run does by itself.
 func (s *Server) DestroyDue(ctx context.Context) error {
 	_, err := s.svc.redactions.StepDestructs(ctx)

@@ -467,6 +467,71 @@ func TestExportWithConversationsEndsWithTheMessagesOfOthers(t *testing.T) {
 	})
 }
 
+// TestExportsAreBuiltAgainAfterARestart stops the server while there is an export.
+func TestExportsAreBuiltAgainAfterARestart(t *testing.T) {
+	s := testserver.New(t, nil)
+	alice, bob := s.Register("alice"), s.Register("bob")
+	room := bob.Do("POST", "/v3/createRoom", obj{"preset": "public_chat"})["room_id"].(string)
+	alice.Do("POST", "/v3/join/"+url.PathEscape(room), obj{})
+	back := tell(bob, room, "taken back")
+	tell(bob, room, "stays")
+	status := func() export.Status {
+		t.Helper()
+		st, err := command[export.Status](t, s, "user export status", withConversations)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st
+	}
+	restart := func() {
+		t.Helper()
+		s.Reopen()
+		if st := status(); st.State != "" {
+			t.Errorf("before it is built again, the export is %+v", st)
+		}
+		if err := s.ResumeExports(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ready := func() map[string]string {
+		t.Helper()
+		eventually(t, time.Minute, "the export is built again", func() bool { return status().State == export.Ready })
+		archive, err := download(t, s, "alice")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return unzip(t, archive)
+	}
+	builtWith(t, s, withConversations)
+	restart()
+	if files := ready(); !anyContains(files, `"taken back"`) || !anyContains(files, `"stays"`) {
+		t.Error("the export that was built again has no messages of others")
+	}
+	s.Reopen()
+	bob.Do("PUT", "/v3/rooms/"+url.PathEscape(room)+"/redact/"+url.PathEscape(back)+"/r", obj{})
+	restart()
+	if files := ready(); anyContains(files, `"taken back"`) || !anyContains(files, `"stays"`) {
+		t.Error("the export that was built again is not as of the last start")
+	}
+	restart() // the third time
+	ready()
+	restart()
+	if st := status(); st.State != "" {
+		t.Errorf("after too many starts, the export is %+v", st)
+	}
+	for how, end := range map[string]func(){
+		"it was deleted": func() { control(t, s, "user export drop", obj{"user": "alice"}) },
+		"it is too old":  func() { s.Advance(export.Lifetime) },
+	} {
+		builtWith(t, s, withConversations)
+		end()
+		restart()
+		if st := status(); st.State != "" {
+			t.Errorf("%s, and after a start the export is %+v", how, st)
+		}
+	}
+}
+
 func anyContains(files map[string]string, text string) bool {
 	for _, content := range files {
 		if strings.Contains(content, text) {

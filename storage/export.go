@@ -158,3 +158,41 @@ WHERE room_nid = $1 AND sender_nid = $2 AND position > $3 AND readable = 1 AND r
 func (tx *Tx) ReadableOriginals(of KeptBy, after Pos, redactedAfter int64, limit int) ([]Original, error) {
 	return collect(tx, scanOriginal, readableOriginalsQuery, int64(of.Room), int64(of.Sender), int64(after), redactedAfter, limit)
 }
+
+// ExportRequest is an export of an account that somebody has asked for.
+type ExportRequest struct {
+	User          ident.UserNID
+	UserID        string // set by ExportRequests
+	Admin         bool   // an administrator has asked for it
+	Conversations bool   // with what others have written
+	RequestedTS   int64  // ms
+	Attempts      int64  // how many starts of the server have begun to build it again
+}
+
+const putExportRequestQuery = `INSERT INTO export_requests (user_nid, admin, conversations, requested_ts, attempts) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (user_nid, admin) DO UPDATE SET conversations = excluded.conversations, requested_ts = excluded.requested_ts, attempts = excluded.attempts`
+
+// PutExportRequest stores a request. It replaces an earlier one for the same user by the same side.
+func (tx *Tx) PutExportRequest(r ExportRequest) error {
+	_, err := tx.exec(putExportRequestQuery, int64(r.User), r.Admin, r.Conversations, r.RequestedTS, r.Attempts)
+	return err
+}
+
+// DeleteExportRequest deletes a request, if it is stored.
+func (tx *Tx) DeleteExportRequest(user ident.UserNID, admin bool) error {
+	_, err := tx.exec(`DELETE FROM export_requests WHERE user_nid = $1 AND admin = $2`, int64(user), admin)
+	return err
+}
+
+const exportRequestsQuery = `SELECT r.user_nid, u.user_id, r.admin, r.conversations, r.requested_ts, r.attempts
+FROM export_requests r JOIN users u ON u.nid = r.user_nid ORDER BY r.requested_ts, r.user_nid, r.admin LIMIT $1`
+
+// ExportRequests lists at most limit requests, the oldest first.
+func (tx *Tx) ExportRequests(limit int) ([]ExportRequest, error) {
+	return collect(tx, func(r Row) (e ExportRequest, err error) {
+		var admin, conversations int64
+		err = r.Scan(&e.User, &e.UserID, &admin, &conversations, &e.RequestedTS, &e.Attempts)
+		e.Admin, e.Conversations = admin != 0, conversations != 0
+		return e, err
+	}, exportRequestsQuery, limit)
+}

@@ -59,6 +59,9 @@ func (inv *invocation) exportUser(ctx context.Context, call caller, args adminap
 			return err
 		}
 	}
+	if status.State == "" {
+		return refusedError{errors.New("the export has ended, because something in it was redacted, deleted or expired; try again")}
+	}
 	if status.State != export.Ready {
 		return refusedError{fmt.Errorf("the export failed: %s", status.Problem)}
 	}
