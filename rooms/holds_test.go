@@ -104,3 +104,48 @@ func (h *house) row(eventID string) (row storage.EventRow, found bool) {
 	}))
 	return row, found
 }
+
+// A hold that is added while a purge runs counts from the next transaction on.
+func TestAHoldThatIsAddedDuringAPurgeKeepsTheRest(t *testing.T) {
+	eachHouse(t, func(h *house) {
+		alice := h.user("alice")
+		room := h.public(alice)
+		var sent []string
+		for range 9 {
+			sent = append(sent, string(h.say(alice, room, "said")))
+		}
+		h.keep(room, time.Minute)
+		h.now = h.now.Add(time.Hour)
+		rule, _ := h.rule(room)
+		nid, purged, kept := int64(0), 0, 0
+		for after, more := (PurgeCursor{}), true; more; {
+			p, err := h.svc.Purge(h.Context(), h.room(room), rule, after, 3)
+			h.ok(err)
+			purged, kept, after, more = purged+p.Events, kept+p.Kept, p.Next, p.More
+			if purged == 0 || nid != 0 {
+				continue // there are no messages among the first events
+			}
+			if kept != 0 {
+				t.Fatalf("%d messages were kept before there was a hold", kept)
+			}
+			nid = h.legalHold(CommittedHold{Room: h.room(room).NID()}, 0)
+		}
+		if purged == 0 || purged > 3 || purged+kept != len(sent) {
+			t.Fatalf("%d messages were purged and %d kept, want all from the next transaction on", purged, kept)
+		}
+		for i, e := range sent {
+			row, found := h.row(e)
+			if want := i >= purged; found != want || found && (row.Flags != storage.KeptEvent || !strings.Contains(string(row.JSON), "said")) {
+				t.Errorf("message %d: %v, %+v", i, found, row)
+			}
+		}
+		h.svc = h.open()
+		if n := h.purge(room); n != 0 {
+			t.Errorf("after a restart, %d held messages are purged", n)
+		}
+		h.legalHold(CommittedHold{Room: h.room(room).NID()}, nid)
+		if n := h.released(); n != kept {
+			t.Errorf("after the hold was lifted, %d messages are purged, want %d", n, kept)
+		}
+	})
+}

@@ -350,3 +350,76 @@ func TestFilesOfAHeldUserStayWhoeverSendsThem(t *testing.T) {
 		t.Errorf("after the hold was lifted again the message is in %v", files)
 	}
 }
+
+// TestWhatHangsOnHeldMessagesIsHiddenAndStays has messages with thumbnails, sticky events and delayed events expire
+// under a hold.
+func TestWhatHangsOnHeldMessagesIsHiddenAndStays(t *testing.T) {
+	s := testserver.New(t, nil)
+	first, second := admins(t, s)
+	alice := s.Register("alice")
+	room := alice.Do("POST", "/v3/createRoom", obj{"preset": "public_chat"})["room_id"].(string)
+	base := "/v3/rooms/" + url.PathEscape(room)
+	hold := first.Do("POST", holdsPath, obj{"room": room, "reason": "case 7", "review": inOneYear(s)})
+	uri, small := upload(alice, pngImage(t, 60)), upload(alice, pngImage(t, 20))
+	alice.Do("PUT", base+"/send/m.room.message/1", obj{"msgtype": "m.image", "body": "image-marker", "url": uri, "info": obj{"thumbnail_url": small}})
+	alice.Do("PUT", base+"/send/m.room.message/2"+stickyParam+"3000000", obj{"msgtype": "m.text", "body": "sticky-marker"})
+	alice.Do("PUT", base+"/send/m.room.message/3?org.matrix.msc4140.delay=1000", obj{"msgtype": "m.text", "body": "delayed-marker"})
+	s.Advance(2 * time.Second)
+	if err := s.SendDelayed(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	thumbnail := "/v1/media/thumbnail/" + strings.TrimPrefix(uri, "mxc://") + "?width=32&height=32&method=crop"
+	seen := func() (text string) {
+		for _, path := range []string{base + "/messages?dir=b&limit=100", "/v3/sync", base + "/initialSync"} {
+			text += fmt.Sprint(alice.Do("GET", path, nil))
+		}
+		return text
+	}
+	markers := []string{"image-marker", "sticky-marker", "delayed-marker"}
+	for _, m := range markers {
+		if !strings.Contains(seen(), m) {
+			t.Errorf("%s is not shown before it expires: the test proves nothing", m)
+		}
+	}
+	if status, _, _ := alice.Raw("GET", thumbnail, nil); status != 200 || !served(alice, small) {
+		t.Errorf("before they expire, the thumbnails are not served: %d", status)
+	}
+	files := mediaFiles(t, s)
+	alice.Do("PUT", base+"/state/m.room.retention", obj{"max_lifetime": 600_000})
+	s.Advance(time.Hour / 2)
+	for _, when := range []string{"after they have expired", "after a purge", "after a restart and a purge"} {
+		if when != "after they have expired" {
+			control(t, s, "purge now", obj{"all": true})
+		}
+		if text := seen(); strings.Contains(text, "-marker") {
+			t.Errorf("%s, what is held is shown: %s", when, text)
+		}
+		for _, m := range markers {
+			if len(s.FilesWith(m)) == 0 {
+				t.Errorf("%s, %s is not on disk", when, m)
+			}
+		}
+		if status, _, _ := alice.Raw("GET", thumbnail, nil); status != 404 || served(alice, uri) || served(alice, small) {
+			t.Errorf("%s, the files are served, the thumbnail with %d", when, status)
+		}
+		if n := mediaFiles(t, s); n != files {
+			t.Errorf("%s, %d files are on disk, want %d", when, n, files)
+		}
+		if when == "after a purge" {
+			s.Reopen()
+		}
+	}
+	if got := exportedHold(t, s, first, hold["id"]); !anyContains(got, "sticky-marker") || !anyContains(got, "delayed-marker") || !anyContains(got, string(pngImage(t, 20))) {
+		t.Error("the export of the hold lacks something that the hold keeps")
+	}
+	lift(first, second, hold["id"])
+	control(t, s, "purge now", obj{})
+	for _, m := range markers {
+		if found := s.FilesWith(m); len(found) > 0 {
+			t.Errorf("after the hold was lifted, %s is in %v", m, found)
+		}
+	}
+	if n := mediaFiles(t, s); n != 0 {
+		t.Errorf("after the hold was lifted, %d files are left", n)
+	}
+}
