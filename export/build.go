@@ -372,6 +372,9 @@ func (b *builder) lives(m *storage.SweptMedia) (bool, error) {
 				return true, nil
 			}
 			room, err := b.s.opts.Rooms.RoomByNID(b.ctx, ref.Room)
+			if errors.Is(err, rooms.ErrNoRoom) { // it is being removed, and its messages with it
+				continue
+			}
 			if err != nil {
 				return false, err
 			}

@@ -377,6 +377,9 @@ func (s *Service) Sweep(ctx context.Context) error {
 // check ends an export if it may not be given out any more. It reports whether it may, and updates when it ends.
 func (s *Service) check(ctx context.Context, e *export) (ok bool, err error) {
 	until, err := s.until(ctx, e)
+	if errors.Is(err, rooms.ErrNoRoom) { // it was removed from this server
+		until, err = time.Time{}, nil
+	}
 	if err != nil {
 		return false, err
 	}

@@ -2,6 +2,7 @@ package export
 
 import (
 	"encoding/json"
+	"errors"
 	"math"
 	"slices"
 	"strings"
@@ -262,6 +263,9 @@ func (b *builder) rooms() error {
 				return err
 			}
 			for i, o := range forms {
+				if o == nil {
+					continue
+				}
 				if text := invites[part[i].Room]; text != "" {
 					o["state_shown_with_invite"] = asJSON(text)
 				}
@@ -299,6 +303,9 @@ func (b *builder) memberEvents(members []rooms.RoomMembership) ([]object, error)
 	forms := make([]object, len(members))
 	for i, m := range members {
 		room, err := b.s.opts.Rooms.RoomByNID(b.ctx, m.Room)
+		if errors.Is(err, rooms.ErrNoRoom) { // it was removed meanwhile
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

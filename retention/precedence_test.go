@@ -57,16 +57,8 @@ func fateCases() (all []fateCase) {
 	return all
 }
 
-// user returns a local user.
-func (f *fixture) user(userID id.UserID) ident.Requester {
-	f.Helper()
-	nid, err := f.opts.Rooms.UserNID(f.Context(), userID)
-	f.ok(err)
-	return ident.Requester{UserNID: nid, UserID: userID}
-}
-
-// hold adds a legal hold on a room.
-func (f *fixture) hold(room ident.RoomNID) {
+// holdRoom adds a legal hold on a room.
+func (f *fixture) holdRoom(room ident.RoomNID) {
 	f.Helper()
 	f.ok(f.opts.DB.Enqueue(storage.Write{
 		Do: func(tx *storage.Tx) error {
@@ -176,7 +168,7 @@ func TestPrecedenceOfWhatKeepsAndRemovesMessages(t *testing.T) {
 			}
 			f.ok(f.opts.Rooms.SetRetentionOverride(t.Context(), m.room, &policy))
 			if m.held {
-				f.hold(r.NID())
+				f.holdRoom(r.NID())
 			}
 		}
 		f.ok(f.opts.Rooms.Erase(t.Context(), eve.UserNID))

@@ -144,25 +144,22 @@ func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate,
 // their redacted form has, except for the keys of third-party invites. Those that a legal hold covers are only hidden;
 // graph.LoadEvent redacts them.
 func (s *Service) purgeState(p *purging, batch []storage.PurgeCandidate, rule expiry.PurgeRule) error {
-	fates := map[storage.Pos]expiry.Fate{}
-	var old []storage.Pos
+	var old, gone []storage.Pos
 	for _, c := range batch {
-		if !c.IsState || c.Flags&(storage.SkeletonEvent|storage.OutlierEvent) != 0 || c.Flags&storage.KeptEvent == 0 && !rule.Covers(c.OriginTS, c.ReceivedTS) {
-			continue
+		if c.IsState && c.Flags&(storage.SkeletonEvent|storage.OutlierEvent) == 0 && (c.Flags&storage.KeptEvent != 0 || rule.Covers(c.OriginTS, c.ReceivedTS)) {
+			old = append(old, c.Position)
 		}
-		fates[c.Position], old = s.fateOf(p.room, c, rule), append(old, c.Position)
 	}
 	superseded, err := p.tx.Superseded(old, typeThirdPartyInvite)
 	if err != nil {
 		return err
 	}
-	var gone []storage.Pos
 	for _, c := range batch {
-		switch fate := fates[c.Position]; {
+		switch {
 		case !superseded[c.Position] || slices.Contains(p.ends, c.Position):
-		case fate.Gone():
+		case s.fateOf(p.room, c, rule).Gone():
 			gone = append(gone, c.Position)
-		case fate == expiry.StaysHeld && c.Flags&storage.KeptEvent == 0:
+		case c.Flags&storage.KeptEvent == 0:
 			p.keep(c)
 		}
 	}
@@ -179,8 +176,7 @@ func (p *purging) reduceState(positions []storage.Pos) error {
 		if err := skeletonize(p.tx, p.room.version, &rows[i]); err != nil {
 			return err
 		}
-		p.gone = append(p.gone, rows[i].Position)
-		p.purged++
+		p.gone, p.purged = append(p.gone, rows[i].Position), p.purged+1
 	}
 	return nil
 }
@@ -207,11 +203,10 @@ type purging struct {
 
 // remove deletes a message. If the graph needs it, or if it is a state event, remove reduces it to a skeleton.
 func (p *purging) remove(c storage.PurgeCandidate) error {
-	if c.IsState {
-		return p.reduceState([]storage.Pos{c.Position})
-	}
 	needed, skeleton := slices.Contains(p.ends, c.Position), c.Flags&storage.SkeletonEvent != 0
 	switch {
+	case c.IsState:
+		return p.reduceState([]storage.Pos{c.Position})
 	case needed && skeleton:
 		return nil
 	case needed:
