@@ -259,6 +259,24 @@ func TestAccountsForWhichAPasswordIsNotEnoughConfirmOnThePage(t *testing.T) {
 	}
 }
 
+// Whoever has a device and knew the password may have approved a request that was not sent yet.
+func TestApprovalsEndWithThePassword(t *testing.T) {
+	l := newPageLab(t, gate.Policy{})
+	c, user := l.web("alice", "PHONE"), l.user("alice")
+	c.Do("POST", keysPath, crossSigningKeys(t, c.User))
+	wanted := crossSigningKeys(t, c.User)
+	session, _, _ := l.ask(c, "POST", keysPath, wanted)
+	if err := l.Accounts().Decide(t.Context(), user, session, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Accounts().SetPassword(t.Context(), id.UserID(c.User), "another long password", accounts.PasswordChange{}); err != nil {
+		t.Fatal(err)
+	}
+	if next, _, _ := l.ask(c, "POST", keysPath, withSession(wanted, session)); next == session {
+		t.Error("the approval is still good")
+	}
+}
+
 // A session from before the second factor cannot sign in another device. Its user must not be asked to approve that.
 func TestUsersAreNotAskedToApproveALoginTokenThatIsRefused(t *testing.T) {
 	l := newPageLab(t, gate.Policy{MFA: gate.Optional})

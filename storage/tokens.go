@@ -184,12 +184,13 @@ func (tx *Tx) DeleteLoginTokensExcept(user ident.UserNID, browser string) error 
 	return tx.EndBrowsers(user, browser)
 }
 
-// EndBrowsers deletes a user's sessions in browsers, except the one of the given hash, and the codes that the user has
-// approved there.
+// EndBrowsers deletes a user's sessions in browsers, except the one of the given hash, and the codes and the requests
+// of clients that were approved in any of them and have not been used.
 func (tx *Tx) EndBrowsers(user ident.UserNID, except string) error {
 	for _, q := range []string{
 		`DELETE FROM oauth_codes WHERE user_nid = $1`,
 		`DELETE FROM oauth_device_codes WHERE user_nid = $1`,
+		`DELETE FROM approvals WHERE user_nid = $1 AND approved_ts > 0`,
 	} {
 		if _, err := tx.exec(q, int64(user)); err != nil {
 			return err
