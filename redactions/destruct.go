@@ -22,6 +22,9 @@ const (
 	// maxReaders bounds the members of a room in which messages are destroyed after everybody has read them. In large
 	// rooms somebody never reads, and each receipt would cause a search for them.
 	maxReaders = 1000
+	// maxWaitingRooms bounds the rooms of which memory knows that messages wait there to be read. Beyond it, receipts
+	// in every room cause a check.
+	maxWaitingRooms = 10_000
 	// destructPause is the time between two steps, so that a burst of receipts causes one check, and others' sends do
 	// not suffer. maxDestructPause bounds how long Run waits, since the system clock may be changed.
 	destructPause    = 100 * time.Millisecond
@@ -36,9 +39,10 @@ type destructs struct {
 	stepping sync.Mutex // held during a step; guards loaded; taken before mu
 	loaded   bool       // whether the rooms from before the start are known
 
-	mu    sync.Mutex // guards the fields below; a leaf lock
-	any   bool       // whether there may be such messages at all
-	rooms map[ident.RoomNID]struct{}
+	mu      sync.Mutex                 // guards the fields below; a leaf lock
+	waiting map[ident.RoomNID]struct{} // rooms in which such messages may wait to be read
+	more    bool                       // there may be others, for which waiting has no space
+	rooms   map[ident.RoomNID]struct{} // rooms that must be checked
 }
 
 // committed is the rooms.Listener that finds out about messages that ask to be destroyed, and about receipts and
@@ -47,11 +51,14 @@ func (d *destructs) committed(c *rooms.Commit) {
 	if !c.SelfDestructs && len(c.Receipts)+len(c.Members) == 0 || c.Room == nil {
 		return
 	}
+	nid := c.Room.NID()
 	d.mu.Lock()
-	d.any = d.any || c.SelfDestructs
-	wake := d.any
-	if wake {
-		d.rooms[c.Room.NID()] = struct{}{}
+	if c.SelfDestructs {
+		d.wait(nid)
+	}
+	_, wake := d.waiting[nid]
+	if wake = wake || d.more; wake {
+		d.rooms[nid] = struct{}{}
 	}
 	d.mu.Unlock()
 	if wake {
@@ -59,6 +66,25 @@ func (d *destructs) committed(c *rooms.Commit) {
 		case d.wake <- struct{}{}:
 		default: // it has been woken already
 		}
+	}
+}
+
+// wait records that messages may wait to be read in a room. The caller holds mu.
+func (d *destructs) wait(nid ident.RoomNID) {
+	if _, known := d.waiting[nid]; !known && len(d.waiting) >= maxWaitingRooms {
+		d.more = true
+		return
+	}
+	d.waiting[nid] = struct{}{}
+}
+
+// forget records that a check has found no message that waits in a room. A commit since take, which the check may not
+// have seen, has added the room to rooms again: then the next check decides.
+func (d *destructs) forget(nid ident.RoomNID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, changed := d.rooms[nid]; !changed {
+		delete(d.waiting, nid)
 	}
 }
 
@@ -97,7 +123,9 @@ func (s *Service) loadDestructs(ctx context.Context) error {
 			after = list[len(list)-1]
 		}
 		s.destructs.mu.Lock()
-		s.destructs.any = s.destructs.any || len(list) > 0
+		for _, nid := range list {
+			s.destructs.wait(nid)
+		}
 		s.destructs.mu.Unlock()
 		s.destructs.again(list)
 	}
@@ -165,6 +193,7 @@ func (s *Service) destroyDue(ctx context.Context) (next int64, err error) {
 // they have not read later ones of the same sender either.
 func (s *Service) noteRead(ctx context.Context, nid ident.RoomNID) error {
 	var read []storage.SelfDestruct
+	waits := true
 	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		if n, err := tx.MembersUpTo(nid, maxReaders+1); err != nil || n > maxReaders {
 			return err
@@ -172,6 +201,7 @@ func (s *Service) noteRead(ctx context.Context, nid ident.RoomNID) error {
 		for sender, after := ident.UserNID(0), storage.Pos(0); ; {
 			d, found, err := tx.NextUnread(nid, sender, after)
 			if err != nil || !found {
+				waits = sender != 0
 				return err
 			}
 			all, err := tx.ReadByAll(&d)
@@ -184,6 +214,9 @@ func (s *Service) noteRead(ctx context.Context, nid ident.RoomNID) error {
 			}
 		}
 	})
+	if err == nil && !waits {
+		s.destructs.forget(nid)
+	}
 	if err != nil || len(read) == 0 {
 		return err
 	}

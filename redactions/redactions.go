@@ -99,7 +99,7 @@ func New(o Options) *Service {
 		o.Window = ownWindow
 	}
 	s := &Service{opts: o, wake: make(chan struct{}, 1), wakeOwn: make(chan struct{}, 1)}
-	s.destructs = destructs{wake: make(chan struct{}, 1), rooms: map[ident.RoomNID]struct{}{}}
+	s.destructs = destructs{wake: make(chan struct{}, 1), waiting: map[ident.RoomNID]struct{}{}, rooms: map[ident.RoomNID]struct{}{}}
 	o.Commits.Subscribe(s.destructs.committed)
 	return s
 }
