@@ -5,6 +5,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,7 +50,7 @@ func TestADownloadDuringWhichTheMessageExpires(t *testing.T) {
 	}
 	alice.Refused("GET", path, nil, 404, "M_NOT_FOUND")
 	rest, err := io.ReadAll(resp.Body)
-	if got := append(first, rest...); err == nil && !bytes.Equal(got, content) {
+	if got := slices.Concat(first, rest); err == nil && !bytes.Equal(got, content) {
 		t.Errorf("the download ends without an error after %d of %d bytes, or with other content", len(got), len(content))
 	}
 	if n := mediaFiles(t, s); n != 0 {
