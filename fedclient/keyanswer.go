@@ -140,7 +140,7 @@ func (k *KeyRing) Vouch(ctx context.Context, wanted map[string]int64) ([]json.Ra
 			stale = append(stale, server)
 		}
 	}
-	k.askServers(ctx, stale)
+	_, _ = k.askServers(ctx, stale) // what cannot be had is missing below
 	for server := range wanted {
 		raw, err := k.vouch(ctx, server)
 		if err != nil {

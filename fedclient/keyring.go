@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -30,6 +31,8 @@ const (
 	// name nonexistent keys therefore cost no more than that.
 	keyAgain    = 30 * time.Second
 	maxKeyRetry = 10 * time.Minute
+	// outagePause is the time after which a server is asked again whose keys could not be stored.
+	outagePause = 5 * time.Second
 	// keyTime is how long a server may take to respond.
 	keyTime = 10 * time.Second
 	// maxKeysPerServer bounds the stored keys of one server.
@@ -73,8 +76,9 @@ type KeyRing struct {
 
 // serverKeys holds the known keys of one server.
 type serverKeys struct {
-	keys map[id.KeyID]storage.ServerKey
-	ask  keyed.Retry
+	keys   map[id.KeyID]storage.ServerKey
+	ask    keyed.Retry
+	outage error // why the keys that were last fetched could not be stored, if the database could not be used
 }
 
 // NewKeyRing returns a KeyRing. It asks notaries for the keys of servers that do not respond. old returns the former
@@ -95,54 +99,70 @@ func (k *KeyRing) now() time.Time    { return k.client.opts.Now() }
 // Keys returns those of the wanted keys that can be found and are valid at the wanted times. Servers are asked in
 // parallel, each once.
 func (k *KeyRing) Keys(ctx context.Context, wants []KeyWant) map[KeyWant]ed25519.PublicKey {
-	found := make(map[KeyWant]ed25519.PublicKey, len(wants))
-	lacking := k.fill(ctx, found, wants)
-	if len(lacking) == 0 {
-		return found
-	}
-	asked := k.askServers(ctx, slices.Collect(maps.Keys(lacking)))
-	lacking = k.fill(ctx, found, wants)
-	maps.DeleteFunc(lacking, func(server string, _ []KeyWant) bool { return !asked[server] })
-	if len(lacking) > 0 && len(k.notaries) > 0 {
-		k.askNotaries(ctx, slices.Collect(maps.Keys(lacking)))
-		k.fill(ctx, found, wants)
-	}
+	found, _ := k.find(ctx, wants)
 	return found
 }
 
-// fill adds the known keys to found, and returns the missing ones by server.
-func (k *KeyRing) fill(ctx context.Context, found map[KeyWant]ed25519.PublicKey, wants []KeyWant) (lacking map[string][]KeyWant) {
+// find is like Keys. It returns an error if keys are missing because the database cannot be used.
+func (k *KeyRing) find(ctx context.Context, wants []KeyWant) (found map[KeyWant]ed25519.PublicKey, err error) {
+	found = make(map[KeyWant]ed25519.PublicKey, len(wants))
+	lacking, err := k.fill(ctx, found, wants)
+	if err != nil || len(lacking) == 0 {
+		return found, err
+	}
+	asked, err := k.askServers(ctx, slices.Collect(maps.Keys(lacking)))
+	lacking, fillErr := k.fill(ctx, found, wants)
+	if len(lacking) == 0 {
+		return found, fillErr
+	}
+	maps.DeleteFunc(lacking, func(server string, _ []KeyWant) bool { return !asked[server] })
+	if len(lacking) > 0 && len(k.notaries) > 0 {
+		k.askNotaries(ctx, slices.Collect(maps.Keys(lacking)))
+		_, fillErr = k.fill(ctx, found, wants)
+	}
+	return found, errors.Join(err, fillErr)
+}
+
+// fill adds the known keys to found, and returns the missing ones by server. It returns an error if the database cannot
+// be used.
+func (k *KeyRing) fill(ctx context.Context, found map[KeyWant]ed25519.PublicKey, wants []KeyWant) (lacking map[string][]KeyWant, outage error) {
 	lacking = map[string][]KeyWant{}
 	for _, want := range wants {
 		if found[want] != nil {
 			continue
 		}
-		if key, ok := k.known(ctx, want); ok {
+		key, ok, err := k.known(ctx, want)
+		switch {
+		case ok:
 			found[want] = key
-		} else if want.Server != k.client.opts.Server {
+		case storage.IsOutage(err):
+			outage = err
+		case want.Server != k.client.opts.Server:
 			lacking[want.Server] = append(lacking[want.Server], want)
 		}
 	}
-	return lacking
+	return lacking, outage
 }
 
 // known looks up a key in memory and in the database.
-func (k *KeyRing) known(ctx context.Context, want KeyWant) (ed25519.PublicKey, bool) {
+func (k *KeyRing) known(ctx context.Context, want KeyWant) (key ed25519.PublicKey, found bool, err error) {
 	if want.Server == k.client.opts.Server {
-		return k.own(want)
+		key, found = k.own(want)
+		return key, found, nil
 	}
 	s, err := k.server(ctx, want.Server)
 	if err != nil {
 		k.cannotRead(ctx, want.Server, err)
-		return nil, false
+		return nil, false, err
 	}
 	k.mu.Lock()
-	key, ok := s.keys[want.KeyID]
+	stored, found := s.keys[want.KeyID]
 	k.mu.Unlock()
-	if !ok || want.At > key.GoodUntil && want.At != 0 {
-		return nil, false
+	if !found || want.At > stored.GoodUntil && want.At != 0 {
+		return nil, false, nil
 	}
-	return decodeKey(key.PublicKey)
+	key, found = decodeKey(stored.PublicKey)
+	return key, found, nil
 }
 
 // cannotRead logs a database error, unless ctx has ended.
@@ -181,8 +201,8 @@ func (k *KeyRing) server(ctx context.Context, name string) (*serverKeys, error) 
 }
 
 // askServers asks servers for their keys in parallel and returns the servers that it asked. It does not ask a server
-// that was asked recently.
-func (k *KeyRing) askServers(ctx context.Context, servers []string) (asked map[string]bool) {
+// that was asked recently. It returns an error if keys could not be stored because the database cannot be used.
+func (k *KeyRing) askServers(ctx context.Context, servers []string) (asked map[string]bool, outage error) {
 	asked = map[string]bool{}
 	var mu sync.Mutex
 	var all sync.WaitGroup
@@ -191,47 +211,56 @@ func (k *KeyRing) askServers(ctx context.Context, servers []string) (asked map[s
 		case k.fetches <- struct{}{}:
 		case <-ctx.Done():
 			all.Wait()
-			return asked
+			return asked, outage
 		}
 		all.Go(func() {
 			defer func() { <-k.fetches }()
-			if k.refresh(ctx, server) {
-				mu.Lock()
-				defer mu.Unlock()
+			done, err := k.refresh(ctx, server)
+			mu.Lock()
+			defer mu.Unlock()
+			if done {
 				asked[server] = true
+			}
+			if err != nil {
+				outage = err
 			}
 		})
 	}
 	all.Wait()
-	return asked
+	return asked, outage
 }
 
-// refresh asks a server for its keys unless the server was asked recently. Concurrent calls share one request.
-func (k *KeyRing) refresh(ctx context.Context, server string) (asked bool) {
+// refresh asks a server for its keys unless the server was asked recently. Concurrent calls share one request. It
+// returns an error if the keys could not be stored because the database cannot be used.
+func (k *KeyRing) refresh(ctx context.Context, server string) (asked bool, outage error) {
 	flight := k.flight.DoChan(server, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keyTime)
 		defer cancel()
-		return k.ask(ctx, server), nil
+		return k.ask(ctx, server)
 	})
 	select {
 	case result := <-flight:
-		return result.Val.(bool)
+		return result.Val.(bool), result.Err
 	case <-ctx.Done():
-		return false
+		return false, nil
 	}
 }
 
-func (k *KeyRing) ask(ctx context.Context, server string) (asked bool) {
+// ask is refresh without sharing the request.
+func (k *KeyRing) ask(ctx context.Context, server string) (asked bool, outage error) {
 	s, err := k.server(ctx, server)
+	if storage.IsOutage(err) {
+		return false, err
+	}
 	if err != nil {
 		k.cannotRead(ctx, server, err)
-		return false
+		return false, nil
 	}
 	k.mu.Lock()
-	due := s.ask.Due(k.now())
+	due, outage := s.ask.Due(k.now()), s.outage
 	k.mu.Unlock()
 	if !due {
-		return false
+		return false, outage
 	}
 	raw, err := k.client.ServerKeys(ctx, server)
 	if err == nil {
@@ -239,13 +268,18 @@ func (k *KeyRing) ask(ctx context.Context, server string) (asked bool) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if s.outage = nil; storage.IsOutage(err) {
+		s.outage = err
+		s.ask.Succeeded(k.now(), outagePause)
+		return false, err
+	}
 	if err == nil {
 		s.ask.Succeeded(k.now(), keyAgain)
-		return true
+		return true, nil
 	}
 	k.log().DebugContext(ctx, "could not fetch the keys of a server", "server", server, "err", err)
 	s.ask.Failed(k.now(), keyBackoff)
-	return true
+	return true, nil
 }
 
 // askNotaries asks every notary about all the servers.

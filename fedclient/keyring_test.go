@@ -259,7 +259,7 @@ func TestNotariesAnswerForUnreachableServers(t *testing.T) {
 		t.Errorf("the notary was asked about %v, not once about all three", about)
 	}
 	unasked := KeyWant{Server: "unasked.test", KeyID: "ed25519:1"}
-	if _, known := k.known(t.Context(), unasked); known {
+	if _, known, _ := k.known(t.Context(), unasked); known {
 		t.Error("a notary tells of servers that nobody asked about")
 	}
 }
@@ -276,7 +276,7 @@ func TestNotaryCannotRevokeOrReplaceKeysFromTheServer(t *testing.T) {
 	if err := k.keep(t.Context(), "a.test", signed(t, l.said("a.test", former), former), false); err != nil {
 		t.Fatal(err)
 	}
-	if _, known := k.known(t.Context(), KeyWant{Server: "a.test", KeyID: "ed25519:0", At: l.clock().UnixMilli()}); known {
+	if _, known, _ := k.known(t.Context(), KeyWant{Server: "a.test", KeyID: "ed25519:0", At: l.clock().UnixMilli()}); known {
 		t.Error("a former key is good again because of an old answer")
 	}
 	if !has(t, k, a.want(time.Minute)) {

@@ -48,7 +48,8 @@ type claimed struct {
 
 // Claim checks everything about the signatures of a request for which the body is not needed, so that an invalid header
 // cannot make this server read and canonicalise a body. Each header has one signature. If headers name several servers,
-// all but those of the first server are ignored. Errors wrap ErrUnauthorized or ErrKeptOut.
+// all but those of the first server are ignored. Errors wrap ErrUnauthorized or ErrKeptOut, unless the database cannot
+// be used.
 // Spec: server-server-api#request-authentication
 func (k *KeyRing) Claim(ctx context.Context, headers http.Header) (*Claim, error) {
 	err := fmt.Errorf("%w: no Authorization header", ErrUnauthorized)
@@ -90,7 +91,8 @@ func (k *KeyRing) parseSignature(header string) (s claimed, err error) {
 	return s, nil
 }
 
-// findKeys looks up the keys of the signatures, and drops signatures whose keys cannot be found.
+// findKeys looks up the keys of the signatures, and drops signatures whose keys cannot be found. If the database cannot
+// be used, its error does not wrap ErrUnauthorized.
 func (c *Claim) findKeys(ctx context.Context) error {
 	now := c.ring.now().UnixMilli()
 	want := func(s claimed) KeyWant { return KeyWant{Server: s.Origin, KeyID: id.KeyID(s.Key), At: now} }
@@ -98,8 +100,11 @@ func (c *Claim) findKeys(ctx context.Context) error {
 	for _, s := range c.signatures {
 		wants = append(wants, want(s))
 	}
-	keys := c.ring.Keys(ctx, wants)
+	keys, err := c.ring.find(ctx, wants)
 	c.signatures = slices.DeleteFunc(c.signatures, func(s claimed) bool { return keys[want(s)] == nil })
+	if len(c.signatures) == 0 && err != nil {
+		return err
+	}
 	if len(c.signatures) == 0 {
 		return fmt.Errorf("%w: %w: %.100q of %s", ErrUnauthorized, ErrNoKey, wants[0].KeyID, c.Origin)
 	}

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"ebb/storage"
 )
 
 // verifyRequest verifies a request in the order in which the server does: the headers first, then the body.
@@ -175,6 +177,33 @@ func TestOnlySignaturesOfOneServerAreChecked(t *testing.T) {
 	}
 	if _, err := k.Claim(t.Context(), http.Header{"Authorization": {header("a.test", "ed25519:other")}}); !errors.Is(err, ErrNoKey) || !errors.Is(err, ErrUnauthorized) {
 		t.Errorf("a key that nobody has: %v", err)
+	}
+}
+
+// A request must not be refused for good because this server cannot use its database.
+func TestSignaturesAreNotJudgedWhileTheDatabaseCannotBeUsed(t *testing.T) {
+	l := newLab(t)
+	a := l.keyServer(1, "a.test")
+	k := l.ring(l.client("me.test", nil))
+	header := XMatrix{Origin: "a.test", Destination: "me.test", Key: string(a.signer.KeyID), Signature: base64.RawStdEncoding.EncodeToString(make([]byte, 64))}
+	claim := func() error {
+		_, err := k.Claim(t.Context(), http.Header{"Authorization": {header.String()}})
+		return err
+	}
+	if err := claim(); err != nil {
+		t.Fatal(err)
+	}
+	l.advance(2 * KeyLife) // the key must be fetched and stored again
+	if err := k.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time, the server is not asked
+		if err := claim(); !storage.IsOutage(err) || errors.Is(err, ErrUnauthorized) {
+			t.Errorf("the request is refused: %v", err)
+		}
+	}
+	if n := a.asked.Load(); n != 2 {
+		t.Errorf("the server was asked for its keys %d times", n)
 	}
 }
 

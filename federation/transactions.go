@@ -87,10 +87,10 @@ func (a *API) sendTransaction(r *httpapi.Request) (any, error) {
 		ctx, cancel := context.WithTimeout(ctx, transactionTime)
 		defer cancel()
 		receipts, others := a.sortEDUs(body.EDUs)
-		a.receiveEDUs(ctx, r.Server, others) // to-device messages need not wait for events
+		othersErr := a.receiveEDUs(ctx, r.Server, others) // to-device messages need not wait for events
 		answer, err := a.receivePDUs(ctx, r.Server, body.PDUs)
-		a.receiveEDUs(ctx, r.Server, receipts) // receipts may refer to events of the same transaction
-		return answer, err
+		receiptsErr := a.receiveEDUs(ctx, r.Server, receipts) // receipts may refer to events of the same transaction
+		return answer, errors.Join(err, othersErr, receiptsErr)
 	})
 }
 
@@ -201,9 +201,10 @@ func (a *API) sortEDUs(raws []json.RawMessage) (receipts, others []ephemeral) {
 	return receipts, others
 }
 
-// receiveEDUs passes ephemeral data to the handlers of its types.
+// receiveEDUs passes ephemeral data to the handlers of its types. If it returns an error, this server could not store
+// some of it, such as messages between devices, and the other server has to send it again.
 // Spec: server-server-api#edus
-func (a *API) receiveEDUs(ctx context.Context, origin string, edus []ephemeral) {
+func (a *API) receiveEDUs(ctx context.Context, origin string, edus []ephemeral) (failed error) {
 	for _, edu := range edus {
 		take := a.EDUs[edu.Type]
 		if take == nil {
@@ -213,10 +214,14 @@ func (a *API) receiveEDUs(ctx context.Context, origin string, edus []ephemeral) 
 		if err := take(ctx, origin, edu.Content); err != nil {
 			edusTotal.WithLabelValues("refused").Inc()
 			a.Log.DebugContext(ctx, "Cannot process received ephemeral data", "type", edu.Type, "server", origin, "err", err)
+			if storage.IsOutage(err) {
+				failed = err
+			}
 			continue
 		}
 		edusTotal.WithLabelValues("accepted").Inc()
 	}
+	return failed
 }
 
 type transactionKey struct{ server, txn string }

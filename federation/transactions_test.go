@@ -2,8 +2,10 @@ package federation
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -11,6 +13,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/mxerr"
+	"ebb/storage"
 )
 
 // working returns a work function that waits for release and then returns its number.
@@ -85,6 +88,24 @@ func TestFailedTransactionsAreNotCached(t *testing.T) {
 	_, err := tr.once(t.Context(), transactionKey{"a", "1"}, func() (transactionAnswer, error) { worked = true; return transactionAnswer{}, nil })
 	if err != nil || !worked {
 		t.Errorf("again: %v %v", worked, err)
+	}
+}
+
+// Messages between devices arrive as EDUs, and must not be confirmed unless they are stored.
+func TestEDUsThatCannotBeStoredFailTheTransaction(t *testing.T) {
+	handled := 0
+	returning := func(err error) EDU {
+		return func(context.Context, string, json.RawMessage) error { handled++; return err }
+	}
+	a := &API{Log: slog.New(slog.DiscardHandler), EDUs: map[string]EDU{
+		"good": returning(nil), "bad": returning(mxerr.Forbidden("no")), "unstored": returning(fmt.Errorf("a write: %w", storage.ErrFull)),
+	}}
+	list := []ephemeral{{Type: "good"}, {Type: "bad"}, {Type: "unknown"}}
+	if err := a.receiveEDUs(t.Context(), "a.test", list); err != nil {
+		t.Errorf("one of them is invalid: %v", err)
+	}
+	if err := a.receiveEDUs(t.Context(), "a.test", append([]ephemeral{{Type: "unstored"}}, list...)); !errors.Is(err, storage.ErrFull) || handled != 5 {
+		t.Errorf("one cannot be stored: %v, %d were handled", err, handled)
 	}
 }
 

@@ -192,6 +192,9 @@ func (s *Server) unknown(err error) *mxerr.Error {
 	if errors.Is(err, storage.ErrKeys) {
 		return mxerr.New(http.StatusServiceUnavailable, mxerr.CodeUnknown, "The server cannot use the keys of its messages at the moment; its administrator finds out why by ebb doctor").Because(err)
 	}
+	if errors.Is(err, storage.ErrAway) {
+		return mxerr.New(http.StatusServiceUnavailable, mxerr.CodeUnknown, "The server cannot reach its database at the moment").Because(err)
+	}
 	return mxerr.New(http.StatusInternalServerError, mxerr.CodeUnknown, "Internal server error").Because(err)
 }
 

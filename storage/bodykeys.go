@@ -33,7 +33,7 @@ var ErrKeys = sealing.ErrKeys
 // IsOutage reports whether an error means that the database cannot store or read anything at the moment, whatever it
 // is.
 func IsOutage(err error) bool {
-	return errors.Is(err, ErrFull) || errors.Is(err, ErrClosed) || errors.Is(err, ErrKeys)
+	return errors.Is(err, ErrFull) || errors.Is(err, ErrClosed) || errors.Is(err, ErrKeys) || errors.Is(err, ErrAway)
 }
 
 const anyEventQuery = `SELECT 1 FROM events LIMIT 1`

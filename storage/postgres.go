@@ -26,6 +26,12 @@ func (postgresDialect) rowKey() string { return "BIGINT PRIMARY KEY" }
 // lock takes no lock on a file. On PostgreSQL, takeLock takes a lock in the database instead.
 func (postgresDialect) lock() (filelock.Lock, error) { return filelock.Lock{}, nil }
 
+// ErrAway means that PostgreSQL cannot be reached, or that the connection to it was lost. It is not known whether a
+// write that was being committed took effect.
+var ErrAway = errors.New("storage: the database cannot be reached")
+
+func away(err error) error { return fmt.Errorf("%w: %w", ErrAway, err) }
+
 // pgTimeout bounds a statement. On a connection that died silently the committer would wait for hours.
 const pgTimeout = 30 * time.Second
 
@@ -40,7 +46,7 @@ func (d postgresDialect) openWriter(ctx context.Context) (conn, error) {
 	}
 	sc, err := db.Conn(ctx)
 	if err != nil {
-		return nil, errors.Join(err, db.Close())
+		return nil, errors.Join(away(err), db.Close())
 	}
 	c := &pgConn{c: sc, db: db, sealer: d.sealer}
 	if err := errors.Join(c.checkSettings(), run(c, `SET synchronous_commit = on`), c.takeLock(ctx)); err != nil {
@@ -110,6 +116,9 @@ func (d postgresDialect) openReaders(n int) (readers, error) {
 func (p pgReaders) take(ctx context.Context) (conn, error) {
 	c, err := p.db.Conn(ctx)
 	if err != nil {
+		if ctx.Err() == nil {
+			err = away(err)
+		}
 		return nil, err
 	}
 	return &pgConn{c: c, sealer: p.sealer}, nil
@@ -169,7 +178,7 @@ func (c *pgConn) exec(query string, args ...any) (int64, error) {
 	defer cancel()
 	res, err := c.c.ExecContext(ctx, query, values...)
 	if err != nil {
-		return 0, err
+		return 0, c.explain(err)
 	}
 	return res.RowsAffected()
 }
@@ -183,7 +192,7 @@ func (c *pgConn) query(f func(Row) error, query string, args ...any) (err error)
 	defer cancel()
 	rows, err := c.c.QueryContext(ctx, query, values...)
 	if err != nil {
-		return err
+		return c.explain(err)
 	}
 	c.rows = true
 	defer func() {
@@ -195,7 +204,18 @@ func (c *pgConn) query(f func(Row) error, query string, args ...any) (err error)
 			return err
 		}
 	}
-	return rows.Err()
+	if err := rows.Err(); err != nil {
+		return c.explain(err)
+	}
+	return nil
+}
+
+// explain marks the error of a statement as ErrAway if the connection is lost.
+func (c *pgConn) explain(err error) error {
+	if c.broken() {
+		return away(err)
+	}
+	return err
 }
 
 // pgRow is the current row of a result.
@@ -253,7 +273,7 @@ func (c *pgConn) begin(write bool) error {
 // without an error.
 func (c *pgConn) commit() error {
 	if c.status() != 'T' {
-		return errors.New("the transaction is no longer open")
+		return c.explain(errors.New("the transaction is no longer open"))
 	}
 	return run(c, `COMMIT`)
 }
