@@ -253,9 +253,9 @@ func (s *Service) destroy(ctx context.Context, d *storage.SelfDestruct) error {
 			return err
 		}
 	}
-	if low := room.Retention().Min; low != nil && s.opts.Now().UnixMilli() < d.ReceivedTS+low.Milliseconds() {
+	if policy := room.Retention(); policy.WithinMin(d.ReceivedTS, s.opts.Now().UnixMilli()) {
 		return s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
-			return tx.SelfDestructAt(d.Position, d.ReceivedTS+low.Milliseconds())
+			return tx.SelfDestructAt(d.Position, d.ReceivedTS+policy.Min.Milliseconds())
 		})
 	}
 	return s.opts.Rooms.RemoveMessages(ctx, room, d.Sender, all, done)

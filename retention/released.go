@@ -3,6 +3,7 @@ package retention
 import (
 	"context"
 	"errors"
+	"time"
 
 	"ebb/rooms"
 	"ebb/storage"
@@ -11,17 +12,21 @@ import (
 // keptPage is how many pairs of a room and a sender with kept messages are read at a time.
 const keptPage = 100
 
-// purgeReleased purges messages that expired while a legal hold kept them, if that was lifted. Their rooms may have no
-// retention policy any more. It does nothing if no hold was lifted since the last time.
-func (j *Job) purgeReleased(ctx context.Context, report *Report) error {
+// releaseInterval is how often purgeReleased looks for messages whose min_lifetime is over.
+const releaseInterval = time.Hour
+
+// purgeReleased purges messages that are hidden because a legal hold or min_lifetime has kept them, if nothing does any
+// more. Their rooms may have no retention policy any more. It does nothing if no hold was lifted since the last time,
+// except once in releaseInterval and on demand.
+func (j *Job) purgeReleased(ctx context.Context, r *run, report *Report) error {
 	lifted := j.opts.Rooms.HoldsLifted()
-	if lifted == j.lifted {
+	if lifted == j.lifted && !r.all && r.now.Sub(j.released) < releaseInterval {
 		return nil
 	}
-	if err := j.eachReleased(ctx, func(of storage.KeptBy) error { return j.release(ctx, of, report) }); err != nil {
+	if err := j.eachReleased(ctx, func(of storage.KeptBy) error { return j.release(ctx, of, r.by, report) }); err != nil {
 		return err
 	}
-	j.lifted = lifted
+	j.lifted, j.released = lifted, r.now
 	return nil
 }
 
@@ -50,7 +55,7 @@ func (j *Job) eachReleased(ctx context.Context, f func(storage.KeptBy) error) er
 }
 
 // release purges the kept messages of a sender in a room.
-func (j *Job) release(ctx context.Context, of storage.KeptBy, report *Report) error {
+func (j *Job) release(ctx context.Context, of storage.KeptBy, by time.Time, report *Report) error {
 	room, err := j.opts.Rooms.RoomByNID(ctx, of.Room)
 	if errors.Is(err, rooms.ErrNoRoom) {
 		return nil
@@ -62,7 +67,7 @@ func (j *Job) release(ctx context.Context, of storage.KeptBy, report *Report) er
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		p, last, err := j.opts.Rooms.PurgeReleased(ctx, room, of, after)
+		p, last, err := j.opts.Rooms.PurgeReleased(ctx, room, of, after, by)
 		if err != nil {
 			return err
 		}

@@ -54,6 +54,8 @@ type Job struct {
 	redacted atomic.Bool
 	// lifted is the value of Rooms.HoldsLifted up to which messages that holds had kept were purged; -1 at first.
 	lifted int64
+	// released is when that was last done.
+	released time.Time
 	// loose has a value when the database may have become smaller than its file; see compactions.
 	loose chan struct{}
 	// searched is when the rooms that all local users have left were last searched for.
@@ -158,7 +160,7 @@ func (j *Job) Purge(ctx context.Context, all bool) (Report, error) {
 	}
 	j.status.begin(r.now)
 	defer j.status.end(&report)
-	errs := []error{j.purgeReleased(ctx, &report), j.purgeRooms(ctx, r, &report), j.purgeOriginals(ctx, r, &report), j.removeLeft(ctx, r, &report)}
+	errs := []error{j.purgeReleased(ctx, r, &report), j.purgeRooms(ctx, r, &report), j.purgeOriginals(ctx, r, &report), j.removeLeft(ctx, r, &report)}
 	if ctx.Err() != nil {
 		return report, ctx.Err()
 	}

@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"slices"
+	"time"
 
 	"ebb/deletions"
 	"ebb/ident"
@@ -46,9 +47,9 @@ func (s *Service) UserHeld(user ident.UserNID) bool { return s.holds.User(user) 
 // messages to purge that a hold had kept.
 func (s *Service) HoldsLifted() int64 { return s.holds.Lifted() }
 
-// PurgeReleased removes messages of a sender in a room that a legal hold kept when they expired, and that none covers
-// any more: at most PurgeBatch after the given position.
-func (s *Service) PurgeReleased(ctx context.Context, r *Room, of storage.KeptBy, after storage.Pos) (out Purged, last storage.Pos, err error) {
+// PurgeReleased removes messages of a sender in a room that a legal hold or min_lifetime has kept, and that nothing
+// keeps any more at the time by: at most PurgeBatch after the given position.
+func (s *Service) PurgeReleased(ctx context.Context, r *Room, of storage.KeptBy, after storage.Pos, by time.Time) (out Purged, last storage.Pos, err error) {
 	var gone []storage.Pos
 	err = s.touch(ctx, r.id, func(loaded *Room) storage.Write {
 		r = loaded
@@ -62,6 +63,10 @@ func (s *Service) PurgeReleased(ctx context.Context, r *Room, of storage.KeptBy,
 				return err
 			}
 			last, out.More = batch[len(batch)-1].Position, len(batch) == PurgeBatch
+			policy := r.Retention()
+			batch = slices.DeleteFunc(batch, func(c storage.PurgeCandidate) bool {
+				return !c.IsState && policy.WithinMin(c.ReceivedTS, by.UnixMilli())
+			})
 			row, found, err := tx.RoomByNID(r.nid)
 			if err != nil || !found {
 				return err

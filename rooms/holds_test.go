@@ -37,7 +37,7 @@ func (h *house) released() (events int) {
 	for _, of := range page {
 		r, err := h.svc.RoomByNID(h.Context(), of.Room)
 		h.ok(err)
-		p, _, err := h.svc.PurgeReleased(h.Context(), r, of, 0)
+		p, _, err := h.svc.PurgeReleased(h.Context(), r, of, 0, h.svc.opts.Now())
 		h.ok(err)
 		events += p.Events
 	}

@@ -14,7 +14,7 @@ func (s *Service) FateOfOriginal(o *storage.Original, policy expiry.Policy, at t
 	_, erased := s.ErasedAt(o.Sender)
 	return expiry.FateOf(expiry.Facts{
 		Held:      s.Held(o.Room, o.Sender),
-		WithinMin: !o.IsState && policy.Min != nil && at.UnixMilli() < o.ReceivedTS+policy.Min.Milliseconds(),
+		WithinMin: !o.IsState && policy.WithinMin(o.ReceivedTS, at.UnixMilli()),
 		Erased:    erased,
 		Redacted:  !o.Readable || at.UnixMilli() >= o.RedactedTS+s.opts.Retention.Redacted.Milliseconds(),
 	})

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 
-	"maunium.net/go/mautrix/id"
-
 	"ebb/canonjson"
 	"ebb/deletions"
 	"ebb/ident"
@@ -100,9 +98,9 @@ func impersonal(v *pdu.Version, e *Event, user ident.UserNID) (pruned *pdu.Event
 }
 
 // RemoveMessages removes the content of messages from this server without a redaction. Clients do not see these
-// messages any more, and other servers get their redacted form. A message under a legal hold is only hidden until the
-// hold is lifted. Of state events, which stay, it removes what is personal of the user. The same write calls also with
-// the number of events.
+// messages any more, and other servers get their redacted form. A message that a legal hold or min_lifetime keeps is
+// only hidden until nothing keeps it. Of state events, which stay, it removes what is personal of the user. The same
+// write calls also with the number of events.
 func (s *Service) RemoveMessages(
 	ctx context.Context, room *Room, user ident.UserNID, positions []storage.Pos, also func(tx *storage.Tx, n int) error,
 ) error {
@@ -138,7 +136,7 @@ type removal struct {
 	room    *Room
 	user    ident.UserNID
 	gone    []storage.Pos // messages
-	removed int64         // how many of them are not kept by a legal hold
+	removed int64         // how many of them nothing keeps
 	pruned  []*Event      // state events, in their new form
 }
 
@@ -149,10 +147,11 @@ func (d *removal) remove(tx *storage.Tx, row *storage.EventRow) error {
 	}
 	held := d.svc.Held(row.Room, row.Sender)
 	if !row.IsState {
-		if d.gone = append(d.gone, row.Position); !held {
+		kept := held || r.Retention().WithinMin(row.ReceivedTS, tx.Now().UnixMilli())
+		if d.gone = append(d.gone, row.Position); !kept {
 			d.removed++
 		}
-		return removeMessage(tx, r.version, row, held)
+		return removeMessage(tx, r.version, row, kept)
 	}
 	e, err := graph.LoadEvent(r.version, row)
 	if err != nil {
@@ -186,10 +185,10 @@ func (d *removal) committed() {
 	}))
 }
 
-// removeMessage removes the content of a message, or only hides it if a legal hold keeps it.
-func removeMessage(tx *storage.Tx, v *pdu.Version, row *storage.EventRow, held bool) error {
+// removeMessage removes the content of a message, or only hides it if something keeps it.
+func removeMessage(tx *storage.Tx, v *pdu.Version, row *storage.EventRow, kept bool) error {
 	var err error
-	if held {
+	if kept {
 		err = hideMessage(tx, row)
 	} else {
 		err = skeletonize(tx, v, row)
@@ -200,7 +199,7 @@ func removeMessage(tx *storage.Tx, v *pdu.Version, row *storage.EventRow, held b
 	return tx.Note(storage.LedgerRemoved, int64(row.Position), 0, "")
 }
 
-// hideMessage hides a message that a legal hold keeps.
+// hideMessage hides a message that a legal hold or min_lifetime keeps. A purge removes it when nothing does any more.
 func hideMessage(tx *storage.Tx, row *storage.EventRow) error {
 	kept := []storage.PurgeCandidate{{Position: row.Position, EventID: row.EventID}}
 	dependents, err := tx.WithDependents(kept)
@@ -210,24 +209,12 @@ func hideMessage(tx *storage.Tx, row *storage.EventRow) error {
 	return tx.KeepEvents(kept, dependents)
 }
 
-// RemoveAgain removes the content of a message that RemoveMessages had removed, in a database that was restored from a
-// backup, before any service uses it. It reports whether there was something to remove.
+// RemoveAgain hides a message that RemoveMessages had removed, in a database that was restored from a backup, before
+// any service uses it. The purge that follows removes its content. It reports whether there was something to hide.
 func RemoveAgain(tx *storage.Tx, p storage.Pos) (removed bool, err error) {
 	row, found, err := tx.EventAt(p)
 	if err != nil || !found || row.IsState || row.Flags&storage.GoneEvent != 0 {
 		return false, err
 	}
-	room, found, err := tx.RoomByNID(row.Room)
-	if err != nil || !found {
-		return false, err
-	}
-	v, known := pdu.VersionOf(id.RoomVersion(room.Version))
-	if !known {
-		return false, nil
-	}
-	_, held, err := tx.HoldOn(row.Room, row.Sender)
-	if err != nil {
-		return false, err
-	}
-	return true, removeMessage(tx, v, &row, held)
+	return true, hideMessage(tx, &row)
 }

@@ -239,6 +239,24 @@ func TestAClosedAccountCanBeErasedLater(t *testing.T) {
 	}
 }
 
+// In a room that the user has left, nothing is redacted, but this server's copies are removed.
+func TestErasingEverythingWaitsForMinLifetime(t *testing.T) {
+	s := testserver.New(t, nil)
+	w := newErasing(t, s, s.Register("alice"), s.Register("bob"))
+	w.bob.Do("PUT", base(w.left)+"/state/m.room.retention", obj{"min_lifetime": (10 * 24 * time.Hour).Milliseconds()})
+	control(t, s, "user erase", obj{"user": "alice", "everything": true})
+	w.erase()
+	control(t, s, "purge now", obj{"all": true})
+	if len(s.FilesWith("some text"+ownWord)) == 0 {
+		t.Error("a message is gone before its min_lifetime is over")
+	}
+	if _, _, page := w.bob.Raw("GET", base(w.left)+"/messages?dir=b&limit=100", nil); strings.Contains(string(page), ownWord) {
+		t.Errorf("what is only kept is shown: %s", page)
+	}
+	s.Advance(11 * 24 * time.Hour)
+	w.gone()
+}
+
 func TestErasingEverythingWaitsForALegalHold(t *testing.T) {
 	s := testserver.New(t, nil)
 	first, second := admins(t, s)

@@ -21,7 +21,7 @@ const (
 	WithheldEvent                          // a redaction that has not been found valid
 	UndecidedEvent                         // rejected until a missing key or auth event arrives
 	PrecedingEvent                         // precedes the join with which this server entered the room, but arrived as new
-	KeptEvent                              // would have been purged, but a legal hold covers it
+	KeptEvent                              // would have been purged, but a legal hold or min_lifetime keeps it
 
 	// GoneEvent holds the flags of messages whose time is over: for readers they do not exist.
 	GoneEvent = SkeletonEvent | KeptEvent

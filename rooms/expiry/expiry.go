@@ -27,6 +27,12 @@ type Policy struct {
 	Max *time.Duration // messages expire after this time
 }
 
+// WithinMin reports whether a message must still be kept at a time; received is when this server received it. Both are
+// in milliseconds since 1970.
+func (p Policy) WithinMin(received, at int64) bool {
+	return p.Min != nil && at < received+p.Min.Milliseconds()
+}
+
 // String returns the policy in words, such as "min_lifetime none, max_lifetime 24h0m0s".
 func (p Policy) String() string {
 	words := func(d *time.Duration) string {
