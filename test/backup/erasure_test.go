@@ -25,6 +25,9 @@ func runErasureDrill(t *testing.T, d *drill) {
 	bob.Must(t, "PUT", process.Path("rooms", chat, "send", "m.room.message", "f"), process.Object{"msgtype": "m.file", "body": "f", "url": "mxc://" + file})
 	unused := upload(t, bob, "gone-upload")
 	bob.Must(t, "PUT", process.Path("user", bob.UserID, "account_data", "org.x"), process.Object{"x": "gone-data"})
+	left := room(t, alice, nil, bob)
+	say(t, bob, left, "gone-elsewhere")
+	bob.Must(t, "POST", process.Path("rooms", left, "leave"), process.Object{})
 	r := d.backup()
 
 	d.must("user", "erase", "--everything", "bob")
