@@ -102,11 +102,13 @@ func recount(tx *storage.Tx, user ident.UserNID, reads []unreadRead) error {
 	return nil
 }
 
-// fill adds what was read of the room to an empty list.
+// fill adds what was read of the room to an empty list, except for events that are not settled: since other events
+// before them may not have been read, extend adds them in their order.
 func (l *unreadList) fill(user ident.UserNID, r *unreadRead) {
+	upTo := l.upTo
 	slices.SortFunc(r.rows, func(a, b storage.UnreadRow) int { return cmp.Compare(a.Order, b.Order) })
 	for _, row := range r.rows {
-		if row.Sender == user || row.Order > r.threads[row.ThreadRoot] {
+		if row.Position <= upTo && (row.Sender == user || row.Order > r.threads[row.ThreadRoot]) {
 			l.add(user, row)
 		}
 	}

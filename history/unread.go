@@ -196,8 +196,7 @@ func (s *Service) withUnread(
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.valid || !l.extend(r, user) {
-		err := s.readInner(ctx, tx, func(tx *storage.Tx) error { return recount(tx, user, []unreadRead{{room: r, list: l}}) })
-		if err != nil {
+		if err := s.recountUpToNow(ctx, tx, l, r, user); err != nil {
 			return err
 		}
 	}
@@ -208,6 +207,22 @@ func (s *Service) withUnread(
 	}
 	f(l, r, ignored)
 	return nil
+}
+
+// recountUpToNow builds a list anew, and adds the events that are committed but not settled yet, such as the one about
+// which a commit has just informed the caller. tx may be nil.
+func (s *Service) recountUpToNow(ctx context.Context, tx *storage.Tx, l *unreadList, r *rooms.Room, user ident.UserNID) error {
+	count := func() error {
+		return s.readInner(ctx, tx, func(tx *storage.Tx) error { return recount(tx, user, []unreadRead{{room: r, list: l}}) })
+	}
+	err := count()
+	if err != nil || l.valid && l.extend(r, user) || tx != nil {
+		return err
+	}
+	if err := s.db.Flush(ctx); err != nil { // so that everything committed is settled
+		return err
+	}
+	return count()
 }
 
 // ignoredNIDs returns the numbers of the users whom the given user ignores. It omits users who have no number, since

@@ -59,6 +59,42 @@ func TestAReceiptClearsTheCountThatIsRemembered(t *testing.T) {
 	})
 }
 
+// Listeners of commits learn of an event before it is settled. What they start, such as a push, must find it unread.
+func TestAnEventIsUnreadAsSoonAsItsCommitIsAnnounced(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		var h *library
+		var bob ident.Requester
+		found := map[string]pushrules.Class{}
+		h = openLibrary(t, db, notifying, func(o *rooms.Options) {
+			o.Commits.Subscribe(func(c *rooms.Commit) {
+				for _, e := range c.Events {
+					if e.Type() != "m.room.message" || bob.UserNID == 0 {
+						continue
+					}
+					counted := make(chan error)
+					go func() {
+						class, _, _, err := h.svc.UnreadEvent(t.Context(), bob.UserNID, c.Room.NID(), e.Pos)
+						found[string(e.ID())] = class
+						counted <- err
+					}()
+					h.check(<-counted)
+				}
+			})
+		})
+		alice, other := h.user("alice"), h.user("bob")
+		room := h.public(alice, other)
+		h.say(alice, room, "before anybody counts")
+		bob = other
+		for range 3 {
+			id := h.say(alice, room, "hello")
+			if found[string(id)] == 0 {
+				t.Error("a message is not unread while its commit is announced")
+			}
+			h.setReceipt(bob, room, rooms.ReadReceipt, id, "") // the list is read anew
+		}
+	})
+}
+
 func TestACountByAnOldSnapshotIsNotRemembered(t *testing.T) {
 	h := newLibrary(t, notifying)
 	alice, bob := h.user("alice"), h.user("bob")
