@@ -102,8 +102,8 @@ func (w *outage) confirmsNothing(begin, end func()) {
 	}
 	end()
 	eventually(w.T, time.Minute, "the second server can use its database again", func() bool {
-		status, _, _ := w.carol.Raw("GET", "/v3/user/"+url.PathEscape(w.carol.User)+"/account_data/org.x", nil)
-		return status == http.StatusNotFound
+		status, _, _ := w.carol.Raw("PUT", "/v3/user/"+url.PathEscape(w.carol.User)+"/account_data/org.x", obj{})
+		return status == http.StatusOK
 	})
 	for _, s := range w.net.Servers {
 		s.Advance(time.Minute) // the second server asks for the keys of the first one again

@@ -197,9 +197,9 @@ func (w *fadingWorld) befriend() {
 func (w *fadingWorld) erase() {
 	w.Helper()
 	w.control("user erase", obj{"user": w.frank.User, "everything": true})
-	if err := w.hs1.Erase(w.Context()); err != nil {
-		w.Fatal(err)
-	}
+	w.eventuallyAfterPauses("everything about a user is erased", func() bool {
+		return result(w.T, w.hs1, "user erasure", obj{"user": w.frank.User})["finished"] != nil
+	})
 	w.erased["hs1.test"] = true
 }
 
