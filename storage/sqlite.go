@@ -109,6 +109,9 @@ func (d sqliteDialect) prepare(log *slog.Logger) error {
 	if pages > 0 {
 		log.Info("copies of moved rows were removed from pages of the database", "pages", pages)
 	}
+	if err != nil {
+		err = fmt.Errorf("open the database: %w%s", err, config.OwnerOf(err))
+	}
 	return full(err)
 }
 
