@@ -33,7 +33,7 @@ func (s *Service) PreloadUnread(ctx context.Context, tx *storage.Tx, user ident.
 	if len(reads) == 0 {
 		return nil
 	}
-	if err := recount(tx, user, reads); err != nil {
+	if err := recount(tx, user, reads, true); err != nil {
 		return err
 	}
 	if err := nameRoots(tx, copies); err != nil {
@@ -75,8 +75,10 @@ type unreadRead struct {
 func (r *unreadRead) bottom() ident.Order { return max(r.floor, r.threads[0]) }
 
 // recount builds the user's lists for some rooms anew. It takes a few statements for all of them, and more only for
-// rooms whose unread events are not in memory.
-func recount(tx *storage.Tx, user ident.UserNID, reads []unreadRead) error {
+// rooms whose unread events are not in memory. If fromMemory is set, events that are not settled are left out, and
+// extend adds them; otherwise the lists have everything in the snapshot, such as the event of a commit that has just
+// been announced.
+func recount(tx *storage.Tx, user ident.UserNID, reads []unreadRead, fromMemory bool) error {
 	if tx == nil {
 		return errNeedTx
 	}
@@ -90,22 +92,24 @@ func recount(tx *storage.Tx, user ident.UserNID, reads []unreadRead) error {
 	if err := readReplies(tx, user, reads); err != nil {
 		return err
 	}
-	if err := readMain(tx, user, reads); err != nil {
+	if err := readMain(tx, user, reads, fromMemory); err != nil {
 		return err
 	}
 	for i := range reads {
 		if r := &reads[i]; r.floor != 0 { // 0: the snapshot is older than the join
-			r.list.fill(user, r)
+			upTo := storage.Pos(math.MaxInt64)
+			if fromMemory {
+				upTo = r.list.upTo
+			}
+			r.list.fill(user, r, upTo)
 			r.list.valid = r.list.upTo >= r.list.notBefore
 		}
 	}
 	return nil
 }
 
-// fill adds what was read of the room to an empty list, except for events that are not settled: since other events
-// before them may not have been read, extend adds them in their order.
-func (l *unreadList) fill(user ident.UserNID, r *unreadRead) {
-	upTo := l.upTo
+// fill adds what was read of the room up to a position to an empty list.
+func (l *unreadList) fill(user ident.UserNID, r *unreadRead, upTo storage.Pos) {
 	slices.SortFunc(r.rows, func(a, b storage.UnreadRow) int { return cmp.Compare(a.Order, b.Order) })
 	for _, row := range r.rows {
 		if row.Position <= upTo && (row.Sender == user || row.Order > r.threads[row.ThreadRoot]) {
@@ -199,14 +203,14 @@ func readReplies(tx *storage.Tx, user ident.UserNID, reads []unreadRead) error {
 	return nil
 }
 
-// readMain reads the events in the main timelines that the user may not have read, from memory as far as they are
-// there.
-func readMain(tx *storage.Tx, user ident.UserNID, reads []unreadRead) error {
+// readMain reads the events in the main timelines that the user may not have read; if fromMemory is set, from memory as
+// far as they are there.
+func readMain(tx *storage.Tx, user ident.UserNID, reads []unreadRead, fromMemory bool) error {
 	var nids []ident.RoomNID
 	after := storage.Pos(math.MaxInt64)
 	for i := range reads {
 		// Events that this run of the server stored have the classes in memory, too. The others are older.
-		if events, _ := reads[i].room.Ring(); reads[i].floor != 0 && len(events) > 0 && !events[0].Built {
+		if events, _ := reads[i].room.Ring(); fromMemory && reads[i].floor != 0 && len(events) > 0 && !events[0].Built {
 			nids, after = append(nids, reads[i].room.NID()), min(after, events[0].Pos-1)
 		}
 	}
@@ -219,7 +223,7 @@ func readMain(tx *storage.Tx, user ident.UserNID, reads []unreadRead) error {
 	}
 	for i := range reads {
 		r := &reads[i]
-		if r.floor == 0 || len(own) < maxUnread && r.recall(user, tx.Settled(), own) {
+		if r.floor == 0 || fromMemory && len(own) < maxUnread && r.recall(user, tx.Settled(), own) {
 			continue
 		}
 		if err := r.page(tx, user); err != nil {

@@ -196,7 +196,8 @@ func (s *Service) withUnread(
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.valid || !l.extend(r, user) {
-		if err := s.recountUpToNow(ctx, tx, l, r, user); err != nil {
+		err := s.readInner(ctx, tx, func(tx *storage.Tx) error { return recount(tx, user, []unreadRead{{room: r, list: l}}, false) })
+		if err != nil {
 			return err
 		}
 	}
@@ -207,20 +208,6 @@ func (s *Service) withUnread(
 	}
 	f(l, r, ignored)
 	return nil
-}
-
-// recountUpToNow builds a list anew, and adds the events that are committed but not settled yet, such as the one about
-// which a commit has just informed the caller. tx may be nil.
-func (s *Service) recountUpToNow(ctx context.Context, tx *storage.Tx, l *unreadList, r *rooms.Room, user ident.UserNID) error {
-	count := func() error {
-		return s.readInner(ctx, tx, func(tx *storage.Tx) error { return recount(tx, user, []unreadRead{{room: r, list: l}}) })
-	}
-	err := count()
-	if err != nil || l.valid && l.extend(r, user) || tx != nil {
-		return err
-	}
-	s.db.Announced() // so that everything that is in memory is settled
-	return count()
 }
 
 // ignoredNIDs returns the numbers of the users whom the given user ignores. It omits users who have no number, since

@@ -211,7 +211,7 @@ func (db *DB) ReadInner(ctx context.Context, f func(*Tx) error) error {
 }
 
 func (db *DB) read(ctx context.Context, pool readers, f func(*Tx) error) (err error) {
-	c, err := pool.take(ctx)
+	c, err := db.beginRead(ctx, pool)
 	if err != nil {
 		return err
 	}
@@ -220,15 +220,30 @@ func (db *DB) read(ctx context.Context, pool readers, f func(*Tx) error) (err er
 		defer db.sealer.Enter()()
 	}
 	tx := &Tx{db: db, conn: c, ctx: ctx, now: db.cfg.Now(), settled: db.Settled()} // Settled first, then the snapshot
-	if err := c.begin(false); err != nil {
-		return fmt.Errorf("begin read: %w", err)
-	}
 	defer func() {
 		if endErr := c.rollback(); endErr != nil && err == nil {
 			err = fmt.Errorf("end read: %w", endErr)
 		}
 	}()
 	return f(tx)
+}
+
+// beginRead begins a transaction on a connection of a pool. After an outage of PostgreSQL the pool may have connections
+// that were lost meanwhile; it drops these.
+func (db *DB) beginRead(ctx context.Context, pool readers) (c conn, err error) {
+	for range db.cfg.ReadConns + innerConns + 1 {
+		if c, err = pool.take(ctx); err != nil {
+			return nil, err
+		}
+		if err = c.begin(false); err == nil {
+			return c, nil
+		}
+		pool.give(c)
+		if !errors.Is(err, ErrAway) {
+			break
+		}
+	}
+	return nil, fmt.Errorf("begin read: %w", err)
 }
 
 // Write is one unit of work for the committer.
