@@ -1,8 +1,6 @@
 package feed
 
 import (
-	"context"
-
 	"maunium.net/go/mautrix/id"
 
 	"ebb/rooms"
@@ -35,7 +33,7 @@ type aheadWanted struct {
 }
 
 // readAhead is called before each joined room is gathered. Before the first one of a group it reads for all of them.
-func (b *builder) readAhead(ctx context.Context) error {
+func (b *builder) readAhead() error {
 	if b.tx == nil || len(b.plan.joined) < 2 {
 		return nil
 	}
@@ -51,14 +49,14 @@ func (b *builder) readAhead(ctx context.Context) error {
 		}
 	}
 	a.left, a.next = end-a.next-1, end
-	return b.readGroup(ctx, group, aheadWanted{
+	return b.readGroup(group, aheadWanted{
 		limit: b.filter.timelineLimit(), lazy: b.filter.Room.State.LazyLoadMembers, before: !b.StateAfter && !b.UnstableStateAfter,
 	})
 }
 
 // readSlidingAhead is called before each room is gathered that is new to the client; i is its index in b.rooms. Before
 // the first one of a group it reads for all of them.
-func (b *slidingBuilder) readSlidingAhead(ctx context.Context, i int) error {
+func (b *slidingBuilder) readSlidingAhead(i int) error {
 	if b.tx == nil {
 		return nil
 	}
@@ -75,7 +73,7 @@ func (b *slidingBuilder) readSlidingAhead(ctx context.Context, i int) error {
 		}
 	}
 	a.left = len(group) - 1
-	return b.readGroup(ctx, group, wanted)
+	return b.readGroup(group, wanted)
 }
 
 // newJoined reports whether the client wants the room, does not have it, and the user is joined to it.
@@ -83,8 +81,8 @@ func (r *slidingRoom) newJoined() bool { return r.want != nil && r.sent < 0 && r
 
 // readGroup reads the unread events of rooms, the member events that the client probably needs, which events those of
 // the timelines replaced, and the entries of the states before the timelines that these change.
-func (b *builder) readGroup(ctx context.Context, group []*rooms.Room, w aheadWanted) error {
-	if err := b.opts.History.PreloadUnread(ctx, b.tx, b.UserNID, group); err != nil {
+func (b *builder) readGroup(group []*rooms.Room, w aheadWanted) error {
+	if err := b.opts.History.PreloadUnread(b.tx, b.UserNID, group); err != nil {
 		return err
 	}
 	var members []storage.Pos

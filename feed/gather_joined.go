@@ -55,7 +55,7 @@ func (n *roomNews) reset(q roomQuery) { *n = roomNews{roomQuery: q, stripped: n.
 // gatherJoined gathers the news of a joined room. It reports whether there are any.
 // Spec: client-server-api#get_matrixclientv3sync, rooms.join
 func (b *builder) gatherJoined(ctx context.Context, j *joinedRoom, n *roomNews) (bool, error) {
-	if err := b.readAhead(ctx); err != nil || !b.admits(j.room) {
+	if err := b.readAhead(); err != nil || !b.admits(j.room) {
 		return false, err
 	}
 	return b.gatherRoom(ctx, b.query(j.room, j.fresh), n)

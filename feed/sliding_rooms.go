@@ -45,7 +45,7 @@ func (b *slidingBuilder) writeSlidingRooms(ctx context.Context) error {
 			continue
 		}
 		if r.newJoined() {
-			if err := b.readSlidingAhead(ctx, i); err != nil {
+			if err := b.readSlidingAhead(i); err != nil {
 				return err
 			}
 		}

@@ -285,7 +285,7 @@ func comparePreloaded(all []*chronicle) {
 	list, err := svc.rooms.RoomsByNID(last.t.Context(), nids)
 	last.check(err)
 	for _, user := range last.users {
-		last.check(last.db.Read(last.t.Context(), func(tx *storage.Tx) error { return svc.PreloadUnread(last.t.Context(), tx, user.UserNID, list) }))
+		last.check(last.db.Read(last.t.Context(), func(tx *storage.Tx) error { return svc.PreloadUnread(tx, user.UserNID, list) }))
 	}
 	for i, y := range all {
 		y.ignored = last.ignored // these lists are for all rooms

@@ -63,13 +63,7 @@ func runErasureDrill(t *testing.T, d *drill) {
 // awaitErased waits until the erasure of a user is finished.
 func (d *drill) awaitErased(user string) {
 	d.t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		status := d.must("user", "erase", "--status", user)
-		if strings.Contains(status, "finished") {
-			return
-		}
-		if time.Now().After(deadline) {
-			d.t.Fatalf("the erasure of %s: %s", user, status)
-		}
-	}
+	process.Await(d.t, time.Minute, "the erasure of "+user+" is finished", func() bool {
+		return strings.Contains(d.must("user", "erase", "--status", user), "finished")
+	})
 }

@@ -29,12 +29,9 @@ func TestEveryDelayedEventIsSentOnceInSpiteOfKills(t *testing.T) {
 		time.Sleep(100 * time.Millisecond) // makes kills between two events likely
 	}
 	const list = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"
-	for deadline := time.Now().Add(30 * time.Second); len(process.List(alice.Must(t, http.MethodGet, list, nil), "delayed_events")) > 0; {
-		if time.Now().After(deadline) {
-			t.Fatal("events are still scheduled")
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+	process.Await(t, 30*time.Second, "no event is scheduled any more", func() bool {
+		return len(process.List(alice.Must(t, http.MethodGet, list, nil), "delayed_events")) == 0
+	})
 	sent := map[string]int{}
 	for _, e := range process.List(alice.Must(t, http.MethodGet, process.Path("rooms", room, "messages")+"?dir=b&limit=500", nil), "chunk") {
 		if body := process.Text(e, "content", "body"); body != "" {

@@ -45,7 +45,7 @@ func TestAKillWhileMessagesDestroyThemselvesLeavesNoneAndLosesNoOther(t *testing
 	history := func() string {
 		return fmt.Sprint(bob.Must(t, http.MethodGet, process.Path("rooms", room, "messages")+"?dir=b&limit=1000", nil))
 	}
-	await(t, "every message has destroyed itself", func() bool { return !strings.Contains(history(), "gone-") })
+	process.Await(t, 90*time.Second, "every message has destroyed itself", func() bool { return !strings.Contains(history(), "gone-") })
 	s.Command(t, "purge", "now", "--all")
 	if found := process.FilesWith(t, s.DataDir, "gone-"); len(found) > 0 {
 		t.Errorf("messages that have destroyed themselves are in %v", found)

@@ -47,11 +47,11 @@ func TestAKillDuringAnErasureLeavesNothingOfTheUserAndLosesNothingOfOthers(t *te
 		}
 		s.Up(t)
 	}
-	await(t, "the erasure is finished", func() bool {
+	process.Await(t, 90*time.Second, "the erasure is finished", func() bool {
 		return strings.Contains(s.Command(t, "user", "erase", "--status", "alice"), "finished")
 	})
-	await(t, "the files are gone", func() bool { return filesOf(t, s) == len(rooms) })
-	await(t, "the text is gone from disk", func() bool { return len(process.FilesWith(t, s.DataDir, "gone-")) == 0 })
+	process.Await(t, 90*time.Second, "the files are gone", func() bool { return filesOf(t, s) == len(rooms) })
+	process.Await(t, 90*time.Second, "the text is gone from disk", func() bool { return len(process.FilesWith(t, s.DataDir, "gone-")) == 0 })
 	for i, uri := range files {
 		if got, want := served(t, bob, uri), i%3 == 2; got != want {
 			t.Errorf("file %d is served: %v, want %v", i, got, want)
@@ -74,14 +74,4 @@ func TestAKillDuringAnErasureLeavesNothingOfTheUserAndLosesNothingOfOthers(t *te
 func send(t *testing.T, c *process.Client, room string, txn int, content process.Object) {
 	t.Helper()
 	c.Must(t, http.MethodPut, process.Path("rooms", room, "send", "m.room.message", fmt.Sprint("t", txn)), content)
-}
-
-// await waits for something that the server does in the background.
-func await(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(90 * time.Second); !done(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("never: " + what)
-		}
-	}
 }

@@ -63,7 +63,7 @@ func TestAKillDuringAnExportLeavesNothingReadableAndTheExportIsBuiltAgain(t *tes
 		left := names(t, exports)
 		s.Up(t)
 		if requests > 0 {
-			await(t, "the export is built again", func() bool { return len(names(t, exports)) > 0 })
+			process.Await(t, 90*time.Second, "the export is built again", func() bool { return len(names(t, exports)) > 0 })
 		}
 		for name := range names(t, exports) {
 			if left[name] {

@@ -49,11 +49,7 @@ func TestAKillWhileAttachmentsAreDeletedLeavesNoneAndLosesNoOther(t *testing.T) 
 	for i := range all[kept:] {
 		alice.Must(t, http.MethodPut, redaction(room, all[kept+i].event), process.Object{})
 	}
-	for deadline := time.Now().Add(time.Minute); filesOf(t, s) != kept; time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d files are on disk, want %d", filesOf(t, s), kept)
-		}
-	}
+	process.Await(t, time.Minute, "only the files that stay are on disk", func() bool { return filesOf(t, s) == kept })
 	for i, a := range all {
 		if got, want := served(t, alice, a.uri), i < kept; got != want {
 			t.Errorf("file %d is served: %v, want %v", i, got, want)
