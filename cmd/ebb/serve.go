@@ -65,6 +65,9 @@ func serve(ctx context.Context, inv *invocation, changeRPID bool) error {
 		return err
 	}
 	s, err := server.New(ctx, cfg, o)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // it was stopped while it opened the database
+	}
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"io/fs"
 	"net"
 	"os"
@@ -113,6 +115,16 @@ func TestSecondServerIsRefused(t *testing.T) {
 	s.serve(t)
 	refusedWith(t, exitFailed, "another process uses this database", "", "serve", "--config", s.config)
 	must(t, "", "user", "list", "--config", s.config) // the first server still works
+}
+
+func TestAServerThatIsStoppedBeforeItHasOpenedItsDatabaseEndsWithoutAnError(t *testing.T) {
+	s := newSite(t, 0)
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	var log bytes.Buffer
+	if code := run(ctx, []string{"serve", "--config", s.config}, nil, &log, &log); code != 0 {
+		t.Errorf("serve ended with %d:\n%s", code, &log)
+	}
 }
 
 func TestStaleSocketIsNotARunningServer(t *testing.T) {
