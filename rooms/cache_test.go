@@ -1,8 +1,10 @@
 package rooms
 
 import (
+	"runtime"
 	"sync"
 	"testing"
+	"weak"
 
 	"ebb/storage"
 	"ebb/storage/storagetest"
@@ -41,6 +43,23 @@ func TestRoomIsLoadedInsideARead(t *testing.T) {
 		}
 		done.Wait()
 	}
+}
+
+func TestMessagesLeaveMemoryAsNewerOnesFollow(t *testing.T) {
+	h := oneHouse(t)
+	alice := h.user("alice")
+	room := h.public(alice)
+	h.send(alice, room, "m.room.message", `{"body":"first"}`)
+	ring := h.room(room).head.ring
+	first := weak.Make(ring[len(ring)-1])
+	for range 2 * ringSize {
+		h.send(alice, room, "m.room.message", `{"body":"another"}`)
+	}
+	runtime.GC()
+	if e := first.Value(); e != nil {
+		t.Errorf("%s is still in memory after %d more messages", e.ID(), 2*ringSize)
+	}
+	runtime.KeepAlive(h)
 }
 
 func TestMembershipsFollowChanges(t *testing.T) {

@@ -216,10 +216,10 @@ func (x *Index) read(tx *storage.Tx, after, upTo storage.Pos, limit int) (docs [
 	if err != nil {
 		return nil, after, err
 	}
-	h := words.NewHasher(x.key)
+	r := reader{hasher: words.NewHasher(x.key)}
 	edits := map[ident.RoomNID][]edit{}
 	for i := range rows {
-		d, original, found := docOf(h, &rows[i])
+		d, original, found := r.doc(&rows[i])
 		if !found {
 			continue
 		}
@@ -239,18 +239,27 @@ func (x *Index) read(tx *storage.Tx, after, upTo storage.Pos, limit int) (docs [
 	return docs, upTo, nil
 }
 
-// docOf returns the index entry of an event and, for an edit, the ID of the event that it edits. It returns false if
-// the event has no words.
-func docOf(h *words.Hasher, e *storage.SearchableEvent) (d tailDoc, original string, found bool) {
+// reader makes the index entries of events.
+type reader struct {
+	hasher *words.Hasher
+	terms  []uint32 // of the last event, repetitions and spare room included
+}
+
+// doc returns the index entry of an event and, for an edit, the ID of the event that it edits. It returns false if the
+// event has no words.
+func (r *reader) doc(e *storage.SearchableEvent) (d tailDoc, original string, found bool) {
 	text, found := TextOf(e.Type, e.JSON)
 	if !found {
 		return d, "", false
 	}
-	terms, size := h.Terms(nil, text.Text)
-	if len(terms) == 0 {
+	var size uint8
+	if r.terms, size = r.hasher.Terms(r.terms[:0], text.Text); len(r.terms) == 0 {
 		return d, "", false
 	}
-	d = tailDoc{room: e.Room, Doc: postings.Doc{Pos: int64(e.Position), Time: min(e.OriginTS, e.ReceivedTS), Field: text.Field, Size: size, Terms: terms}}
+	d = tailDoc{room: e.Room, Doc: postings.Doc{
+		Pos: int64(e.Position), Time: min(e.OriginTS, e.ReceivedTS), Field: text.Field, Size: size,
+		Terms: slices.Clone(r.terms), // the entry stays in memory, so it must not keep the spare room
+	}}
 	if e.Order != orderOf(e.Position) {
 		d.Order = int64(e.Order)
 	}

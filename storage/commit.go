@@ -58,7 +58,7 @@ func newCommitter(db *DB, w conn, position int64) *committer {
 func (c *committer) enqueue(p *Pending) {
 	if !c.push(p) {
 		c.fail(p, ErrClosed)
-		close(p.done)
+		p.end()
 	}
 }
 
@@ -240,7 +240,7 @@ func (c *committer) failBatch(err error) {
 
 func (c *committer) answer() {
 	for _, p := range c.batch {
-		close(p.done)
+		p.end()
 	}
 	c.batch = nil
 }

@@ -286,6 +286,14 @@ func (p *Pending) Wait(ctx context.Context) error {
 	}
 }
 
+// end reports the result to those who wait. It drops the closures: whoever keeps the Pending would otherwise keep all
+// that they refer to. A room keeps the Pending of its newest write, whose closures refer to that of the one before, and
+// so on: without this, every event since the start would stay in memory.
+func (p *Pending) end() {
+	p.write, p.task = Write{}, nil
+	close(p.done)
+}
+
 // Done returns a channel that is closed when the write is committed or has failed.
 func (p *Pending) Done() <-chan struct{} { return p.done }
 

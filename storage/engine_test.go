@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"weak"
 
 	"ebb/storage"
 	"ebb/storage/storagetest"
@@ -146,6 +147,31 @@ func TestWaitPrefersTheResultToAnEndedContext(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+func TestAWriteThatHasEndedKeepsNothingInMemory(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		for _, result := range []error{nil, errors.New("boom")} {
+			p, held := enqueueHolding(db, result)
+			<-p.Done()
+			wait(t, db.Enqueue(adding("a"))) // the committer has gone on to another batch
+			runtime.GC()
+			if held.Value() != nil {
+				t.Errorf("a write that ended with %v still refers to its closures", result)
+			}
+			runtime.KeepAlive(p)
+		}
+	})
+}
+
+// enqueueHolding queues a write with the given result. held is what its closures refer to.
+func enqueueHolding(db *storage.DB, result error) (p *storage.Pending, held weak.Pointer[[64]byte]) {
+	used := new([64]byte)
+	return db.Enqueue(storage.Write{
+		Do:        func(*storage.Tx) error { used[0]++; return result },
+		Committed: func() { used[1]++ },
+		Failed:    func(error) { used[2]++ },
+	}), weak.Make(used)
 }
 
 func TestClosureThatEndsItsGoroutineFailsAndTheCommitterGoesOn(t *testing.T) {
