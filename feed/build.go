@@ -11,6 +11,7 @@ import (
 	"ebb/ident"
 	"ebb/rooms"
 	"ebb/storage"
+	"ebb/storage/shares"
 )
 
 // builder makes one answer to a /sync request. The answer has the changes after the request's token, up to the position
@@ -103,7 +104,7 @@ func (b *builder) build(ctx context.Context, news uint64, final bool) (answer js
 	b.news = new(roomNews)
 	b.out = make([]byte, 0, min(maxFirstBuffer, roomBuffer*len(b.plan.joined)))
 	// Large answers count against the user's share of database reads, like other large reads.
-	err = b.opts.DB.Read(storage.Requested(ctx, string(b.UserID)), func(tx *storage.Tx) (err error) {
+	err = b.opts.DB.Read(shares.Requested(ctx, string(b.UserID)), func(tx *storage.Tx) (err error) {
 		b.tx = tx
 		answer, err = b.answer(ctx, news, final)
 		return err

@@ -12,6 +12,7 @@ import (
 
 	"ebb/canonjson"
 	"ebb/storage"
+	"ebb/storage/shares"
 	"ebb/wake"
 )
 
@@ -233,7 +234,7 @@ func (b *slidingBuilder) build(ctx context.Context, own uint64, final bool) (jso
 	}
 	if b.manyFresh() {
 		// Large answers count against the user's share of database reads, like other large reads.
-		err = b.opts.DB.Read(storage.Requested(ctx, string(b.UserID)), func(tx *storage.Tx) error {
+		err = b.opts.DB.Read(shares.Requested(ctx, string(b.UserID)), func(tx *storage.Tx) error {
 			b.tx = tx
 			defer func() { b.tx = nil }()
 			return b.write(ctx, own)

@@ -17,6 +17,7 @@ import (
 	"ebb/ident"
 	"ebb/rooms"
 	"ebb/storage"
+	"ebb/storage/pace"
 )
 
 // Options holds the dependencies and settings of a Job.
@@ -87,7 +88,7 @@ type run struct {
 	left int       // how many more messages may be purged; unlimited: any number
 	// released is set if the purge goes on after it was stopped.
 	released bool
-	pace     *storage.Pace
+	pace     *pace.Pace
 }
 
 // Report is the result of one run.

@@ -36,6 +36,7 @@ import (
 	"ebb/netguard"
 	"ebb/search"
 	"ebb/storage"
+	"ebb/storage/shares"
 	"ebb/web"
 )
 
@@ -130,7 +131,7 @@ func (s *Server) Routes() []httpapi.Route {
 func (s *Server) Handler(serve ...string) http.Handler {
 	o := httpapi.Options{
 		Routes: s.Routes(), Serve: serve, Authenticate: s.authenticate, Service: s.svc.registry.ServiceOf, AuthenticateServer: s.authenticateServer, Unknown: s.unknown, Healthy: s.health.ok,
-		TrustedProxies: s.proxies(), Log: s.opt.Log, Reading: storage.Requested, Signing: audit.WithNetwork, Memory: s.memory,
+		TrustedProxies: s.proxies(), Log: s.opt.Log, Reading: shares.Requested, Signing: audit.WithNetwork, Memory: s.memory,
 	}
 	if s.cfg.RateLimits.Enabled {
 		o.Limit, o.Requests = s.limiter.Limit, s.cfg.RateLimits.Connections

@@ -12,7 +12,9 @@ import (
 
 	"ebb/ident"
 	"ebb/storage/filelock"
+	"ebb/storage/pace"
 	"ebb/storage/sealing"
+	"ebb/storage/shares"
 )
 
 // Config describes the database to open.
@@ -44,7 +46,7 @@ type DB struct {
 	lock    filelock.Lock
 	readers readers
 	inner   readers // for ReadInner
-	shares  *shares
+	shares  *shares.Shares
 	commit  *committer
 	sealer  *sealing.Sealer // nil if bodies are not encrypted
 	// tending prevents that keys are retired twice at once. It is held during database work, before any other lock.
@@ -87,7 +89,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 		pg.sealer = keys
 		d = pg
 	}
-	db := &DB{cfg: cfg, dialect: d, sealer: keys, shares: newShares(cfg.ReadConns), noted: make(chan struct{}, 1)}
+	db := &DB{cfg: cfg, dialect: d, sealer: keys, shares: shares.New(cfg.ReadConns), noted: make(chan struct{}, 1)}
 	db.spares.stopping, db.spares.ended = make(chan struct{}), make(chan struct{})
 	db.ctx, db.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := db.openOrMakeRoom(ctx); err != nil {
@@ -193,7 +195,7 @@ func (db *DB) Close() (err error) {
 // one of few connections, and if every reader waited for another one, none would ever get it. Once ctx ends, the next
 // statement fails. The number of concurrent reads of one requester is bounded; see Requested.
 func (db *DB) Read(ctx context.Context, f func(*Tx) error) error {
-	release, err := db.shares.take(ctx)
+	release, err := db.shares.Take(ctx)
 	if err != nil {
 		return err
 	}

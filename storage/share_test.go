@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"ebb/storage"
+	"ebb/storage/shares"
 	"ebb/storage/storagetest"
 )
 
@@ -35,7 +36,7 @@ func hold(t *testing.T, db *storage.DB, ctx context.Context) (end func()) { //no
 
 func TestOneRequesterDoesNotTakeAllConnections(t *testing.T) {
 	db := storagetest.Open(t, storage.Config{ReadConns: 8})
-	alice, cancel := context.WithCancel(storage.Requested(t.Context(), "alice"))
+	alice, cancel := context.WithCancel(shares.Requested(t.Context(), "alice"))
 	var ends []func()
 	for range 2 {
 		ends = append(ends, hold(t, db, alice))
@@ -45,7 +46,7 @@ func TestOneRequesterDoesNotTakeAllConnections(t *testing.T) {
 	go func() { waiting <- db.Read(alice, func(*storage.Tx) error { ran = true; return nil }) }()
 	// Others can read while alice holds all connections that one requester may have.
 	for _, other := range []string{"bob", "carol"} {
-		ends = append(ends, hold(t, db, storage.Requested(t.Context(), other)), hold(t, db, storage.Requested(t.Context(), other)))
+		ends = append(ends, hold(t, db, shares.Requested(t.Context(), other)), hold(t, db, shares.Requested(t.Context(), other)))
 	}
 	ends = append(ends, hold(t, db, t.Context()), hold(t, db, t.Context()))
 	cancel()
@@ -58,16 +59,16 @@ func TestOneRequesterDoesNotTakeAllConnections(t *testing.T) {
 	for _, end := range ends[:2] { // their context has ended, but no statement has run since
 		end()
 	}
-	hold(t, db, storage.Requested(t.Context(), "alice"))()
+	hold(t, db, shares.Requested(t.Context(), "alice"))()
 }
 
 func TestReadsOfManyRequestersLeaveConnectionsToTheOthers(t *testing.T) {
 	db := storagetest.Open(t, storage.Config{ReadConns: 4})
 	var ends []func()
 	for _, who := range []string{"alice", "bob"} {
-		ends = append(ends, hold(t, db, storage.Requested(t.Context(), who)))
+		ends = append(ends, hold(t, db, shares.Requested(t.Context(), who)))
 	}
-	late, cancel := context.WithCancel(storage.Requested(t.Context(), "carol"))
+	late, cancel := context.WithCancel(shares.Requested(t.Context(), "carol"))
 	waiting := make(chan error)
 	go func() { waiting <- db.Read(late, func(*storage.Tx) error { return nil }) }()
 	ends = append(ends, hold(t, db, t.Context()), hold(t, db, t.Context()))

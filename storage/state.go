@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"ebb/ident"
+	"ebb/storage/statechain"
 )
 
 func appendInt(dst []byte, n int64) []byte { return strconv.AppendInt(dst, n, 10) }
@@ -119,10 +120,7 @@ func (tx *Tx) SnapshotLengths(nids []int64) (map[int64]int64, error) {
 }
 
 // StateEntry is one entry of a state.
-type StateEntry struct {
-	Type, Key string
-	Position  Pos
-}
+type StateEntry = statechain.Entry
 
 const stateOfQuery = `WITH RECURSIVE chain (nid, prev, back) AS (
  SELECT nid, prev, 0 FROM state_snapshots WHERE nid = $1

@@ -4,23 +4,14 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"ebb/storage/statechain"
 )
 
 // Queries for entries of several states at once.
 
 // StateKey identifies one entry of a snapshot's state.
-type StateKey struct {
-	Snapshot  int64
-	Type, Key string
-}
-
-// stateLink is a snapshot in a chain. Each snapshot of a chain is a difference from the one before it; the first one is
-// full.
-type stateLink struct {
-	prev int64        // the snapshot before it; 0 for a full snapshot
-	own  []StateEntry // the entries that it changes; not read for a full snapshot
-	next []int64      // the snapshots based on it
-}
+type StateKey = statechain.Key
 
 // maxChainIn is the number of snapshots in one statement. The common part of their chains is read once for each
 // statement, and a chain may be an eighth as long as the room has members.
@@ -45,12 +36,10 @@ func (tx *Tx) StateKeysOf(wanted []StateKey) (map[StateKey]Pos, error) {
 	found := make(map[StateKey]Pos, len(wanted))
 	full := fullStates{tx: tx, found: found}
 	for nid, l := range links {
-		if l.prev != 0 {
+		if l.Prev != 0 {
 			continue
 		}
-		w := stateWalk{links: links, wanted: bySnapshot, now: map[StateKey][]Pos{}, found: found}
-		visitStates(links, nid, w.enter, w.leave)
-		if err := full.add(nid, w.rest); err != nil {
+		if err := full.add(nid, links.Find(nid, bySnapshot, found)); err != nil {
 			return nil, err
 		}
 	}
@@ -58,28 +47,24 @@ func (tx *Tx) StateKeysOf(wanted []StateKey) (map[StateKey]Pos, error) {
 }
 
 // stateLinks reads the chains of snapshots down to the full ones.
-func (tx *Tx) stateLinks(of []int64) (map[int64]*stateLink, error) {
-	links := make(map[int64]*stateLink, len(of))
+func (tx *Tx) stateLinks(of []int64) (statechain.Links, error) {
+	links := make(statechain.Links, len(of))
 	slices.Sort(of) // neighbours have most of their chains in common
 	for nids := range slices.Chunk(of, maxChainIn) {
 		list, args := In(1, nids)
 		q := `WITH RECURSIVE chain (nid, prev) AS (SELECT nid, prev FROM state_snapshots WHERE nid IN ` + list + stateChainsQuery
-		read := map[int64]*stateLink{}
+		read := statechain.Links{}
 		err := tx.each(func(r Row) error { return scanStateLink(r, read) }, q, args...)
 		if err != nil {
 			return nil, err
 		}
 		maps.Copy(links, read)
 	}
-	for nid, l := range links {
-		if below := links[l.prev]; below != nil {
-			below.next = append(below.next, nid)
-		}
-	}
+	links.Connect()
 	return links, nil
 }
 
-func scanStateLink(r Row, into map[int64]*stateLink) error {
+func scanStateLink(r Row, into statechain.Links) error {
 	var nid, prev int64
 	var typ, key *string
 	var pos *int64
@@ -88,67 +73,13 @@ func scanStateLink(r Row, into map[int64]*stateLink) error {
 	}
 	l := into[nid]
 	if l == nil {
-		l = &stateLink{prev: prev}
+		l = &statechain.Link{Prev: prev}
 		into[nid] = l
 	}
 	if pos != nil {
-		l.own = append(l.own, StateEntry{*typ, *key, Pos(*pos)})
+		l.Own = append(l.Own, StateEntry{Type: *typ, Key: *key, Position: Pos(*pos)})
 	}
 	return nil
-}
-
-// visitStates visits a full snapshot and all snapshots based on it. It calls enter for each snapshot after the one on
-// which it is based, and leave for each after those that are based on it.
-func visitStates(links map[int64]*stateLink, full int64, enter, leave func(nid int64)) {
-	type step struct {
-		nid  int64
-		back bool // whether the snapshots based on it were visited
-	}
-	for todo := []step{{nid: full}}; len(todo) > 0; {
-		last := len(todo) - 1
-		at := todo[last]
-		if at.back {
-			todo = todo[:last]
-			leave(at.nid)
-			continue
-		}
-		todo[last].back = true
-		enter(at.nid)
-		for _, nid := range links[at.nid].next {
-			todo = append(todo, step{nid: nid})
-		}
-	}
-}
-
-// stateWalk finds entries in the snapshots based on a full one.
-type stateWalk struct {
-	links  map[int64]*stateLink
-	wanted map[int64][]StateKey
-	now    map[StateKey][]Pos // by type and key: the positions in the snapshots above the full one, the topmost last
-	found  map[StateKey]Pos   // the wanted entries that were found
-	rest   []StateKey         // the wanted entries that only the full snapshot may have
-}
-
-func (w *stateWalk) enter(nid int64) {
-	for _, e := range w.links[nid].own {
-		k := StateKey{Type: e.Type, Key: e.Key}
-		w.now[k] = append(w.now[k], e.Position)
-	}
-	for _, k := range w.wanted[nid] {
-		switch here := w.now[StateKey{Type: k.Type, Key: k.Key}]; {
-		case len(here) == 0:
-			w.rest = append(w.rest, k)
-		case here[len(here)-1] != 0:
-			w.found[k] = here[len(here)-1]
-		}
-	}
-}
-
-func (w *stateWalk) leave(nid int64) {
-	for _, e := range w.links[nid].own {
-		k := StateKey{Type: e.Type, Key: e.Key}
-		w.now[k] = w.now[k][:len(w.now[k])-1]
-	}
 }
 
 // fullStates looks up entries in full snapshots, of several snapshots at a time.
@@ -247,14 +178,14 @@ func (tx *Tx) MembersOfServer(snapshots []int64, server string) (map[int64][]Pos
 	}
 	out := make(map[int64][]Pos, len(wanted))
 	for nid, l := range links {
-		if l.prev != 0 {
+		if l.Prev != 0 {
 			continue
 		}
-		w := memberWalk{links: links, wanted: wanted, suffix: ":" + server, out: out}
-		if w.now, err = tx.fullMembers(nid, w.suffix); err != nil {
+		members, err := tx.fullMembers(nid, ":"+server)
+		if err != nil {
 			return nil, err
 		}
-		visitStates(links, nid, w.enter, w.leave)
+		links.Members(nid, members, ":"+server, wanted, out)
 	}
 	return out, nil
 }
@@ -274,45 +205,4 @@ func (tx *Tx) fullMembers(full int64, suffix string) (map[string]Pos, error) {
 		return err
 	}, fullMembersQuery, full)
 	return out, err
-}
-
-// memberWalk tracks the members of a server through the snapshots based on a full one.
-type memberWalk struct {
-	links  map[int64]*stateLink
-	wanted map[int64]bool
-	suffix string
-	now    map[string]Pos // by user; 0 if absent again
-	undo   []StateEntry   // the entries of now before each change
-	out    map[int64][]Pos
-}
-
-func (w *memberWalk) isMember(e StateEntry) bool {
-	return e.Type == "m.room.member" && strings.HasSuffix(e.Key, w.suffix)
-}
-
-func (w *memberWalk) enter(nid int64) {
-	for _, e := range w.links[nid].own {
-		if w.isMember(e) {
-			w.undo = append(w.undo, StateEntry{Key: e.Key, Position: w.now[e.Key]})
-			w.now[e.Key] = e.Position
-		}
-	}
-	if !w.wanted[nid] {
-		return
-	}
-	for _, pos := range w.now {
-		if pos != 0 {
-			w.out[nid] = append(w.out[nid], pos)
-		}
-	}
-}
-
-func (w *memberWalk) leave(nid int64) {
-	for _, e := range w.links[nid].own {
-		if w.isMember(e) {
-			before := w.undo[len(w.undo)-1]
-			w.undo = w.undo[:len(w.undo)-1]
-			w.now[before.Key] = before.Position
-		}
-	}
 }

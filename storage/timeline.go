@@ -1,10 +1,10 @@
 package storage
 
 import (
-	"cmp"
 	"slices"
 
 	"ebb/ident"
+	"ebb/storage/statechain"
 )
 
 // Queries that scan a room's timeline or read its past states.
@@ -67,12 +67,8 @@ func (tx *Tx) EventsByTime(room ident.RoomNID, from TimePoint, backwards bool, l
 	return collect(tx, scanTimedEvent, q, int64(room), from.OriginTS, int64(from.Order), limit)
 }
 
-// VisibilityState holds the positions of the state events that decide whether a user may see an event. A position is 0
-// if the state has no such event.
-type VisibilityState struct {
-	HistoryVisibility Pos
-	Member            Pos // the m.room.member event of the user
-}
+// VisibilityState holds the positions of the state events that decide whether a user may see an event.
+type VisibilityState = statechain.Visibility
 
 // visibilityChainQuery follows the chains of several snapshots at once. UNION follows common parts only once.
 const visibilityChainQuery = ` UNION SELECT s.nid, s.prev FROM state_snapshots s JOIN chain c ON s.nid = c.prev)
@@ -80,23 +76,17 @@ SELECT c.nid, c.prev, h.position, m.position FROM chain c
 LEFT JOIN state_deltas h ON h.snapshot = c.nid AND h.type = 'm.room.history_visibility' AND h.state_key = ''
 LEFT JOIN state_deltas m ON m.snapshot = c.nid AND m.type = 'm.room.member' AND m.state_key = $1`
 
-type visibilityLink struct {
-	prev            int64
-	history, member *int64 // nil if the snapshot does not change it
-	known           bool   // whether the values from the snapshots below were added
-}
-
-// VisibilityStates returns the history visibility and one user's member event in the state of each snapshot. It uses
-// the primary keys.
+// VisibilityStates returns the history visibility and one user's member event in the state of each snapshot. It omits
+// snapshots that do not exist any more. It uses the primary keys.
 func (tx *Tx) VisibilityStates(snapshots []int64, userID string) (map[int64]VisibilityState, error) {
-	links := map[int64]*visibilityLink{}
+	links := statechain.VisibilityLinks{}
 	for nids := range slices.Chunk(snapshots, maxChainIn) {
 		list, args := In(2, nids)
 		q := `WITH RECURSIVE chain (nid, prev) AS (SELECT nid, prev FROM state_snapshots WHERE nid IN ` + list + visibilityChainQuery
 		err := tx.each(func(r Row) error {
 			var nid int64
-			l := &visibilityLink{}
-			err := r.Scan(&nid, &l.prev, &l.history, &l.member)
+			l := &statechain.VisibilityLink{}
+			err := r.Scan(&nid, &l.Prev, &l.History, &l.Member)
 			links[nid] = l
 			return err
 		}, q, append([]any{userID}, args...)...)
@@ -106,37 +96,11 @@ func (tx *Tx) VisibilityStates(snapshots []int64, userID string) (map[int64]Visi
 	}
 	out := make(map[int64]VisibilityState, len(snapshots))
 	for _, nid := range snapshots {
-		out[nid] = visibilityStateOf(links, nid)
+		if links[nid] != nil {
+			out[nid] = links.State(nid)
+		}
 	}
 	return out, nil
-}
-
-// visibilityStateOf returns both values in the state of the given snapshot. It follows the chain to a snapshot whose
-// values are known or to the end, and then sets the values of all snapshots on the way, so that later calls need not go
-// as far.
-func visibilityStateOf(links map[int64]*visibilityLink, nid int64) VisibilityState {
-	var open []*visibilityLink
-	below := links[nid]
-	for below != nil && !below.known {
-		open, below = append(open, below), links[below.prev]
-	}
-	for _, l := range slices.Backward(open) {
-		if below != nil {
-			l.history, l.member = cmp.Or(l.history, below.history), cmp.Or(l.member, below.member)
-		}
-		below, l.known = l, true
-	}
-	if below == nil {
-		return VisibilityState{}
-	}
-	return VisibilityState{HistoryVisibility: posOf(below.history), Member: posOf(below.member)}
-}
-
-func posOf(p *int64) Pos {
-	if p == nil {
-		return 0
-	}
-	return Pos(*p)
 }
 
 // RelationCount is the number of relations of one type from one sender to a parent.

@@ -58,6 +58,9 @@ var rules = map[string]rule{
 	"storage/filelock":         {rank: 1, only: []string{"config"}},
 	"storage/mxc":              {rank: 1, only: leaf, pure: true},
 	"storage/postings":         {rank: 1, only: leaf, pure: true},
+	"storage/pace":             {rank: 1, only: leaf},
+	"storage/shares":           {rank: 1, only: []string{"keyed"}},
+	"storage/statechain":       {rank: 1, only: []string{"ident"}, pure: true},
 	"storage/values":           {rank: 1, only: []string{"ident"}},
 	"rooms/eventcontent":       {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
 	"accounts/passwords":       {rank: 1, only: leaf, pure: true},
@@ -65,7 +68,7 @@ var rules = map[string]rule{
 	"rooms/newroom":            {rank: 1, only: []string{"canonjson", "mxerr"}, sideways: []string{"rooms/pdu"}, pure: true},
 	"rooms/handshake":          {rank: 1, only: []string{"canonjson", "mxerr", "ident"}, sideways: []string{"rooms/pdu", "rooms/eventauth"}, pure: true},
 
-	"storage":             {rank: 2, only: []string{"bodykeys", "mxerr", "canonjson", "telemetry", "config", "ident", "keyed", "storage/filelock", "storage/mxc", "storage/pagegaps", "storage/postings", "storage/sealing", "storage/values"}},
+	"storage":             {rank: 2, only: []string{"bodykeys", "mxerr", "canonjson", "telemetry", "config", "ident", "keyed", "storage/filelock", "storage/mxc", "storage/pace", "storage/pagegaps", "storage/postings", "storage/sealing", "storage/shares", "storage/statechain", "storage/values"}},
 	"storage/storagetest": {rank: 2, sideways: []string{"storage"}},
 	"wake":                {rank: 2, only: []string{"ident"}},
 

@@ -1,19 +1,20 @@
-package storage
+package pace
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
 func TestBackgroundWorkTakesShortStepsWhileOthersWrite(t *testing.T) {
-	db := &DB{}
+	var written atomic.Int64
 	ended, cancel := context.WithCancel(t.Context())
 	cancel() // so that no rest takes any time
-	p := db.Pace()
+	p := New(written.Load)
 	step := func(others int64) bool {
 		p.start = time.Now().Add(-time.Second)
-		db.written.Add(others + 2)
+		written.Add(others + 2)
 		p.Rest(ended, 2)
 		return p.Busy()
 	}

@@ -1,4 +1,5 @@
-package storage
+// Package shares divides the reading connections of a database among those who read, so that none of them uses all.
+package shares
 
 import (
 	"context"
@@ -22,18 +23,19 @@ func Requested(ctx context.Context, requester string) context.Context {
 	return context.WithValue(ctx, requesterKey{}, requester)
 }
 
-// shares divides the reading connections among requesters, so that none of them can use all.
-type shares struct {
+// Shares divides connections among requesters.
+type Shares struct {
 	all        chan struct{} // one slot for each read with a requester
 	requesters *keyed.Semaphore[string]
 }
 
-func newShares(connections int) *shares {
-	return &shares{all: make(chan struct{}, max(connections-unshared, 1)), requesters: keyed.NewSemaphore[string](maxShare, 0)}
+// New returns the Shares of a number of connections.
+func New(connections int) *Shares {
+	return &Shares{all: make(chan struct{}, max(connections-unshared, 1)), requesters: keyed.NewSemaphore[string](maxShare, 0)}
 }
 
-// take waits until the requester of ctx may read. The caller must call release after the read.
-func (s *shares) take(ctx context.Context) (release func(), err error) {
+// Take waits until the requester of ctx may read. The caller must call release after the read.
+func (s *Shares) Take(ctx context.Context) (release func(), err error) {
 	requester, ok := ctx.Value(requesterKey{}).(string)
 	if !ok {
 		return func() {}, nil

@@ -1,4 +1,5 @@
-package storage
+// Package pace makes background work of many writes give way to others who write to a database.
+package pace
 
 import (
 	"context"
@@ -18,14 +19,16 @@ const (
 
 // Pace makes background work of many writes give way to other writers. It is used by one goroutine.
 type Pace struct {
-	db     *DB
-	start  time.Time // of the current step
-	writes int64     // committed until then
-	quiet  int       // the number of steps since others were writing, at most quietSteps
+	written func() int64 // returns the number of writes that were committed so far
+	start   time.Time    // of the current step
+	writes  int64        // committed until then
+	quiet   int          // the number of steps since others were writing, at most quietSteps
 }
 
-// Pace returns a Pace for work that begins now.
-func (db *DB) Pace() *Pace { return &Pace{db: db, start: time.Now(), writes: db.written.Load()} }
+// New returns a Pace for work that begins now. written returns the number of writes that were committed so far.
+func New(written func() int64) *Pace {
+	return &Pace{written: written, start: time.Now(), writes: written()}
+}
 
 // Busy reports whether others were writing during one of the last steps, or may be, because the work has just begun.
 // Steps should be shorter then.
@@ -34,7 +37,7 @@ func (p *Pace) Busy() bool { return p.quiet < quietSteps }
 // Rest is called after each step of the work, with the number of writes that the step made. If others were writing
 // meanwhile, it waits for a while before the next step.
 func (p *Pace) Rest(ctx context.Context, own int64) {
-	took, written := time.Since(p.start), p.db.written.Load()
+	took, written := time.Since(p.start), p.written()
 	p.quiet = min(p.quiet+1, quietSteps)
 	if float64(written-p.writes-own) > busyWrites*took.Seconds() {
 		p.quiet = 0
@@ -45,7 +48,7 @@ func (p *Pace) Rest(ctx context.Context, own int64) {
 		case <-ctx.Done():
 		}
 		// What others write during the rest does not count, so that the next step measures what it competes with.
-		written = p.db.written.Load()
+		written = p.written()
 	}
 	p.start, p.writes = time.Now(), written
 }
