@@ -3,6 +3,7 @@ package redactions
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"testing"
 	"time"
@@ -85,6 +86,54 @@ func TestALifetimeIsCarriedOutOnceADay(t *testing.T) {
 	h.clock = h.clock.Add(time.Millisecond)
 	h.finish()
 	h.expectRedacted("on the next day", late, 1)
+}
+
+// history stores a copy of a message, with another ID, as history that was fetched from another server: directly below
+// the message in the timeline, although it arrives now.
+func (h *house) history(of id.EventID) id.EventID {
+	h.t.Helper()
+	room, err := h.rooms.Room(h.t.Context(), h.room)
+	h.ok(err)
+	e, err := room.FindEvent(h.t.Context(), of)
+	h.ok(err)
+	row := e.Row()
+	row.EventID, row.RedactedBy, row.TxnID = fmt.Sprint("$history-of-", of), 0, ""
+	h.ok(h.db.Write(h.t.Context(), func(tx *storage.Tx) error {
+		row.Position, row.Order = tx.NextPos(), row.Order-1
+		return tx.InsertEvent(&row)
+	}))
+	return id.EventID(row.EventID)
+}
+
+// A user's messages may arrive as history, for example after the server's database was restored from an older backup.
+func TestMessagesThatArriveAsHistoryReachTheirLifetime(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		h := newHouse(t, db)
+		h.redactions = New(Options{DB: h.db, Rooms: h.rooms, Window: 2, Now: func() time.Time { return h.clock }})
+		old := h.messages(h.bob, 60)
+		h.clock = h.clock.Add(10 * day)
+		h.setLifetime(h.bob, "", day)
+		for redacted := 0; redacted == 0; {
+			redacted, _ = h.stepOwn()
+		}
+		passed := []id.EventID{h.history(old[5]), h.history(old[3])} // the request that is under way has passed them
+		h.finish()
+		h.expectRedacted("those of the timeline", old, len(old))
+		h.expectRedacted("those that arrived during the request", passed, 0)
+		after := append(passed, h.history(old[20]))
+		h.clock = h.clock.Add(day)
+		h.finish()
+		h.expectRedacted("a day later", after, len(after))
+		last := []id.EventID{h.history(old[40])}
+		h.clock = h.clock.Add(day)
+		h.finish()
+		h.expectRedacted("a day after that", last, 1)
+		h.clock = h.clock.Add(day)
+		h.finish()
+		if r := h.request(h.bob); r.Redacted != 1 {
+			t.Errorf("a request that finds nothing is listed: %+v", r)
+		}
+	})
 }
 
 // inAnotherRoom creates a second room, in which f is called.

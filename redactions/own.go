@@ -233,7 +233,8 @@ func (o *ownStep) do(ctx context.Context) (redacted int, err error) {
 
 // enter moves to the next room. After the last one, it ends the counting or the request.
 func (o *ownStep) enter(ctx context.Context) error {
-	return o.s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+	certain := true
+	err := o.s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		next, found, err := o.nextRoom(tx)
 		switch {
 		case err != nil:
@@ -243,7 +244,7 @@ func (o *ownStep) enter(ctx context.Context) error {
 				o.to.AtOrder = storage.UnplacedState
 				return nil
 			}
-			o.to.AtOrder, err = tx.OwnMark(o.row.User, next)
+			o.to.AtOrder, certain, err = tx.OwnMark(o.row.User, next)
 			return err
 		case !o.to.Counted && o.to.Expected > 0:
 			o.to.Counted, o.to.AtRoom = true, 0
@@ -252,6 +253,10 @@ func (o *ownStep) enter(ctx context.Context) error {
 		o.to.Counted, o.to.FinishedTS = true, o.s.opts.Now().UnixMilli()
 		return nil
 	})
+	if err != nil || certain {
+		return err
+	}
+	return o.s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.BeginOwnMark(o.row.User, o.to.AtRoom) })
 }
 
 // nextRoom returns the room after AtRoom.
@@ -494,11 +499,7 @@ func (o *ownStep) write(tx *storage.Tx) error {
 // writeMarks stores up to where the timelines are done.
 func (o *ownStep) writeMarks(tx *storage.Tx) error {
 	for _, m := range o.marks {
-		mark, err := tx.OwnMark(o.row.User, m.room)
-		if err == nil && mark >= m.from && mark < m.to {
-			err = tx.SetOwnMark(o.row.User, m.room, m.to)
-		}
-		if err != nil {
+		if err := tx.AdvanceOwnMark(o.row.User, m.room, m.from, m.to); err != nil {
 			return err
 		}
 	}

@@ -237,7 +237,7 @@ func TestALaterRequestContinuesWhereTheTimelineIsDone(t *testing.T) {
 	h.ok(err)
 	mark := func() (m ident.Order) {
 		h.ok(h.db.Read(t.Context(), func(tx *storage.Tx) (err error) {
-			m, err = tx.OwnMark(h.bob.UserNID, room.NID())
+			m, _, err = tx.OwnMark(h.bob.UserNID, room.NID())
 			return err
 		}))
 		return m

@@ -94,6 +94,17 @@ func (tx *Tx) InsertEvent(e *EventRow) error {
 	if err != nil {
 		return err
 	}
+	return tx.eventAdded(e)
+}
+
+// eventAdded records what depends on an event that was inserted.
+func (tx *Tx) eventAdded(e *EventRow) error {
+	tx.refersTo(e.Snapshot)
+	if e.Order != 0 && e.Order != ident.Order(e.Position)<<16 { // it is history (graph.OrderStep)
+		if err := tx.addLateOwnMessage(e.Position, e.Order); err != nil {
+			return err
+		}
+	}
 	return tx.addEventMedia(e.Position, e.IsState, e.Flags, e.JSON)
 }
 
@@ -240,6 +251,9 @@ func (tx *Tx) RejudgeEvent(p Pos, eventID string, order ident.Order, snapshot in
 		return err
 	}
 	if order != 0 {
+		if err := tx.addLateOwnMessage(p, order); err != nil {
+			return err
+		}
 		return tx.addEventMediaAgain(p)
 	}
 	return tx.removeDependents(rejected, p, eventID)

@@ -151,18 +151,50 @@ func (tx *Tx) NextMembership(user ident.UserNID, after ident.RoomNID) (m MemberR
 	return one(tx, scanMembership(user), nextMembershipQuery, int64(user), int64(after))
 }
 
-// OwnMark returns the order up to which all messages of a user in a room are redacted. It uses the primary key.
-func (tx *Tx) OwnMark(user ident.UserNID, room ident.RoomNID) (ident.Order, error) {
-	ord, _, err := one(tx, scanNumber[ident.Order], `SELECT ord FROM own_redaction_marks WHERE user_nid = $1 AND room_nid = $2`, int64(user), int64(room))
-	return ord, err
+// OwnMark returns the order up to which all messages of a user in a room are redacted, and reports whether it is
+// certain: BeginOwnMark must be called if no mark is stored yet, or if a message has been added below it. It uses the
+// primary key.
+func (tx *Tx) OwnMark(user ident.UserNID, room ident.RoomNID) (mark ident.Order, certain bool, err error) {
+	certain = true
+	mark, found, err := one(tx, func(r Row) (mark ident.Order, err error) {
+		var late ident.Order
+		if err = r.Scan(&mark, &late); late != 0 {
+			mark, certain = min(mark, late-1), false
+		}
+		return mark, err
+	}, `SELECT ord, late FROM own_redaction_marks WHERE user_nid = $1 AND room_nid = $2`, int64(user), int64(room))
+	return mark, certain && found, err
 }
 
-const advanceOwnMarkQuery = `INSERT INTO own_redaction_marks (user_nid, room_nid, ord) VALUES ($1, $2, $3)
-ON CONFLICT (user_nid, room_nid) DO UPDATE SET ord = excluded.ord`
+const beginOwnMarkQuery = `INSERT INTO own_redaction_marks (user_nid, room_nid, ord) SELECT $1, nid, CAST($3 AS BIGINT) FROM rooms WHERE nid = $2
+ON CONFLICT (user_nid, room_nid) DO UPDATE SET ord = excluded.ord, late = 0`
 
-// SetOwnMark records that all messages of a user in a room are redacted up to an order.
-func (tx *Tx) SetOwnMark(user ident.UserNID, room ident.RoomNID, to ident.Order) error {
-	_, err := tx.exec(advanceOwnMarkQuery, int64(user), int64(room), int64(to))
+// BeginOwnMark stores what OwnMark returns. A message that is added below the mark from now on is noticed: the next
+// request looks at it, even if the one that is under way has passed it.
+func (tx *Tx) BeginOwnMark(user ident.UserNID, room ident.RoomNID) error {
+	mark, _, err := tx.OwnMark(user, room)
+	if err == nil {
+		_, err = tx.exec(beginOwnMarkQuery, int64(user), int64(room), int64(mark))
+	}
+	return err
+}
+
+const advanceOwnMarkQuery = `UPDATE own_redaction_marks SET ord = $4 WHERE user_nid = $1 AND room_nid = $2 AND ord >= $3 AND ord < $4`
+
+// AdvanceOwnMark records that all messages of a user in a room between two orders are redacted, besides those that were
+// added meanwhile. It does nothing if the mark does not reach up to the first of them.
+func (tx *Tx) AdvanceOwnMark(user ident.UserNID, room ident.RoomNID, from, to ident.Order) error {
+	_, err := tx.exec(advanceOwnMarkQuery, int64(user), int64(room), int64(from), int64(to))
+	return err
+}
+
+const lateOwnMessageQuery = `UPDATE own_redaction_marks SET late = CAST($1 AS BIGINT)
+WHERE (user_nid, room_nid) IN (SELECT sender_nid, room_nid FROM events WHERE position = $2 AND state_key IS NULL) AND (late = 0 OR late > $1)`
+
+// addLateOwnMessage records that an event was added to a timeline, or shown, at an order that may be below a mark. It
+// uses the primary keys.
+func (tx *Tx) addLateOwnMessage(p Pos, order ident.Order) error {
+	_, err := tx.exec(lateOwnMessageQuery, int64(order), int64(p))
 	return err
 }
 

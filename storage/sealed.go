@@ -153,7 +153,7 @@ func (tx *Tx) insertSealedEvent(e *EventRow, stateKey any) error {
 	if err != nil {
 		return err
 	}
-	return tx.addEventMedia(e.Position, e.IsState, e.Flags, e.JSON)
+	return tx.eventAdded(e)
 }
 
 // scanEventText scans the position and the JSON of an event, and returns the JSON.
