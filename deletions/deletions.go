@@ -11,6 +11,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -28,8 +29,8 @@ import (
 	"ebb/storage"
 )
 
-// Kinds of deletions. The purge of a room ends with a receipt; what is deleted in other ways is counted until CloseOpen
-// makes receipts of it.
+// Kinds of deletions. What is deleted is counted until the deletion has ended: at the end of the purge of a room, or
+// else when CloseOpen is called.
 const (
 	Expired  = "expired messages"
 	Released = "messages kept by a hold that was lifted"
@@ -136,16 +137,25 @@ func (l *Log) Rotate(ctx context.Context) error {
 
 // Room describes the room that a receipt is about.
 type Room struct {
-	ID      id.RoomID // "": what was deleted belongs to no room
-	Policy  string    // by which policy messages were deleted
-	Servers []string  // other servers in the room
+	ID      id.RoomID `json:"id"`      // "": what was deleted belongs to no room
+	Policy  string    `json:"policy"`  // by which policy messages were deleted
+	Servers []string  `json:"servers"` // other servers in the room
+	More    int       `json:"more"`    // number of servers that are not in Servers
+}
+
+// bounded returns a description that names at most maxServers servers, in order.
+func (r Room) bounded() Room {
+	r.Servers = slices.Sorted(slices.Values(r.Servers))
+	n := min(len(r.Servers), maxServers)
+	r.Servers, r.More = r.Servers[:n], len(r.Servers)-n
+	return r
 }
 
 // openPage is how many kinds of deletions in rooms are listed at a time.
 const openPage = 100
 
-// CloseOpen makes receipts of everything that was deleted in other ways than by the purge of a room. It is called when
-// the files have been overwritten. describe describes a room.
+// CloseOpen ends all deletions except those of a purge or a removal of a room that is to continue. describe describes a
+// room.
 func (l *Log) CloseOpen(ctx context.Context, describe func(ctx context.Context, nid ident.RoomNID) (Room, error)) error {
 	if l == nil {
 		return nil
@@ -186,8 +196,8 @@ func (l *Log) Count(tx *storage.Tx, room ident.RoomNID, kind string, events, med
 	return tx.CountDeleted(room, kind, events, media)
 }
 
-// Close makes a receipt of what was counted about a room, in the write that ends the deletion. It does nothing if
-// nothing was deleted. room describes the room.
+// Close ends a deletion: what was counted about a room gets a receipt, which Sign makes. It does nothing if nothing was
+// deleted. room describes the room.
 func (l *Log) Close(tx *storage.Tx, nid ident.RoomNID, kind string, room func() Room) error {
 	if l == nil {
 		return nil
@@ -196,8 +206,50 @@ func (l *Log) Close(tx *storage.Tx, nid ident.RoomNID, kind string, room func() 
 	if err != nil || !found {
 		return err
 	}
-	_, err = l.add(tx, nid, room(), deleted{DeletionCounts: counts, kind: kind})
-	return err
+	about, err := json.Marshal(room().bounded())
+	if err != nil {
+		return err
+	}
+	return tx.AddPendingReceipt(&storage.PendingReceipt{Room: nid, Kind: kind, DeletionCounts: counts, About: string(about)})
+}
+
+// signPage is how many receipts one write signs.
+const signPage = 50
+
+// Sign makes receipts of the deletions that have ended. It is called when the files have been overwritten. A receipt
+// of texts whose keys are not destroyed yet (on PostgreSQL) is left for a later call, so that it is true when it is
+// signed.
+func (l *Log) Sign(ctx context.Context) error {
+	if l == nil {
+		return nil
+	}
+	for more := true; more; {
+		err := l.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+			due, err := tx.DueReceipts(signPage)
+			for _, p := range due {
+				if err == nil {
+					err = l.sign(tx, &p)
+				}
+			}
+			more = len(due) == signPage
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Log) sign(tx *storage.Tx, p *storage.PendingReceipt) error {
+	var room Room
+	if err := json.Unmarshal([]byte(p.About), &room); err != nil {
+		return err
+	}
+	if _, err := l.add(tx, p.Room, room, deleted{DeletionCounts: p.DeletionCounts, until: p.UntilTS, kind: p.Kind}); err != nil {
+		return err
+	}
+	return tx.DropPendingReceipt(p.NID)
 }
 
 // Erasure is what the erasure of everything about a user has deleted.
@@ -211,8 +263,9 @@ type Erasure struct {
 }
 
 // CloseErasure makes a receipt of an erasure, in the write that ends it, and returns its number, or 0 if no receipts
-// are made. What was deleted of the user's events, and the media of these, also is in the receipts of the rooms, so the
-// numbers of events and media in this receipt do not include it.
+// are made. The audit log is to name the number, so the receipt does not wait until the files are overwritten, but says
+// until when something is left in them. What was deleted of the user's events, and the media of these, also is in the
+// receipts of the rooms, so the numbers of events and media in this receipt do not include it.
 func (l *Log) CloseErasure(tx *storage.Tx, e Erasure) (number int64, err error) {
 	if l == nil {
 		return 0, nil
@@ -225,16 +278,23 @@ func (l *Log) CloseErasure(tx *storage.Tx, e Erasure) (number int64, err error) 
 		data = []string{"none"}
 	}
 	counts := storage.DeletionCounts{Media: e.Media, SinceTS: e.Requested.UnixMilli()}
-	return l.add(tx, 0, Room{Policy: policies[Erased]}, deleted{DeletionCounts: counts, kind: Erased, more: []field{
-		{"redactions sent", fmt.Sprint(e.Redacted)}, {"events removed from this server only", fmt.Sprint(e.Removed)}, {"other data", strings.Join(data, ", ")},
+	now, left := tx.Now(), "until the next purge has overwritten them"
+	if !l.opts.DB.Overwrites() {
+		keys := stamp(now.Add(storage.MaxKeyDelay).UnixMilli())
+		left = "encrypted texts until their keys are destroyed, by " + keys + "; other data until their space is reused"
+	}
+	return l.add(tx, 0, Room{Policy: policies[Erased]}, deleted{DeletionCounts: counts, until: now.UnixMilli(), kind: Erased, more: []field{
+		{"redactions sent", fmt.Sprint(e.Redacted)}, {"events removed from this server only", fmt.Sprint(e.Removed)},
+		{"other data", strings.Join(data, ", ")}, {"left in files", left},
 	}})
 }
 
 // deleted is what a receipt is about.
 type deleted struct {
 	storage.DeletionCounts
-	kind string
-	more []field
+	until int64 // ms; when the last of it was deleted
+	kind  string
+	more  []field
 }
 
 // field is a line of a receipt.
@@ -258,7 +318,7 @@ func (l *Log) add(tx *storage.Tx, nid ident.RoomNID, room Room, what deleted) (n
 	return r.Number, l.opts.Audit.Add(context.Background(), tx, "deletion receipt", "number", r.Number, "digest", r.Digest)
 }
 
-// CloseLeft makes a receipt of a room that was removed because no user of this server is in it.
+// CloseLeft is Close for a room that was removed because no user of this server is in it.
 func (l *Log) CloseLeft(tx *storage.Tx, of storage.RemovedRoom) error {
 	return l.Close(tx, of.NID, Left, func() Room {
 		return Room{ID: id.RoomID(of.RoomID), Policy: "removal of rooms that no user of this server is in", Servers: of.Servers}
@@ -275,13 +335,12 @@ const title = "ebb deletion receipt 1"
 
 // text returns the text of a receipt: a line for each field. previous is the digest of the receipt before.
 func (l *Log) text(room Room, what deleted, r storage.DeletionReceipt, previous string) string {
-	slices.Sort(room.Servers)
 	copies := "none known"
-	if n := len(room.Servers); n > 0 {
-		copies = strings.Join(room.Servers[:min(n, maxServers)], " ")
-		if n > maxServers {
-			copies += fmt.Sprintf(" and %d more", n-maxServers)
-		}
+	if len(room.Servers) > 0 {
+		copies = strings.Join(room.Servers, " ")
+	}
+	if room.More > 0 {
+		copies += fmt.Sprintf(" and %d more", room.More)
 	}
 	if previous == "" {
 		previous = "none"
@@ -293,7 +352,7 @@ func (l *Log) text(room Room, what deleted, r storage.DeletionReceipt, previous 
 	fields := []field{
 		{"server", l.opts.Server}, {"number", fmt.Sprint(r.Number)}, {"previous", previous}, {"room", string(room.ID)}, {"deleted", what.kind},
 		{"events", fmt.Sprint(what.Events)}, {"media", fmt.Sprint(what.Media)}, {"policy", room.Policy},
-		{"from", stamp(what.SinceTS)}, {"until", stamp(r.TS)}, {"other servers", copies},
+		{"from", stamp(what.SinceTS)}, {"until", stamp(what.until)}, {"signed", stamp(r.TS)}, {"other servers", copies},
 	}
 	for _, f := range append(fields, what.more...) {
 		fmt.Fprintf(&b, "%s: %s\n", f.name, oneLine(f.value))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +61,14 @@ func (l *lab) purge(room ident.RoomNID, events int64) {
 		if err != nil {
 			l.t.Fatal(err)
 		}
+	}
+	l.sign()
+}
+
+func (l *lab) sign() {
+	l.t.Helper()
+	if err := l.Sign(ctx); err != nil {
+		l.t.Fatal(err)
 	}
 }
 
@@ -128,6 +137,75 @@ func TestReceiptsAreVerifiedWithoutTheDatabase(t *testing.T) {
 		}
 		if v, err := verify([][]byte{lines[0], lines[2]}, keys); err != nil || v.Missing != 1 {
 			t.Errorf("without the second receipt: %+v, %v", v, err)
+		}
+	})
+}
+
+// On PostgreSQL, what was deleted can be read in the database's log until its key is destroyed.
+func TestAReceiptIsSignedWhenTheKeysAreDestroyed(t *testing.T) {
+	each(t, func(t *testing.T, l *lab) {
+		write := func(f func(tx *storage.Tx) error) {
+			t.Helper()
+			if err := l.db.Write(ctx, f); err != nil {
+				t.Fatal(err)
+			}
+		}
+		receipts := func() (n int) {
+			t.Helper()
+			l.sign()
+			lines, _ := l.export()
+			return len(lines)
+		}
+		var first, second storage.Pos
+		write(func(tx *storage.Tx) error {
+			first, second = tx.NextPos(), tx.NextPos()
+			for _, p := range []storage.Pos{first, second} {
+				e := storage.EventRow{Position: p, Room: 1, Order: ident.Order(p) << 16, EventID: fmt.Sprint("$", p), Type: "m.room.message", ReceivedTS: l.ms, JSON: []byte(`{}`)}
+				if err := tx.InsertEvent(&e); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		write(func(tx *storage.Tx) error { return tx.PurgeEvent(first, fmt.Sprint("$", first)) })
+		if l.db.Overwrites() {
+			l.purge(1, 1)
+			if n := receipts(); n != 1 {
+				t.Errorf("%d receipts, want 1", n)
+			}
+			return
+		}
+		l.ms -= time.Hour.Milliseconds() // the clock is set back
+		l.purge(1, 1)
+		l.purge(2, 1)
+		if n := receipts(); n != 1 {
+			t.Fatalf("while the key of room 1 exists there are %d receipts, want that of room 2", n)
+		}
+		retire := func() {
+			t.Helper()
+			if err := l.db.RetireKeys(ctx, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		retire()
+		l.ms += 2 * time.Hour.Milliseconds()
+		write(func(tx *storage.Tx) error { return tx.PurgeEvent(second, fmt.Sprint("$", second)) }) // another key
+		if n := receipts(); n != 2 {
+			t.Fatalf("after the key was destroyed there are %d receipts, want 2", n)
+		}
+		lines, _ := l.export()
+		for _, want := range []string{`until: 2025-06-15T15:06:40Z\n`, `signed: 2025-06-15T16:06:40Z\n`, `other servers: a.org z.org\n`} {
+			if !bytes.Contains(lines[1], []byte(want)) {
+				t.Errorf("the receipt lacks %s: %s", want, lines[1])
+			}
+		}
+		l.purge(1, 1)
+		if n := receipts(); n != 2 {
+			t.Fatalf("while the second key of room 1 exists there are %d receipts", n)
+		}
+		retire()
+		if n := receipts(); n != 3 {
+			t.Errorf("at the end there are %d receipts, want 3", n)
 		}
 	})
 }

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ebb/deletions"
 	"ebb/ident"
 	"ebb/rooms"
 	"ebb/storage"
@@ -22,11 +23,12 @@ import (
 
 // Options holds the dependencies and settings of a Job.
 type Options struct {
-	DB       *storage.DB
-	Rooms    *rooms.Service
-	Commits  *rooms.Commits  // by which the job learns of redactions, and reports what it has deleted
-	Policy   rooms.Retention // default policy and limits of the server
-	Interval time.Duration
+	DB        *storage.DB
+	Rooms     *rooms.Service
+	Commits   *rooms.Commits // by which the job learns of redactions, and reports what it has deleted
+	Deletions *deletions.Log
+	Policy    rooms.Retention // default policy and limits of the server
+	Interval  time.Duration
 	// Delay is how long messages are hidden before they are purged if they expired only because a policy was shortened,
 	// because the clock jumped, or together with far more messages than usual.
 	Delay time.Duration
@@ -179,7 +181,7 @@ func (j *Job) Purge(ctx context.Context, all bool) (Report, error) {
 		j.compactSoon()
 	}
 	if !j.owed {
-		errs = append(errs, j.opts.Rooms.CloseReceipts(ctx))
+		errs = append(errs, j.signReceipts(ctx))
 	}
 	if report.Events+report.Originals > 0 {
 		j.opts.Log.Info("purged expired messages", "rooms", report.Rooms, "events", report.Events, "originals", report.Originals, "took", time.Since(start))

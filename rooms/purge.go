@@ -247,8 +247,8 @@ func (p *purging) finish(batch []storage.PurgeCandidate, out *Purged) error {
 	return p.tx.KeepEvents(p.kept, dependents)
 }
 
-// receipt counts what one transaction of a purge has removed. The last transaction makes a receipt of everything that
-// was counted about the room.
+// receipt counts what one transaction of a purge has removed. With the last transaction, the receipt about the room is
+// complete.
 func (s *Service) receipt(tx *storage.Tx, r *Room, kind string, out *Purged, media int64) error {
 	if err := s.opts.Deletions.Count(tx, r.nid, kind, int64(out.Events), media); err != nil || out.More {
 		return err
@@ -265,20 +265,6 @@ func (s *Service) counted(tx *storage.Tx, room ident.RoomNID, kind string, event
 		return err
 	}
 	return s.opts.Deletions.Count(tx, room, kind, events, tx.DeletedMedia()-media)
-}
-
-// CloseReceipts makes receipts of what was deleted in other ways than by purges.
-func (s *Service) CloseReceipts(ctx context.Context) error {
-	return s.opts.Deletions.CloseOpen(ctx, func(ctx context.Context, nid ident.RoomNID) (deletions.Room, error) {
-		r, err := s.RoomByNID(ctx, nid)
-		if err != nil {
-			if errors.Is(err, ErrNoRoom) {
-				err = nil
-			}
-			return deletions.Room{}, err
-		}
-		return deletions.Room{ID: r.id, Servers: r.OtherServers()}, nil
-	})
 }
 
 // skeletonize reduces a message to its redacted form, which no client sees.

@@ -86,7 +86,7 @@ func (s *Service) formerUsers(r *Room) (users []ident.UserNID, some bool) {
 }
 
 // RemoveRows deletes at most limit rows of a room that RemoveLeft has removed, and returns the number of events among
-// them and whether there may be more rows. With the last ones, it makes a receipt.
+// them and whether there may be more rows. With the last ones, the receipt about the room is complete.
 func (s *Service) RemoveRows(ctx context.Context, of storage.RemovedRoom, limit int) (events int, more bool, err error) {
 	err = s.db.Enqueue(storage.Write{
 		Do: func(tx *storage.Tx) error {

@@ -249,7 +249,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		DB: s.db, Rooms: s.rooms, MaxDelay: time.Duration(cfg.DelayedEvents.MaxDelay), MaxPerUser: cfg.DelayedEvents.MaxPerUser, Now: o.Now, Timer: o.Timer, Log: o.Log,
 	})
 	s.retention, err = retention.New(ctx, retention.Options{
-		DB: s.db, Rooms: s.rooms, Commits: commits, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Delay: time.Duration(cfg.Retention.PurgeDelay),
+		DB: s.db, Rooms: s.rooms, Commits: commits, Deletions: s.deletions, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Delay: time.Duration(cfg.Retention.PurgeDelay),
 		LeftRooms: (*time.Duration)(cfg.Retention.LeftRooms), ForgottenRooms: (*time.Duration)(cfg.Retention.ForgottenRooms),
 		Observe: observePurge, Now: o.Now, Elapsed: o.elapsed, Log: o.Log,
 	})

@@ -335,3 +335,13 @@ func (db *DB) between(ctx context.Context, task func(conn) error) error {
 // Maintain returns free pages to the file system and empties the write-ahead log, in small steps between commits, so
 // that no file contains deleted bytes any more. It waits for readers that still need the log.
 func (db *DB) Maintain(ctx context.Context) error { return db.dialect.maintain(ctx, db) }
+
+// Pace returns a Pace for background work that begins now.
+func (db *DB) Pace() *pace.Pace { return pace.New(db.written.Load) }
+
+// Overwrites reports whether nothing that was deleted is left in the files of the database after Maintain. On
+// PostgreSQL, only the keys of sealed texts are destroyed (see RetireKeys).
+func (db *DB) Overwrites() bool {
+	_, overwrites := db.dialect.(sqliteDialect)
+	return overwrites
+}

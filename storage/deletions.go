@@ -2,7 +2,7 @@ package storage
 
 import "ebb/ident"
 
-// DeletionCounts counts what was deleted from a room and has no receipt yet.
+// DeletionCounts counts what was deleted from a room.
 type DeletionCounts struct {
 	Events, Media int64
 	SinceTS       int64 // ms; when the first of them was deleted
@@ -14,13 +14,13 @@ ON CONFLICT (room_nid, kind) DO UPDATE SET events = deletion_counts.events + exc
 	takeDeletedQuery = `DELETE FROM deletion_counts WHERE room_nid = $1 AND kind = $2 RETURNING events, media, since_ts`
 )
 
-// CountDeleted adds to what was deleted from a room and has no receipt yet.
+// CountDeleted adds to what a deletion that has not ended has deleted from a room.
 func (tx *Tx) CountDeleted(room ident.RoomNID, kind string, events, media int64) error {
 	_, err := tx.exec(countDeletedQuery, int64(room), kind, events, media, tx.now.UnixMilli())
 	return err
 }
 
-// TakeDeleted returns what was deleted from a room and has no receipt yet, and sets it to nothing.
+// TakeDeleted returns what such a deletion has deleted from a room, and sets it to nothing.
 func (tx *Tx) TakeDeleted(room ident.RoomNID, kind string) (DeletionCounts, bool, error) {
 	return one(tx, func(r Row) (c DeletionCounts, err error) {
 		err = r.Scan(&c.Events, &c.Media, &c.SinceTS)
@@ -28,7 +28,52 @@ func (tx *Tx) TakeDeleted(room ident.RoomNID, kind string) (DeletionCounts, bool
 	}, takeDeletedQuery, int64(room), kind)
 }
 
-// OpenDeletion names a kind of deletions in a room that have no receipt yet.
+// PendingReceipt is what a receipt will be about, of deletions that have ended.
+type PendingReceipt struct {
+	NID  int64
+	Room ident.RoomNID
+	Kind string
+	DeletionCounts
+	UntilTS int64  // ms; when the last of them was deleted
+	About   string // JSON that describes the room
+}
+
+const (
+	lastDirtyQuery         = `SELECT coalesce(max(dirty_ts), 0) FROM body_keys WHERE room_nid IN (0, $1) AND dirty_ts > 0`
+	addPendingReceiptQuery = `INSERT INTO pending_receipts (nid, room_nid, kind, events, media, since_ts, until_ts, about) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
+	dueReceiptsQuery       = `SELECT nid, room_nid, kind, events, media, since_ts, until_ts, about FROM pending_receipts p WHERE NOT EXISTS (
+    SELECT 1 FROM body_keys k WHERE k.room_nid IN (0, p.room_nid) AND k.dirty_ts > 0 AND k.dirty_ts <= p.until_ts) ORDER BY nid LIMIT $1`
+)
+
+// AddPendingReceipt stores what a receipt will be about, in the write that ends the deletion. It sets NID and UntilTS,
+// which is not earlier than dirty_ts of any key under which something was deleted so far, even if the clock was set
+// back since.
+func (tx *Tx) AddPendingReceipt(p *PendingReceipt) error {
+	dirty, _, err := one(tx, scanNumber[int64], lastDirtyQuery, int64(p.Room))
+	if err != nil {
+		return err
+	}
+	p.NID, p.UntilTS = int64(tx.NextPos()), max(dirty, tx.now.UnixMilli())
+	_, err = tx.exec(addPendingReceiptQuery, p.NID, int64(p.Room), p.Kind, p.Events, p.Media, p.SinceTS, p.UntilTS, p.About)
+	return err
+}
+
+// DueReceipts lists at most limit pending receipts, the oldest first, except those about texts whose keys are still to
+// be destroyed (see DB.RetireKeys). It uses the index body_keys_by_room.
+func (tx *Tx) DueReceipts(limit int) ([]PendingReceipt, error) {
+	return collect(tx, func(r Row) (p PendingReceipt, err error) {
+		err = r.Scan(&p.NID, &p.Room, &p.Kind, &p.Events, &p.Media, &p.SinceTS, &p.UntilTS, &p.About)
+		return p, err
+	}, dueReceiptsQuery, limit)
+}
+
+// DropPendingReceipt deletes a pending receipt, in the write that stores the receipt.
+func (tx *Tx) DropPendingReceipt(nid int64) error {
+	_, err := tx.exec(`DELETE FROM pending_receipts WHERE nid = $1`, nid)
+	return err
+}
+
+// OpenDeletion names a kind of deletions in a room that have not ended.
 type OpenDeletion struct {
 	Room ident.RoomNID
 	Kind string
@@ -36,8 +81,8 @@ type OpenDeletion struct {
 
 const openDeletionsQuery = `SELECT room_nid, kind FROM deletion_counts WHERE (room_nid, kind) > ($1, $2) ORDER BY room_nid, kind LIMIT $3`
 
-// OpenDeletions lists at most limit of the kinds of deletions that have no receipt yet, after the given one. It uses
-// the primary key.
+// OpenDeletions lists at most limit of the kinds of deletions that have not ended, after the given one. It uses the
+// primary key.
 func (tx *Tx) OpenDeletions(after OpenDeletion, limit int) ([]OpenDeletion, error) {
 	return collect(tx, func(r Row) (o OpenDeletion, err error) {
 		err = r.Scan(&o.Room, &o.Kind)

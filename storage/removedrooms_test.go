@@ -17,6 +17,7 @@ var keptRoomTables = map[string]string{
 	"removed_rooms":      "the room that is being removed; FinishRemovedRoom deletes the row",
 	"legal_holds":        "who held what when; a room under a hold is not removed",
 	"deletion_counts":    "what was deleted, until there is a receipt of it",
+	"pending_receipts":   "the same",
 	"deletion_receipts":  "the receipts",
 	"body_keys":          "RetireKeys destroys the keys of texts that are deleted",
 	"related_redactions": "the room stays while there is one",
