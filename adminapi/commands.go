@@ -324,6 +324,8 @@ type Purged struct {
 	Removed       int `json:"removed_rooms,omitempty"`  // number of removed rooms that all local users had left
 	RemovedEvents int `json:"removed_events,omitempty"` // number of events removed with these and earlier ones
 
+	States int `json:"states,omitempty"` // number of removed states of rooms that nothing needed any more
+
 	// KeptUntil is when messages that expired only because the clock jumped will be purged. It is nil if the clock has
 	// not jumped.
 	KeptUntil *time.Time `json:"kept_until,omitempty"`
@@ -334,7 +336,7 @@ type Purged struct {
 func purgedOf(r retention.Report) Purged {
 	return Purged{
 		Rooms: r.Rooms, Events: r.Events, Waiting: r.Waiting, Took: r.Took.Milliseconds(), FilesDue: r.Owed, Originals: r.Originals,
-		Removed: r.Removed, RemovedEvents: r.RemovedEvents,
+		Removed: r.Removed, RemovedEvents: r.RemovedEvents, States: r.States,
 		KeptUntil: r.KeptUntil, StoppedUntil: r.StoppedUntil,
 	}
 }

@@ -195,7 +195,8 @@ func (v *viewer) pastsOf(tx *storage.Tx, snapshots []int64) (map[int64]past, err
 		if !ok {
 			p = past{history: visibility.Shared, membership: visibility.Leave}
 			if nid != 0 {
-				missing = append(missing, nid)
+				// If there is no such state any more, the event was purged or authorised again since it was read.
+				p.history, missing = visibility.Joined, append(missing, nid)
 			}
 		}
 		found[nid] = p

@@ -104,6 +104,8 @@ type Report struct {
 	Removed       int // number of removed rooms that all local users had left
 	RemovedEvents int // number of events deleted with removed rooms
 
+	States int // number of deleted states of rooms that nothing needed any more
+
 	Waiting int           // number of messages that have expired, but wait because a policy was shortened
 	Oldest  time.Duration // the longest time between the expiry of a message and its purge
 	Owed    bool          // the files may still contain purged bytes
@@ -163,7 +165,7 @@ func (j *Job) Purge(ctx context.Context, all bool) (Report, error) {
 	}
 	j.status.begin(r.now)
 	defer j.status.end(&report)
-	errs := []error{j.purgeReleased(ctx, r, &report), j.purgeRooms(ctx, r, &report), j.purgeOriginals(ctx, r, &report), j.removeLeft(ctx, r, &report)}
+	errs := []error{j.purgeReleased(ctx, r, &report), j.purgeRooms(ctx, r, &report), j.purgeOriginals(ctx, r, &report), j.removeLeft(ctx, r, &report), j.deleteStates(ctx, r, &report)}
 	if ctx.Err() != nil {
 		return report, ctx.Err()
 	}
@@ -188,6 +190,9 @@ func (j *Job) Purge(ctx context.Context, all bool) (Report, error) {
 	}
 	if report.Removed+report.RemovedEvents > 0 {
 		j.opts.Log.Info("removed rooms that all local users have left", "rooms", report.Removed, "events", report.RemovedEvents)
+	}
+	if report.States > 0 {
+		j.opts.Log.Info("deleted states of rooms that nothing needs any more", "states", report.States)
 	}
 	report.Took, report.Owed = time.Since(start), j.owed
 	if j.opts.Observe != nil {

@@ -68,12 +68,12 @@ func (b *batch) writeHead(tx *storage.Tx, generation int64) error {
 
 // headRow returns the room's row with the given head.
 func (b *batch) headRow(generation int64, head *graph.Snapshot, depth int64, extremities []graph.Extremity) storage.RoomRow {
-	row := storage.RoomRow{NID: b.room.nid, Generation: generation, Snapshot: head.NID, Depth: depth}
+	row := storage.RoomRow{NID: b.room.nid, Generation: generation, Snapshot: head.NID, Depth: depth, Forked: len(b.saved.extremities) > 1}
 	for _, x := range extremities {
 		row.Extremities = append(row.Extremities, x.Position())
 	}
 	for _, e := range b.events {
-		row.LastOrder = max(row.LastOrder, e.Order)
+		row.LastOrder, row.Forked = max(row.LastOrder, e.Order), row.Forked || len(e.extremities) > 1
 	}
 	return row
 }

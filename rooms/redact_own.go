@@ -1,12 +1,11 @@
 package rooms
 
 import (
-	"bytes"
 	"context"
 
-	"ebb/canonjson"
 	"ebb/deletions"
 	"ebb/ident"
+	"ebb/rooms/eventcontent"
 	"ebb/rooms/graph"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -67,7 +66,7 @@ func (r *Room) PersonalState(tx *storage.Tx, user ident.UserNID, positions []sto
 		if e == nil || e.Room != r.nid {
 			continue
 		}
-		pruned, err := impersonal(r.version, e, user)
+		pruned, err := eventcontent.WithoutPerson(r.version, e.Event, e.SenderNID == user)
 		switch {
 		case err != nil:
 			return nil, nil, err
@@ -79,22 +78,6 @@ func (r *Room) PersonalState(tx *storage.Tx, user ident.UserNID, positions []sto
 		}
 	}
 	return own, named, nil
-}
-
-// impersonal returns a state event without what is personal of a user: the redacted form of an event that the user has
-// sent, or a member event by somebody else without name and avatar. It returns nil if there is nothing to remove.
-func impersonal(v *pdu.Version, e *Event, user ident.UserNID) (pruned *pdu.Event, err error) {
-	switch {
-	case e.SenderNID == user:
-		pruned, err = e.Redact()
-	case e.Type() == typeMember:
-		content := canonjson.Without(e.Content(), "displayname", "avatar_url")
-		pruned, err = pdu.ParseStored(v, e.ID(), canonjson.AppendWith(nil, e.JSON(), "content", content))
-	}
-	if err != nil || pruned == nil || bytes.Equal(pruned.Content(), e.Content()) {
-		return nil, err
-	}
-	return pruned, nil
 }
 
 // RemoveMessages removes the content of messages from this server without a redaction. Clients do not see these
@@ -157,7 +140,7 @@ func (d *removal) remove(tx *storage.Tx, row *storage.EventRow) error {
 	if err != nil {
 		return err
 	}
-	pruned, err := impersonal(r.version, e, d.user)
+	pruned, err := eventcontent.WithoutPerson(r.version, e.Event, e.SenderNID == d.user)
 	if err != nil || pruned == nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ebb/storage/sealing"
+	"ebb/storage/statechain"
 )
 
 const (
@@ -47,6 +48,8 @@ type committer struct {
 	stored int64      // the position stored in meta
 	until  time.Time  // when the next batch stops waiting for writers
 	last   int        // number of writers that the next batch waits for
+
+	states *statechain.Watch // nil: nobody searches for unneeded states
 }
 
 func newCommitter(db *DB, w conn, position int64) *committer {

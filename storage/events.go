@@ -246,8 +246,12 @@ const rejudgeEventQuery = `UPDATE events SET ord = $2, snapshot = $3, flags = $4
 // RejudgeEvent stores the result of judging an event again and the state before it. Order 0 means that the event is
 // rejected now and loses its position in the timeline.
 func (tx *Tx) RejudgeEvent(p Pos, eventID string, order ident.Order, snapshot int64, flags EventFlags) error {
+	tx.refersTo(snapshot)
 	_, err := tx.exec(rejudgeEventQuery, int64(p), int64(order), snapshot, int64(flags))
 	if err != nil {
+		return err
+	}
+	if err := tx.markStates(markRoomOfQuery, int64(p)); err != nil {
 		return err
 	}
 	if order != 0 {

@@ -88,7 +88,7 @@ func (tx *Tx) RemoveRoom(r RemovedRoom, users []ident.UserNID) error {
 	if err := tx.deleteDelayedEvents(`room_nid = $1`, int64(r.NID)); err != nil {
 		return err
 	}
-	for _, table := range []string{"aliases", "appservice_rooms", "room_policies"} {
+	for _, table := range []string{"aliases", "appservice_rooms", "room_policies", "state_sweeps"} {
 		if _, err := tx.exec(`DELETE FROM `+table+` WHERE room_nid = $1`, int64(r.NID)); err != nil {
 			return err
 		}

@@ -24,7 +24,7 @@ var keptRoomTables = map[string]string{
 }
 
 // oneRowTables have one row for each room, or for each room and user.
-var oneRowTables = []string{"room_policies", "memberships", "stripped_state", "own_redaction_marks", "device_tellings", "notice_rooms", "message_lifetimes"}
+var oneRowTables = []string{"room_policies", "memberships", "stripped_state", "own_redaction_marks", "device_tellings", "notice_rooms", "message_lifetimes", "state_sweeps"}
 
 // addRoomRow adds a row about a room to a table: of one user, and of one event if the table has a position.
 func addRoomRow(tx *storage.Tx, table string, columns map[string]string, room, user, event, number int64) error {

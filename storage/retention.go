@@ -82,6 +82,9 @@ func (tx *Tx) deleteBare(positions []Pos, remember bool) error {
 		if err := tx.addGaps(part); err != nil {
 			return err
 		}
+		if err := tx.markStatesOf(part); err != nil {
+			return err
+		}
 		if err := tx.removeCommonDependents(purged, part); err != nil {
 			return err
 		}

@@ -31,6 +31,8 @@ type RoomRow struct {
 	Completed      Pos      // position at which the state became complete; 0 if it always was
 
 	Recheck bool // whether an earlier version of Ebb may have damaged the room
+
+	Forked bool // for AdvanceRoom: whether the graph has forked, so that no event may refer to the state of the last head
 }
 
 const roomColumns = `SELECT nid, room_id, version, created_ts, generation, snapshot, extremities, depth, last_order, published,
@@ -75,6 +77,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
 
 // InsertRoom adds a room, including the columns that AdvanceRoom updates later.
 func (tx *Tx) InsertRoom(m *RoomRow) error {
+	tx.refersTo(m.Snapshot)
 	_, err := tx.exec(insertRoomQuery, int64(m.NID), m.RoomID, m.Version, m.CreatedTS, m.Generation, m.Snapshot, positionList(m.Extremities), m.Depth, int64(m.LastOrder))
 	return err
 }
@@ -86,6 +89,12 @@ WHERE nid = $1 AND generation = $2`
 // AdvanceRoom updates a room's state, extremities, depth and last order. It returns false if the row does not have the
 // generation m.Generation, on which the caller's change is based.
 func (tx *Tx) AdvanceRoom(m *RoomRow) (bool, error) {
+	tx.refersTo(m.Snapshot)
+	if m.Forked {
+		if err := tx.markStates(markRoomQuery, int64(m.NID)); err != nil {
+			return false, err
+		}
+	}
 	n, err := tx.exec(advanceRoomQuery, int64(m.NID), m.Generation, m.Snapshot, positionList(m.Extremities), m.Depth, int64(m.LastOrder))
 	return n == 1, err
 }
@@ -97,6 +106,10 @@ partial_join = $6, partial_servers = $7, completed = 0, entered = $8, recheck = 
 func (tx *Tx) EnterRoom(m *RoomRow) error {
 	servers, err := json.Marshal(append([]string{}, m.PartialServers...))
 	if err != nil {
+		return err
+	}
+	tx.refersTo(m.Snapshot)
+	if err := tx.markStates(markRoomQuery, int64(m.NID)); err != nil {
 		return err
 	}
 	_, err = tx.exec(enterRoomQuery, int64(m.NID), m.Snapshot, positionList(m.Extremities), m.Depth, int64(m.LastOrder), int64(m.PartialJoin), string(servers), int64(m.Entered))

@@ -14,6 +14,7 @@ const insertSnapshotQuery = `INSERT INTO state_snapshots (nid, room_nid, prev, l
 // InsertSnapshot adds a state snapshot that contains the changes since prev. length is the number of snapshots since
 // the last full one. A full snapshot has prev 0 and length 0 and is filled by CopyCurrentState or InsertStateDelta.
 func (tx *Tx) InsertSnapshot(nid int64, room ident.RoomNID, prev, length int64) error {
+	tx.refersTo(prev)
 	_, err := tx.exec(insertSnapshotQuery, nid, int64(room), prev, length)
 	return err
 }

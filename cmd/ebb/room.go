@@ -177,6 +177,9 @@ func printPurged(w io.Writer, p adminapi.Purged) {
 	if p.Removed+p.RemovedEvents > 0 {
 		fmt.Fprintf(w, "removed %d rooms that all users of this server have left, with %d events\n", p.Removed, p.RemovedEvents)
 	}
+	if p.States > 0 {
+		fmt.Fprintf(w, "removed %d states of rooms that nothing needed any more\n", p.States)
+	}
 	if p.Waiting > 0 {
 		fmt.Fprintf(w, "%d messages are hidden but stay on disk for now, because their policy was shortened; purge now --all removes them\n", p.Waiting)
 	}

@@ -1,8 +1,9 @@
 // Package eventcontent reads and changes the content of state events that package rooms interprets: aliases, the rooms
-// that a join rule names, and the profile of a member.
+// that a join rule names, the profile of a member, and what is personal of a user.
 package eventcontent
 
 import (
+	"bytes"
 	"encoding/json"
 
 	"maunium.net/go/mautrix/id"
@@ -99,4 +100,21 @@ func WithProfile(content []byte, displayName, avatarURL string) ([]byte, error) 
 		}
 	}
 	return json.Marshal(fields)
+}
+
+// WithoutPerson returns a state event without what is personal of a user: the redacted form of an event that the user
+// has sent (own), or a member event by somebody else without name and avatar. It returns nil if there is nothing to
+// remove.
+func WithoutPerson(v *pdu.Version, e *pdu.Event, own bool) (pruned *pdu.Event, err error) {
+	switch {
+	case own:
+		pruned, err = e.Redact()
+	case e.Type() == "m.room.member":
+		content := canonjson.Without(e.Content(), "displayname", "avatar_url")
+		pruned, err = pdu.ParseStored(v, e.ID(), canonjson.AppendWith(nil, e.JSON(), "content", content))
+	}
+	if err != nil || pruned == nil || bytes.Equal(pruned.Content(), e.Content()) {
+		return nil, err
+	}
+	return pruned, nil
 }

@@ -40,6 +40,17 @@ func (s Entry) Position() storage.Pos {
 // Stored returns the stored snapshot with the given number. length is the length of its chain, which is stored too.
 func Stored(nid, length int64) *Snapshot { return &Snapshot{NID: nid, length: length} }
 
+// Written returns the number of the snapshot, or else of the stored one on which it builds; 0 if there is none. All
+// queued writes must be done.
+func (s *Snapshot) Written() int64 {
+	for ; s != nil; s = s.prev {
+		if s.NID != 0 {
+			return s.NID
+		}
+	}
+	return 0
+}
+
 // Chain returns the number of snapshots between this one and the last full one, all of which must be read for this
 // state.
 func (s *Snapshot) Chain() int64 { return s.length }
