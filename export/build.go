@@ -149,51 +149,17 @@ func (b *builder) read(f func(tx *storage.Tx) error) error {
 
 // messages writes a file for every room to which the user has sent something.
 func (b *builder) messages() error {
-	return b.perRoom("messages", func(room *rooms.Room) pages {
-		p := &sent{b: b, room: room}
-		return p.page
-	})
-}
-
-// sent reads what the user has sent to a room.
-type sent struct {
-	b    *builder
-	room *rooms.Room
-	next ident.Order
-	end  bool
-}
-
-// page returns the next events that are exported, or none at the end.
-func (p *sent) page() (forms []json.RawMessage, err error) {
-	for len(forms) == 0 && !p.end {
+	return b.perRoom("messages", func(room *rooms.Room, after ident.Order) (events []*rooms.Event, next ident.Order, more bool, err error) {
 		var rows []storage.EventRow
-		more := false
-		err := p.b.read(func(tx *storage.Tx) (err error) {
-			rows, p.next, more, err = tx.SentEvents(p.room.NID(), p.b.user, p.next, window, page)
+		err = b.read(func(tx *storage.Tx) (err error) {
+			rows, next, more, err = tx.SentEvents(room.NID(), b.user, after, window, page)
 			return err
 		})
-		if err != nil {
-			return nil, err
+		if err == nil {
+			events, err = room.LoadEvents(rows)
 		}
-		p.end = !more
-		if forms, err = p.forms(rows); err != nil {
-			return nil, err
-		}
-	}
-	return forms, nil
-}
-
-// forms returns those of the given events that are exported.
-func (p *sent) forms(rows []storage.EventRow) (forms []json.RawMessage, err error) {
-	room, err := p.b.s.opts.Rooms.RoomByNID(p.b.ctx, p.room.NID()) // with its current policy
-	if err != nil {
-		return nil, err
-	}
-	events, err := room.LoadEvents(rows)
-	if err != nil {
-		return nil, err
-	}
-	return p.b.admitted(room, events)
+		return events, next, more, err
+	})
 }
 
 // originals writes what redacted events of the user were before the redaction, as long as moderators may read that.

@@ -11,11 +11,40 @@ import (
 	"ebb/storage"
 )
 
-// pages returns the next events of a room that are exported, or none at the end.
-type pages func() ([]json.RawMessage, error)
+// pages reads the events of a room that may be exported, a part at a time.
+type pages struct {
+	b    *builder
+	room ident.RoomNID
+	// read returns events of the room after an order, where it continues, and whether there may be more.
+	read func(room *rooms.Room, after ident.Order) (events []*rooms.Event, next ident.Order, more bool, err error)
+	next ident.Order
+	end  bool
+}
 
-// perRoom writes a file in a folder for every room of the user of which there are pages.
-func (b *builder) perRoom(folder string, of func(room *rooms.Room) pages) error {
+// page returns the next events that are exported, or none at the end.
+func (p *pages) page() (forms []json.RawMessage, err error) {
+	for len(forms) == 0 && !p.end {
+		if err := p.b.ctx.Err(); err != nil {
+			return nil, err
+		}
+		room, err := p.b.s.opts.Rooms.RoomByNID(p.b.ctx, p.room) // with its current policy
+		if err != nil {
+			return nil, err
+		}
+		events, next, more, err := p.read(room, p.next)
+		if err != nil {
+			return nil, err
+		}
+		p.next, p.end = next, !more
+		if forms, err = p.b.admitted(room, events); err != nil {
+			return nil, err
+		}
+	}
+	return forms, nil
+}
+
+// perRoom writes a file in a folder for every room of the user with events that read returns (see pages).
+func (b *builder) perRoom(folder string, read func(room *rooms.Room, after ident.Order) ([]*rooms.Event, ident.Order, bool, error)) error {
 	names := map[string]bool{}
 	for _, m := range b.members {
 		room, err := b.s.opts.Rooms.RoomByNID(b.ctx, m.Room)
@@ -25,8 +54,8 @@ func (b *builder) perRoom(folder string, of func(room *rooms.Room) pages) error 
 		if err != nil {
 			return err
 		}
-		next := of(room)
-		first, err := next()
+		p := &pages{b: b, room: m.Room, read: read}
+		first, err := p.page()
 		if err != nil {
 			return err
 		}
@@ -38,7 +67,7 @@ func (b *builder) perRoom(folder string, of func(room *rooms.Room) pages) error 
 			name += "_"
 		}
 		names[name] = true
-		if err := b.writePages(folder+"/"+name+".json", first, next); err != nil {
+		if err := b.writePages(folder+"/"+name+".json", first, p); err != nil {
 			return err
 		}
 	}
@@ -46,7 +75,7 @@ func (b *builder) perRoom(folder string, of func(room *rooms.Room) pages) error 
 }
 
 // writePages writes a file with the events of a page and of those that follow.
-func (b *builder) writePages(name string, first []json.RawMessage, next pages) error {
+func (b *builder) writePages(name string, first []json.RawMessage, p *pages) error {
 	return b.out.Items(name, func(item func(json.RawMessage) error) (err error) {
 		for forms := first; len(forms) > 0; {
 			for _, form := range forms {
@@ -54,7 +83,7 @@ func (b *builder) writePages(name string, first []json.RawMessage, next pages) e
 					return err
 				}
 			}
-			if forms, err = next(); err != nil {
+			if forms, err = p.page(); err != nil {
 				return err
 			}
 		}
@@ -67,40 +96,10 @@ func (b *builder) conversations() error {
 	if !b.e.status.Conversations {
 		return nil
 	}
-	return b.perRoom("conversations", func(room *rooms.Room) pages {
-		r := &readable{b: b, room: room}
-		return r.page
+	user := ident.Requester{UserNID: b.user, UserID: b.e.user}
+	return b.perRoom("conversations", func(room *rooms.Room, after ident.Order) ([]*rooms.Event, ident.Order, bool, error) {
+		return b.s.opts.History.Readable(b.ctx, room, user, after, page)
 	})
-}
-
-// readable reads what the user may see of a room.
-type readable struct {
-	b    *builder
-	room *rooms.Room
-	next ident.Order
-	end  bool
-}
-
-// page returns the next events that are exported, or none at the end.
-func (r *readable) page() (forms []json.RawMessage, err error) {
-	for len(forms) == 0 && !r.end {
-		if err := r.b.ctx.Err(); err != nil {
-			return nil, err
-		}
-		room, err := r.b.s.opts.Rooms.RoomByNID(r.b.ctx, r.room.NID()) // with its current policy
-		if err != nil {
-			return nil, err
-		}
-		events, next, more, err := r.b.s.opts.History.Readable(r.b.ctx, room, ident.Requester{UserNID: r.b.user, UserID: r.b.e.user}, r.next, page)
-		if err != nil {
-			return nil, err
-		}
-		r.next, r.end = next, !more
-		if forms, err = r.b.admitted(room, events); err != nil {
-			return nil, err
-		}
-	}
-	return forms, nil
 }
 
 // admitted returns the forms of those of the given events that are exported. They are recorded before it is checked

@@ -426,14 +426,13 @@ func personalObject(row storage.PersonalRow) object {
 func (b *builder) relatedRedactions(tx *storage.Tx) ([]object, error) {
 	list := []object{}
 	for after, more := storage.Pos(0), true; more; {
-		rows, err := tx.RelatedRedactions(after, page)
+		rows, err := tx.RelatedRedactionsOf(b.user, after, page)
 		if err != nil {
 			return nil, err
 		}
 		for _, r := range rows {
-			if after = r.Position; r.User == b.user {
-				list = append(list, object{"room_id": r.RoomID, "event_id": r.EventID, "rel_types": asJSON(r.RelTypes), "reason": r.Reason})
-			}
+			after = r.Position
+			list = append(list, object{"room_id": r.RoomID, "event_id": r.EventID, "rel_types": asJSON(r.RelTypes), "reason": r.Reason})
 		}
 		more = len(rows) == page
 	}
@@ -489,14 +488,12 @@ func (b *builder) reports() error {
 	list := []object{}
 	for after, more := int64(0), true; more; {
 		var rows []storage.Report
-		err := b.read(func(tx *storage.Tx) (err error) { rows, err = tx.Reports(after, page); return err })
+		err := b.read(func(tx *storage.Tx) (err error) { rows, err = tx.ReportsOf(b.user, after, page); return err })
 		if err != nil {
 			return err
 		}
 		for _, r := range rows {
-			if r.Reporter == b.user {
-				list = append(list, object{"time": moment(r.TS), "room_id": r.Room, "event_id": r.Event, "user_id": r.User, "reason": r.Reason})
-			}
+			list = append(list, object{"time": moment(r.TS), "room_id": r.Room, "event_id": r.Event, "user_id": r.User, "reason": r.Reason})
 		}
 		if more = len(rows) == page; more {
 			after = rows[len(rows)-1].NID

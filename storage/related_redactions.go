@@ -42,13 +42,26 @@ func (tx *Tx) AddRelatedRedaction(r *RelatedRedaction) error {
 	return err
 }
 
-const relatedRedactionsQuery = `SELECT d.position, d.user_nid, u.user_id, d.room_nid, r.room_id, d.event_id, d.rel_types, d.reason, d.body_key, d.after_ord,
+const (
+	relatedRedactionsQuery = `SELECT d.position, d.user_nid, u.user_id, d.room_nid, r.room_id, d.event_id, d.rel_types, d.reason, d.body_key, d.after_ord,
  coalesce(a.deactivated_ts, 0), coalesce(a.locked, 0), coalesce(a.suspended, 0)
 FROM related_redactions d JOIN users u ON u.nid = d.user_nid JOIN rooms r ON r.nid = d.room_nid LEFT JOIN accounts a ON a.nid = d.user_nid
-WHERE d.position > $1 ORDER BY d.position LIMIT $2`
+WHERE d.position > $1 `
+	relatedRedactionsPage = ` ORDER BY d.position LIMIT $2`
+)
 
 // RelatedRedactions lists at most limit stored redactions that were requested after a position, the oldest first.
 func (tx *Tx) RelatedRedactions(after Pos, limit int) ([]RelatedRedaction, error) {
+	return tx.relatedRedactions(relatedRedactionsQuery+relatedRedactionsPage, int64(after), limit)
+}
+
+// RelatedRedactionsOf is like RelatedRedactions, but for the requests of one user. It uses the index
+// related_redactions_by_user.
+func (tx *Tx) RelatedRedactionsOf(user ident.UserNID, after Pos, limit int) ([]RelatedRedaction, error) {
+	return tx.relatedRedactions(relatedRedactionsQuery+`AND d.user_nid = $3`+relatedRedactionsPage, int64(after), limit, int64(user))
+}
+
+func (tx *Tx) relatedRedactions(query string, args ...any) ([]RelatedRedaction, error) {
 	return collect(tx, func(r Row) (d RelatedRedaction, err error) {
 		var sealed, deactivated, locked, suspended int64
 		err = r.Scan(&d.Position, &d.User, &d.UserID, &d.Room, &d.RoomID, &d.EventID, &d.RelTypes, &d.Reason, &sealed, &d.After, &deactivated, &locked, &suspended)
@@ -57,7 +70,7 @@ func (tx *Tx) RelatedRedactions(after Pos, limit int) ([]RelatedRedaction, error
 			err = unsealString(r, sealing.RelatedRedactions, int64(d.Position), &d.Reason)
 		}
 		return d, err
-	}, relatedRedactionsQuery, int64(after), limit)
+	}, query, args...)
 }
 
 // AdvanceRelatedRedaction records that the related events up to an order are done.

@@ -76,11 +76,23 @@ func (tx *Tx) deleteReports(nids []int64) error {
 	return nil
 }
 
-const reportsQuery = `SELECT r.nid, r.reporter_nid, u.user_id, r.ts, r.room_id, r.event_id, r.user_id, r.profile, r.reason, r.body_key
-FROM reports r JOIN users u ON u.nid = r.reporter_nid WHERE r.nid > $1 ORDER BY r.nid LIMIT $2`
+const (
+	reportsQuery = `SELECT r.nid, r.reporter_nid, u.user_id, r.ts, r.room_id, r.event_id, r.user_id, r.profile, r.reason, r.body_key
+FROM reports r JOIN users u ON u.nid = r.reporter_nid WHERE r.nid > $1 `
+	reportsPage = ` ORDER BY r.nid LIMIT $2`
+)
 
 // Reports returns a page of the reports, oldest first: at most limit of those after a number. It uses the primary key.
 func (tx *Tx) Reports(after int64, limit int) ([]Report, error) {
+	return tx.reports(reportsQuery+reportsPage, after, limit)
+}
+
+// ReportsOf is like Reports, but for the reports of one user. It uses the index reports_by_reporter.
+func (tx *Tx) ReportsOf(user ident.UserNID, after int64, limit int) ([]Report, error) {
+	return tx.reports(reportsQuery+`AND r.reporter_nid = $3`+reportsPage, after, limit, int64(user))
+}
+
+func (tx *Tx) reports(query string, args ...any) ([]Report, error) {
 	return collect(tx, func(r Row) (p Report, err error) {
 		var sealed int64
 		err = r.Scan(&p.NID, &p.Reporter, &p.ReporterID, &p.TS, &p.Room, &p.Event, &p.User, &p.Profile, &p.Reason, &sealed)
@@ -88,7 +100,7 @@ func (tx *Tx) Reports(after int64, limit int) ([]Report, error) {
 			err = unsealString(r, sealing.Reports, p.NID, &p.Reason)
 		}
 		return p, err
-	}, reportsQuery, after, limit)
+	}, query, args...)
 }
 
 // ReportEvents returns the positions of the events that each of the given reports is about.
