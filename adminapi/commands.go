@@ -331,6 +331,10 @@ type Purged struct {
 	KeptUntil *time.Time `json:"kept_until,omitempty"`
 	// StoppedUntil is when the purge goes on after it was stopped because far more messages have expired than usual.
 	StoppedUntil *time.Time `json:"stopped_until,omitempty"`
+	// KeysDue is the number of keys of removed messages that are still to be destroyed (on PostgreSQL), and
+	// KeysDueSince when something under one of them was first removed.
+	KeysDue      int64      `json:"keys_due,omitempty"`
+	KeysDueSince *time.Time `json:"keys_due_since,omitempty"`
 }
 
 func purgedOf(r retention.Report) Purged {
@@ -344,7 +348,21 @@ func purgedOf(r retention.Report) Purged {
 func (a *API) purgeNow(ctx context.Context, args PurgeArgs) (any, error) {
 	r, err := a.Retention.Purge(ctx, args.All)
 	_, filesErr := a.Media.Unlink(ctx)
-	return purgedOf(r), errors.Join(err, filesErr)
+	out := purgedOf(r)
+	err = errors.Join(err, filesErr, a.addKeysDue(ctx, &out))
+	return out, err
+}
+
+// addKeysDue adds which keys are still to be destroyed. After a purge of everything these are only keys of what was
+// removed during it, and all if a backup is being made.
+func (a *API) addKeysDue(ctx context.Context, p *Purged) error {
+	return a.DB.Read(ctx, func(tx *storage.Tx) error {
+		due, since, err := tx.PendingKeys()
+		if p.KeysDue = due; due > 0 {
+			p.KeysDueSince = &since
+		}
+		return err
+	})
 }
 
 // PurgeStatus is the result of the command "purge status".
@@ -355,10 +373,6 @@ type PurgeStatus struct {
 	Kept    int64      `json:"originals_kept"`    // number of originals of redacted messages that are on disk
 	// Compacting says whether the database is being made smaller after a purge.
 	Compacting bool `json:"compacting,omitempty"`
-	// KeysDue is the number of keys of removed messages that are to be destroyed (on PostgreSQL), and KeysDueSince when
-	// something under one of them was first removed.
-	KeysDue      int64      `json:"keys_due,omitempty"`
-	KeysDueSince *time.Time `json:"keys_due_since,omitempty"`
 	Purged
 }
 
@@ -372,14 +386,7 @@ func (a *API) purgeStatus(ctx context.Context, _ struct{}) (any, error) {
 	if out.Kept, err = a.Retention.Originals(ctx); err != nil {
 		return nil, err
 	}
-	err = a.DB.Read(ctx, func(tx *storage.Tx) error {
-		due, since, err := tx.PendingKeys()
-		if out.KeysDue = due; due > 0 {
-			out.KeysDueSince = &since
-		}
-		return err
-	})
-	return out, err
+	return out, a.addKeysDue(ctx, &out.Purged)
 }
 
 // ServerArgs are the arguments of the commands "federation …".

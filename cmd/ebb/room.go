@@ -145,9 +145,6 @@ var purgeStatusCommand = command{
 				if s.Kept > 0 {
 					fmt.Fprintf(w, "originals of redacted messages on disk: %d\n", s.Kept)
 				}
-				if s.KeysDue > 0 {
-					fmt.Fprintf(w, "keys of removed messages that are still to be destroyed: %d, the first since %s; purge now --all destroys them\n", s.KeysDue, s.KeysDueSince.Local().Format(time.RFC3339))
-				}
 				switch {
 				case s.Started == nil:
 					fmt.Fprintln(w, "no purge has run since the server was started")
@@ -170,6 +167,10 @@ var purgeStatusCommand = command{
 }
 
 func printPurged(w io.Writer, p adminapi.Purged) {
+	if p.KeysDue > 0 {
+		fmt.Fprintf(w, "keys of removed messages that are still to be destroyed: %d, the first since %s; purge now --all destroys them, unless a backup is being made\n",
+			p.KeysDue, p.KeysDueSince.Local().Format(time.RFC3339))
+	}
 	fmt.Fprintf(w, "removed %d messages; rooms with a maximum lifetime: %d\n", p.Events, p.Rooms)
 	if p.Originals > 0 {
 		fmt.Fprintf(w, "removed %d originals of redacted messages\n", p.Originals)
