@@ -381,8 +381,24 @@ const parts = {
     check((await b.page.getByRole('alert').textContent()).includes('only way'), 'the only way to sign in is removed')
     await b.close()
   },
+  async 'have old messages deleted'() {
+    const shows = async (text) => check((await phone.page.locator('main').innerText()).includes(text), `the page does not show: ${text}`)
+    await phone.open(url + '/_ebb/account')
+    await phone.follow('Delete old messages After a time that you choose')
+    await phone.at('Delete old messages')
+    await shows('Your messages are not deleted because of their age.')
+    await phone.page.locator('form').evaluateAll((forms) => forms.forEach((f) => { f.noValidate = true }))
+    await phone.fill({ 'Days after which your messages are deleted': '0' })
+    await phone.press('Delete old messages')
+    await phone.page.getByRole('alert').waitFor()
+    await phone.fill({ 'Days after which your messages are deleted': '30' })
+    await phone.press('Delete old messages')
+    await shows('Your messages are deleted after 30 days.')
+    await phone.press('Switch off')
+    await shows('Your messages are not deleted because of their age.')
+  },
   async 'all pages of the account'() {
-    for (const path of ['', '/profile', '/emails', '/password', '/security', '/identities', '/devices', '/device?device_id=BROWSERDEVICE', '/approve', '/delete']) {
+    for (const path of ['', '/profile', '/emails', '/password', '/security', '/identities', '/devices', '/device?device_id=BROWSERDEVICE', '/approve', '/messages', '/delete']) {
       await phone.open(url + '/_ebb/account' + path)
     }
     await phone.open(url + '/_ebb/account/profile')
