@@ -148,18 +148,19 @@ func (b *builder) read(f func(tx *storage.Tx) error) error {
 }
 
 // messages writes a file for every room to which the user has sent something.
-func (b *builder) messages() error {
-	return b.perRoom("messages", func(room *rooms.Room, after ident.Order) (events []*rooms.Event, next ident.Order, more bool, err error) {
-		var rows []storage.EventRow
-		err = b.read(func(tx *storage.Tx) (err error) {
-			rows, next, more, err = tx.SentEvents(room.NID(), b.user, after, window, page)
-			return err
-		})
-		if err == nil {
-			events, err = room.LoadEvents(rows)
-		}
-		return events, next, more, err
+func (b *builder) messages() error { return b.perRoom("messages", b.sent) }
+
+// sent reads what the user has sent to a room (see pages).
+func (b *builder) sent(room *rooms.Room, after ident.Order) (events []*rooms.Event, next ident.Order, more bool, err error) {
+	var rows []storage.EventRow
+	err = b.read(func(tx *storage.Tx) (err error) {
+		rows, next, more, err = tx.SentEvents(room.NID(), b.user, after, window, page)
+		return err
 	})
+	if err == nil {
+		events, err = room.LoadEvents(rows)
+	}
+	return events, next, more, err
 }
 
 // originals writes what redacted events of the user were before the redaction, as long as moderators may read that.

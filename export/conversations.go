@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 
+	"maunium.net/go/mautrix/id"
+
 	"ebb/export/archive"
 	"ebb/ident"
 	"ebb/rooms"
@@ -19,6 +21,7 @@ type pages struct {
 	read func(room *rooms.Room, after ident.Order) (events []*rooms.Event, next ident.Order, more bool, err error)
 	next ident.Order
 	end  bool
+	id   id.RoomID // of the room, after the first page
 }
 
 // page returns the next events that are exported, or none at the end.
@@ -28,9 +31,14 @@ func (p *pages) page() (forms []json.RawMessage, err error) {
 			return nil, err
 		}
 		room, err := p.b.s.opts.Rooms.RoomByNID(p.b.ctx, p.room) // with its current policy
+		if errors.Is(err, rooms.ErrNoRoom) {                     // it was removed meanwhile, so the archive is written again
+			p.end = true
+			return nil, nil
+		}
 		if err != nil {
 			return nil, err
 		}
+		p.id = room.ID()
 		events, next, more, err := p.read(room, p.next)
 		if err != nil {
 			return nil, err
@@ -47,13 +55,6 @@ func (p *pages) page() (forms []json.RawMessage, err error) {
 func (b *builder) perRoom(folder string, read func(room *rooms.Room, after ident.Order) ([]*rooms.Event, ident.Order, bool, error)) error {
 	names := map[string]bool{}
 	for _, m := range b.members {
-		room, err := b.s.opts.Rooms.RoomByNID(b.ctx, m.Room)
-		if errors.Is(err, rooms.ErrNoRoom) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
 		p := &pages{b: b, room: m.Room, read: read}
 		first, err := p.page()
 		if err != nil {
@@ -62,7 +63,7 @@ func (b *builder) perRoom(folder string, read func(room *rooms.Room, after ident
 		if len(first) == 0 {
 			continue
 		}
-		name := archive.FileName(string(room.ID()))
+		name := archive.FileName(string(p.id))
 		for names[name] { // IDs that differ in replaced characters only
 			name += "_"
 		}

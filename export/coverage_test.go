@@ -70,15 +70,16 @@ func listedCoverage(t *testing.T) map[string]*coverage {
 
 // fixture is a database in which every table has a row about alice, with a marker in each column of text.
 type fixture struct {
-	t      *testing.T
-	db     *storage.DB
-	raw    *sql.DB
-	rooms  *rooms.Service
-	alice  ident.UserNID
-	room   ident.RoomNID
-	event  storage.Pos // a redacted message of alice
-	number int64
-	tables map[string]map[string]bool // the columns of each table, and whether they are texts
+	t       *testing.T
+	db      *storage.DB
+	raw     *sql.DB
+	rooms   *rooms.Service
+	commits *rooms.Commits
+	alice   ident.UserNID
+	room    ident.RoomNID
+	event   storage.Pos // a redacted message of alice
+	number  int64
+	tables  map[string]map[string]bool // the columns of each table, and whether they are texts
 }
 
 const aliceID id.UserID = "@alice:here"
@@ -97,13 +98,7 @@ func newFixture(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = f.raw.Close() })
-	f.rooms, err = rooms.New(t.Context(), rooms.Options{
-		DB: f.db, Server: "here", Hub: wake.New(), Commits: rooms.NewCommits(), Retention: rooms.Retention{Redacted: 24 * time.Hour},
-		Signer: pdu.Signer{Server: "here", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	f.start()
 	if f.alice, err = f.rooms.UserNID(t.Context(), aliceID); err != nil {
 		t.Fatal(err)
 	}
@@ -116,6 +111,20 @@ func newFixture(t *testing.T) *fixture {
 	}
 	f.columns()
 	return f
+}
+
+// start opens the rooms, as a start of the server does.
+func (f *fixture) start() {
+	f.t.Helper()
+	var err error
+	f.commits = rooms.NewCommits()
+	f.rooms, err = rooms.New(f.t.Context(), rooms.Options{
+		DB: f.db, Server: "here", Hub: wake.New(), Commits: f.commits, Retention: rooms.Retention{Redacted: 24 * time.Hour},
+		Signer: pdu.Signer{Server: "here", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))},
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
 }
 
 // columns reads the schema.
