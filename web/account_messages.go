@@ -65,8 +65,8 @@ func wholeDays(d time.Duration) int64 { return int64((d + day - 1) / day) }
 
 func (p *Pages) setLifetime(r *httpapi.Request, s session, f url.Values) (any, error) {
 	days, err := strconv.ParseInt(strings.TrimSpace(f.Get("days")), 10, 32)
-	if err != nil {
-		return nil, mxerr.InvalidParam("%s", english["messages.number"])
+	if least, most := redactions.LifetimeBounds(); err != nil || days < wholeDays(least) || days > wholeDays(most) {
+		return nil, mxerr.InvalidParam(english["messages.number"], wholeDays(least), wholeDays(most))
 	}
 	if err := p.opts.Redactions.SetLifetime(audit.WithNetwork(r.Context(), r.Network()), s.User, "", time.Duration(days)*day); err != nil {
 		return nil, err

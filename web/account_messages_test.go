@@ -17,7 +17,7 @@ func TestUsersHaveOldMessagesDeletedOnTheAccountPage(t *testing.T) {
 	b, page := l.own(accountPage + "/messages")
 	page.has("Your messages are not deleted because of their age.")
 	for _, days := range []string{"", "0", "-1", "3651", "many", "1.5"} {
-		if r := b.submit(page, "step", "set", "days", days); r.status != 400 {
+		if r := b.submit(page, "step", "set", "days", days); r.status != 400 || !strings.Contains(r.body, "between 1 and 3650") {
 			t.Errorf("%q days: %d %s", days, r.status, r.body)
 		}
 	}

@@ -343,7 +343,7 @@ var english = map[string]string{
 	"messages.warning":  "All older messages are deleted at once, in all rooms, and this cannot be undone. After that, the server looks for old messages once a day.",
 	"messages.set":      "Delete old messages",
 	"messages.drop":     "Switch off",
-	"messages.number":   "Enter the number of days, for example 30.",
+	"messages.number":   "Enter a number of days between %d and %d, for example 30.",
 	"messages.deleting": "Old messages are being deleted now: %d so far.",
 	"messages.last":     "Messages that were deleted on %s: %d.",
 	"messages.rooms":    "Rooms with another time",
