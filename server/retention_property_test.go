@@ -947,11 +947,12 @@ func (w *fadingWorld) expire() {
 	w.outsidersSaw(sent())
 }
 
-// eventuallyAfterPauses is eventually for what may first be tried again after a pause: it advances the clocks.
+// eventuallyAfterPauses is eventually for what may first be tried again after a pause: it advances the clocks. On a
+// busy machine, it takes a while until they have advanced far enough.
 func (w *fadingWorld) eventuallyAfterPauses(what string, f func() bool) {
 	w.Helper()
 	attempt := 0
-	w.eventually(what, func() bool {
+	eventually(w.T, 2*time.Minute, what, func() bool {
 		if attempt++; attempt%50 == 0 && attempt < 1200 {
 			w.wait(30 * time.Second)
 		}
