@@ -21,7 +21,7 @@ import (
 // Routes returns the routes of the admin API, which are served on the addresses whose configuration includes it.
 func (a *API) Routes() []httpapi.Route {
 	const path = "/_synapse/admin/v1/register"
-	return append(slices.Concat(a.holdRoutes(), a.userRoutes()), []httpapi.Route{
+	return append(slices.Concat(a.holdRoutes(), a.userRoutes(), a.noticeRoutes()), []httpapi.Route{
 		{Method: "GET", Path: path, OperationID: "getRegistrationNonce", Rate: httpapi.Anonymous, Handler: a.sharedSecretNonce},
 		{Method: "POST", Path: path, OperationID: "registerWithSharedSecret", Rate: httpapi.Anonymous, Handler: a.sharedSecretRegister},
 		{Method: "GET", Path: "/_synapse/admin/v1/users/{userId}/admin", OperationID: "getUserIsAdmin", Auth: httpapi.Admin, Rate: httpapi.Reads, Handler: a.getUserIsAdmin},

@@ -53,10 +53,10 @@ type Requester struct {
 	RateLimited bool
 }
 
-// Transactions returns the device that the transaction ID of the request belongs to. It returns 0 if transaction IDs
-// have no effect. For a user of an application service without a device, it returns a number that no device has.
+// Transactions returns the device that the transaction ID of the request belongs to. For a user without a device, such
+// as one of an application service, it returns a number that no device has.
 func (r *Requester) Transactions() DeviceNID {
-	if r.DeviceNID == 0 && r.AppService != "" {
+	if r.DeviceNID == 0 {
 		return DeviceNID(-r.UserNID)
 	}
 	return r.DeviceNID

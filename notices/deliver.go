@@ -170,11 +170,7 @@ func (s *Service) deliver(ctx context.Context, n *storage.Notice) error {
 }
 
 func (s *Service) sendToRoom(ctx context.Context, n *storage.Notice) error {
-	sender, err := s.sender(ctx)
-	if err != nil {
-		return err
-	}
-	room, err := s.room(ctx, sender, n)
+	sender, room, err := s.senderAndRoom(ctx, n)
 	if err != nil {
 		return err
 	}

@@ -255,6 +255,11 @@ func (s *Service) AddForAdministrators(tx *storage.Tx, n Notice) error {
 	return err
 }
 
+// errNoSender returns the error for a server that sends no notices to rooms.
+func errNoSender() error {
+	return mxerr.Forbidden("This server sends no notices: set notices.localpart")
+}
+
 // sendBatch is the number of users to whom one write sends an announcement.
 const sendBatch = 200
 
@@ -265,7 +270,7 @@ func (s *Service) Announce(ctx context.Context, user id.UserID, text string) (se
 	text = strings.TrimSpace(text)
 	switch {
 	case s.opts.Localpart == "":
-		return 0, mxerr.Forbidden("This server sends no notices: set notices.localpart")
+		return 0, errNoSender()
 	case text == "":
 		return 0, mxerr.MissingParam("The text is missing")
 	case len(text) > maxText || !utf8.ValidString(text):
@@ -275,25 +280,29 @@ func (s *Service) Announce(ctx context.Context, user id.UserID, text string) (se
 	if user == "" {
 		return s.announceToAll(ctx, n)
 	}
-	err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
-		nid, found, err := tx.LookupUser(string(user))
-		if err != nil {
+	err = s.opts.DB.Write(ctx, func(tx *storage.Tx) (err error) {
+		if n.User, err = s.recipient(tx, user); err != nil {
 			return err
 		}
-		a := storage.AccountRow{}
-		if found {
-			a, found, err = tx.Account(nid)
-		}
-		if err == nil && (!found || a.DeactivatedTS != 0 || a.Guest || s.isSender(a)) {
-			err = mxerr.NotFound("This server has no active user %s", user)
-		}
-		if err != nil {
-			return err
-		}
-		n.User = nid
 		return s.Add(tx, n)
 	})
 	return 1, err
+}
+
+// recipient returns the number of a user to whom administrators can send notices.
+func (s *Service) recipient(tx *storage.Tx, user id.UserID) (ident.UserNID, error) {
+	nid, found, err := tx.LookupUser(string(user))
+	if err != nil {
+		return 0, err
+	}
+	a := storage.AccountRow{}
+	if found {
+		a, found, err = tx.Account(nid)
+	}
+	if err == nil && (!found || a.DeactivatedTS != 0 || a.Guest || s.isSender(a)) {
+		err = mxerr.NotFound("This server has no active user %s", user)
+	}
+	return nid, err
 }
 
 func (s *Service) announceToAll(ctx context.Context, n Notice) (sent int, err error) {

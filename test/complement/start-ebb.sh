@@ -25,6 +25,8 @@ registration:
   shared_secret: \${HS_REGISTRATION_SHARED_SECRET}
 auth:
   password: {min_length: 1, refuse_common: false} # the tests use short ones
+notices:
+  localpart: _server # from whom a test expects them
 rate_limits:
   enabled: false
 federation:
