@@ -255,6 +255,18 @@ func TestClosedRegistration(t *testing.T) {
 	h.refused("", "GET", "/v1/register/m.login.registration_token/validity?token=x", "", 403, "M_FORBIDDEN")
 }
 
+func TestRegistrationTokensCanBeCheckedWhereNobodyNeedsOne(t *testing.T) {
+	h := newHome(t, func(c *config.Config) { c.Registration.Mode = "open" })
+	if _, err := h.api.Accounts.CreateToken(t.Context(), accounts.RegistrationToken{Token: "made-earlier"}); err != nil {
+		t.Fatal(err)
+	}
+	for token, want := range map[string]bool{"made-earlier": true, "other": false} {
+		if out := h.must("", "GET", "/v1/register/m.login.registration_token/validity?token="+token, ""); out["valid"] != want {
+			t.Errorf("%q: %v", token, out)
+		}
+	}
+}
+
 func TestLoginWithEveryIdentifier(t *testing.T) {
 	h := newHome(t, nil)
 	h.register("alice")

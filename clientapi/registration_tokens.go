@@ -14,8 +14,8 @@ func (a *API) registrationTokensRoutes() []httpapi.Route {
 // registrationTokenValidity reports whether a registration token can be used now.
 // Spec: client-server-api#get_matrixclientv1registermloginregistration_tokenvalidity
 func (a *API) registrationTokenValidity(r *httpapi.Request) (any, error) {
-	if a.Accounts.RegistrationMode() != accounts.WithToken {
-		return nil, mxerr.Forbidden("Registration tokens are not used on this server")
+	if a.Accounts.RegistrationMode() == accounts.Closed {
+		return nil, mxerr.Forbidden("Registration is not enabled on this server")
 	}
 	if !r.URL.Query().Has("token") {
 		return nil, missing("token")
