@@ -15,6 +15,7 @@ import (
 
 	"ebb/accounts/passwords"
 	"ebb/mxerr"
+	"ebb/processors"
 	"ebb/storage"
 )
 
@@ -43,11 +44,11 @@ type hasher struct {
 	working chan struct{} // a slot for each worker
 	dummy   string        // hash to compare with if there is no password, at the same cost
 
-	processors *processors
+	raise func(more int) (release func()) // processors.Raise
 }
 
 func newHasher(workers int) *hasher {
-	h := &hasher{waiting: make(chan struct{}, workers+maxWaiting), working: make(chan struct{}, workers), processors: ofProcess}
+	h := &hasher{waiting: make(chan struct{}, workers+maxWaiting), working: make(chan struct{}, workers), raise: processors.Raise}
 	h.dummy = encodeHash(make([]byte, saltLength), make([]byte, hashLength))
 	return h
 }
@@ -65,7 +66,7 @@ func (h *hasher) work(ctx context.Context, f func()) error {
 	select {
 	case h.working <- struct{}{}:
 	default:
-		defer h.processors.raise(cap(h.working) + 1)() // one for each worker, and one for a commit
+		defer h.raise(cap(h.working) + 1)() // one for each worker, and one for a commit
 		select {
 		case h.working <- struct{}{}:
 		case <-ctx.Done():

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -67,6 +68,7 @@ type KeyRing struct {
 	flight    singleflight.Group
 	fetches   chan struct{}       // semaphore for maxKeyFetches
 	verifying *semaphore.Weighted // limits the bytes of bodies being verified
+	slow      chan struct{}       // semaphore for bodies of slowBody and more that are being canonicalised
 	servers   *keyed.Memo[string, *serverKeys]
 
 	// mu guards stored and the contents of servers; a leaf lock.
@@ -89,7 +91,7 @@ func NewKeyRing(c *Client, db *storage.DB, notaries []string, old func() []OldKe
 	}
 	return &KeyRing{
 		client: c, db: db, notaries: notaries, old: old, servers: keyed.NewMemo(keyed.Options[string, *serverKeys]{Entries: c.opts.Cache.Entries(maxKeyServers)}),
-		fetches: make(chan struct{}, maxKeyFetches), verifying: semaphore.NewWeighted(maxVerified),
+		fetches: make(chan struct{}, maxKeyFetches), verifying: semaphore.NewWeighted(maxVerified), slow: make(chan struct{}, max(1, runtime.NumCPU()/2)),
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/processors"
 	"ebb/rooms/pdu"
 )
 
@@ -31,6 +32,10 @@ const maxSignatures = 3
 // maxVerified bounds the total size of the bodies that are canonicalised at the same time. Canonicalising takes a few
 // times their size.
 const maxVerified = 32 << 20
+
+// slowBody is the size from which on canonicalising a body occupies a processor for longer than the scheduler lets
+// others wait, which is 10 ms. Only half of the processors canonicalise such bodies.
+const slowBody = 1 << 20
 
 // Claim holds the Authorization headers of a request, checked as far as possible without its body. It names the server
 // that claims to have signed the request, and has only signatures whose keys are known.
@@ -123,6 +128,15 @@ func (c *Claim) Verify(ctx context.Context, method, uri string, body []byte) err
 		return err
 	}
 	defer c.ring.verifying.Release(weight)
+	if len(body) >= slowBody {
+		select {
+		case c.ring.slow <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		defer func() { <-c.ring.slow }()
+		defer processors.Raise(cap(c.ring.slow) + 1)() // one for each such body, and one for a commit
+	}
 	text, err := signedText(method, uri, c.Origin, c.ring.client.opts.Server, body, ctx.Err)
 	if err != nil {
 		if ctx.Err() != nil {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"ebb/mxerr"
+	"ebb/processors"
 	"ebb/storage"
 )
 
@@ -164,8 +165,12 @@ func (s *Service) findOrMake(ctx context.Context, name string, src *File, p pict
 // grow as large as all other data in memory. A collection costs much less than decoding that much.
 const maxGarbage = 64 << 20
 
+// slowPicture is the cost from which on a picture occupies a processor for longer than the scheduler lets others wait,
+// which is 10 ms.
+const slowPicture = 4 << 20
+
 // enterThumbnails waits for a worker and for the memory that a thumbnail needs. Workers bound the CPU time that
-// strangers can use.
+// strangers can use, and other requests get processors beside them.
 func (s *Service) enterThumbnails(ctx context.Context, cost int64) (leave func(), err error) {
 	select {
 	case s.workers <- struct{}{}:
@@ -176,7 +181,12 @@ func (s *Service) enterThumbnails(ctx context.Context, cost int64) (leave func()
 		<-s.workers
 		return nil, err
 	}
+	give := func() {}
+	if cost >= slowPicture {
+		give = processors.Raise(cap(s.workers) + 1) // one for each worker, and one for a commit
+	}
 	return func() {
+		give()
 		if s.garbage.Add(cost) >= maxGarbage {
 			s.garbage.Store(0)
 			debug.FreeOSMemory()

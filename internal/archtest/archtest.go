@@ -41,6 +41,8 @@ var rules = map[string]rule{
 	"secrets":   {rank: 0, only: leaf},
 	"bodykeys":  {rank: 0, only: leaf},
 
+	"processors": {rank: 0, only: leaf},
+
 	"rooms/pdu":       {rank: 1, only: []string{"canonjson"}, pure: true},
 	"rooms/eventauth": {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
 	"rooms/stateres":  {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu", "rooms/eventauth"}, pure: true},
