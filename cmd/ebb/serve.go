@@ -17,6 +17,7 @@ import (
 	"ebb/config"
 	"ebb/server"
 	"ebb/telemetry"
+	"ebb/trim"
 )
 
 var serveCommand = command{
@@ -73,11 +74,12 @@ func serve(ctx context.Context, inv *invocation, changeRPID bool) error {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	r := &reloader{running: cfg, latest: cfg, server: s, level: level, log: log, terminal: terminalOf(inv.stderr)}
-	var reloading sync.WaitGroup
-	reloading.Go(func() { r.run(ctx, hangup, stop) })
+	var beside sync.WaitGroup
+	beside.Go(func() { r.run(ctx, hangup, stop) })
+	beside.Go(func() { trim.Run(ctx) })
 	err = s.Run(ctx)
 	stop()
-	reloading.Wait()
+	beside.Wait()
 	return err
 }
 

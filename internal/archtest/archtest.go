@@ -40,6 +40,7 @@ var rules = map[string]rule{
 	"mail":      {rank: 0, only: leaf},
 	"secrets":   {rank: 0, only: leaf},
 	"bodykeys":  {rank: 0, only: leaf},
+	"trim":      {rank: 0, sideways: []string{"telemetry"}},
 
 	"processors": {rank: 0, only: leaf},
 
