@@ -109,12 +109,22 @@ func (s *Service) finish(ctx context.Context, kind string, user ident.UserNID, i
 	}
 	used, shown, err := s.passkeys.verify(a)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, errors.Join(err, s.failedCheck(ctx, a))
 	}
 	if err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return s.use(ctx, tx, a, used) }); err != nil {
 		return 0, 0, err
 	}
 	return a.row.User, shown, nil
+}
+
+// failedCheck records an answer that is not signed by the passkey of a user who has shown the password. Such answers
+// are not limited like codes, since nobody guesses a signature, and a limit would let whoever knows the password lock
+// the user out.
+func (s *Service) failedCheck(ctx context.Context, a answered) error {
+	if a.challenge.Kind != kindSecond {
+		return nil
+	}
+	return s.failed(ctx, a.row.User, "wrong answer of a passkey")
 }
 
 // parse parses the answer of a browser.

@@ -277,8 +277,17 @@ func TestAnswersOfOtherSitesAreRefused(t *testing.T) {
 	}
 	forged := newKey(t, verifies)
 	forged.id, forged.handle = k.id, k.handle
-	_, err = l.check(l.Service, forged)
-	refused(t, err, "not accepted")
+	before := len(l.acts.failed)
+	for range 10 {
+		_, err = l.check(l.Service, forged)
+		refused(t, err, "not accepted")
+	}
+	if failed := l.acts.failed[before:]; len(failed) != 10 || failed[0] != "alice: wrong answer of a passkey" {
+		t.Errorf("recorded: %v", failed)
+	}
+	if _, err := l.check(l.Service, k); err != nil {
+		t.Errorf("wrong answers lock the owner out: %v", err)
+	}
 	k.handle = make([]byte, 32)
 	_, _, err = l.signIn(k)
 	refused(t, err, "not accepted")

@@ -84,7 +84,7 @@ func (s *Service) NewRecoveryCodes(ctx context.Context, g Grant) (codes []string
 //
 // Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED.
 func (s *Service) CheckRecoveryCode(ctx context.Context, user ident.UserNID, network, code string) (gate.Evidence, error) {
-	return s.guess(ctx, user, network, "wrong recovery code", func() (gate.Evidence, error) {
+	return s.guess(ctx, gate.RecoveryCode, user, network, "wrong recovery code", func() (gate.Evidence, error) {
 		return gate.RecoveryCode, s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 			taken, err := tx.TakeRecoveryCode(user, hashCode(user, code))
 			switch {

@@ -154,7 +154,7 @@ func (s *Service) ConfirmTOTP(ctx context.Context, g Grant, id, code string) (ou
 //
 // Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED.
 func (s *Service) CheckTOTP(ctx context.Context, user ident.UserNID, network, code string) (gate.Evidence, error) {
-	return s.guess(ctx, user, network, "wrong one-time code", func() (gate.Evidence, error) {
+	return s.guess(ctx, gate.TOTP, user, network, "wrong one-time code", func() (gate.Evidence, error) {
 		var row storage.TOTPRow
 		err := s.read(ctx, func(tx *storage.Tx) (err error) {
 			var found bool
@@ -181,12 +181,12 @@ func (s *Service) CheckTOTP(ctx context.Context, user ident.UserNID, network, co
 	})
 }
 
-// guess counts an attempt at a code of an account and calls check. If the code is right, the attempt is not counted
-// after all; if it is wrong, a failed sign-in is recorded with the given reason.
+// guess counts an attempt at a code of an account, TOTP or RecoveryCode, and calls check. If the code is right, the
+// attempt is not counted after all; if it is wrong, a failed sign-in is recorded with the given reason.
 //
 // Errors: M_LIMIT_EXCEEDED, and those of check.
-func (s *Service) guess(ctx context.Context, user ident.UserNID, network, reason string, check func() (gate.Evidence, error)) (gate.Evidence, error) {
-	try, err := s.opts.Gate.GuessCode(user, network)
+func (s *Service) guess(ctx context.Context, kind gate.Evidence, user ident.UserNID, network, reason string, check func() (gate.Evidence, error)) (gate.Evidence, error) {
+	try, err := s.opts.Gate.GuessCode(kind, user, network)
 	if err != nil {
 		return 0, err
 	}

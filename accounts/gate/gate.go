@@ -164,7 +164,7 @@ type Options struct {
 type Gate struct {
 	opts Options
 
-	codes *keyed.Map[ident.UserNID, []time.Time] // times of recent attempts at one-time codes
+	codes *keyed.Map[codesOf, []time.Time] // times of recent attempts
 
 	// mu guards since; a leaf lock.
 	mu    sync.Mutex
@@ -176,7 +176,7 @@ func New(o Options) *Gate {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Gate{opts: o, codes: keyed.NewMap[ident.UserNID, []time.Time](maxCodeAccounts)}
+	return &Gate{opts: o, codes: keyed.NewMap[codesOf, []time.Time](maxCodeAccounts)}
 }
 
 // Admit decides whether an attempt succeeds. It is called within the write that creates the session or token.

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 	"strings"
@@ -265,23 +266,27 @@ func TestFiveCodesInFifteenMinutes(t *testing.T) {
 	now := time.UnixMilli(1_750_000_000_000)
 	g := New(Options{Now: func() time.Time { return now }})
 	for range 20 { // correct ones do not count
-		at, err := g.GuessCode(1, "")
+		at, err := g.GuessCode(TOTP, 1, "")
 		if err != nil {
 			t.Fatal(err)
 		}
 		at.Right()
 	}
-	wrong := 0
-	for range 60 { // one guess per minute
-		if _, err := g.GuessCode(1, ""); err == nil {
-			wrong++
+	wrong := map[Evidence]int{}
+	for range 60 { // every minute
+		for _, kind := range []Evidence{TOTP, RecoveryCode} {
+			for range 2 {
+				if _, err := g.GuessCode(kind, 1, ""); err == nil {
+					wrong[kind]++
+				}
+			}
 		}
 		now = now.Add(time.Minute)
 	}
-	if wrong != 20 {
-		t.Errorf("%d guesses in an hour", wrong)
+	if wrong[TOTP] != 20 || wrong[RecoveryCode] != 20 {
+		t.Errorf("guesses in an hour: %v", wrong)
 	}
-	if _, err := g.GuessCode(2, ""); err != nil {
+	if _, err := g.GuessCode(TOTP, 2, ""); err != nil {
 		t.Errorf("another account: %v", err)
 	}
 }
@@ -341,9 +346,14 @@ func TestGuessesCountForTheirTargetTheirNetworkAndTheServer(t *testing.T) {
 			return err
 		}, 3, free, 3, free}, // needs a session of the account
 		"code": {func(g *Gate, account int, network string) error {
-			_, err := g.GuessCode(ident.UserNID(account+1), network)
+			_, err := g.GuessCode(TOTP, ident.UserNID(account+1), network)
 			return err
 		}, 5, 10, 5, 50},
+		"code of either kind": {func(g *Gate, account int, network string) error {
+			_, err := g.GuessCode(TOTP, ident.UserNID(account+1), network)
+			_, also := g.GuessCode(RecoveryCode, ident.UserNID(account+1), network)
+			return cmp.Or(err, also)
+		}, 5, 5, 5, 25}, // a pair of codes in each try
 		"user code":          {token(UserCodes), 3, 3, 50, 50},
 		"registration token": {token(RegistrationTokens), 3, 3, 50, 50},
 		"shared secret":      {token(SharedSecrets), 3, 3, 50, 50},

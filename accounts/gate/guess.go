@@ -146,20 +146,22 @@ func (g *Gate) GuessToken(kind Kind, network string) (*Guess, error) {
 	return at, at.Take(g.opts.Budgets.Server, string(kind))
 }
 
-// Bounds of one-time codes.
+// Bounds of codes.
 const (
-	maxCodes        = 5                // wrong codes for one account from all networks within codeWindow; one code in a million is right
+	maxCodes        = 5                // wrong codes of one kind for one account from all networks within codeWindow; one one-time code in a million is right
 	codeWindow      = 15 * time.Minute // long enough for guessing to take years
-	maxCodeAccounts = 100_000          // accounts whose codes are counted, about 100 bytes each
+	maxCodeAccounts = 100_000          // accounts whose codes of one kind are counted, about 100 bytes each
 )
 
-// GuessCode counts an attempt at a one-time code or a recovery code of an account: for the account, for the network
-// and, since somebody may have the passwords of many accounts, for the whole server.
+// GuessCode counts an attempt at a code of an account, which is TOTP or RecoveryCode: for the account, for the network
+// and, since somebody may have the passwords of many accounts, for the whole server. The two kinds count separately for
+// the account only, so that wrong one-time codes do not keep the owner from using a recovery code. That gives an
+// attacker no more tries that matter: nobody guesses a recovery code, which has 80 bits.
 //
 // Errors: M_LIMIT_EXCEEDED.
-func (g *Gate) GuessCode(user ident.UserNID, network string) (*Guess, error) {
+func (g *Gate) GuessCode(kind Evidence, user ident.UserNID, network string) (*Guess, error) {
 	at := &Guess{}
-	if err := at.Take(codeBudget{g, user}, ""); err != nil {
+	if err := at.Take(codeBudget{g, codesOf{user, kind}}, ""); err != nil {
 		return nil, err
 	}
 	if err := at.Take(g.opts.Budgets.Networks, "codes\x00"+network); err != nil {
@@ -168,16 +170,22 @@ func (g *Gate) GuessCode(user ident.UserNID, network string) (*Guess, error) {
 	return at, at.Take(g.opts.Budgets.Server, "codes")
 }
 
-// codeBudget is the Budget for the codes of one account.
-type codeBudget struct {
-	g    *Gate
+// codesOf are the codes of one kind of an account.
+type codesOf struct {
 	user ident.UserNID
+	kind Evidence
+}
+
+// codeBudget is the Budget for the codes of one kind of an account.
+type codeBudget struct {
+	g     *Gate
+	codes codesOf
 }
 
 // Take implements Budget. It allows exactly maxCodes in any codeWindow, which a token bucket would not.
 func (b codeBudget) Take(string) (wait time.Duration) {
 	now := b.g.opts.Now()
-	b.g.codes.Update(b.user, func(tried []time.Time, _ bool) []time.Time {
+	b.g.codes.Update(b.codes, func(tried []time.Time, _ bool) []time.Time {
 		tried = slices.DeleteFunc(slices.Clone(tried), func(t time.Time) bool { return now.Sub(t) >= codeWindow })
 		if len(tried) >= maxCodes {
 			wait = tried[0].Add(codeWindow).Sub(now)
@@ -190,5 +198,5 @@ func (b codeBudget) Take(string) (wait time.Duration) {
 
 // Return implements Budget.
 func (b codeBudget) Return(string) {
-	b.g.codes.Update(b.user, func(tried []time.Time, _ bool) []time.Time { return slices.Clone(tried[:max(len(tried)-1, 0)]) })
+	b.g.codes.Update(b.codes, func(tried []time.Time, _ bool) []time.Time { return slices.Clone(tried[:max(len(tried)-1, 0)]) })
 }
