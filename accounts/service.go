@@ -91,8 +91,9 @@ type Options struct {
 	Network             func(addr string) string // returns the network of a client address; nil if networks are unknown
 	Emails              EmailOptions
 	Upstream            UpstreamOptions
-	AccountPage         string // address of the account page; "" if there are no web pages
-	SearchAllUsers      bool   // whether the user directory finds all users, not only those in shared and public rooms
+	AccountPage         string        // address of the account page; "" if there are no web pages
+	AdminApproval       time.Duration // how long a session may administrate after that was approved; 0 means 15 minutes
+	SearchAllUsers      bool          // whether the user directory finds all users, not only those in shared and public rooms
 	Hooks               Hooks
 	Remote              Remote       // nil without federation
 	Users               Users        // nil if there are no application services
@@ -121,6 +122,9 @@ type Service struct {
 func New(o Options) *Service {
 	if o.AccessTokenLifetime == 0 {
 		o.AccessTokenLifetime = time.Hour
+	}
+	if o.AdminApproval == 0 {
+		o.AdminApproval = 15 * time.Minute
 	}
 	if o.HashWorkers == 0 {
 		o.HashWorkers = max(1, runtime.NumCPU()/2)

@@ -81,11 +81,15 @@ const (
 // Spec: client-server-api#oauth-authentication
 const resettingKeys = "uploadCrossSigningKeys"
 
+// administering stands for all acts of an administrator, which Administer authenticates together. It is no operation of
+// the specification.
+const administering = "administration"
+
 // stages lists all stages in the order in which flows list them.
 var stages = []stage{
 	{name: stagePassword, use: confirms(func(p purpose) bool { return p.page == "" }), check: (*Service).checkOwn},
 	{name: stageSSO, use: confirms(func(p purpose) bool { return p.page != "" && !p.oauth })},
-	{name: stageOAuth, use: confirms(resetsKeys), params: approveAt},
+	{name: stageOAuth, use: confirms(isApproved), params: approveAt},
 	{name: oldStageOAuth, use: confirms(resetsKeys), params: approveAt},
 	{name: stageToken, use: registers(func(s *Service) use { return useIf(s.opts.Registration == WithToken, sufficient) }), check: (*Service).checkRegistrationToken},
 	{name: stageDummy, use: registers(func(s *Service) use { return useIf(s.opts.Registration != WithToken, sufficient) })},
@@ -100,6 +104,10 @@ func confirms(of func(purpose) bool) func(*Service, purpose) use {
 		return useIf(p.operation != registering && p.operation != resetting && of(p), sufficient)
 	}
 }
+
+// isApproved reports whether a session of OAuth 2.0 asks for something that the user approves on the account page.
+// Deviation: the specification has m.oauth only for cross-signing keys, and no authentication of administrators.
+func isApproved(p purpose) bool { return resetsKeys(p) || p.oauth && p.operation == administering }
 
 // resetsKeys reports whether a session of OAuth 2.0 replaces cross-signing keys.
 func resetsKeys(p purpose) bool { return p.oauth && p.operation == resettingKeys }

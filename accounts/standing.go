@@ -104,10 +104,12 @@ func (s *Service) IsLocked(ctx context.Context, user ident.UserNID) (locked bool
 // WhoIs returns the devices of a user. Only the user and administrators may call it.
 // Spec: client-server-api#get_matrixclientv3adminwhoisuserid
 //
-// Errors: M_FORBIDDEN, M_INVALID_PARAM, M_NOT_FOUND.
+// Errors: M_INVALID_PARAM, M_NOT_FOUND, and those of Administer.
 func (s *Service) WhoIs(ctx context.Context, by ident.Requester, user id.UserID) ([]Device, error) {
-	if user != by.UserID && !by.IsAdmin {
-		return nil, mxerr.Forbidden("Only administrators can ask about other users")
+	if user != by.UserID {
+		if err := s.Administer(ctx, by); err != nil {
+			return nil, err
+		}
 	}
 	var a storage.AccountRow
 	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {

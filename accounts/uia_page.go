@@ -1,6 +1,7 @@
 package accounts
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"net/http"
@@ -17,7 +18,7 @@ import (
 
 // Bounds of approvals on the account page.
 const (
-	approvalLifetime = 10 * time.Minute // since the request, and again since the approval
+	approvalLifetime = 10 * time.Minute // since the request, and again since the approval, except for administration
 	maxApprovals     = 10               // of a device; beyond it the oldest is dropped
 	maxListed        = 50               // shown on the account page, newest first
 )
@@ -42,12 +43,10 @@ const (
 //
 // Errors: 401 with the flows.
 func (s *Service) confirmOnPage(ctx context.Context, q Asked, p purpose, a auth, b binding) error {
-	row, err := s.approvalFor(ctx, q, base64.RawURLEncoding.EncodeToString(b.body[:]))
+	row, form, err := s.approvalFor(ctx, q, p, b)
 	if err != nil {
 		return err
 	}
-	p.page = s.approvalPage(p, row.Session)
-	form := s.form(p)
 	ch := challenge{id: row.Session}
 	switch {
 	case a.Type != "" && !form.offers(a.Type):
@@ -75,19 +74,31 @@ func (s *Service) approvalPage(p purpose, session string) string {
 	return s.opts.AccountPage + "?" + query.Encode()
 }
 
-// approvalFor returns the row of a request, which it creates if there is none.
-func (s *Service) approvalFor(ctx context.Context, q Asked, digest string) (row storage.Approval, err error) {
-	who, found := q.Requester, false
-	find := func(tx *storage.Tx) (err error) {
-		row, found, err = tx.ApprovalFor(who.DeviceNID, q.Operation, q.Target, digest)
+// approvalFor returns the row of a request, which it creates if there is none, and the flows that lead to its approval.
+func (s *Service) approvalFor(ctx context.Context, q Asked, p purpose, b binding) (row storage.Approval, form challengeForm, err error) {
+	digest := base64.RawURLEncoding.EncodeToString(b.body[:])
+	found := false
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		row, found, err = tx.ApprovalFor(q.Requester.DeviceNID, q.Operation, q.Target, digest)
 		return err
+	})
+	if err == nil && !found {
+		row, err = s.addApproval(ctx, q, digest)
 	}
-	if err = s.opts.DB.Read(ctx, find); err != nil || found {
-		return row, err
-	}
+	p.page = s.approvalPage(p, row.Session)
+	return row, s.form(p), err
+}
+
+// addApproval stores a request that waits for approval, unless an equal one has been stored in the meantime.
+func (s *Service) addApproval(ctx context.Context, q Asked, digest string) (row storage.Approval, err error) {
+	who := q.Requester
 	err = s.write(ctx, func(w *write) error {
-		if err := find(w.Tx); err != nil || found {
+		var found bool
+		if row, found, err = w.ApprovalFor(who.DeviceNID, q.Operation, q.Target, digest); err != nil || found {
 			return err
+		}
+		if q.Operation == administering {
+			w.note("administration asked for", "user", who.UserID, "device", who.DeviceID)
 		}
 		row = storage.Approval{
 			Session: secret("", 16), User: who.UserNID, Device: who.DeviceNID, Operation: q.Operation, Target: q.Target, Digest: digest,
@@ -107,12 +118,16 @@ type Approval struct {
 	DeviceName string
 	Created    time.Time
 	Approved   bool
+	Lasts      time.Duration // how long the device may do this once it is approved; 0 if it may do it once
 }
 
-func approvalOf(r storage.Approval) Approval {
+func (s *Service) approvalOf(r storage.Approval) Approval {
 	a := Approval{Session: r.Session, Operation: r.Operation, Target: r.Target, Device: id.DeviceID(r.DeviceID), Created: time.UnixMilli(r.CreatedTS), Approved: r.ApprovedTS != 0}
 	if r.DeviceName != nil {
 		a.DeviceName = *r.DeviceName
+	}
+	if r.Operation == administering {
+		a.Lasts = s.opts.AdminApproval
 	}
 	return a
 }
@@ -123,7 +138,7 @@ func (s *Service) Approvals(ctx context.Context, user ident.UserNID) (list []App
 		rows, err := tx.Approvals(user, maxListed)
 		for _, r := range rows {
 			if r.ApprovedTS == 0 {
-				list = append(list, approvalOf(r))
+				list = append(list, s.approvalOf(r))
 			}
 		}
 		return err
@@ -144,13 +159,14 @@ func (s *Service) Approval(ctx context.Context, user ident.UserNID, session stri
 		if err == nil && (!found || row.User != user) {
 			err = errNoApproval()
 		}
-		a = approvalOf(row)
+		a = s.approvalOf(row)
 		return err
 	})
 	return a, err
 }
 
-// Decide approves or refuses a request of a user. An approved request can be sent once, within approvalLifetime.
+// Decide approves or refuses a request of a user. An approved request can be sent once, within approvalLifetime. A
+// session that asked for administration may administrate until Options.AdminApproval is over.
 //
 // Errors: M_NOT_FOUND.
 func (s *Service) Decide(ctx context.Context, user ident.UserNID, session string, approve bool) error {
@@ -166,7 +182,7 @@ func (s *Service) Decide(ctx context.Context, user ident.UserNID, session string
 		text := "request refused on the account page"
 		if approve {
 			text = "request approved on the account page"
-			decided, err = w.Approve(session, user, w.Now().Add(approvalLifetime).UnixMilli())
+			decided, err = w.Approve(session, user, w.Now().Add(cmp.Or(s.approvalOf(row).Lasts, approvalLifetime)).UnixMilli())
 		} else {
 			decided, err = w.DropApproval(session, user)
 		}

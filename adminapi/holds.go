@@ -144,19 +144,16 @@ func (a *API) reviewHold(ctx context.Context, args HoldArgs, by string) (any, er
 	return a.holdOf(h), nil
 }
 
-// administrator returns the administrator to whom an access token belongs.
+// administrator returns the administrator to whom an access token belongs, if the token is good for administration.
 func (a *API) administrator(ctx context.Context, token string) (id.UserID, error) {
 	if token == "" {
 		return "", mxerr.MissingParam("An access token of an administrator is needed, which says who you are")
 	}
 	by, err := a.Accounts.Authenticate(ctx, token, "", "")
-	switch {
-	case err != nil:
-		return "", err
-	case !by.IsAdmin || by.Locked || by.Suspended:
-		return "", mxerr.Forbidden("%s is not an administrator", by.UserID)
+	if err == nil {
+		err = a.Accounts.Administer(ctx, by)
 	}
-	return by.UserID, nil
+	return by.UserID, err
 }
 
 // holdLift asks for a hold to be lifted, or confirms that, as the administrator whose access token is given.

@@ -24,14 +24,22 @@ func (a *API) Routes() []httpapi.Route {
 	return append(slices.Concat(a.holdRoutes(), a.userRoutes(), a.noticeRoutes()), []httpapi.Route{
 		{Method: "GET", Path: path, OperationID: "getRegistrationNonce", Rate: httpapi.Anonymous, Handler: a.sharedSecretNonce},
 		{Method: "POST", Path: path, OperationID: "registerWithSharedSecret", Rate: httpapi.Anonymous, Handler: a.sharedSecretRegister},
-		{Method: "GET", Path: "/_synapse/admin/v1/users/{userId}/admin", OperationID: "getUserIsAdmin", Auth: httpapi.Admin, Rate: httpapi.Reads, Handler: a.getUserIsAdmin},
+		{Method: "GET", Path: "/_synapse/admin/v1/users/{userId}/admin", OperationID: "getUserIsAdmin", Auth: httpapi.User, Rate: httpapi.Reads, Handler: a.getUserIsAdmin},
 	}...)
 }
 
 // getUserIsAdmin reports to administrators whether a local user is an administrator. Clients ask this about their own
-// user, to find out whether to show settings for administrators, and treat an error as a no.
+// user when they start, to find out whether to show settings for administrators, and treat an error as a no. An answer
+// about oneself therefore does not ask for approval on the account page.
 func (a *API) getUserIsAdmin(r *httpapi.Request) (any, error) {
-	admin, err := a.Accounts.IsAdmin(r.Context(), id.UserID(r.Var("userId")))
+	user := id.UserID(r.Var("userId"))
+	if user == r.UserID && r.IsAdmin {
+		return map[string]bool{"admin": true}, nil
+	}
+	if err := a.Accounts.Administer(r.Context(), r.Requester); err != nil {
+		return nil, err
+	}
+	admin, err := a.Accounts.IsAdmin(r.Context(), user)
 	return map[string]bool{"admin": admin}, err
 }
 

@@ -19,7 +19,6 @@ var actions = []string{
 	"setRoomAlias", "deleteRoomAlias", "setRoomVisibilityOnDirectory",
 	"setProfileField", "deleteProfileField", "setPresence",
 	"uploadContent", "uploadContentToMXC", "createContent",
-	"setAdminLockUser", "setAdminSuspendUser",
 	"delete3pidFromAccount", "unbind3pidFromAccount",
 }
 

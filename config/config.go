@@ -107,6 +107,7 @@ type Auth struct {
 	MFA               string   `yaml:"mfa" doc:"Second factors. off: they are not used; optional: users can set one up, and then need it; required: every user needs one. The web pages ask for it, so optional and required need oauth.enabled."`
 	MFAAdministrators string   `yaml:"mfa_administrators" doc:"The same for administrators, where it is stricter than mfa."`
 	MFAGrace          Duration `yaml:"mfa_grace" doc:"How long users without a second factor can still sign in after it became required. Then their sessions end."`
+	AdminApproval     Duration `yaml:"admin_approval" doc:"How long administrators who need a second factor can administrate with a client after they have approved that on their account page, where they show the factor. Programs with a token of ebb token issue need no approval."`
 	Passkeys          Passkeys `yaml:"passkeys"`
 	JWT               JWT      `yaml:"jwt"`
 	LDAP              LDAP     `yaml:"ldap"`
@@ -416,7 +417,7 @@ func Default() *Config {
 		ACME:         ACME{Directory: "https://acme-v02.api.letsencrypt.org/directory"},
 		Registration: Registration{Mode: "token", Email: "off", GuestLifetime: Duration(30 * 24 * time.Hour)},
 		Login:        Login{AccessTokenLifetime: Duration(time.Hour)},
-		Auth: Auth{MFA: "off", MFAAdministrators: "off", MFAGrace: Duration(14 * 24 * time.Hour), Password: Password{MinLength: 8, RefuseCommon: true}, JWT: JWT{SubjectClaim: "sub"},
+		Auth: Auth{MFA: "off", MFAAdministrators: "off", MFAGrace: Duration(14 * 24 * time.Hour), AdminApproval: Duration(15 * time.Minute), Password: Password{MinLength: 8, RefuseCommon: true}, JWT: JWT{SubjectClaim: "sub"},
 			LDAP: LDAP{StartTLS: true, Filter: "(uid={name})", NameAttribute: "uid", DisplayNameAttribute: "cn", EmailAttribute: "mail", Timeout: Duration(5 * time.Second)}},
 		Audit:   Audit{Keep: Duration(180 * 24 * time.Hour), Addresses: Duration(90 * 24 * time.Hour), Checkpoints: Checkpoints{Interval: Duration(time.Hour)}},
 		Reports: Reports{Keep: Duration(365 * 24 * time.Hour)},

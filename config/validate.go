@@ -206,6 +206,7 @@ func (a Auth) validate(p *problems, pages bool) {
 			"%s needs oauth.enabled: users set up and show second factors on the web pages", mode.value)
 	}
 	p.check(a.MFAGrace >= 0, "auth.mfa_grace", "must not be negative")
+	p.check(a.AdminApproval >= Duration(time.Minute) && a.AdminApproval <= Duration(24*time.Hour), "auth.admin_approval", "must be 1m to 24h")
 	p.check(a.Password.MinLength >= 1 && a.Password.MinLength <= 128, "auth.password.min_length", "must be 1 to 128")
 }
 

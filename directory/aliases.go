@@ -76,7 +76,7 @@ func (s *Service) DeleteAlias(ctx context.Context, sender ident.Requester, alias
 		return err
 	}
 	mayCanonical := mayChangeAlias(r, sender.UserID)
-	if err := s.mayDeleteAlias(sender, row, mayCanonical); err != nil {
+	if err := s.mayDeleteAlias(ctx, sender, row, mayCanonical); err != nil {
 		return err
 	}
 	if err := s.rooms.ChangeAliases(ctx, r.ID(), func(tx *storage.Tx) error { return tx.DeleteAlias(string(alias)) }); err != nil || !mayCanonical {
@@ -87,20 +87,20 @@ func (s *Service) DeleteAlias(ctx context.Context, sender ident.Requester, alias
 
 // mayDeleteAlias returns an error if the sender may not delete an alias. mayCanonical says whether the sender may
 // change the room's canonical alias.
-func (s *Service) mayDeleteAlias(sender ident.Requester, row storage.Alias, mayCanonical bool) error {
+func (s *Service) mayDeleteAlias(ctx context.Context, sender ident.Requester, row storage.Alias, mayCanonical bool) error {
 	alias := id.RoomAlias(row.Alias)
-	if s.apps != nil && !sender.IsAdmin {
+	if s.apps != nil {
 		if err := s.apps.MayUseAlias(sender, alias); err != nil {
-			return err
+			return s.orAdministrator(ctx, sender, err)
 		}
 		if s.apps.ManagesAlias(sender, alias) {
 			return nil
 		}
 	}
-	if row.Creator != sender.UserNID && !mayCanonical && !sender.IsAdmin {
-		return mxerr.Forbidden("Only the creator of the alias, and users who may change the room's canonical alias, can delete it")
+	if row.Creator == sender.UserNID || mayCanonical {
+		return nil
 	}
-	return nil
+	return s.orAdministrator(ctx, sender, mxerr.Forbidden("Only the creator of the alias, and users who may change the room's canonical alias, can delete it"))
 }
 
 // errNoAlias returns the error for an alias that does not exist on this server.

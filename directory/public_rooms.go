@@ -21,8 +21,10 @@ func (s *Service) SetPublished(ctx context.Context, sender ident.Requester, room
 	if err != nil {
 		return err
 	}
-	if !sender.IsAdmin && !mayChangeAlias(r, sender.UserID) {
-		return mxerr.Forbidden("You do not have permission to list this room in the directory")
+	if !mayChangeAlias(r, sender.UserID) {
+		if err := s.orAdministrator(ctx, sender, mxerr.Forbidden("You do not have permission to list this room in the directory")); err != nil {
+			return err
+		}
 	}
 	return s.rooms.SetPublished(ctx, room, published)
 }

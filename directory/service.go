@@ -46,11 +46,18 @@ type AppServices interface {
 	QueryAlias(ctx context.Context, alias id.RoomAlias) bool
 }
 
+// Administrators are the administrators of the server. accounts.Service implements it.
+type Administrators interface {
+	// Administer returns an error unless the requester may act as an administrator now.
+	Administer(ctx context.Context, who ident.Requester) error
+}
+
 // Options are the dependencies and settings of a Service.
 type Options struct {
 	DB     *storage.DB
 	Server string // this server's name
 	Rooms  *rooms.Service
+	Admins Administrators
 	Remote Remote           // nil means that no other server is asked
 	Apps   AppServices      // nil means that there are no application services
 	Cache  keyed.Budget     // bounds the cached responses of other servers
@@ -63,6 +70,7 @@ type Service struct {
 	db     *storage.DB
 	server string
 	rooms  *rooms.Service
+	admins Administrators
 	remote Remote
 	apps   AppServices
 	log    *slog.Logger
@@ -79,7 +87,16 @@ func New(o Options) *Service {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Service{
-		db: o.DB, server: o.Server, rooms: o.Rooms, remote: o.Remote, apps: o.Apps, log: o.Log,
+		db: o.DB, server: o.Server, rooms: o.Rooms, admins: o.Admins, remote: o.Remote, apps: o.Apps, log: o.Log,
 		spaces: newSpaces(o.Cache.Entries(maxRemoteSpaces), o.Now),
 	}
+}
+
+// orAdministrator returns nil if the requester may act as an administrator now. It returns refused for users who are
+// not administrators.
+func (s *Service) orAdministrator(ctx context.Context, who ident.Requester, refused error) error {
+	if !who.IsAdmin {
+		return refused
+	}
+	return s.admins.Administer(ctx, who)
 }

@@ -274,13 +274,20 @@ func TestIPv6NeighboursShareALimit(t *testing.T) {
 	}
 }
 
+func onlyAdministrators(_ context.Context, who ident.Requester) error {
+	if !who.IsAdmin {
+		return mxerr.Forbidden("no administrator")
+	}
+	return nil
+}
+
 func TestListenersServeTheirAPIsAndHealth(t *testing.T) {
 	fine := func(*Request) (any, error) { return nil, nil }
 	healthy := true
 	admin := func(context.Context, string, *Request) (ident.Requester, error) {
 		return ident.Requester{IsAdmin: true}, nil
 	}
-	o := Options{Log: slog.New(slog.DiscardHandler), Healthy: func() bool { return healthy }, Authenticate: admin}
+	o := Options{Log: slog.New(slog.DiscardHandler), Healthy: func() bool { return healthy }, Authenticate: admin, Administer: onlyAdministrators}
 	paths := map[string]string{
 		"/_matrix/client/versions": "client", "/.well-known/matrix/client": "client", "/.well-known/matrix/server": "client federation",
 		"/_matrix/federation/v1/version": "federation", "/_matrix/key/v2/server": "federation", "/_synapse/admin/v1/register": "admin", "/metrics": "metrics",
@@ -314,7 +321,7 @@ func TestListenersServeTheirAPIsAndHealth(t *testing.T) {
 }
 
 func TestProfilesAreForAdministrators(t *testing.T) {
-	s := New(Options{Log: slog.New(slog.DiscardHandler), Serve: []string{"metrics"}, Authenticate: func(_ context.Context, token string, _ *Request) (ident.Requester, error) {
+	s := New(Options{Log: slog.New(slog.DiscardHandler), Serve: []string{"metrics"}, Administer: onlyAdministrators, Authenticate: func(_ context.Context, token string, _ *Request) (ident.Requester, error) {
 		return ident.Requester{UserID: "@u:test", IsAdmin: token == "admin"}, nil
 	}})
 	for _, name := range []string{"heap", "profile", "trace", "goroutine", "cmdline", "nothing"} {

@@ -23,7 +23,7 @@ const (
 	Optional               // anybody; a token that is given must be valid
 	Applicant              // anybody; if the token of an application service is given, the requester is that service without a user
 	User                   // a user's access token
-	Admin                  // an administrator's access token
+	Admin                  // an administrator's access token, if Options.Administer allows it
 	AppService             // an application service's token
 	Homeserver             // another homeserver, authenticated by its signature
 )

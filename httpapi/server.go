@@ -28,6 +28,8 @@ type Options struct {
 	Serve []string
 	// Authenticate returns the owner of an access token. It returns M_UNKNOWN_TOKEN if there is none.
 	Authenticate func(ctx context.Context, token string, r *Request) (ident.Requester, error)
+	// Administer returns an error unless a user may act as an administrator now. If it is nil, nobody may.
+	Administer func(ctx context.Context, who ident.Requester) error
 	// Service returns the application service to which an access token belongs, or false. If Service is nil, there are
 	// no application services.
 	Service func(token string) (ident.Requester, bool)
@@ -341,8 +343,10 @@ func (s *Server) authenticate(r *Request) (err error) {
 		return mxerr.GuestAccessForbidden("Guests cannot do this; create an account")
 	case r.Suspended && r.route.Acts:
 		return mxerr.UserSuspended()
-	case auth == Admin && !r.IsAdmin:
-		return mxerr.Forbidden("You are not an administrator of this server")
+	case auth == Admin && s.opt.Administer == nil:
+		return mxerr.Forbidden("This address serves no administrators")
+	case auth == Admin:
+		return s.opt.Administer(r.Context(), r.Requester)
 	case auth == AppService && r.AppService == "":
 		return mxerr.Forbidden("Only application services can use this endpoint")
 	}

@@ -130,7 +130,7 @@ func (s *Server) Routes() []httpapi.Route {
 // Handler returns the handler of an address that serves the given APIs (client, federation, admin, metrics).
 func (s *Server) Handler(serve ...string) http.Handler {
 	o := httpapi.Options{
-		Routes: s.Routes(), Serve: serve, Authenticate: s.authenticate, Service: s.svc.registry.ServiceOf, AuthenticateServer: s.authenticateServer, Unknown: s.unknown, Healthy: s.health.ok,
+		Routes: s.Routes(), Serve: serve, Authenticate: s.authenticate, Administer: s.svc.accounts.Administer, Service: s.svc.registry.ServiceOf, AuthenticateServer: s.authenticateServer, Unknown: s.unknown, Healthy: s.health.ok,
 		TrustedProxies: s.proxies(), Log: s.opt.Log, Reading: shares.Requested, Signing: audit.WithNetwork, Memory: s.memory,
 	}
 	if s.cfg.RateLimits.Enabled {

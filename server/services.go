@@ -194,7 +194,6 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	}
 	s.accountData = accountdata.New(accountdata.Options{DB: s.db, Rooms: s.rooms, Commits: commits, Push: s.push, Cache: keyed.Budget(cfg.Cache.Size), NoticeSender: noticeSender(cfg)})
 	s.receipts = receipts.New(s.rooms, o.Now)
-	s.directory = s.newDirectory(cfg, o)
 	if err := s.openSearch(ctx, cfg, o); err != nil {
 		return err
 	}
@@ -221,8 +220,9 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		Gate: s.gate, Audit: s.audit, Upstream: others, Notices: s.notices, Passwords: passwords.Policy(cfg.Auth.Password),
 		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
 		Guests: cfg.Registration.Guests, GuestLifetime: time.Duration(cfg.Registration.GuestLifetime), IdleLifetime: time.Duration(cfg.Login.IdleLifetime), SteadyTime: s.steadyTime,
-		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Emails: s.emails(cfg), AccountPage: accountPage(cfg), SearchAllUsers: cfg.UserDirectory.SearchAllUsers, Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,
+		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Emails: s.emails(cfg), AccountPage: accountPage(cfg), AdminApproval: time.Duration(cfg.Auth.AdminApproval), SearchAllUsers: cfg.UserDirectory.SearchAllUsers, Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,
 	})
+	s.directory = s.newDirectory(cfg, o)
 	s.oauth = s.newOAuth(cfg, o)
 	if s.upstream, mistakes = newUpstream(cfg, upstream.Options{DB: s.db, Accounts: s.accounts, Now: o.Now, Log: o.Log}); len(mistakes) > 0 {
 		return mistakes
@@ -351,7 +351,7 @@ func (s *services) openSearch(ctx context.Context, cfg *config.Config, o Options
 }
 
 func (s *services) newDirectory(cfg *config.Config, o Options) *directory.Service {
-	listed := directory.Options{DB: s.db, Server: cfg.ServerName, Rooms: s.rooms, Apps: s.registry, Cache: keyed.Budget(cfg.Cache.Size), Now: o.Now, Log: o.Log}
+	listed := directory.Options{DB: s.db, Server: cfg.ServerName, Rooms: s.rooms, Admins: s.accounts, Apps: s.registry, Cache: keyed.Budget(cfg.Cache.Size), Now: o.Now, Log: o.Log}
 	if cfg.Federation.Enabled {
 		listed.Remote = s.remote
 	}

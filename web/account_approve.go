@@ -17,17 +17,23 @@ type approveView struct {
 // requestView holds what that page shows of one request.
 type requestView struct {
 	Session, What, Name, Device, Target, Asked string
-	Reset                                      bool // whether cross-signing keys are replaced
+	Means                                      string // what follows from approving it; "" if that is clear
 }
 
 // requestOf returns the requestView of an approval.
 func requestOf(a accounts.Approval) requestView {
-	v := requestView{Session: a.Session, Name: a.DeviceName, Device: string(a.Device), Target: a.Target, Asked: when(a.Created), Reset: a.Operation == "uploadCrossSigningKeys"}
+	v := requestView{Session: a.Session, Name: a.DeviceName, Device: string(a.Device), Target: a.Target, Asked: when(a.Created)}
 	what, known := english["approve."+a.Operation]
 	if !known {
 		what = english["approve.other"]
 	}
 	v.What = what
+	switch {
+	case a.Lasts > 0:
+		v.Means, _ = text("approve.lasts", int(a.Lasts.Minutes())) // the name is known
+	case a.Operation == "uploadCrossSigningKeys":
+		v.Means = english["approve.means"]
+	}
 	if v.Name == "" {
 		v.Name = v.Device
 	}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/oauth2"
 
+	"ebb/accounts/gate"
 	"ebb/internal/testserver"
 )
 
@@ -354,6 +355,43 @@ func TestCrossSigningResetIsApprovedOnThePage(t *testing.T) {
 		t.Errorf("approved after it was refused: %d", r.status)
 	}
 	b.get(accountPage + "/approve").has("No client is waiting")
+}
+
+func TestAdministrationIsApprovedOnThePageWithTheSecondFactor(t *testing.T) {
+	l := newSecondLab(t, gate.Policy{MFA: gate.Optional})
+	c := l.Login("alice")
+	if _, err := l.Control(t.Context(), "user admin", json.RawMessage(`{"user":"alice","admin":true}`)); err != nil {
+		t.Fatal(err)
+	}
+	l.Register("bob")
+	app := l.enrol("alice")
+	const whois = "/v3/admin/whois/@bob:test"
+	ask := func() (address string) {
+		t.Helper()
+		status, _, raw := c.Raw("GET", whois, nil)
+		var answer obj
+		if err := json.Unmarshal(raw, &answer); err != nil || status != 401 {
+			t.Fatalf("%d %s", status, raw)
+		}
+		return "/_matrix/client/v3/auth/m.login.sso/fallback/web?session=" + answer["session"].(string)
+	}
+	b := l.browser()
+	page := b.get(b.get(ask()).header.Get("Location"))
+	page = b.step(page, "password", "user", "alice", "password", testserver.Password())
+	page = b.step(page, "code", "code", app.next())
+	page.has("Administrate this server", "For 15 minutes", c.DeviceID)
+	l.Advance(10*time.Minute + time.Second) // the code was shown too long ago
+	page = b.get(b.get(ask()).header.Get("Location"))
+	if strings.Contains(page.body, "Administrate") {
+		t.Fatal("the page is shown without another code")
+	}
+	page = b.step(page, "code", "code", app.next())
+	ask() // opening the page approves nothing
+	if r := b.submit(page, "step", "approve"); r.status != 200 || !strings.Contains(r.body, "Approved") {
+		t.Fatalf("%d %s", r.status, r.body)
+	}
+	c.Do("GET", whois, nil)
+	c.Do("GET", whois, nil)
 }
 
 func TestFallbackLeadsToTheApprovalOfTheSession(t *testing.T) {

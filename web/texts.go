@@ -306,6 +306,8 @@ var english = map[string]string{
 	"approve.refused":                "Refused",
 	"approve.nothing":                "Nothing was changed. You can close this page.",
 	"approve.other":                  "Change your account",
+	"approve.administration":         "Administrate this server",
+	"approve.lasts":                  "For %d minutes, this client can then do what administrators can do: read and delete what users have written, and lock their accounts.",
 	"approve.uploadCrossSigningKeys": "Replace your cross-signing keys",
 	"approve.deleteDevice":           "Sign out a device",
 	"approve.deleteDevices":          "Sign out devices",
