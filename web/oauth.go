@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"strings"
 
+	"maunium.net/go/mautrix/id"
+
 	"ebb/accounts/oauth"
 	"ebb/httpapi"
 	"ebb/mxerr"
@@ -33,9 +35,34 @@ func (p *Pages) getAuthorize(r *httpapi.Request) (any, error) {
 	if err != nil || answer != nil {
 		return answer, err
 	}
-	return p.show(r, http.StatusOK, "consent", s.cookie, view{
-		Title: english["consent.title"], User: string(s.UserID), Client: req.Client, Redirect: target(req.RedirectURI), Device: req.Scope.DeviceID, Action: here(r), Target: source(req.RedirectURI),
-	}, nil)
+	return p.showConsent(r, s, view{
+		Title: english["consent.title"], Client: req.Client, Redirect: target(req.RedirectURI), Device: req.Scope.DeviceID, Target: source(req.RedirectURI),
+	})
+}
+
+// replacedView describes the device whose session the new one replaces.
+type replacedView struct {
+	deviceView
+	Again bool // whether it was signed in with the same client, which a user does who was signed out
+}
+
+// showConsent returns the page for consent. It says so if the client asks for the ID of a device that exists: the
+// client gets the device, and whoever uses it now is signed out.
+func (p *Pages) showConsent(r *httpapi.Request, s session, v view) (any, error) {
+	v.User, v.Action = string(s.UserID), here(r)
+	d, err := p.opts.Accounts.Device(r.Context(), s.User, id.DeviceID(v.Device))
+	switch {
+	case err == nil:
+		clients, err := p.opts.OAuth.ClientsOf(r.Context(), s.User)
+		if err != nil {
+			return nil, err
+		}
+		was, known := clients[d.ID]
+		v.Data = replacedView{p.deviceOf(d, clients), known && was.Title() == v.Client.Title() && was.Host() == v.Client.Host()}
+	case mxerr.Code(err) != mxerr.CodeNotFound:
+		return nil, err
+	}
+	return p.show(r, http.StatusOK, "consent", s.cookie, v, nil)
 }
 
 // clientNeeds returns the requirements of the pages of an authorization request.
@@ -112,9 +139,7 @@ func (p *Pages) getLink(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return p.showLink(r, err)
 	}
-	return p.show(r, http.StatusOK, "consent", s.cookie, view{
-		Title: english["link.title"], User: string(s.UserID), Client: d.Client, Device: d.DeviceID, Addr: d.Addr, UserCode: d.UserCode, Action: here(r),
-	}, nil)
+	return p.showConsent(r, s, view{Title: english["link.title"], Client: d.Client, Device: d.DeviceID, Addr: d.Addr, UserCode: d.UserCode})
 }
 
 // linkNeeds returns the requirements of the page on which a user connects a device.

@@ -335,6 +335,57 @@ func TestDeviceIsConnectedByItsCode(t *testing.T) {
 	}
 }
 
+func TestConsentSaysWhoseDeviceIsTakenOver(t *testing.T) {
+	l := newLab(t)
+	const taken, again = "You have a device with this ID already", "with this client before"
+	victim := l.signedInClient()
+	victim.Do("PUT", "/v3/devices/BROWSERDEVICE", obj{"display_name": "Kitchen"})
+	other := l.client(obj{"client_name": "Other App", "client_uri": "https://other.example.net/", "logo_uri": "https://other.example.net/logo.png", "redirect_uris": []string{"https://other.example.net/back"}})
+	other.RedirectURL = "https://other.example.net/back"
+	verifier := oauth2.GenerateVerifier()
+	code, b := other.AuthCodeURL("s", oauth2.S256ChallengeOption(verifier)), l.browser()
+	page := b.signIn(b.get(code))
+	page.has(taken, "Kitchen, Example &lt;b&gt;App&lt;/b&gt; (example.com)", "Last seen")
+	d, err := other.DeviceAuth(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	linked := b.get(d.VerificationURIComplete)
+	linked.has(taken, "Kitchen, Example &lt;b&gt;App&lt;/b&gt; (example.com)")
+	if r := b.get(l.client(nil).AuthCodeURL("s", oauth2.S256ChallengeOption(verifier))); !strings.Contains(r.body, again) || strings.Contains(r.body, taken) {
+		t.Errorf("the same client signs in again: %s", r.body)
+	}
+	fresh := *other
+	fresh.Scopes = []string{"urn:matrix:client:api:*", "urn:matrix:client:device:ANOTHER"}
+	if r := b.get(fresh.AuthCodeURL("s", oauth2.S256ChallengeOption(verifier))); strings.Contains(r.body, taken) || strings.Contains(r.body, again) {
+		t.Errorf("a new device: %s", r.body)
+	}
+	if status, _ := l.whoami(victim.Token); status != 200 {
+		t.Errorf("opening the pages signs the device out: %d", status)
+	}
+
+	to, err := url.Parse(b.submit(page, "step", "allow").header.Get("Location"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := other.Exchange(context.Background(), to.Query().Get("code"), oauth2.VerifierOption(verifier))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, _ := l.whoami(victim.Token); status != 401 {
+		t.Errorf("the former session: %d", status)
+	}
+	b.submit(linked, "step", "allow")
+	_, _, answer := l.json("/oauth2/token", url.Values{"grant_type": {grantDev}, "client_id": {other.ClientID}, "device_code": {d.DeviceCode}})
+	second, _ := answer["access_token"].(string)
+	if status, me := l.whoami(second); status != 200 || me["device_id"] != "BROWSERDEVICE" {
+		t.Errorf("by device code: %d %v", status, me)
+	}
+	if status, _ := l.whoami(first.AccessToken); status != 401 {
+		t.Errorf("the session before that: %d", status)
+	}
+}
+
 func TestAuthorizationErrorsGoToTheClientOnlyIfItIsKnown(t *testing.T) {
 	l := newLab(t)
 	c, verifier, b := l.client(nil), oauth2.GenerateVerifier(), l.browser()
