@@ -271,7 +271,7 @@ var english = map[string]string{
 	"security.one":          "One code is left. It lets you in once if you lose your second factor.",
 	"security.recovery.new": "Make new codes",
 	"security.add":          "Set up a second factor",
-	"security.another":      "Add another one",
+	"security.another":      "Add another factor",
 	"security.add.lead":     "With a second factor, somebody who learns your password cannot sign in with it alone. A new authenticator app replaces the one that you have; passkeys are added.",
 
 	"devices.title":      "Devices",

@@ -38,7 +38,7 @@ auth:
 `
 
 // helper serves to the script what it cannot get from the pages: e-mails that have arrived, and links that the
-// administrator makes.
+// administrator makes. It also makes users administrators.
 func helper(t *testing.T, binary process.Binary, s *process.Server, sink *mailsink.Sink) string {
 	t.Helper()
 	mux := http.NewServeMux()
@@ -56,6 +56,11 @@ func helper(t *testing.T, binary process.Binary, s *process.Server, sink *mailsi
 			return
 		}
 		_, _ = io.WriteString(w, out)
+	})
+	mux.HandleFunc("GET /admin", func(w http.ResponseWriter, r *http.Request) {
+		if out, err := binary.Run(r.Context(), "user", "admin", "--config", s.Config, r.FormValue("user")); err != nil {
+			http.Error(w, out, http.StatusInternalServerError)
+		}
 	})
 	h := httptest.NewServer(mux)
 	t.Cleanup(h.Close)

@@ -300,7 +300,7 @@ const parts = {
     await b.enter('alice', url + '/_ebb/account/security')
     await b.recover(codes[2])
     await b.at('Second factors')
-    await b.follow('Add another one')
+    await b.follow('Add another factor')
     await b.fill({ 'Name of the passkey': 'New phone' })
     await b.press('Create a passkey')
     await b.at('Second factors')
@@ -365,6 +365,32 @@ const parts = {
     await phone.press('Sign in with a passkey')
     check(await phone.consent() === '@alice:localhost', 'another user')
   },
+  async 'approve that a client administrates the server'() {
+    await fetch(helper + '/admin?user=alice')
+    const whois = () => fetch(url + '/_matrix/client/v3/admin/whois/@bob:localhost', { headers: { Authorization: 'Bearer ' + phone.token } })
+    const refused = await whois()
+    check(refused.status === 401, `an access token alone: ${refused.status}`)
+    await phone.open((await refused.json()).params['m.oauth'].url)
+    await phone.at('Approve a request')
+    await phone.press('Approve')
+    await phone.at('Approved')
+    check((await whois()).ok, 'it is refused after it was approved')
+  },
+  async 'refuse a device that asks for the ID of another one'() {
+    const tv = await post(meta.registration_endpoint, {
+      client_name: 'Example TV', client_uri: 'https://tv.example.org/', application_type: 'native', redirect_uris: ['http://127.0.0.1/callback'],
+      grant_types: ['urn:ietf:params:oauth:grant-type:device_code', 'authorization_code', 'refresh_token'], response_types: ['code'], token_endpoint_auth_method: 'none',
+    })
+    const scope = 'urn:matrix:client:api:* urn:matrix:client:device:BROWSERDEVICE'
+    const code = await post(meta.device_authorization_endpoint, new URLSearchParams({ client_id: tv.client_id, scope }))
+    await phone.open(url + '/oauth2/link')
+    await phone.fill({ Code: code.user_code })
+    await phone.press('Continue')
+    await phone.at('Connect a device')
+    check((await phone.page.locator('main').innerText()).includes('You have a device with this ID already'), 'the page does not say whose ID it is')
+    await phone.press('Cancel')
+    await phone.at('Access was denied')
+  },
   async 'sign in by an identity provider'() {
     const b = await Browser.open()
     await b.open(authorize())
@@ -398,7 +424,7 @@ const parts = {
     await shows('Your messages are not deleted because of their age.')
   },
   async 'all pages of the account'() {
-    for (const path of ['', '/profile', '/emails', '/password', '/security', '/identities', '/devices', '/device?device_id=BROWSERDEVICE', '/approve', '/messages', '/delete']) {
+    for (const path of ['', '/profile', '/emails', '/password', '/security', '/identities', '/export', '/messages', '/devices', '/device?device_id=BROWSERDEVICE', '/approve', '/delete']) {
       await phone.open(url + '/_ebb/account' + path)
     }
     await phone.open(url + '/_ebb/account/profile')
