@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"html"
 	"io"
@@ -14,7 +13,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -101,33 +99,6 @@ func (b *bench) signIns() error {
 		figure{"a message before that, p99", "ms", []float64{percentile(quiet, 0.99)}, nil, ""},
 		figure{"a message meanwhile, p99", "ms", []float64{percentile(busy, 0.99)}, nil, "twice the line above"})
 	return nil
-}
-
-// pacedSends sends messages until f returns, and returns how long (ms) each took.
-func (h *house) pacedSends(f func() error) ([]float64, error) {
-	ctx, end := context.WithCancel(context.Background())
-	defer end()
-	waits, errs := make([][]float64, len(h.senders)), make([]error, len(h.senders))
-	var wg sync.WaitGroup
-	for i, a := range h.senders {
-		wg.Go(func() {
-			time.Sleep(signInPause / signInSenders * time.Duration(i))
-			for ctx.Err() == nil && errs[i] == nil {
-				start := time.Now()
-				errs[i] = a.send(h.rooms[i][0])
-				waits[i] = append(waits[i], float64(time.Since(start).Microseconds())/1000)
-				time.Sleep(signInPause)
-			}
-		})
-	}
-	err := f()
-	end()
-	wg.Wait()
-	var all []float64
-	for _, w := range waits {
-		all = append(all, w...)
-	}
-	return all, errors.Join(err, errors.Join(errs...))
 }
 
 // signInAll signs everybody in at once, and returns how long (s) each took.
