@@ -25,7 +25,7 @@ func (x *Index) Flush(ctx context.Context) error {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.tail = tail{after: t.upTo, upTo: x.tail.upTo, docs: slices.Clone(x.tail.docs[len(t.docs):])}
+	x.tail = tail{after: t.upTo, upTo: x.tail.upTo, docs: slices.Clone(x.tail.docs[len(t.docs):]), terms: x.tail.terms - t.terms}
 	return nil
 }
 
@@ -49,10 +49,11 @@ func (x *Index) fill(ctx context.Context) (more bool, err error) {
 	unindexed.Set(float64(left))
 	gap, at := gaps[0], gaps[0].After
 	var docs []tailDoc
-	for at < gap.UpTo && len(docs) < x.flushAt {
+	for terms := 0; at < gap.UpTo && !x.full(len(docs), terms); {
 		err := x.db.Read(ctx, func(tx *storage.Tx) error {
 			part, end, err := x.read(tx, at, gap.UpTo, readBatch)
 			docs, at = append(docs, part...), end
+			terms += termsOf(part)
 			return err
 		})
 		if err != nil {
@@ -86,20 +87,30 @@ func (x *Index) store(ctx context.Context, docs []tailDoc) error {
 		byRoom[docs[i].room] = append(byRoom[docs[i].room], docs[i].Doc)
 	}
 	var together []addition
-	size := 0
-	for i, room := range rooms {
-		for part := range slices.Chunk(byRoom[room], postings.MaxDocs/2) {
-			together, size = append(together, addition{room: room, docs: part}), size+len(part)
-			if size < maxWriteDocs && i+1 < len(rooms) {
-				continue
+	size, terms := 0, 0
+	for _, room := range rooms {
+		for rest := byRoom[room]; len(rest) > 0; {
+			n, has := portion(rest)
+			if size > 0 && (size >= maxWriteDocs || terms+has > maxWriteTerms) {
+				if err := x.add(ctx, together); err != nil {
+					return err
+				}
+				together, size, terms = nil, 0, 0
 			}
-			if err := x.add(ctx, together); err != nil {
-				return err
-			}
-			together, size = nil, 0
+			together, size, terms = append(together, addition{room: room, docs: rest[:n]}), size+n, terms+has
+			rest = rest[n:]
 		}
 	}
 	return x.add(ctx, together)
+}
+
+// portion returns how many of the docs of a room are added together at most, and how many terms these have.
+func portion(docs []postings.Doc) (n, terms int) {
+	for n < len(docs) && n < postings.MaxDocs/2 && (n == 0 || terms+len(docs[n].Terms) <= maxWriteTerms) {
+		terms += len(docs[n].Terms)
+		n++
+	}
+	return n, terms
 }
 
 // addition is a set of docs to add to one room.
@@ -167,7 +178,7 @@ func (a *addition) prepare(tx *storage.Tx) error {
 		if err != nil {
 			return err
 		}
-		if !exists || before.Docs > 2*n || before.Docs+n > postings.MaxDocs {
+		if !exists || before.Docs > 2*n || before.Docs+n > postings.MaxDocs || before.Parts == postings.MaxParts || a.set.Postings() > postings.MaxPostings/2 {
 			break
 		}
 		if err := a.merge(tx, before); err != nil {
@@ -226,9 +237,9 @@ type encoded struct {
 	block postings.Block
 }
 
-// encode encodes a set as blocks of at most postings.MaxDocs docs.
+// encode encodes a set as blocks.
 func encode(s postings.Set) (out []encoded) {
-	for _, part := range s.Split(postings.MaxDocs) {
+	for _, part := range s.Split() {
 		out = append(out, encoded{part.Docs, postings.Encode(part)})
 	}
 	return out

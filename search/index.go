@@ -29,11 +29,15 @@ import (
 )
 
 const (
-	// maxTail bounds the events in the tail that are in memory. An entry takes about 150 bytes.
+	// maxTail bounds the events in the tail that are in memory. An entry takes about 100 bytes, and 4 for each term.
 	maxTail = 16384
+	// maxTailTerms bounds the terms of these events: 16 MB.
+	maxTailTerms = 4 << 20
 	// flushAt is the size of the tail, in events, at which it is moved into blocks. A larger tail has more events of
 	// the same rooms, so that less is written for each event.
 	flushAt = 4096
+	// flushTermsAt is the number of terms at which the tail is moved into blocks although it has fewer events.
+	flushTermsAt = 1 << 20
 	// readBatch is the number of events that are read at a time.
 	readBatch = 256
 	// maxBacklog bounds the positions that are indexed before new events after a start. If more were added since the
@@ -41,8 +45,9 @@ const (
 	maxBacklog = 50_000
 	// maxGaps bounds the gaps that are read at a time; others are read when these have been filled.
 	maxGaps = 16
-	// maxWriteDocs bounds the events that one write adds to blocks, so that it does not delay sends for long.
-	maxWriteDocs = 512
+	// maxWriteDocs and maxWriteTerms bound what one write adds to blocks, so that it does not delay sends for long.
+	maxWriteDocs  = 512
+	maxWriteTerms = 1 << 18
 	// every is the interval at which Run looks for new events.
 	every = time.Second
 	// pause is the time that Run leaves to other work between two parts of a gap.
@@ -78,6 +83,20 @@ type Index struct {
 type tail struct {
 	after, upTo storage.Pos
 	docs        []tailDoc
+	terms       int // of all docs
+}
+
+// with returns the tail with further docs, which are complete up to a position.
+func (t tail) with(docs []tailDoc, upTo storage.Pos) tail {
+	t.docs, t.upTo, t.terms = append(t.docs, docs...), upTo, t.terms+termsOf(docs)
+	return t
+}
+
+func termsOf(docs []tailDoc) (n int) {
+	for i := range docs {
+		n += len(docs[i].Terms)
+	}
+	return n
 }
 
 type tailDoc struct {
@@ -161,8 +180,11 @@ func (x *Index) step(ctx context.Context) (more bool, err error) {
 func (x *Index) grown() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return len(x.tail.docs) >= x.flushAt
+	return x.full(len(x.tail.docs), x.tail.terms)
 }
+
+// full reports whether docs with that many terms in all are to be moved into blocks.
+func (x *Index) full(docs, terms int) bool { return docs >= x.flushAt || terms >= flushTermsAt }
 
 // current returns a copy of the tail.
 func (x *Index) current() tail {
@@ -190,7 +212,7 @@ func (x *Index) CatchUp(ctx context.Context) error {
 // unless the tail has changed in the meantime. It reports whether more events remain.
 func (x *Index) extend(tx *storage.Tx, t *tail, limit int) (more bool, err error) {
 	limit = min(limit, maxTail-len(t.docs))
-	if t.upTo >= tx.Settled() || limit <= 0 {
+	if t.upTo >= tx.Settled() || limit <= 0 || t.terms >= maxTailTerms {
 		return false, nil
 	}
 	before := t.upTo
@@ -201,11 +223,11 @@ func (x *Index) extend(tx *storage.Tx, t *tail, limit int) (more bool, err error
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.tail.after == t.after && x.tail.upTo == before {
-		x.tail.docs = append(x.tail.docs, docs...)
-		x.tail.upTo = upTo
+		x.tail = x.tail.with(docs, upTo)
 		*t = x.tail
 	} else {
-		t.docs, t.upTo = append(slices.Clip(t.docs), docs...), upTo
+		t.docs = slices.Clip(t.docs)
+		*t = t.with(docs, upTo)
 	}
 	return upTo < tx.Settled(), nil
 }

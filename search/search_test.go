@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -164,6 +165,57 @@ func TestBlocksOfAGrowingRoomAreMerged(t *testing.T) {
 		if n > postings.MaxDocs {
 			t.Errorf("a block has %d events", n)
 		}
+	}
+}
+
+// A few long texts have as many terms as thousands of short ones, and cost as much memory and as much work when one of
+// them is deleted.
+func TestLongTextsFillBlocksAndTheTailSooner(t *testing.T) {
+	h := newHouse(t, storagetest.Open(t, storage.Config{}), 0)
+	const long = 10_000 // words of one text
+	text := func(n int) string {
+		b := []byte("needle")
+		for i := range long {
+			b = strconv.AppendInt(append(b, ' '), int64(n*long+i), 36)
+		}
+		return string(b)
+	}
+	var all []storage.Pos
+	for n := range 2 * postings.MaxPostings / long {
+		all = append(all, h.say(1, text(n))...)
+		if n == postings.MaxPostings/long/2 {
+			h.ok(h.CatchUp(t.Context()))
+			if h.grown() {
+				t.Errorf("a tail of %d events with %d terms is to be flushed already", len(h.current().docs), h.current().terms)
+			}
+			h.flush() // later ones are merged with its blocks
+		}
+	}
+	for range 2 {
+		all = append(all, h.say(1, text(0), text(1))...)
+		h.flush()
+	}
+	h.expect("needle", all, 1)
+	h.ok(h.db.Read(t.Context(), func(tx *storage.Tx) error {
+		blocks, err := tx.SearchBlocks([]ident.RoomNID{1}, 1000)
+		h.ok(err)
+		for _, b := range blocks {
+			block, err := tx.ReadSearchBlock(b)
+			h.ok(err)
+			set, err := postings.Decode(block)
+			h.ok(err)
+			if set.Postings() > postings.MaxPostings {
+				t.Errorf("a block has %d events with %d terms", b.Docs, set.Postings())
+			}
+		}
+		return nil
+	}))
+	for n := range 2 * flushTermsAt / long {
+		h.say(1, text(n))
+	}
+	h.ok(h.CatchUp(t.Context()))
+	if tail := h.current(); !h.grown() || tail.terms < flushTermsAt || tail.terms > maxTailTerms+readBatch*(long+1) {
+		t.Errorf("the tail has %d events with %d terms", len(tail.docs), tail.terms)
 	}
 }
 

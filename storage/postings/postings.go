@@ -38,6 +38,9 @@ const (
 const (
 	// MaxDocs bounds the events of one block, and with them the work of removing one of them.
 	MaxDocs = 4096
+	// MaxPostings bounds the terms of all events of a block, for the same reason. A doc with more has its own block.
+	// 4,096 messages of 12 words have a tenth of it.
+	MaxPostings = 1 << 19
 	// MaxParts bounds the parts of a block.
 	MaxParts = 1 << 10
 	// partSize is the size that parts should have, in bytes: four fit in a page of SQLite.
@@ -79,6 +82,9 @@ func NewSet(docs []Doc) Set {
 	slices.Sort(s.postings)
 	return s
 }
+
+// Postings returns the number of terms of all docs.
+func (s Set) Postings() int { return len(s.postings) }
 
 func posting(term, doc uint32) uint64 { return uint64(term)<<32 | uint64(doc) }
 
@@ -123,21 +129,36 @@ func (s Set) WithoutGone() Set {
 	return out
 }
 
-// Split divides the set into sets of at most the given number of docs.
-func (s Set) Split(most int) (out []Set) {
-	if len(s.Docs) <= most {
+// Split divides the set into sets that are small enough for a block.
+func (s Set) Split() (out []Set) {
+	if len(s.Docs) <= MaxDocs && len(s.postings) <= MaxPostings {
 		return []Set{s}
 	}
-	for first := 0; first < len(s.Docs); first += most {
-		numbers, n := make([]uint32, len(s.Docs)), min(most, len(s.Docs)-first)
-		for i := range numbers {
-			if numbers[i] = dropped; i >= first && i < first+n {
-				numbers[i] = uint32(i - first)
-			}
+	terms := make([]int, len(s.Docs)) // of each doc
+	for _, p := range s.postings {
+		terms[uint32(p)]++
+	}
+	for first := 0; first < len(s.Docs); {
+		n, sum := 1, terms[first]
+		for first+n < len(s.Docs) && n < MaxDocs && sum+terms[first+n] <= MaxPostings {
+			sum += terms[first+n]
+			n++
 		}
-		out = append(out, Set{Docs: s.Docs[first : first+n], postings: renumber(s.postings, numbers)})
+		out = append(out, s.slice(first, n))
+		first += n
 	}
 	return out
+}
+
+// slice returns the set of n docs of s, starting with the given one.
+func (s Set) slice(first, n int) Set {
+	numbers := make([]uint32, len(s.Docs))
+	for i := range numbers {
+		if numbers[i] = dropped; i >= first && i < first+n {
+			numbers[i] = uint32(i - first)
+		}
+	}
+	return Set{Docs: s.Docs[first : first+n], postings: renumber(s.postings, numbers)}
 }
 
 // dropped stands for the new number of a doc that is left out.
@@ -167,7 +188,7 @@ func merge(a, b []uint64) []uint64 {
 	return append(append(out, a...), b...)
 }
 
-// Encode encodes a set of at most MaxDocs docs.
+// Encode encodes a set that is small enough for a block; see Set.Split.
 func Encode(s Set) Block {
 	head := appendDocs([]byte{format}, s.Docs)
 	terms := appendTerms(nil, s.postings)

@@ -81,6 +81,37 @@ func TestMergedSetsHaveTheDocsOfBoth(t *testing.T) {
 	}
 }
 
+func TestSetsAreSplitByDocsAndByTerms(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for _, c := range []struct{ docs, terms, sets int }{
+		{0, 0, 1}, {MaxDocs, 3, 1}, {MaxDocs + 1, 3, 2}, {8, MaxPostings / 8, 1}, {9, MaxPostings / 8, 2}, {2, MaxPostings + 1, 2},
+	} {
+		docs := random(r, c.docs, 1)
+		for i := range docs {
+			docs[i].Terms = nil
+			for n := range c.terms {
+				docs[i].Terms = append(docs[i].Terms, uint32(n*7))
+			}
+		}
+		sets := NewSet(docs).Split()
+		if len(sets) != c.sets {
+			t.Errorf("%d docs of %d terms are split into %d sets, want %d", c.docs, c.terms, len(sets), c.sets)
+		}
+		n, terms := 0, 0
+		for _, s := range sets {
+			for i, d := range s.Docs {
+				if d.Pos != docs[n+i].Pos {
+					t.Fatalf("doc %d is at %d, want %d", n+i, d.Pos, docs[n+i].Pos)
+				}
+			}
+			n, terms = n+len(s.Docs), terms+s.Postings()
+		}
+		if n != c.docs || terms != c.docs*c.terms {
+			t.Errorf("the sets have %d docs with %d terms, want %d with %d", n, terms, c.docs, c.docs*c.terms)
+		}
+	}
+}
+
 func TestBlocksReturnWhatWasPutIn(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, n := range []int{0, 1, 2, 100, 2000, MaxDocs} {
