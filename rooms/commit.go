@@ -232,6 +232,10 @@ func (s *Service) commit(c *Commit, change headChange) {
 	if c.Created {
 		s.cache.Add(r.id, r.nid, r)
 	}
+	for i := range c.Events {
+		s.cache.Grew(c.Events[i].Size())
+	}
+	s.cache.Trim()
 	c.address()
 	s.opts.Commits.Deliver(c)
 }

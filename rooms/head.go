@@ -295,8 +295,8 @@ func (r *Room) applyState(c *stateChange) {
 	if c.member != nil {
 		defer r.derive(typeMember)
 		r.pending.joined -= c.member.joinedMore()
-		if old := h.members[c.member.user]; old != nil && old.event.Load() != nil {
-			r.memberEvents.Add(-1)
+		if old := h.members[c.member.user]; old != nil {
+			r.memberEvents.Add(-old.event.Load().Size())
 		}
 		if c.event == nil {
 			h.dropMember(c.member.user)

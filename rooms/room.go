@@ -73,9 +73,9 @@ func (m *Member) Event() *Event { return m.event.Load() }
 
 // remember keeps the member event in memory.
 func (m *Member) remember(r *Room, e *Event) {
-	if m.event.Swap(e) == nil {
-		r.memberEvents.Add(1)
-	}
+	more := e.Size() - m.event.Swap(e).Size()
+	r.memberEvents.Add(more)
+	r.svc.cache.Grew(more)
 }
 
 // Room is a room in memory. It has a committed head, which all readers share, and a provisional head, on which the next
@@ -88,7 +88,7 @@ type Room struct {
 	version *pdu.Version
 
 	used         atomic.Int64 // time of the last use, for eviction
-	memberEvents atomic.Int64 // approximate number of member events in memory
+	memberEvents atomic.Int64 // approximate size of the member events in memory
 	acl          aclCache
 
 	// fetching has one slot. It is held while missing events or state are requested from other servers.

@@ -328,6 +328,27 @@ func TestRoomsNotInUseLeaveMemory(t *testing.T) {
 	}
 }
 
+// What counts is the size of events, not their number.
+func TestRoomsWithLongMessagesLeaveMemory(t *testing.T) {
+	const budget = 1 << 20
+	h := oneHouse(t, func(o *Options) { o.CacheBytes = budget })
+	alice := h.user("alice")
+	rooms := []id.RoomID{h.public(alice), h.public(alice), h.public(alice)}
+	text := strings.Repeat("long ", 8<<10)
+	for range 10 {
+		for _, room := range rooms {
+			h.now = h.now.Add(1e9)
+			h.say(alice, room, text)
+		}
+	}
+	if n, bytes := h.svc.cache.Size(); n == len(rooms) || bytes > budget {
+		t.Errorf("%d rooms with %d bytes are in memory, want at most %d", n, bytes, budget)
+	}
+	for _, room := range rooms {
+		h.matchesDisk(room)
+	}
+}
+
 func TestSettingTheSameStateCreatesNoEvent(t *testing.T) {
 	h := oneHouse(t)
 	alice := h.user("alice")

@@ -12,6 +12,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +26,7 @@ import (
 	"ebb/pushrules"
 	"ebb/rooms/encryption"
 	"ebb/rooms/expiry"
+	"ebb/rooms/graph"
 	"ebb/rooms/invites"
 	"ebb/rooms/legalhold"
 	"ebb/rooms/parking"
@@ -152,7 +155,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		s.opts.Commits = NewCommits()
 	}
 	s.opts.Commits.own(s)
-	s.cache = roomcache.New(o.CacheBytes, roomcache.Entry[Room]{Size: (*Room).size, Used: (*Room).lastUsed, Retire: (*Room).retire})
+	s.cache = roomcache.New(o.CacheBytes, roomcache.Entry[Room]{Size: (*Room).size, Used: func(r *Room) int64 { return r.used.Load() }, Retire: (*Room).retire})
 	s.own.init(o.Cache.Entries(maxCachedMemberships))
 	s.threads.init(o.Cache.Entries(maxCachedThreads))
 	if err := s.erased.load(ctx, o.DB); err != nil {
@@ -179,17 +182,14 @@ func (s *Service) IsLocal(user id.UserID) bool { return ident.ServerOf(user) == 
 // Approximate sizes in memory, for the budget.
 const (
 	roomBytes   = 4 << 10
-	eventBytes  = 2 << 10
 	memberBytes = 256
 )
-
-func (r *Room) lastUsed() int64 { return r.used.Load() }
 
 func (r *Room) size() int64 {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	events := int64(len(r.head.state)+len(r.head.ring)) + r.memberEvents.Load()
-	return roomBytes + eventBytes*events + memberBytes*int64(len(r.head.members)) + r.head.names.Size()
+	events := graph.Size(maps.Values(r.head.state)) + graph.Size(slices.Values(r.head.ring)) + r.memberEvents.Load()
+	return roomBytes + events + memberBytes*int64(len(r.head.members)) + r.head.names.Size()
 }
 
 // retire marks a room as evicted and returns true, unless the room has queued writes or is being written.

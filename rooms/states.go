@@ -30,10 +30,7 @@ func (s *Service) NeedStates(ctx context.Context, room id.RoomID, states statech
 		for _, at := range append([]*graph.Snapshot{r.next.snapshot}, r.next.resolvedFrom...) {
 			states.Need(at.Written())
 		}
-		return storage.Write{Do: func(tx *storage.Tx) error {
-			known = tx.NeedWatchedStates(states)
-			return nil
-		}}
+		return storage.Write{Do: func(tx *storage.Tx) error { known = tx.NeedWatchedStates(states); return nil }}
 	})
 	return known, err
 }

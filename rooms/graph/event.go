@@ -5,6 +5,7 @@ package graph
 
 import (
 	"fmt"
+	"iter"
 	"sync/atomic"
 
 	"maunium.net/go/mautrix/id"
@@ -42,6 +43,26 @@ type Event struct {
 	Singled map[ident.UserNID]pushrules.Class
 
 	forms [2]atomic.Pointer[[]byte]
+}
+
+// eventBytes is what an event takes in memory apart from its texts.
+const eventBytes = 512
+
+// Size returns about how many bytes the event takes in memory: its JSON, mostly also a form for clients, and the rest.
+// It does not change, and is 0 for nil.
+func (e *Event) Size() int64 {
+	if e == nil {
+		return 0
+	}
+	return eventBytes + 2*int64(len(e.JSON())) + 24*int64(len(e.Singled))
+}
+
+// Size returns the sum of the sizes of events.
+func Size(events iter.Seq[*Event]) (n int64) {
+	for e := range events {
+		n += e.Size()
+	}
+	return n
 }
 
 // Hidden reports whether the event is hidden from all clients.

@@ -3,6 +3,7 @@ package roomcache
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"maunium.net/go/mautrix/id"
 
@@ -21,13 +22,13 @@ type Entry[R any] struct {
 type Cache[R any] struct {
 	entry  Entry[R]
 	budget int64
+	grown  atomic.Int64 // by how much rooms may have grown since all sizes were measured
 
 	// mu guards the rest. The functions of entry are called under it, except Size for a room that is added.
 	mu    sync.RWMutex
 	ids   map[id.RoomID]*R
 	nids  map[ident.RoomNID]cached[R]
 	bytes int64 // the sum of the sizes
-	added int
 }
 
 // cached is a room in a Cache, with its ID and its size.
@@ -37,8 +38,8 @@ type cached[R any] struct {
 	size int64 // as last measured
 }
 
-// measureEvery is the number of added rooms after which all sizes are measured again, since rooms grow in use.
-const measureEvery = 64
+// measureAt is the part of the budget by which rooms may grow in use before all sizes are measured again.
+const measureAt = 16
 
 // New returns an empty Cache with a budget in bytes.
 func New[R any](budget int64, e Entry[R]) *Cache[R] {
@@ -73,6 +74,22 @@ func (c *Cache[R]) List(nids []ident.RoomNID) (found []*R, missing []ident.RoomN
 	return found, missing
 }
 
+// Grew says that a room has grown by n bytes. Trim takes account of it.
+func (c *Cache[R]) Grew(n int64) { c.grown.Add(n) }
+
+// Trim evicts rooms that have not been used recently if rooms have outgrown the budget. It measures them only when they
+// have grown by much. The caller must not hold locks that the functions of Entry take.
+func (c *Cache[R]) Trim() {
+	if c.grown.Load() < c.budget/measureAt {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.measure(); c.bytes > c.budget {
+		c.shrink(nil)
+	}
+}
+
 // Add adds r and returns it, or returns the room with that number if the cache has one already. If the cache exceeds
 // its budget, Add evicts rooms that have not been used recently.
 func (c *Cache[R]) Add(roomID id.RoomID, nid ident.RoomNID, r *R) *R {
@@ -83,10 +100,6 @@ func (c *Cache[R]) Add(roomID id.RoomID, nid ident.RoomNID, r *R) *R {
 		return old
 	}
 	c.ids[roomID], c.nids[nid] = r, cached[R]{r, roomID, size}
-	if c.added++; c.added%measureEvery == 0 {
-		c.measure()
-		size = 0
-	}
 	if c.bytes += size; c.bytes > c.budget {
 		c.shrink(r)
 	}
@@ -102,6 +115,7 @@ func (c *Cache[R]) Size() (rooms int, bytes int64) {
 
 // measure measures all sizes again. mu is held.
 func (c *Cache[R]) measure() {
+	c.grown.Store(0)
 	c.bytes = 0
 	for nid, r := range c.nids {
 		r.size = c.entry.Size(r.room)

@@ -86,16 +86,29 @@ func TestASingleRoomMayBeLargerThanTheBudget(t *testing.T) {
 	}
 }
 
-// Rooms grow while they are in use, which the budget must notice.
-func TestSizesAreMeasuredAgain(t *testing.T) {
-	c := roomcache.New(1_000_000, entry())
-	grown := &room{size: 1}
-	c.Add(roomID(0), 1, grown)
-	grown.size = 2_000_000
-	for i := 1; i < 64; i++ {
-		c.Add(roomID(i), ident.RoomNID(i+1), &room{size: 1, used: int64(i)})
+// Rooms grow while they are in use, which the budget must notice although no room is added.
+func TestRoomsThatGrowAreMeasuredAgain(t *testing.T) {
+	c := roomcache.New(1600, entry())
+	rooms := []*room{{size: 1, used: 1}, {size: 1, used: 2}}
+	for i, r := range rooms {
+		c.Add(roomID(i), ident.RoomNID(i+1), r)
 	}
-	if n, bytes := c.Size(); bytes > 1_000_000 || n > 63 || !grown.retired {
-		t.Errorf("%d rooms of %d bytes, the large one is evicted: %v", n, bytes, grown.retired)
+	rooms[0].size = 99
+	c.Grew(99)
+	c.Trim()
+	if n, bytes := c.Size(); n != 2 || bytes != 2 {
+		t.Errorf("after little growth there are %d rooms of %d bytes as measured, want the sizes at the start", n, bytes)
+	}
+	rooms[0].size = 1600
+	c.Grew(1501)
+	c.Trim()
+	if n, bytes := c.Size(); n != 1 || bytes != 1 || !rooms[0].retired || rooms[1].retired {
+		t.Errorf("%d rooms of %d bytes are left, want only the small one", n, bytes)
+	}
+	rooms[1].size = 1599
+	c.Grew(1598)
+	c.Trim()
+	if n, bytes := c.Size(); n != 1 || bytes != 1599 || rooms[1].retired {
+		t.Errorf("%d rooms of %d bytes are left, want the one that is within the budget", n, bytes)
 	}
 }
