@@ -3,6 +3,7 @@ package accounts
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -96,6 +97,7 @@ func (s *Service) confirmToken(ctx context.Context, key tokenKey, user ident.Use
 // session is a cached access token.
 type session struct {
 	ident.Requester
+	key      tokenKey               // set by sessionCache.put
 	expires  int64                  // in ms; 0 if the token never expires
 	lastSeen atomic.Int64           // in ms
 	client   atomic.Pointer[client] // the client of the last request
@@ -130,13 +132,13 @@ type sessionCache struct {
 	// mu guards the fields below; a leaf lock.
 	mu     sync.RWMutex
 	tokens map[tokenKey]*session
-	users  map[ident.UserNID]map[tokenKey]*session
+	users  map[ident.UserNID][]*session
 	// epoch counts drops, so that a session read before a drop is not added after it.
 	epoch int64
 }
 
 func newSessionCache(most int) *sessionCache {
-	return &sessionCache{most: most, tokens: map[tokenKey]*session{}, users: map[ident.UserNID]map[tokenKey]*session{}}
+	return &sessionCache{most: most, tokens: map[tokenKey]*session{}, users: map[ident.UserNID][]*session{}}
 }
 
 func (c *sessionCache) get(key tokenKey) *session {
@@ -159,46 +161,46 @@ func (c *sessionCache) put(key tokenKey, s *session, epoch int64) {
 	if c.epoch != epoch {
 		return
 	}
+	if old := c.tokens[key]; old != nil { // two requests have read it
+		c.remove(old)
+	}
 	if len(c.tokens) >= c.most {
-		for k := range c.tokens {
-			c.remove(k)
+		for _, other := range c.tokens {
+			c.remove(other)
 			break
 		}
 	}
+	s.key = key
 	c.tokens[key] = s
-	if c.users[s.UserNID] == nil {
-		c.users[s.UserNID] = map[tokenKey]*session{}
-	}
-	c.users[s.UserNID][key] = s
+	c.users[s.UserNID] = append(c.users[s.UserNID], s)
 }
 
-func (c *sessionCache) remove(key tokenKey) {
-	s := c.tokens[key]
-	delete(c.tokens, key)
-	delete(c.users[s.UserNID], key)
-	if len(c.users[s.UserNID]) == 0 {
+func (c *sessionCache) remove(s *session) {
+	delete(c.tokens, s.key)
+	rest := slices.DeleteFunc(c.users[s.UserNID], func(other *session) bool { return other == s })
+	if c.users[s.UserNID] = rest; len(rest) == 0 {
 		delete(c.users, s.UserNID)
 	}
 }
 
 // dropUser drops a user's tokens.
 func (c *sessionCache) dropUser(user ident.UserNID) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.epoch++
-	for key := range c.users[user] {
-		c.remove(key)
-	}
+	c.drop(user, func(*session) bool { return true })
 }
 
 // dropDevice drops the tokens of a user's device.
 func (c *sessionCache) dropDevice(user ident.UserNID, device ident.DeviceNID) {
+	c.drop(user, func(s *session) bool { return s.DeviceNID == device })
+}
+
+// drop drops those of a user's tokens that match.
+func (c *sessionCache) drop(user ident.UserNID, match func(*session) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.epoch++
-	for key, s := range c.users[user] {
-		if s.DeviceNID == device {
-			c.remove(key)
+	for _, s := range slices.Clone(c.users[user]) {
+		if match(s) {
+			c.remove(s)
 		}
 	}
 }
@@ -207,11 +209,7 @@ func (c *sessionCache) dropDevice(user ident.UserNID, device ident.DeviceNID) {
 func (c *sessionCache) ofUser(user ident.UserNID) []*session {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	var out []*session
-	for _, s := range c.users[user] {
-		out = append(out, s)
-	}
-	return out
+	return slices.Clone(c.users[user])
 }
 
 // all lists all cached tokens.

@@ -58,13 +58,14 @@ type presenceUser struct {
 	active     bool // currently_active as last sent
 	lastActive time.Time
 	serial     int64
-	devices    map[ident.DeviceNID]presenceDevice
+	devices    []presenceDevice
 	sent       time.Time // when it was last sent to other servers
 	heard      time.Time // when another server last sent it; zero for a local user
 }
 
 // presenceDevice is the presence of one of a user's devices.
 type presenceDevice struct {
+	nid   ident.DeviceNID
 	state event.Presence
 	polls int // requests waiting right now
 	seen  time.Time
@@ -92,10 +93,25 @@ func newPresence() *presence { return &presence{users: map[ident.UserNID]*presen
 func (p *presence) user(nid ident.UserNID, userID id.UserID) *presenceUser {
 	u := p.users[nid]
 	if u == nil {
-		u = &presenceUser{nid: nid, id: userID, state: event.PresenceOffline, devices: map[ident.DeviceNID]presenceDevice{}}
+		u = &presenceUser{nid: nid, id: userID, state: event.PresenceOffline}
 		p.users[nid] = u
 	}
 	return u
+}
+
+// device returns one of the user's devices. If it is unknown, device adds it if add is set and there is room, and
+// otherwise returns nil.
+func (u *presenceUser) device(nid ident.DeviceNID, add bool) (d *presenceDevice, known bool) {
+	for i := range u.devices {
+		if u.devices[i].nid == nid {
+			return &u.devices[i], true
+		}
+	}
+	if !add || len(u.devices) >= maxPresenceDevices {
+		return nil, false
+	}
+	u.devices = append(u.devices, presenceDevice{nid: nid})
+	return &u.devices[len(u.devices)-1], false
 }
 
 // poll notes that a device's /sync began (+1) or ended (-1).
@@ -103,8 +119,8 @@ func (p *presence) poll(nid ident.UserNID, userID id.UserID, device ident.Device
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	u := p.user(nid, userID)
-	d, known := u.devices[device]
-	if !known && (delta < 0 || len(u.devices) >= maxPresenceDevices) {
+	d, known := u.device(device, delta > 0)
+	if d == nil {
 		return
 	}
 	same := delta < 0 || known && d.state == state && !d.gone(now)
@@ -116,7 +132,6 @@ func (p *presence) poll(nid ident.UserNID, userID id.UserID, device ident.Device
 		d.state = state
 	}
 	d.polls, d.seen = max(0, d.polls+delta), now
-	u.devices[device] = d
 	if !same { // timeouts are left to tick
 		p.refresh(u, now, false)
 	}
@@ -127,10 +142,8 @@ func (p *presence) set(nid ident.UserNID, userID id.UserID, device ident.DeviceN
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	u := p.user(nid, userID)
-	d, known := u.devices[device]
-	if known || len(u.devices) < maxPresenceDevices {
+	if d, _ := u.device(device, true); d != nil {
 		d.state, d.seen = state, now
-		u.devices[device] = d
 	}
 	u.lastActive = now
 	changed := !sameStatus(u.status, status)
@@ -202,10 +215,9 @@ func (p *presence) note(u *presenceUser) {
 // overall returns the best state of the user's devices. It drops devices that are gone.
 func (u *presenceUser) overall(now time.Time) event.Presence {
 	best := event.PresenceOffline
-	for nid, d := range u.devices {
+	u.devices = slices.DeleteFunc(u.devices, func(d presenceDevice) bool { return d.gone(now) })
+	for _, d := range u.devices {
 		switch {
-		case d.gone(now):
-			delete(u.devices, nid)
 		case d.state == event.PresenceOnline:
 			best = event.PresenceOnline
 		case d.state == event.PresenceUnavailable && best == event.PresenceOffline:
