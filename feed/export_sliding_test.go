@@ -2,6 +2,7 @@ package feed
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 
 	"ebb/ident"
@@ -33,12 +34,14 @@ func ReencodeSliding(t *testing.T, data []byte) {
 }
 
 func TestSlidingStateOfAThousandRoomsIsSmall(t *testing.T) {
-	s := slidingState{parts: []string{`{"include":[{"type":"m.room.name","state_key":""}]}`}, sets: [][]int{{0}}}
-	for i := range 1000 {
-		s.rooms = append(s.rooms, sentRoom{room: ident.RoomNID(1_000_000 + 5000*i), sentShape: sentShape{limit: uint8(1 + i%2), receipts: true}})
-	}
-	if n := len(s.encode()); n > 5000 {
-		t.Errorf("%d bytes", n)
+	for shapes, most := range map[int]int{1: 2100, 2: 4100} {
+		s := slidingState{parts: []string{`{"include":[{"type":"m.room.name","state_key":""}]}`}, sets: [][]int{{0}}}
+		for i := range 1000 {
+			s.rooms = append(s.rooms, sentRoom{room: ident.RoomNID(1_000_000 + 5000*i), sentShape: sentShape{limit: uint8(1 + i%shapes), receipts: true}})
+		}
+		if n := len(s.encode()); n > most {
+			t.Errorf("%d shapes: %d bytes", shapes, n)
+		}
 	}
 }
 
@@ -56,10 +59,15 @@ func TestSlidingPosSurvivesItsText(t *testing.T) {
 }
 
 func TestSlidingStateOfAnOlderVersionIsRead(t *testing.T) {
-	s := slidingState{sets: [][]int{{}}, data: true, rooms: []sentRoom{{room: 7}}}
+	s := slidingState{sets: [][]int{{}}, data: true, rooms: []sentRoom{{room: 7}, {room: 9}}}
 	data := s.encode()
-	old := append([]byte{1, data[1]}, data[3:]...) // without the length of profiles
-	if got, err := slidingStateOf(old); err != nil || !got.data || len(got.rooms) != 1 || got.rooms[0] != s.rooms[0] || got.profiles != "" {
-		t.Errorf("%+v, %v", got, err)
+	end := len(data) - 4 // shape, length and numbers of the only run
+	second := append(bytes.Clone(data[:end]), 7, data[end], 2, data[end])
+	second[0] = 2
+	first := append([]byte{1, data[1]}, second[3:]...) // without the length of profiles
+	for _, old := range [][]byte{first, second} {
+		if got, err := slidingStateOf(old); err != nil || !got.data || !slices.Equal(got.rooms, s.rooms) || got.profiles != "" {
+			t.Errorf("version %d: %+v, %v", old[0], got, err)
+		}
 	}
 }

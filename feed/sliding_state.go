@@ -10,7 +10,7 @@ import (
 )
 
 // slidingState is the state of a connection after a certain answer: what a client that has received the answer has. It
-// names rooms and holds nothing of their content. A room that is up to date takes four or five bytes when encoded.
+// names rooms and holds nothing of their content. A room that is up to date takes one or two bytes when encoded.
 type slidingState struct {
 	parts []string // texts of requiredState
 	sets  [][]int  // sorted indexes of parts, together the state that a client has of a room
@@ -47,8 +47,9 @@ const (
 	stageLeft
 )
 
-// slidingStateVersion is the version of encoded states. Those of version 1 lack profiles.
-const slidingStateVersion = 2
+// slidingStateVersion is the version of encoded states. Those of version 1 lack profiles; those before version 3 have
+// no runs of rooms.
+const slidingStateVersion = 3
 
 // encode encodes the state for slidingStateOf. It leaves out sets, and parts of sets, that no room uses.
 func (s *slidingState) encode() []byte {
@@ -66,7 +67,7 @@ func (s *slidingState) encode() []byte {
 			}
 		}
 	}
-	dst := make([]byte, 0, 64+5*len(s.rooms))
+	dst := make([]byte, 0, 256+2*len(s.rooms))
 	dst = append(dst, slidingStateVersion, flag(s.data, 1))
 	dst = binary.AppendUvarint(dst, uint64(len(s.profiles)))
 	dst = append(dst, s.profiles...)
@@ -90,18 +91,27 @@ func (s *slidingState) encode() []byte {
 	return s.encodeRooms(dst, shapeAt)
 }
 
-// encodeRooms appends the rooms as differences between their numbers.
+// encodeRooms appends the rooms in runs, each of which consists of a shape, the position since, and the differences
+// between the numbers of rooms with both. Most rooms are up to date and have the same shape.
 func (s *slidingState) encodeRooms(dst []byte, shapeAt map[sentShape]int) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(s.rooms)))
 	var last ident.RoomNID
-	for i := range s.rooms {
-		r := &s.rooms[i]
-		dst = binary.AppendUvarint(dst, uint64(r.room-last))
-		last = r.room
-		dst = binary.AppendUvarint(dst, uint64(shapeAt[r.sentShape])<<1|uint64(flag(r.since != 0, 1)))
-		if r.since != 0 {
-			dst = binary.AppendUvarint(dst, uint64(r.since))
+	for rest := s.rooms; len(rest) > 0; {
+		first := rest[0]
+		n := slices.IndexFunc(rest, func(r sentRoom) bool { return r.since != first.since || r.sentShape != first.sentShape })
+		if n < 0 {
+			n = len(rest)
 		}
+		dst = binary.AppendUvarint(dst, uint64(shapeAt[first.sentShape])<<1|uint64(flag(first.since != 0, 1)))
+		if first.since != 0 {
+			dst = binary.AppendUvarint(dst, uint64(first.since))
+		}
+		dst = binary.AppendUvarint(dst, uint64(n))
+		for i := range rest[:n] {
+			dst = binary.AppendUvarint(dst, uint64(rest[i].room-last))
+			last = rest[i].room
+		}
+		rest = rest[n:]
 	}
 	return dst
 }
@@ -195,22 +205,55 @@ func slidingStateOf(data []byte) (*slidingState, error) {
 		shapes[i] = sentShape{set: set, limit: b[0], stage: stage(b[1] & 3), dm: b[1]&4 != 0, receipts: b[1]&8 != 0, data: b[1]&16 != 0}
 	}
 	s.rooms = make([]sentRoom, r.count())
-	var last ident.RoomNID
-	for i := range s.rooms {
-		last += ident.RoomNID(r.number())
-		v := r.below(uint64(2*len(shapes)) + 1)
-		if v>>1 >= uint64(len(shapes)) {
-			return nil, errSlidingState
-		}
-		s.rooms[i] = sentRoom{room: last, sentShape: shapes[v>>1]}
-		if v&1 != 0 {
-			s.rooms[i].since = storage.Pos(r.number())
-		}
+	if version < 3 {
+		r.singleRooms(s.rooms, shapes)
+	} else {
+		r.runs(s.rooms, shapes)
 	}
 	if r.bad || len(r.rest) > 0 {
 		return nil, errSlidingState
 	}
 	return s, nil
+}
+
+// runs reads rooms as encodeRooms has written them.
+func (r *stateReader) runs(rooms []sentRoom, shapes []sentShape) {
+	var last ident.RoomNID
+	for len(rooms) > 0 && !r.bad {
+		of := r.shape(shapes)
+		n := r.below(uint64(len(rooms)) + 1)
+		for i := range rooms[:n] {
+			last += ident.RoomNID(r.number())
+			of.room = last
+			rooms[i] = of
+		}
+		if rooms = rooms[n:]; n == 0 {
+			r.bad = true
+		}
+	}
+}
+
+// singleRooms reads rooms of states before version 3, in which each room has its number, its shape and its position.
+func (r *stateReader) singleRooms(rooms []sentRoom, shapes []sentShape) {
+	var last ident.RoomNID
+	for i := range rooms {
+		last += ident.RoomNID(r.number())
+		rooms[i] = r.shape(shapes)
+		rooms[i].room = last
+	}
+}
+
+// shape reads the shape and the position of rooms.
+func (r *stateReader) shape(shapes []sentShape) (of sentRoom) {
+	v := r.below(2 * uint64(len(shapes)))
+	if r.bad {
+		return of
+	}
+	of.sentShape = shapes[v>>1]
+	if v&1 != 0 {
+		of.since = storage.Pos(r.number())
+	}
+	return of
 }
 
 // slidingChange is a copy of a slidingState that collects the changes made by one answer. The original is not modified,
