@@ -184,10 +184,14 @@ func (a Audit) validate(p *problems) {
 	}
 }
 
-var noticeLocalpart = regexp.MustCompile(`^[a-z0-9._=/+-]{1,100}$`)
+// noticeLocalpart and noticeLocalpartLength say what notices.localpart may be. A pattern that counts to a hundred would
+// take long to compile, at each start.
+var noticeLocalpart = regexp.MustCompile(`^[a-z0-9._=/+-]+$`)
+
+const noticeLocalpartLength = 100
 
 func (n Notices) validate(p *problems) {
-	p.check(n.Localpart == "" || noticeLocalpart.MatchString(n.Localpart), "notices.localpart", "%q is not the local part of a user ID, such as server-notices", n.Localpart)
+	p.check(n.Localpart == "" || len(n.Localpart) <= noticeLocalpartLength && noticeLocalpart.MatchString(n.Localpart), "notices.localpart", "%q is not the local part of a user ID, such as server-notices", n.Localpart)
 	p.check(n.RoomName != "" && len(n.RoomName) <= 100, "notices.room_name", "must have 1 to 100 bytes")
 }
 
@@ -373,13 +377,19 @@ func (w WellKnown) validate(p *problems) {
 	}
 }
 
-// serverPattern matches a server name that may contain wildcards.
-var serverPattern = regexp.MustCompile(`^[a-zA-Z0-9.:*?\[\]-]{1,230}$`)
+var serverPattern = regexp.MustCompile(`^[a-zA-Z0-9.:*?\[\]-]+$`)
+
+const serverPatternLength = 230
+
+// isServerPattern reports whether a text is a server name that may contain wildcards.
+func isServerPattern(text string) bool {
+	return len(text) <= serverPatternLength && serverPattern.MatchString(text)
+}
 
 func (f Federation) validate(p *problems) {
 	for key, list := range map[string][]string{"allowed_servers": f.AllowedServers, "denied_servers": f.DeniedServers} {
 		for i, pattern := range list {
-			p.check(serverPattern.MatchString(pattern), fmt.Sprintf("federation.%s[%d]", key, i), "%q is not a server name such as example.org or *.example.org", pattern)
+			p.check(isServerPattern(pattern), fmt.Sprintf("federation.%s[%d]", key, i), "%q is not a server name such as example.org or *.example.org", pattern)
 		}
 	}
 	for i, name := range f.Notaries {
@@ -429,7 +439,7 @@ func (v Previews) validate(p *problems) {
 	const key = "media.url_previews"
 	for name, list := range map[string][]string{"allowed_hosts": v.AllowedHosts, "denied_hosts": v.DeniedHosts} {
 		for i, pattern := range list {
-			p.check(serverPattern.MatchString(pattern), fmt.Sprintf("%s.%s[%d]", key, name, i), "%q is not a host such as example.org or *.example.org", pattern)
+			p.check(isServerPattern(pattern), fmt.Sprintf("%s.%s[%d]", key, name, i), "%q is not a host such as example.org or *.example.org", pattern)
 		}
 	}
 	for i, language := range v.Languages {
