@@ -9,7 +9,10 @@ import (
 )
 
 const (
-	// aheadRooms is the number of joined rooms whose data a large answer reads together.
+	// manyRooms is the number of rooms whose data is not in memory from which one snapshot for the whole answer is
+	// cheaper than a read for each room.
+	manyRooms = 4
+	// aheadRooms is the number of joined rooms whose data such an answer reads together.
 	aheadRooms = 64
 	// maxAheadMembers is the number of members up to which all member events of a room are read ahead, and
 	// maxAheadLazy the same under lazy loading, where a client needs few of them in a larger room.
@@ -17,12 +20,18 @@ const (
 	maxAheadLazy    = 8
 )
 
-// ahead is what was read for the next joined rooms of a large answer, so that each room takes no statements of its own.
-// What it does not have is read when it is needed.
+// ahead is what was read for the next joined rooms of an answer, so that each room takes no statements of its own. What
+// it does not have is read when it is needed.
 type ahead struct {
-	next   int // index in plan.joined of the first room that was not read
-	left   int // rooms that were read and not gathered yet
+	next   int // index in plan.joined, or in slidingBuilder.rooms, of the first room that was not read
+	left   int // rooms of plan.joined that were read and not gathered yet
 	events map[storage.Pos]storage.EventRow
+}
+
+// aheadRoom is a room that is read ahead. The client has it up to since; 0: it is new to the client.
+type aheadRoom struct {
+	*rooms.Room
+	since storage.Pos
 }
 
 // aheadWanted says what an answer will need of the rooms that are read ahead.
@@ -30,6 +39,29 @@ type aheadWanted struct {
 	limit  int  // the most timeline events
 	lazy   bool // see roomQuery
 	before bool // the state before the timeline
+}
+
+// isCold reports whether an answer has to read the database to tell what is new in a joined room that the client has up
+// to since.
+func (b *builder) isCold(room *rooms.Room, since storage.Pos) bool {
+	return !b.window(room, since).whole || !b.opts.History.UnreadInMemory(b.UserNID, room.NID())
+}
+
+// manyCold reports whether many rooms of the answer are not in memory, as in the first answers after a restart.
+func (b *builder) manyCold() bool {
+	n := 0
+	for i := 0; i < len(b.plan.joined) && n < manyRooms; i++ {
+		if a := b.aheadRoom(i); b.admits(a.Room) && b.isCold(a.Room, a.since) {
+			n++
+		}
+	}
+	return n >= manyRooms
+}
+
+// aheadRoom returns the room at an index of plan.joined.
+func (b *builder) aheadRoom(i int) aheadRoom {
+	j := &b.plan.joined[i]
+	return aheadRoom{j.room, b.query(j.room, j.fresh).since}
 }
 
 // readAhead is called before each joined room is gathered. Before the first one of a group it reads for all of them.
@@ -41,58 +73,72 @@ func (b *builder) readAhead() error {
 	if a.left--; a.left >= 0 {
 		return nil
 	}
-	end := min(a.next+aheadRooms, len(b.plan.joined))
-	var group []*rooms.Room
-	for _, j := range b.plan.joined[a.next:end] {
-		if b.admits(j.room) {
-			group = append(group, j.room)
+	first := a.next
+	a.next = min(first+aheadRooms, len(b.plan.joined))
+	a.left = a.next - first - 1
+	var group []aheadRoom
+	for i := first; i < a.next; i++ {
+		if r := b.aheadRoom(i); b.admits(r.Room) {
+			group = append(group, r)
 		}
 	}
-	a.left, a.next = end-a.next-1, end
 	return b.readGroup(group, aheadWanted{
 		limit: b.filter.timelineLimit(), lazy: b.filter.Room.State.LazyLoadMembers, before: !b.StateAfter && !b.UnstableStateAfter,
 	})
 }
 
-// readSlidingAhead is called before each room is gathered that is new to the client; i is its index in b.rooms. Before
-// the first one of a group it reads for all of them.
+// manyWantedCold is like manyCold, for the rooms that the client wants.
+func (b *slidingBuilder) manyWantedCold() bool {
+	n := 0
+	for i := 0; i < len(b.rooms) && n < manyRooms; i++ {
+		if r := &b.rooms[i]; b.isWanted(r) && (r.sent < 0 || b.isCold(r.room, r.since)) {
+			n++
+		}
+	}
+	return n >= manyRooms
+}
+
+// isWanted reports whether the client wants a room to which the user is joined, and may not have everything in it.
+func (b *slidingBuilder) isWanted(r *slidingRoom) bool {
+	return r.want != nil && r.stage == stageJoined && b.mayHaveNews(r)
+}
+
+// readSlidingAhead is called before the room at an index of b.rooms is gathered. Before the first one of a group it
+// reads for all of them.
 func (b *slidingBuilder) readSlidingAhead(i int) error {
-	if b.tx == nil {
+	if b.tx == nil || i < b.ahead.next {
 		return nil
 	}
-	a := &b.ahead
-	if a.left--; a.left >= 0 {
-		return nil
-	}
-	var group []*rooms.Room
+	var group []aheadRoom
 	var wanted aheadWanted
 	for ; i < len(b.rooms) && len(group) < aheadRooms; i++ {
-		if r := &b.rooms[i]; r.newJoined() {
-			group = append(group, r.room)
+		if r := &b.rooms[i]; b.isWanted(r) {
+			group = append(group, aheadRoom{r.room, r.since})
 			wanted.limit, wanted.lazy = max(wanted.limit, r.want.limit), wanted.lazy || r.want.lazy()
 		}
 	}
-	a.left = len(group) - 1
+	b.ahead.next = i
 	return b.readGroup(group, wanted)
 }
 
-// newJoined reports whether the client wants the room, does not have it, and the user is joined to it.
-func (r *slidingRoom) newJoined() bool { return r.want != nil && r.sent < 0 && r.stage == stageJoined }
-
 // readGroup reads the unread events of rooms, the member events that the client probably needs, which events those of
 // the timelines replaced, and the entries of the states before the timelines that these change.
-func (b *builder) readGroup(group []*rooms.Room, w aheadWanted) error {
-	if err := b.opts.History.PreloadUnread(b.tx, b.UserNID, group); err != nil {
+func (b *builder) readGroup(group []aheadRoom, w aheadWanted) error {
+	list := make([]*rooms.Room, len(group))
+	for i, r := range group {
+		list[i] = r.Room
+	}
+	if err := b.opts.History.PreloadUnread(b.tx, b.UserNID, list); err != nil {
 		return err
 	}
 	var members []storage.Pos
 	var timelines []*rooms.Event
 	var before []storage.StateKey
-	for _, room := range group {
-		ring, _ := room.Ring()
-		events := ring[max(0, len(ring)-w.limit):]
+	for _, r := range group {
+		events := b.window(r.Room, r.since).events
+		events = events[max(0, len(events)-w.limit):]
 		timelines = append(timelines, events...)
-		members = b.appendMembers(members, room, events, w.lazy)
+		members = b.appendMembers(members, r, events, w.lazy)
 		if w.before {
 			before = appendChanged(before, events)
 		}
@@ -137,15 +183,16 @@ func appendChanged(dst []storage.StateKey, timeline []*rooms.Event) []storage.St
 }
 
 // appendMembers appends the positions of the member events of a room that are not in memory and that the client
-// probably needs: all of a small room, otherwise those of the user and of the senders of a timeline.
-func (b *builder) appendMembers(dst []storage.Pos, room *rooms.Room, timeline []*rooms.Event, lazy bool) []storage.Pos {
+// probably needs: those that changed in a small room, otherwise, under lazy loading, those of the senders of a
+// timeline.
+func (b *builder) appendMembers(dst []storage.Pos, r aheadRoom, timeline []*rooms.Event, lazy bool) []storage.Pos {
 	most := maxAheadMembers
 	if lazy {
 		most = maxAheadLazy
 	}
-	if room.MemberCount() <= most {
-		room.EachMember(func(m *rooms.Member) {
-			if m.Event() == nil {
+	if (r.since == 0 || !lazy) && r.MemberCount() <= most {
+		r.EachMember(func(m *rooms.Member) {
+			if m.Event() == nil && m.Changed > r.since {
 				dst = append(dst, m.Pos)
 			}
 		})
@@ -155,11 +202,13 @@ func (b *builder) appendMembers(dst []storage.Pos, room *rooms.Room, timeline []
 		return dst
 	}
 	add := func(user id.UserID) {
-		if m := room.MemberOf(user); m != nil && m.Event() == nil {
+		if m := r.MemberOf(user); m != nil && m.Event() == nil && (r.since == 0 || !b.memberSent(r.Room, user, m.Pos)) {
 			dst = append(dst, m.Pos)
 		}
 	}
-	add(b.UserID)
+	if r.since == 0 {
+		add(b.UserID)
+	}
 	for i, e := range timeline {
 		if i == 0 || e.Sender() != timeline[i-1].Sender() {
 			add(e.Sender())

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -70,19 +71,44 @@ func manyRooms(b *testing.B) (*world, *user) {
 	return w, people[0]
 }
 
-// BenchmarkColdSync measures a first sync after a start of the server.
+// BenchmarkColdSync measures syncs after a start of the server: first ones, one after a gap in each room, and one with
+// a message in each room. The CPU time is that of the process.
 func BenchmarkColdSync(b *testing.B) {
 	w, alice := manyRooms(b)
-	for name, filter := range map[string]string{"lazy": lazy, "full": ""} {
-		b.Run(name, func(b *testing.B) {
+	first, bob := alice.sync(), w.user("bob")
+	for room := range first.Rooms.Join {
+		for range 30 {
+			bob.say(room, "more than is in memory")
+		}
+		alice.say(room, "read")
+	}
+	second := alice.sync()
+	for room := range first.Rooms.Join {
+		bob.say(room, "news")
+	}
+	for _, c := range []struct{ name, filter, since string }{{"lazy", lazy, ""}, {"full", "", ""}, {"gap", "", first.NextBatch}, {"news", "", second.NextBatch}} {
+		b.Run(c.name, func(b *testing.B) {
+			var used time.Duration
 			for range b.N {
 				b.StopTimer()
 				w.restart()
+				before := cpu(b)
 				b.StartTimer()
-				alice.ask(b, feed.SyncRequest{Filter: filter})
+				alice.ask(b, feed.SyncRequest{Filter: c.filter, Since: c.since})
+				used += cpu(b) - before
 			}
+			b.ReportMetric(float64(used.Microseconds())/1000/float64(b.N), "CPU-ms/op")
 		})
 	}
+}
+
+// cpu returns the CPU time that the process has used.
+func cpu(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // BenchmarkFirstSync measures a first sync under lazy loading.

@@ -90,7 +90,7 @@ func (b *builder) build(ctx context.Context, news uint64, final bool) (answer js
 	if b.ignored, err = b.opts.AccountData.Ignores(ctx, nil, b.UserNID); err != nil {
 		return nil, err
 	}
-	if !b.large() {
+	if !b.large() && !b.manyCold() {
 		own := b.scratch.Get().(*scratch)
 		defer b.scratch.Put(own)
 		b.out, b.news = own.out[:0], &own.news
@@ -103,7 +103,8 @@ func (b *builder) build(ctx context.Context, news uint64, final bool) (answer js
 	}
 	b.news = new(roomNews)
 	b.out = make([]byte, 0, min(maxFirstBuffer, roomBuffer*len(b.plan.joined)))
-	// Large answers count against the user's share of database reads, like other large reads.
+	// One transaction for many rooms is cheaper than one for each. Such answers count against the user's share of
+	// database reads, like other large reads.
 	err = b.opts.DB.Read(shares.Requested(ctx, string(b.UserID)), func(tx *storage.Tx) (err error) {
 		b.tx = tx
 		answer, err = b.answer(ctx, news, final)
@@ -146,8 +147,7 @@ const (
 	maxFirstBuffer = 8 << 20
 )
 
-// large reports whether the answer will probably have many rooms. One transaction for all of them is then cheaper than
-// one for each.
+// large reports whether the answer will probably have all rooms.
 func (b *builder) large() bool { return b.initial || b.FullState }
 
 // read runs f in b.tx, the transaction for the whole answer, if there is one, and otherwise in a new transaction.

@@ -232,7 +232,7 @@ func (b *slidingBuilder) build(ctx context.Context, own uint64, final bool) (jso
 	if b.counts, err = b.listRooms(ctx); err != nil {
 		return nil, err
 	}
-	if b.manyFresh() {
+	if b.manyWantedCold() {
 		// Large answers count against the user's share of database reads, like other large reads.
 		err = b.opts.DB.Read(shares.Requested(ctx, string(b.UserID)), func(tx *storage.Tx) error {
 			b.tx = tx
@@ -246,20 +246,6 @@ func (b *slidingBuilder) build(ctx context.Context, own uint64, final bool) (jso
 		return nil, err
 	}
 	return b.finish(ctx, final)
-}
-
-// manyRooms is the number of rooms new to the client from which one snapshot is cheaper than a read for each.
-const manyRooms = 4
-
-// manyFresh reports whether many rooms are new to the client.
-func (b *slidingBuilder) manyFresh() bool {
-	n := 0
-	for i := range b.rooms {
-		if b.rooms[i].want != nil && b.rooms[i].sent < 0 {
-			n++
-		}
-	}
-	return n >= manyRooms
 }
 
 // write gathers and appends the whole answer except for the lists and pos, which finish appends.

@@ -44,10 +44,8 @@ func (b *slidingBuilder) writeSlidingRooms(ctx context.Context) error {
 		if r.want == nil || !b.mayHaveNews(r) {
 			continue
 		}
-		if r.newJoined() {
-			if err := b.readSlidingAhead(i); err != nil {
-				return err
-			}
+		if err := b.readSlidingAhead(i); err != nil {
+			return err
 		}
 		if err := b.writeSlidingRoom(ctx, b.workOn(r)); err != nil {
 			return err

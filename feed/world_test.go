@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,6 +38,8 @@ type world struct {
 	history *history.Service
 	feed    *feed.Service
 
+	statements atomic.Int64 // executed by the database
+
 	mu     sync.Mutex
 	now    time.Time
 	timers []*timer
@@ -63,7 +66,7 @@ func newWorld(t testing.TB) *world {
 // start opens the database and makes the services, as the server does when it starts.
 func (w *world) start() {
 	w.t.Helper()
-	db, err := storage.Open(w.t.Context(), storage.Config{DSN: "sqlite:" + filepath.Join(w.dir, "ebb.db"), Now: w.clock, ReadConns: readConns})
+	db, err := storage.Open(w.t.Context(), storage.Config{DSN: "sqlite:" + filepath.Join(w.dir, "ebb.db"), Now: w.clock, ReadConns: readConns, OnStatement: func(context.Context, string) { w.statements.Add(1) }})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -99,6 +99,15 @@ func (t *unreadTable) list(k unreadKey) *unreadList {
 	return l
 }
 
+// UnreadInMemory reports whether Unread can tell the user's unread counts of a room without reading the database,
+// except perhaps for what has happened since they were read.
+func (s *Service) UnreadInMemory(user ident.UserNID, room ident.RoomNID) bool {
+	s.unread.mu.Lock()
+	l := s.unread.lists[unreadKey{user, room}]
+	s.unread.mu.Unlock()
+	return l != nil && l.known()
+}
+
 // forget drops the user's list for a room, because a receipt or a membership changed at position pos. The next count
 // reads the database. If its snapshot is older than pos, the result is not kept.
 func (t *unreadTable) forget(user ident.UserNID, room ident.RoomNID, pos storage.Pos) {
