@@ -39,13 +39,14 @@ func (a *API) slidingSyncUnstable(r *httpapi.Request) (any, error) {
 	return a.Feed.SlidingSync(r.Context(), q)
 }
 
-// readSliding decodes the body, which is not kept while the client waits. It applies the rate limit for reads to the
-// first request of a connection. Later requests are not limited, because their cost is proportional to what changed.
+// readSliding decodes the body. The request keeps neither the body nor the query while the client waits. readSliding
+// applies the rate limit for reads to the first request of a connection. Later requests are not limited, because their
+// cost is proportional to what changed.
 func readSliding(r *httpapi.Request, q *feed.SlidingRequest) error {
 	if err := r.Decode(&q.Body); err != nil {
 		return err
 	}
-	r.ReleaseBody()
+	r.Release()
 	if q.Pos != "" || q.Merged && q.Body.Pos != "" {
 		return nil
 	}

@@ -26,7 +26,7 @@ func (a *API) sync(r *httpapi.Request) (any, error) {
 }
 
 // readSync parses the parameters of sync. It applies the rate limit for reads unless the sync is incremental: an
-// initial sync costs as much as all other reads together.
+// initial sync costs as much as all other reads together. The request does not keep its query while the client waits.
 func readSync(r *httpapi.Request, q *feed.SyncRequest) error {
 	fullState, err1 := r.QueryBool("full_state", false)
 	stateAfter, err2 := r.QueryBool("use_state_after", false)
@@ -39,6 +39,7 @@ func readSync(r *httpapi.Request, q *feed.SyncRequest) error {
 		Requester: r.Requester, Filter: r.Query("filter"), Since: r.Query("since"), SetPresence: r.Query("set_presence"),
 		FullState: fullState, Timeout: timeout, StateAfter: stateAfter, UnstableStateAfter: unstable,
 	}
+	r.Release()
 	if q.Since != "" && !fullState {
 		return nil
 	}

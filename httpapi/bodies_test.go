@@ -206,7 +206,7 @@ func TestBodiesOfStrangersLeaveRoomForOthers(t *testing.T) {
 		t.Errorf("a user gets %v", err)
 	}
 	for _, r := range held {
-		r.ReleaseBody()
+		r.Release()
 	}
 	server := request("192.0.2.2", ident.Requester{})
 	server.proved = true
@@ -219,7 +219,7 @@ func TestBodiesOfStrangersLeaveRoomForOthers(t *testing.T) {
 		t.Errorf("a server that signed correctly before gets %v", err)
 	}
 	for _, r := range held {
-		r.ReleaseBody()
+		r.Release()
 	}
 	if m.bodies.total != 0 || len(m.bodies.by) != 0 {
 		t.Errorf("%v are still counted", m.bodies.by)

@@ -195,7 +195,7 @@ func (r *Request) hold() *held {
 	return r.held
 }
 
-// holdBody counts n more bytes of the request's body until ReleaseBody is called.
+// holdBody counts n more bytes of the request's body until releaseBody is called.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (r *Request) holdBody(n int64) error {
@@ -218,9 +218,15 @@ func (r *Request) heldBody() int64 {
 	return r.held.body
 }
 
-// ReleaseBody drops the body and stops counting it. The server calls it after every request; a handler that waits for
-// long calls it as soon as it has decoded the body.
-func (r *Request) ReleaseBody() {
+// Release drops the body and the query. A handler that waits for long calls it as soon as it has taken from them what
+// it needs, because they would otherwise stay in memory for each waiting client.
+func (r *Request) Release() {
+	r.releaseBody()
+	r.query = nil
+}
+
+// releaseBody drops the body and stops counting it. The server calls it after every request.
+func (r *Request) releaseBody() {
 	if h := r.held; h != nil && h.body > 0 {
 		r.memory.bodies.giveBack(h.holder, h.body)
 		h.body = 0

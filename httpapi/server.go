@@ -198,7 +198,7 @@ func (s *Server) find(r *http.Request) (*served, []pathVar) {
 
 // serve performs all checks on a request and calls its handler.
 func (s *Server) serve(w http.ResponseWriter, r *Request) (any, error) {
-	defer r.ReleaseBody()
+	defer r.releaseBody()
 	if err := s.enter(r); err != nil {
 		return nil, err
 	}
