@@ -294,9 +294,13 @@ func (l *unreadList) add(user ident.UserNID, u storage.UnreadRow) {
 
 // unnamed returns the roots of the threads in the list whose event IDs have not been looked up yet.
 func (l *unreadList) unnamed() (roots []storage.Pos) {
-	for _, e := range l.entries {
-		if _, named := l.roots[e.thread]; e.thread != 0 && !named {
-			roots = append(roots, e.thread)
+	for i := range l.entries { // each time that a client is woken, so most entries cost a comparison only
+		thread := l.entries[i].thread
+		if thread == 0 {
+			continue
+		}
+		if _, named := l.roots[thread]; !named {
+			roots = append(roots, thread)
 		}
 	}
 	return roots
@@ -322,8 +326,13 @@ func (e *unreadEntry) counts(policy expiry.Policy, now time.Time, ignored map[id
 // count adds up the events in the list that the user can still see. Replies to a thread root that was deleted or has
 // expired count in the main timeline.
 func (l *unreadList) count(policy expiry.Policy, now time.Time, ignored map[ident.UserNID]bool) (u Unread) {
-	for _, e := range l.entries {
+	for i := range l.entries {
+		e := &l.entries[i]
 		if !e.counts(policy, now, ignored) {
+			continue
+		}
+		if e.thread == 0 {
+			u.Main.add(e.class)
 			continue
 		}
 		root := l.roots[e.thread]

@@ -3,12 +3,14 @@ package history
 import (
 	"context"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
 	"ebb/ident"
 	"ebb/pushrules"
 	"ebb/rooms"
+	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 	"ebb/storage/storagetest"
@@ -121,4 +123,22 @@ func TestACountByAnOldSnapshotIsNotRemembered(t *testing.T) {
 		}
 		return nil
 	}))
+}
+
+// BenchmarkManyUnread measures what a woken client costs whose user has not read the last thousand messages of a room.
+func BenchmarkManyUnread(b *testing.B) {
+	l := &unreadList{roots: map[storage.Pos]threadRoot{7: {id: "$root"}}}
+	for i := range 1000 {
+		e := unreadEntry{pos: storage.Pos(100 + i), sender: 3, class: pushrules.Notify}
+		if i%10 == 0 {
+			e.thread = 7
+		}
+		l.entries = append(l.entries, e)
+	}
+	now := time.Now()
+	for b.Loop() {
+		if u := l.count(expiry.Policy{}, now, nil); len(l.unnamed()) != 0 || u.Main.Notify != 900 {
+			b.Fatal(u)
+		}
+	}
 }
