@@ -225,6 +225,10 @@ func (w *fadingWorld) takeBack() {
 			message["msgtype"], message["url"] = "m.image", upload(c, pngImage(w.T, 50+i))
 		}
 		event, _ := c.Do("PUT", fmt.Sprintf("%s/send/m.room.message/taken-%d", base, w.n), message)["event_id"].(string)
+		w.eventually("the message arrives", func() bool { // otherwise the first server may get it in its redacted form only
+			_, _, raw := w.alice.Raw("GET", base+"/event/"+url.PathEscape(event), nil)
+			return strings.Contains(string(raw), takenBack)
+		})
 		c.Do("PUT", fmt.Sprintf("%s/redact/%s/back-%d", base, url.PathEscape(event), w.n), obj{})
 		w.calm.events, w.taken = append(w.calm.events, event), append(w.taken, event)
 		w.eventually("the redaction arrives", func() bool {
