@@ -184,7 +184,7 @@ func removeMessage(tx *storage.Tx, v *pdu.Version, row *storage.EventRow, kept b
 
 // hideMessage hides a message that a legal hold or min_lifetime keeps. A purge removes it when nothing does any more.
 func hideMessage(tx *storage.Tx, row *storage.EventRow) error {
-	kept := []storage.PurgeCandidate{{Position: row.Position, EventID: row.EventID}}
+	kept := []storage.PurgeCandidate{{Room: row.Room, Position: row.Position, EventID: row.EventID}}
 	dependents, err := tx.WithDependents(kept)
 	if err != nil {
 		return err

@@ -194,7 +194,11 @@ func (tx *Tx) removeDependents(f fate, p Pos, eventID string) error {
 	if err := tx.removeOwnDependents(f, p, eventID); err != nil {
 		return err
 	}
-	return tx.removeCommonDependents(f, []Pos{p})
+	events, err := tx.candidatesAt([]Pos{p})
+	if err != nil {
+		return err
+	}
+	return tx.removeCommonDependents(f, events)
 }
 
 // removeOwnDependents does the work of removeDependents for the kinds of dependents that have a remove function.
@@ -212,17 +216,18 @@ func (tx *Tx) removeOwnDependents(f fate, p Pos, eventID string) error {
 
 // removeCommonDependents does the work of removeDependents for the kinds of dependents that have a removeAll function,
 // and for at most maxIn events at once.
-func (tx *Tx) removeCommonDependents(f fate, positions []Pos) error {
-	byRoom, err := tx.byRoom(positions)
-	if err != nil {
-		return err
+func (tx *Tx) removeCommonDependents(f fate, events []PurgeCandidate) error {
+	byRoom := map[ident.RoomNID][]Pos{}
+	for _, e := range events {
+		byRoom[e.Room] = append(byRoom[e.Room], e.Position)
 	}
-	for _, d := range dependents {
-		if d.goesWhen&f == 0 || d.removeAll == nil {
-			continue
-		}
-		for room, own := range byRoom {
-			if err := d.removeAll(tx, room, own); err != nil {
+	for room, positions := range byRoom {
+		slices.Sort(positions)
+		for _, d := range dependents {
+			if d.goesWhen&f == 0 || d.removeAll == nil {
+				continue
+			}
+			if err := d.removeAll(tx, room, positions); err != nil {
 				return fmt.Errorf("%s: %w", d.name, err)
 			}
 		}
@@ -230,19 +235,13 @@ func (tx *Tx) removeCommonDependents(f fate, positions []Pos) error {
 	return nil
 }
 
-// byRoom returns the positions of those of the given events that are stored, sorted, by room. The statements of
-// removeAll take the room from here; if each of them looked it up, a purge would read each event six times.
-func (tx *Tx) byRoom(positions []Pos) (map[ident.RoomNID][]Pos, error) {
-	out := map[ident.RoomNID][]Pos{}
-	list, args := In(1, positions)
-	err := tx.each(func(r Row) error {
-		var room ident.RoomNID
-		var p Pos
-		err := r.Scan(&room, &p)
-		out[room] = append(out[room], p)
-		return err
-	}, `SELECT room_nid, position FROM events WHERE position IN `+list+` ORDER BY position`, args...)
-	return out, err
+// positionsOf returns the positions of events.
+func positionsOf(events []PurgeCandidate) []Pos {
+	out := make([]Pos, len(events))
+	for i, e := range events {
+		out[i] = e.Position
+	}
+	return out
 }
 
 // WithDependents returns the positions of those events in a purge batch on which rows depend that must be deleted event
@@ -251,10 +250,10 @@ func (tx *Tx) byRoom(positions []Pos) (map[ident.RoomNID][]Pos, error) {
 func (tx *Tx) WithDependents(batch []PurgeCandidate) (map[Pos]bool, error) {
 	found := map[Pos]bool{}
 	for part := range slices.Chunk(batch, maxIn) {
-		positions, hashes := make([]Pos, len(part)), make([]int64, len(part))
+		positions, hashes := positionsOf(part), make([]int64, len(part))
 		withHash := map[int64][]Pos{}
 		for i, c := range part {
-			positions[i], hashes[i] = c.Position, tx.IDHash(c.EventID)
+			hashes[i] = tx.IDHash(c.EventID)
 			withHash[hashes[i]] = append(withHash[hashes[i]], c.Position)
 		}
 		list, args := In(1, positions)

@@ -169,20 +169,18 @@ const keepEventsQuery = `UPDATE events SET flags = flags | $1, push = 0, thread_
 // KeepEvents hides messages that expired while a legal hold covers them. Of what depends on them, only what may be
 // evidence stays: their media and the reports about them. with is the result of WithDependents for these events.
 func (tx *Tx) KeepEvents(events []PurgeCandidate, with map[Pos]bool) error {
-	positions := make([]Pos, len(events))
-	for i, e := range events {
-		positions[i] = e.Position
+	for _, e := range events {
 		if with[e.Position] {
 			if err := tx.removeOwnDependents(kept, e.Position, e.EventID); err != nil {
 				return err
 			}
 		}
 	}
-	for part := range slices.Chunk(positions, maxIn) {
+	for part := range slices.Chunk(events, maxIn) {
 		if err := tx.removeCommonDependents(kept, part); err != nil {
 			return err
 		}
-		list, args := In(2, part)
+		list, args := In(2, positionsOf(part))
 		if _, err := tx.exec(keepEventsQuery+list, append([]any{int64(KeptEvent)}, args...)...); err != nil {
 			return err
 		}

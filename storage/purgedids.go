@@ -10,35 +10,29 @@ import (
 // remainder, so that little is written for each of them, and looking for one reads little.
 
 const (
-	// Redacted events are not remembered, since they need no second redaction.
-	toRememberQuery    = `SELECT room_nid, id_hash, sender_nid FROM events WHERE redacted_by = 0 AND position IN `
 	addPurgedIDsQuery  = `INSERT INTO purged_ids (nid, room_nid, bucket, purged_ts, data) VALUES ($1, $2, $3, $4, $5)`
 	findPurgedIDsQuery = `SELECT data FROM purged_ids WHERE room_nid = $1 AND bucket = $2`
 )
 
-// rememberPurged records the IDs and the senders of events that are about to be deleted, at most maxIn.
-func (tx *Tx) rememberPurged(list string, args []any) error {
+// rememberPurged records the IDs and the senders of events that are about to be deleted. Redacted events are left out,
+// since they need no second redaction.
+func (tx *Tx) rememberPurged(events []PurgeCandidate) error {
 	type place struct {
 		room   ident.RoomNID
 		bucket int
 	}
 	data := map[place][]byte{}
 	var places []place
-	err := tx.each(func(r Row) error {
-		var room ident.RoomNID
-		var p values.PurgedID
-		if err := r.Scan(&room, &p.Hash, &p.Sender); err != nil {
-			return err
+	for _, e := range events {
+		if e.Redacted {
+			continue
 		}
-		at := place{room, values.PurgedBucket(p.Hash)}
+		hash := tx.IDHash(e.EventID)
+		at := place{e.Room, values.PurgedBucket(hash)}
 		if data[at] == nil {
 			places = append(places, at)
 		}
-		data[at] = values.AppendPurged(data[at], p)
-		return nil
-	}, toRememberQuery+list, args...)
-	if err != nil {
-		return err
+		data[at] = values.AppendPurged(data[at], values.PurgedID{Hash: hash, Sender: e.Sender})
 	}
 	for _, at := range places {
 		if _, err := tx.exec(addPurgedIDsQuery, int64(tx.NextPos()), int64(at.room), at.bucket, tx.Now().UnixMilli(), values.Blob(data[at])); err != nil {

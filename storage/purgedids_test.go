@@ -20,7 +20,7 @@ func TestPurgedIDsAreRememberedUntilTheyAreForgotten(t *testing.T) {
 				e.RedactedBy = 6
 			}
 			ok(t, tx.InsertEvent(e))
-			batch = append(batch, storage.PurgeCandidate{Position: e.Position, EventID: e.EventID})
+			batch = append(batch, storage.PurgeCandidate{Room: e.Room, Position: e.Position, EventID: e.EventID, Sender: e.Sender, Redacted: i == 5})
 		}
 		ok(t, tx.PurgeEvents(batch[:n-1], nil))
 		room := event(1).Room

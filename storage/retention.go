@@ -10,11 +10,13 @@ import (
 
 // PurgeCandidate holds the properties of an event that decide whether it is purged.
 type PurgeCandidate struct {
+	Room     ident.RoomNID
 	Position Pos
 	Order    ident.Order
 	EventID  string
 	Sender   ident.UserNID
 	IsState  bool
+	Redacted bool // by another event
 	Flags    EventFlags
 	EventTimes
 }
@@ -24,8 +26,9 @@ type PurgeCandidate struct {
 type Cutoff struct{ Sent, Received int64 }
 
 const (
-	candidatesFrom       = `SELECT position, ord, event_id, sender_nid, state_key IS NOT NULL, origin_ts, received_ts, flags FROM events `
+	candidatesFrom       = `SELECT room_nid, position, ord, event_id, sender_nid, state_key IS NOT NULL, redacted_by <> 0, origin_ts, received_ts, flags FROM events `
 	purgeCandidatesQuery = candidatesFrom + `WHERE room_nid = $1 AND ord > $2 ORDER BY ord LIMIT $3`
+	candidatesAtQuery    = candidatesFrom + `WHERE position IN `
 	unplacedQuery        = candidatesFrom + `WHERE room_nid = $1 AND position > $2 AND ord = 0 AND state_key IS NULL ORDER BY position LIMIT $3`
 )
 
@@ -42,14 +45,17 @@ func (tx *Tx) UnplacedMessages(room ident.RoomNID, after Pos, limit int) ([]Purg
 
 func scanCandidate(r Row) (c PurgeCandidate, err error) {
 	var flags int64
-	err = r.Scan(&c.Position, &c.Order, &c.EventID, &c.Sender, &c.IsState, &c.OriginTS, &c.ReceivedTS, &flags)
+	err = r.Scan(&c.Room, &c.Position, &c.Order, &c.EventID, &c.Sender, &c.IsState, &c.Redacted, &c.OriginTS, &c.ReceivedTS, &flags)
 	c.Flags = EventFlags(flags)
 	return c, err
 }
 
 // PurgeEvent deletes a message event and its dependents.
 func (tx *Tx) PurgeEvent(p Pos, eventID string) error {
-	return tx.PurgeEvents([]PurgeCandidate{{Position: p, EventID: eventID}}, map[Pos]bool{p: true})
+	if err := tx.removeOwnDependents(purged, p, eventID); err != nil {
+		return err
+	}
+	return tx.PurgeBare([]Pos{p})
 }
 
 // PurgeEvents deletes message events and their dependents. with is the result of WithDependents for these events.
@@ -60,9 +66,7 @@ func (tx *Tx) PurgeEvents(events []PurgeCandidate, with map[Pos]bool) error {
 // deleteEvents deletes events and their dependents. If remember is set, the IDs of the events are remembered, so that
 // they do not come back.
 func (tx *Tx) deleteEvents(events []PurgeCandidate, with map[Pos]bool, remember bool) error {
-	positions := make([]Pos, len(events))
-	for i, e := range events {
-		positions[i] = e.Position
+	for _, e := range events {
 		if !with[e.Position] {
 			continue
 		}
@@ -70,30 +74,49 @@ func (tx *Tx) deleteEvents(events []PurgeCandidate, with map[Pos]bool, remember 
 			return fmt.Errorf("purge %s: %w", e.EventID, err)
 		}
 	}
-	return tx.deleteBare(positions, remember)
+	return tx.deleteBare(events, remember)
 }
 
 // PurgeBare deletes message events. Rows that depend on them must be of the kinds that are deleted for many events at
 // once; for other events see PurgeEvents.
-func (tx *Tx) PurgeBare(positions []Pos) error { return tx.deleteBare(positions, true) }
-
-func (tx *Tx) deleteBare(positions []Pos, remember bool) error {
+func (tx *Tx) PurgeBare(positions []Pos) error {
 	for part := range slices.Chunk(positions, maxIn) {
-		if err := tx.addGaps(part); err != nil {
+		events, err := tx.candidatesAt(part)
+		if err == nil {
+			err = tx.deleteBare(events, true)
+		}
+		if err != nil {
 			return err
 		}
-		if err := tx.markStatesOf(part); err != nil {
+	}
+	return nil
+}
+
+// candidatesAt returns the events at the given positions, of which there are at most maxIn, in no particular order. It
+// uses the primary key.
+func (tx *Tx) candidatesAt(positions []Pos) ([]PurgeCandidate, error) {
+	list, args := In(1, positions)
+	return collect(tx, scanCandidate, candidatesAtQuery+list, args...)
+}
+
+func (tx *Tx) deleteBare(events []PurgeCandidate, remember bool) error {
+	for part := range slices.Chunk(events, maxIn) {
+		positions := positionsOf(part)
+		if err := tx.addGaps(positions); err != nil {
+			return err
+		}
+		if err := tx.markStatesOf(positions); err != nil {
 			return err
 		}
 		if err := tx.removeCommonDependents(purged, part); err != nil {
 			return err
 		}
-		list, args := In(1, part)
 		if remember {
-			if err := tx.rememberPurged(list, args); err != nil {
+			if err := tx.rememberPurged(part); err != nil {
 				return err
 			}
 		}
+		list, args := In(1, positions)
 		if err := tx.soil(eventKeysQuery+list, args...); err != nil {
 			return err
 		}
