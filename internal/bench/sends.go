@@ -217,10 +217,27 @@ func (b *bench) sendFigures(delay time.Duration, suffix string) error {
 		}
 	}
 	b.printSends(suffix, inOne, inMany, parts[0], wide)
-	if delay == 0 {
-		b.printParts(parts)
+	if delay > 0 {
+		return nil
 	}
-	return nil
+	b.printParts(parts)
+	return b.leftBehind(one)
+}
+
+// leftBehind measures how much memory messages occupy for as long as the server runs. The room has had enough messages
+// for older ones to leave memory as newer ones are sent.
+func (b *bench) leftBehind(one *house) error {
+	before, err := one.inUse()
+	if err != nil {
+		return err
+	}
+	n, err := one.talk(b.duration)
+	if err != nil {
+		return err
+	}
+	after, err := one.inUse()
+	b.print(figure{"memory that a message leaves behind", "bytes", []float64{float64(after-before) / float64(n)}, nil, "< 500"})
+	return err
 }
 
 // samples holds the measurements of one figure.
