@@ -253,6 +253,10 @@ func (b *bench) waiting(p *process, n int, client func(i int) (c *conn, ask func
 	return b.waitingUntil(p, n, client, func() error { return nil })
 }
 
+// calm is how long memory is left to settle before it is measured: the server returns what a burst has left behind when
+// it is quiet, but rests after each time (package trim).
+const calm = 40 * time.Second
+
 // waitingUntil is like waiting, and calls look while the clients are waiting.
 func (b *bench) waitingUntil(p *process, n int, client func(i int) (c *conn, ask func() error), look func() error) (float64, error) {
 	time.Sleep(3 * time.Second)
@@ -276,7 +280,7 @@ func (b *bench) waitingUntil(p *process, n int, client func(i int) (c *conn, ask
 			time.Sleep(20 * time.Millisecond) // keeps the server's backlog of connections from overflowing
 		}
 	}
-	time.Sleep(5 * time.Second)
+	time.Sleep(calm)
 	after, err := p.used()
 	err = errors.Join(err, look())
 	if b.profile != "" && p.binary != "" {
