@@ -160,6 +160,36 @@ func TestSlidingReceipts(t *testing.T) {
 	}
 }
 
+func TestSlidingReceiptsComeWithTheEventsTheyAreAt(t *testing.T) {
+	w := newWorld(t)
+	alice, bob, carol := w.user("alice"), w.user("bob"), w.user("carol")
+	room := alice.create("public_chat")
+	bob.join(room)
+	carol.join(room)
+	old := alice.say(room, "1")
+	bob.receipt(room, "m.read", old)
+	alice.receipt(room, "m.read", old)
+	carol.receipt(room, "m.read", alice.say(room, "2"))
+	ask := func(limit int) string {
+		return fmt.Sprintf(`{"lists":{"all":{"ranges":[[0,9]],"timeline_limit":%d}},"extensions":{"receipts":{"enabled":true}}}`, limit)
+	}
+	c := alice.sliding(ask(1))
+	a := c.next()
+	got := string(a.Extensions.Receipts.Rooms[room].Content)
+	for user, want := range map[id.UserID]bool{alice.UserID: true, bob.UserID: false, carol.UserID: true} {
+		if strings.Contains(got, string(user)) != want {
+			t.Errorf("with the newest event alone, want the receipts at it and alice's own: %s", a.raw)
+		}
+	}
+	c.body = ask(2)
+	if a = c.next(); !strings.Contains(string(a.Extensions.Receipts.Rooms[room].Content), string(bob.UserID)) {
+		t.Errorf("with an older event, want the receipt at it: %s", a.raw)
+	}
+	if a = c.next(); len(a.Extensions.Receipts.Rooms) != 0 {
+		t.Errorf("once is enough: %s", a.raw)
+	}
+}
+
 func TestSlidingTyping(t *testing.T) {
 	w := newWorld(t)
 	alice, bob := w.user("alice"), w.user("bob")

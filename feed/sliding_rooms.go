@@ -13,7 +13,8 @@ import (
 	"ebb/storage"
 )
 
-// maxFirstReceipts bounds the receipts of others that a client gets with a room that is new to it.
+// maxFirstReceipts bounds the receipts of others that a client gets when it first asks for receipts of a room that it
+// has.
 const maxFirstReceipts = 100
 
 // slidingNews holds what is new in one room in addition to its roomNews.
@@ -118,7 +119,8 @@ func (b *slidingBuilder) slidingJoined(ctx context.Context, r *roomWork, before 
 	n := &b.scratch.news
 	x := slidingNews{expanded: !r.fresh && r.want.limit > int(before.limit), dm: r.dm != before.dm || r.fresh && r.dm}
 	r.next.dm = r.dm
-	if err := b.slidingReceipts(ctx, r); err != nil {
+	again := r.fresh || x.expanded // the client gets events of which it may lack receipts
+	if err := b.slidingReceipts(ctx, r, again); err != nil {
 		return err
 	}
 	wider := r.fresh || !b.knows(before.set, r.want)
@@ -130,6 +132,9 @@ func (b *slidingBuilder) slidingJoined(ctx context.Context, r *roomWork, before 
 	if err := b.slidingTimeline(ctx, r, n, &x); err != nil {
 		return err
 	}
+	if again {
+		r.receipts = b.receiptsAt(n.timeline.events, r.receipts)
+	}
 	b.gatherSummary(n)
 	n.wanted = stateWanted{room: n.room, since: n.since, sinceMember: n.since, end: statePoint{pos: b.upTo + 1}, window: n.window, lazy: n.lazy, force: r.fresh}
 	if err := b.requiredState(ctx, r, n, &x, wider); err != nil {
@@ -139,8 +144,11 @@ func (b *slidingBuilder) slidingJoined(ctx context.Context, r *roomWork, before 
 		return err
 	}
 	r.next.limit = max(before.limit, uint8(r.want.limit))
-	if n.timeline.limited && !x.expanded || r.want.limit == 0 && !(n.window.whole && len(n.window.events) == 0) {
+	switch {
+	case n.timeline.limited && !x.expanded, r.want.limit == 0 && !(n.window.whole && len(n.window.events) == 0):
 		r.next.limit = uint8(r.want.limit) // what came before is not connected with it
+	case (r.fresh || x.expanded) && !n.timeline.limited:
+		r.next.limit = maxTimelineLimit // the client has all events, so a larger limit would bring no more
 	}
 	r.next.set = b.nextSet(before.set, r, &x)
 	if !b.slidingNews(r, n, &x) {
@@ -191,11 +199,14 @@ func (b *slidingBuilder) slidingTimeline(ctx context.Context, r *roomWork, n *ro
 	return nil
 }
 
-// slidingReceipts gathers the receipts of a joined room that are new to the client.
-func (b *slidingBuilder) slidingReceipts(ctx context.Context, r *roomWork) error {
+// slidingReceipts gathers the receipts of a joined room that are new to the client, or all if again is set.
+func (b *slidingBuilder) slidingReceipts(ctx context.Context, r *roomWork, again bool) error {
 	last, wanted := r.room.LastReceipt(), b.run.extensions.Receipts.covers(r.slidingRoom)
 	since, limit := r.since, maxReceipts
-	if wanted && !r.next.receipts {
+	switch {
+	case wanted && again:
+		since = 0
+	case wanted && !r.next.receipts:
 		since, limit = 0, maxFirstReceipts
 	}
 	moved := last > since
@@ -220,6 +231,16 @@ func (b *slidingBuilder) slidingReceipts(ctx context.Context, r *roomWork) error
 	}
 	r.receipts = slices.DeleteFunc(uniqueReceipts(r.receipts), func(c storage.SyncReceipt) bool { return b.ignores(id.UserID(c.User)) })
 	return nil
+}
+
+// receiptsAt returns the user's own receipts, and those of others at the given events. It reuses receipts.
+// Spec: MSC3960
+func (b *slidingBuilder) receiptsAt(events []*rooms.Event, receipts []storage.SyncReceipt) []storage.SyncReceipt {
+	shown := make(map[string]bool, len(events))
+	for _, e := range events {
+		shown[string(e.ID())] = true
+	}
+	return slices.DeleteFunc(receipts, func(c storage.SyncReceipt) bool { return c.UserNID != b.UserNID && !shown[c.EventID] })
 }
 
 // slidingStripped gathers and appends a room that the user is invited to or knocks on.
@@ -248,7 +269,14 @@ func (b *slidingBuilder) slidingLeft(ctx context.Context, r *roomWork, before se
 		return err
 	}
 	r.fresh = r.fresh || d.leave == nil || d.joined > r.since
-	n := &b.scratch.news
+	n, dm := &b.scratch.news, r.dm != before.dm
+	r.next.dm = r.dm
+	if b.run.Merged && before.stage == stageStripped && d.leave == nil {
+		// The user was never in the room, so that the end of the invite or knock has the form of the invite.
+		n.reset(roomQuery{room: r.room})
+		n.stripped = append(n.stripped, d.newest().JSON())
+		return b.writeSliding(ctx, r, n, &slidingNews{dm: dm})
+	}
 	q := roomQuery{room: r.room, since: r.since, token: r.since, initial: r.fresh, limit: r.want.limit, lazy: r.want.lazy(), stateAfter: true}
 	if r.fresh {
 		q.since = 0
@@ -258,7 +286,7 @@ func (b *slidingBuilder) slidingLeft(ctx context.Context, r *roomWork, before se
 	if err := b.lastTimeline(ctx, n, d); err != nil {
 		return err
 	}
-	x := slidingNews{left: d, dm: r.dm != before.dm}
+	x := slidingNews{left: d, dm: dm}
 	for _, e := range slices.Backward(n.timeline.events) {
 		if b.initial || e.Pos <= token {
 			break
@@ -271,7 +299,6 @@ func (b *slidingBuilder) slidingLeft(ctx context.Context, r *roomWork, before se
 	if err := b.leftProfile(ctx, n, &x); err != nil {
 		return err
 	}
-	r.next.dm = r.dm
 	b.noteTimeline(n)
 	return b.writeSliding(ctx, r, n, &x)
 }

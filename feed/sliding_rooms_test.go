@@ -204,6 +204,37 @@ func TestSlidingTimelineThatGrowsHasOlderEventsAtOnce(t *testing.T) {
 	}
 }
 
+func TestSlidingTimelineThatIsCompleteIsNotSentAgainWhenTheLimitGrows(t *testing.T) {
+	w := newWorld(t)
+	alice := w.user("alice")
+	room := alice.create("public_chat")
+	all := func(limit string) string {
+		return strings.Replace(window(0, 9), `"timeline_limit":1`, `"timeline_limit":`+limit, 1)
+	}
+	c := alice.sliding(all("50"))
+	if r := c.next().Rooms[room]; r.Limited {
+		t.Fatalf("the room has more than 50 events: %+v", r)
+	}
+	c.body = all("100")
+	if a := c.next(); len(a.Rooms) != 0 {
+		t.Errorf("the client has every event: %s", a.raw)
+	}
+	alice.say(room, "new")
+	if r := c.next().Rooms[room]; r.Expanded || len(r.Timeline) != 1 {
+		t.Errorf("one event is new: %+v", r)
+	}
+	d := alice.sliding(strings.Replace(all("1"), "{", `{"conn_id":"d",`, 1))
+	d.next()
+	d.body = strings.Replace(all("50"), "{", `{"conn_id":"d",`, 1)
+	if r := d.next().Rooms[room]; !r.Expanded || r.Limited {
+		t.Errorf("the client lacks events: %+v", r)
+	}
+	d.body = strings.Replace(all("100"), "{", `{"conn_id":"d",`, 1)
+	if a := d.next(); len(a.Rooms) != 0 {
+		t.Errorf("the client has every event now: %s", a.raw)
+	}
+}
+
 func TestSlidingPrevBatchAndPosLeadToOlderMessages(t *testing.T) {
 	w := newWorld(t)
 	alice, room := w.aliceWith(4)
@@ -254,14 +285,27 @@ func TestSlidingInviteHasStrippedStateAndTheJoinedRoomIsNew(t *testing.T) {
 func TestSlidingRejectedAndRevokedInvitesEnd(t *testing.T) {
 	w := newWorld(t)
 	alice, bob := w.user("alice"), w.user("bob")
-	c := bob.sliding(allRooms)
+	c, v4 := bob.sliding(allRooms), bob.sliding(`{"conn_id":"4","lists":{"all":{"timeline_limit":10,"required_state":{}}}}`)
+	v4.merged = true
 	c.next()
+	v4.next()
 	one, two := alice.create("private_chat"), alice.create("private_chat")
 	alice.invite(one, bob)
 	alice.invite(two, bob)
 	c.next()
+	v4.next()
 	bob.leave(one)
 	alice.kick(two, bob)
+	merged := v4.next()
+	for _, room := range []id.RoomID{one, two} {
+		r := merged.Rooms[room]
+		if got := (list{r.Stripped}).of("m.room.member"); r.Membership != "leave" || !slices.Equal(got, []string{"@bob leave"}) || len(r.State)+len(r.Timeline) > 0 {
+			t.Errorf("merged form, of a room that the user was never in: %s", merged.raw)
+		}
+	}
+	if a := v4.next(); len(a.Rooms) != 0 {
+		t.Errorf("merged form, once is enough: %s", a.raw)
+	}
 	a := c.next()
 	for _, room := range []id.RoomID{one, two} {
 		r := a.Rooms[room]

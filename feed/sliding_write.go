@@ -26,7 +26,7 @@ func (b *slidingBuilder) writeSliding(ctx context.Context, r *roomWork, n *roomN
 		b.key("is_dm")
 		b.out = append(strconv.AppendBool(b.out, r.dm), ',')
 	}
-	if r.stage == stageStripped {
+	if len(n.stripped) > 0 {
 		b.writeSlidingStripped(n)
 		b.number("bump_stamp", int64(r.Changed))
 		b.endSection()
@@ -59,7 +59,7 @@ func (b *slidingBuilder) number(name string, n int64) {
 	b.out = append(strconv.AppendInt(b.out, n, 10), ',')
 }
 
-// writeSlidingStripped appends the stripped state of an invite or a knock.
+// writeSlidingStripped appends the stripped state of an invite or a knock, or of the end of one.
 func (b *slidingBuilder) writeSlidingStripped(n *roomNews) {
 	name := "invite_state"
 	if b.run.Merged {
