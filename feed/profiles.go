@@ -182,7 +182,7 @@ func (b *builder) writeProfiles(changes []storage.ProfileChange) {
 		b.out = append(b.out, `{"profile_updates":{`...)
 		for name, value := range fields {
 			b.key(name)
-			b.out = append(append(b.out, value...), ',')
+			b.out = append(append(b.out, cmp.Or(value, "null")...), ',')
 		}
 		b.endSection()
 		b.endSection()
@@ -209,7 +209,7 @@ func (f *ProfileFilter) section() string {
 	return "users"
 }
 
-// byUser groups changes by the ID of the user and the name of the field. A deleted field is null.
+// byUser groups changes by the ID of the user and the name of the field. The value of a deleted field is "".
 func byUser(changes []storage.ProfileChange) map[string]map[string]string {
 	out, size := map[string]map[string]string{}, 0
 	for _, c := range changes {
@@ -219,7 +219,7 @@ func byUser(changes []storage.ProfileChange) map[string]map[string]string {
 		if out[c.UserID] == nil {
 			out[c.UserID] = map[string]string{}
 		}
-		out[c.UserID][c.Name] = cmp.Or(c.Value, "null")
+		out[c.UserID][c.Name] = c.Value
 	}
 	return out
 }

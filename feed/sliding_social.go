@@ -121,12 +121,12 @@ func (b *slidingBuilder) writeProfileUpdates(ctx context.Context) (bool, error) 
 	return some, nil
 }
 
-// appendProfile appends the changes of one profile. In fields, a removed field has the value null.
+// appendProfile appends the changes of one profile, as byUser returns them.
 func (b *slidingBuilder) appendProfile(fields map[string]string) {
 	var removed []string
 	b.out = append(b.out, '{')
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
-		if fields[name] == "null" {
+		if fields[name] == "" {
 			removed = append(removed, name)
 			continue
 		}

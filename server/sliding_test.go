@@ -113,6 +113,11 @@ func TestSlidingSyncReturnsProfileChangesOfMembers(t *testing.T) {
 	if removed := list(answer, "users", bob.User, "removed"); len(removed) != 1 || removed[0] != "m.tz" || get(answer, "users", bob.User, "updated") != nil {
 		t.Errorf("removed: %v", answer)
 	}
+	bob.Do("PUT", "/v3/profile/"+bob.User+"/x.y", map[string]any{"x.y": nil})
+	answer, pos = slidingExtension(alice, pos, room, name, map[string]any{"fields": []string{"x.y"}})
+	if updated, _ := get(answer, "users", bob.User, "updated").(map[string]any); len(updated) != 1 || get(answer, "users", bob.User, "removed") != nil {
+		t.Errorf("null, which is a value: %v", answer)
+	}
 	// The room is outside the lists and subscriptions of this request, but a later one may cover it again.
 	bob.Do("PUT", "/v3/profile/"+bob.User+"/m.tz", map[string]any{"m.tz": "Europe/Paris"})
 	outside := alice.Do("POST", "/unstable/org.matrix.simplified_msc3575/sync?pos="+url.QueryEscape(pos), map[string]any{
