@@ -118,10 +118,8 @@ func (w *worker) deviceNews(ctx context.Context, t *transaction, events []histor
 func (w *worker) findDeviceNews(ctx context.Context, a *app, t *transaction) error {
 	since := t.about.Devices
 	w.more, t.about.Devices = false, w.svc.opts.DB.Announced()
-	if a.Ephemeral {
-		if err := w.findToDevice(ctx, t, since); err != nil {
-			return err
-		}
+	if err := w.findToDevice(ctx, t, since); err != nil {
+		return err
 	}
 	if a.Encryption {
 		return w.findListChanges(ctx, t, since)

@@ -137,6 +137,16 @@ func TestToDeviceMessagesReachTheBridgeOnce(t *testing.T) {
 	})
 }
 
+func TestToDeviceMessagesReachABridgeThatWantsNoEphemeralData(t *testing.T) {
+	b := newBridge(t)
+	_, s := running(t, b, "org.matrix.msc3202: true")
+	app, alice := callerOf(s), s.Register("alice")
+	ghost := app.registers("_bridge_ghost")
+	app.Raw("PUT", as("/v3/devices/DEV", ghost, ""), map[string]any{})
+	alice.Do("PUT", "/v3/sendToDevice/m.test/1", map[string]any{"messages": map[string]any{ghost: map[string]any{"DEV": map[string]any{}}}})
+	eventually(t, "the message arrives", func() bool { return len(b.members("de.sorunome.msc2409.to_device")) == 1 })
+}
+
 func TestDeviceListsAndKeyCountsReachTheBridge(t *testing.T) {
 	b := newBridge(t)
 	_, s := running(t, b, "receive_ephemeral: true\norg.matrix.msc3202: true")

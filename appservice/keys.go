@@ -43,14 +43,14 @@ func (w *compat) pauseUntil(path string, until time.Time) {
 	w.paused[path] = until
 }
 
-// keyHolder returns the application service that may hold the keys of a user. It returns nil if there is none or if
-// requests with the given path are paused.
+// keyHolder returns the application service that may hold the keys of a user, who must be in one of its exclusive
+// namespaces. It returns nil if there is none or if requests with the given path are paused.
 func (r *Registry) keyHolder(user id.UserID, path string) *app {
 	if ident.ServerOf(user) != r.server {
 		return nil
 	}
 	for _, a := range r.all() {
-		if a.URL != "" && a.owns(user) && !r.now().Before(a.compat.pausedUntil(path)) {
+		if a.URL != "" && a.reservesUser(user) && !r.now().Before(a.compat.pausedUntil(path)) {
 			return a
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 
@@ -175,5 +176,30 @@ func TestKeysOfItsUsersAreRequestedFromTheBridge(t *testing.T) {
 	alice.Do("POST", "/v3/keys/query", map[string]any{"device_keys": map[string]any{ghost: []string{}}})
 	if n := len(b.got("/keys/")); n != asked {
 		t.Error("a bridge that does not know such questions is asked again")
+	}
+}
+
+func TestKeysAreNotRequestedFromABridgeThatSharesItsNamespaces(t *testing.T) {
+	b := newBridge(t)
+	register := b.registered("")
+	s := testserver.New(t, func(c *config.Config) {
+		register(c)
+		file := c.Appservices[len(c.Appservices)-1]
+		text, err := os.ReadFile(file)
+		if err == nil {
+			err = os.WriteFile(file, []byte(strings.Replace(string(text), "users: [{exclusive: true, regex: '@_bridge_.*'}]", "users: [{exclusive: false, regex: '@.*'}]", 1)), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	alice := s.Register("alice")
+	alice.Do("POST", "/v3/keys/query", map[string]any{"device_keys": map[string]any{alice.User: []string{}}})
+	alice.Do("POST", "/v3/keys/claim", map[string]any{"one_time_keys": map[string]any{alice.User: map[string]any{"DEV": "signed_curve25519"}}})
+	if asked := b.got("/keys/"); len(asked) > 0 {
+		t.Errorf("a bridge that does not have alice for itself is asked for her keys: %v", asked)
+	}
+	if status, _, raw := callerOf(s).Raw("GET", as("/v3/account/whoami", alice.User, ""), nil); status != 200 {
+		t.Errorf("the bridge cannot act as alice: %s", raw)
 	}
 }
