@@ -2,8 +2,8 @@ package invites
 
 import (
 	"context"
+	"encoding/json"
 	"slices"
-	"strings"
 
 	"maunium.net/go/mautrix/id"
 
@@ -61,7 +61,8 @@ var lists = []struct {
 	{"allowed_servers", true, allow}, {"ignored_servers", true, ignore}, {"blocked_servers", true, block},
 }
 
-// add reads the account data of one type into the filter. Malformed values count as missing.
+// add reads the account data of one type into the filter. The lists of MSC4155 have no effect if
+// one of them is not an array of strings.
 func (f *filter) add(typ, content string) {
 	raw := []byte(content)
 	if action, ok := canonjson.Get(raw, "default_action"); ok && canonjson.String(action) == "block" {
@@ -73,19 +74,23 @@ func (f *filter) add(typ, content string) {
 	if enabled, ok := canonjson.Get(raw, "enabled"); ok && string(enabled) == "false" {
 		return
 	}
+	var rules []list
 	for _, l := range lists {
-		value, _ := canonjson.Get(raw, l.key)
-		entries, _ := canonjson.Elements(value)
+		value, ok := canonjson.Get(raw, l.key)
+		if !ok {
+			continue
+		}
+		var patterns []*string
+		if json.Unmarshal(value, &patterns) != nil || patterns == nil || slices.Contains(patterns, nil) {
+			return
+		}
 		parsed := list{servers: l.servers, verdict: l.verdict}
-		for _, e := range entries[:min(len(entries), maxGlobs)] {
-			if pattern := canonjson.String(e); pattern != "" {
-				parsed.globs = append(parsed.globs, pushrules.CompileGlob(strings.Clone(pattern)))
-			}
+		for _, pattern := range patterns[:min(len(patterns), maxGlobs)] {
+			parsed.globs = append(parsed.globs, pushrules.CompileGlob(*pattern))
 		}
-		if len(parsed.globs) > 0 {
-			f.rules = append(f.rules, parsed)
-		}
+		rules = append(rules, parsed)
 	}
+	f.rules = rules
 }
 
 // decide returns the verdict on an invite by the given user.

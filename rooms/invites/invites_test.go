@@ -37,8 +37,11 @@ func TestFilters(t *testing.T) {
 		{"all others", typeFilter, `{"allowed_servers":["good.example"],"blocked_servers":["*"]}`, "@a:other.example", block},
 		{"switched off", typeFilter, `{"enabled":false,"blocked_users":["*"]}`, "@a:x", allow},
 		{"enabled is of another type", typeFilter, `{"enabled":"false","blocked_users":["*"]}`, "@a:x", block},
-		{"entries of other types are skipped", typeFilter, `{"blocked_users":[1,null,"",["*"],"@a:x"]}`, "@a:x", block},
-		{"a list of another type", typeFilter, `{"blocked_users":"*"}`, "@a:x", allow},
+		{"an entry that is no string makes all invalid", typeFilter, `{"blocked_users":["@a:x",1]}`, "@a:x", allow},
+		{"so does null", typeFilter, `{"blocked_users":["@a:x",null]}`, "@a:x", allow},
+		{"and a list of another type", typeFilter, `{"blocked_users":["@a:x"],"blocked_servers":"*"}`, "@a:x", allow},
+		{"also if it is null", typeFilter, `{"blocked_users":["@a:x"],"allowed_users":null}`, "@a:x", allow},
+		{"an empty text matches nobody", typeFilter, `{"blocked_users":["","@a:x"],"ignored_users":[]}`, "@a:x", block},
 		{"not an object", typeFilter, `["block"]`, "@a:x", allow},
 	} {
 		var f filter
