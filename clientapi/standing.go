@@ -32,6 +32,7 @@ var forGuests = []string{
 	"uploadKeys", "queryKeys", "claimKeys",
 	// These are not in the specification's list, but clients need them. Synapse allows sliding sync too.
 	"slidingSync", "slidingSyncUnstable", "joinRoom", "getCapabilities", "logout", "logout_all",
+	"scheduleDelayedEvent", "getDelayedEvents", "getDelayedEvent", // MSC4140: so that guests can take part in calls
 }
 
 // byStanding marks the routes that locked, suspended or guest accounts may or may not call.

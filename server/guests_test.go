@@ -46,6 +46,13 @@ func TestGuestsJoinOnlyRoomsThatAllowThem(t *testing.T) {
 	if got := alice.Do("GET", base+"/event/"+said, nil); get(got, "content", "body") != "hello from a guest" {
 		t.Errorf("the message of the guest is %v", got)
 	}
+	later := g.Do("PUT", delayedPath+"/rooms/"+open+"/delayed_event/m.room.message/later", obj{"delay_ms": 5_000, "content": obj{"msgtype": "m.text", "body": "bye"}})
+	if got := list(g.Do("GET", delayedPath+"/delayed_events", nil), "delayed_events"); len(got) != 1 {
+		t.Errorf("the delayed events of the guest are %v", got)
+	}
+	if got := g.Do("GET", fmt.Sprint(delayedPath, "/delayed_events/", later["delay_id"]), nil); get(got, "content", "body") != "bye" {
+		t.Errorf("the delayed event of the guest is %v", got)
+	}
 	g.Refused("PUT", base+"/state/m.room.member/"+alice.User, obj{"membership": "invite"}, 403, "M_GUEST_ACCESS_FORBIDDEN")
 	alice.Do("PUT", base+"/state/m.room.guest_access", obj{"guest_access": "forbidden"})
 	g.Refused("PUT", base+"/send/m.room.message/9", obj{"msgtype": "m.text", "body": "x"}, 403, "M_GUEST_ACCESS_FORBIDDEN")
