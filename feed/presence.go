@@ -39,7 +39,7 @@ type presence struct {
 	floor  int64 // changes up to this serial may have been forgotten
 	users  map[ident.UserNID]*presenceUser
 	recent []presenceChange // by serial, oldest first
-	dirty  []ident.UserNID  // changed since the last flush
+	dirty  []*presenceUser  // changed since the last flush
 	remote int              // users of other servers
 }
 
@@ -58,6 +58,7 @@ type presenceUser struct {
 	active     bool // currently_active as last sent
 	lastActive time.Time
 	serial     int64
+	dirty      bool // listed in presence.dirty
 	devices    []presenceDevice
 	sent       time.Time // when it was last sent to other servers
 	heard      time.Time // when another server last sent it; zero for a local user
@@ -207,8 +208,9 @@ func (p *presence) note(u *presenceUser) {
 	if len(p.recent) > 2*len(p.users)+64 {
 		p.compact()
 	}
-	if !slices.Contains(p.dirty, u.nid) {
-		p.dirty = append(p.dirty, u.nid)
+	if !u.dirty {
+		u.dirty = true
+		p.dirty = append(p.dirty, u)
 	}
 }
 
@@ -275,11 +277,9 @@ func (u *presenceUser) forgettable(now time.Time) bool {
 func (p *presence) flush(now time.Time) (changed []presenceRecord) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, nid := range p.dirty {
-		if u := p.users[nid]; u != nil {
-			u.sent = now
-			changed = append(changed, u.record())
-		}
+	for _, u := range p.dirty {
+		u.dirty, u.sent = false, now
+		changed = append(changed, u.record())
 	}
 	p.dirty = nil
 	return changed
