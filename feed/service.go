@@ -291,6 +291,9 @@ func (s *Service) committed(c *rooms.Commit) {
 	if len(c.Profiles) > 0 {
 		s.profiles.changed(c.Profiles, s.opts.Hub)
 	}
+	if len(c.Forgotten) > 0 {
+		s.opts.Hub.Users(c.Forgotten...) // the lists of sliding sync have one room less
+	}
 }
 
 // maxStatus bounds a status message in bytes. It is sent to everybody who shares a room with the user.

@@ -350,6 +350,10 @@ func TestSlidingKickIsShownAndNothingAfterIt(t *testing.T) {
 	if fresh.Lists["all"].Count != 1 || !r.Initial || strings.Contains(fresh.raw, "after") || !slices.Contains(bodies(r.Timeline), "before") {
 		t.Errorf("a kick on a new connection: %s", fresh.raw)
 	}
+	w.forget(bob, room)
+	if a := c.next(); a.Lists["all"].Count != 0 || len(a.Rooms) != 0 {
+		t.Errorf("forgotten, but still in the list: %s", a.raw)
+	}
 	bob.join(room)
 	if r := c.next().Rooms[room]; !r.Initial || r.Name == nil {
 		t.Errorf("back: %+v", r)
