@@ -188,6 +188,18 @@ func TestSlidingReceiptsComeWithTheEventsTheyAreAt(t *testing.T) {
 	if a = c.next(); len(a.Extensions.Receipts.Rooms) != 0 {
 		t.Errorf("once is enough: %s", a.raw)
 	}
+	dora := w.user("dora")
+	dora.join(room)
+	for i := range 3 {
+		alice.say(room, fmt.Sprint("new ", i))
+	}
+	c.next()
+	dora.receipt(room, "m.read", old)
+	c.body = ask(3)
+	a = c.next()
+	if got := string(a.Extensions.Receipts.Rooms[room].Content); !strings.Contains(got, string(dora.UserID)) {
+		t.Errorf("a new receipt at an event before the timeline that has grown: %s", a.raw)
+	}
 }
 
 func TestSlidingTyping(t *testing.T) {

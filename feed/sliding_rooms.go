@@ -120,8 +120,10 @@ func (b *slidingBuilder) slidingJoined(ctx context.Context, r *roomWork, before 
 	x := slidingNews{expanded: !r.fresh && r.want.limit > int(before.limit), dm: r.dm != before.dm || r.fresh && r.dm}
 	r.next.dm = r.dm
 	again := r.fresh || x.expanded // the client gets events of which it may lack receipts
-	if err := b.slidingReceipts(ctx, r, again); err != nil {
-		return err
+	if !again {
+		if err := b.slidingReceipts(ctx, r, false, nil); err != nil {
+			return err
+		}
 	}
 	wider := r.fresh || !b.knows(before.set, r.want)
 	if !r.fresh && !x.expanded && !x.dm && !wider && max(r.room.Last(), r.room.Completed(), r.Changed) <= r.since {
@@ -133,7 +135,9 @@ func (b *slidingBuilder) slidingJoined(ctx context.Context, r *roomWork, before 
 		return err
 	}
 	if again {
-		r.receipts = b.receiptsAt(n.timeline.events, r.receipts)
+		if err := b.slidingReceipts(ctx, r, true, n.timeline.events); err != nil {
+			return err
+		}
 	}
 	b.gatherSummary(n)
 	n.wanted = stateWanted{room: n.room, since: n.since, sinceMember: n.since, end: statePoint{pos: b.upTo + 1}, window: n.window, lazy: n.lazy, force: r.fresh}
@@ -199,23 +203,28 @@ func (b *slidingBuilder) slidingTimeline(ctx context.Context, r *roomWork, n *ro
 	return nil
 }
 
-// slidingReceipts gathers the receipts of a joined room that are new to the client, or all if again is set.
-func (b *slidingBuilder) slidingReceipts(ctx context.Context, r *roomWork, again bool) error {
+// slidingReceipts gathers the receipts of a joined room that are new to the client. If again is set, they include those
+// at the given events, some of which may be new to it, and all of the user's own.
+// Spec: MSC3960
+func (b *slidingBuilder) slidingReceipts(ctx context.Context, r *roomWork, again bool, events []*rooms.Event) error {
 	last, wanted := r.room.LastReceipt(), b.run.extensions.Receipts.covers(r.slidingRoom)
+	again = again && wanted
 	since, limit := r.since, maxReceipts
 	switch {
-	case wanted && again:
-		since = 0
+	case again:
+		since = cmp.Or(r.since, b.upTo)
+		for _, e := range events {
+			since = min(since, e.Pos) // receipts are newer than their events
+		}
 	case wanted && !r.next.receipts:
 		since, limit = 0, maxFirstReceipts
 	}
-	moved := last > since
 	r.next.receipts = wanted || r.next.receipts && last <= r.since
-	if !moved || !wanted && (b.run.Merged || r.fresh) {
+	if last == 0 || last <= since && !again || !wanted && (b.run.Merged || r.fresh) {
 		return nil
 	}
 	err := b.read(ctx, func(tx *storage.Tx) (err error) {
-		if r.receipts, err = tx.ReceiptsSince(r.Room, since, b.upTo, b.UserNID, limit); err != nil || len(r.receipts) < limit {
+		if r.receipts, err = tx.ReceiptsSince(r.Room, since, b.upTo, b.UserNID, limit); err != nil || len(r.receipts) < limit && !again {
 			return err
 		}
 		own, err := tx.OwnReceipts(r.Room, b.UserNID, b.upTo)
@@ -225,6 +234,9 @@ func (b *slidingBuilder) slidingReceipts(ctx context.Context, r *roomWork, again
 	if err != nil {
 		return err
 	}
+	if again {
+		r.receipts = b.receiptsAt(events, r)
+	}
 	r.ownReceipt = slices.ContainsFunc(r.receipts, func(c storage.SyncReceipt) bool { return c.UserNID == b.UserNID && c.Position > r.since })
 	if r.receipts, err = b.withoutGoneReceipts(ctx, r.room, r.receipts); err != nil {
 		return err
@@ -233,14 +245,16 @@ func (b *slidingBuilder) slidingReceipts(ctx context.Context, r *roomWork, again
 	return nil
 }
 
-// receiptsAt returns the user's own receipts, and those of others at the given events. It reuses receipts.
-// Spec: MSC3960
-func (b *slidingBuilder) receiptsAt(events []*rooms.Event, receipts []storage.SyncReceipt) []storage.SyncReceipt {
+// receiptsAt returns those receipts of a room that are at the given events, that have been set since the client had the
+// room, or that are the user's own.
+func (b *slidingBuilder) receiptsAt(events []*rooms.Event, r *roomWork) []storage.SyncReceipt {
 	shown := make(map[string]bool, len(events))
 	for _, e := range events {
 		shown[string(e.ID())] = true
 	}
-	return slices.DeleteFunc(receipts, func(c storage.SyncReceipt) bool { return c.UserNID != b.UserNID && !shown[c.EventID] })
+	return slices.DeleteFunc(r.receipts, func(c storage.SyncReceipt) bool {
+		return c.UserNID != b.UserNID && !shown[c.EventID] && (r.fresh || c.Position <= r.since)
+	})
 }
 
 // slidingStripped gathers and appends a room that the user is invited to or knocks on.
