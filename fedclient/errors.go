@@ -115,7 +115,7 @@ func Relay(err error) error {
 }
 
 func (e *RemoteError) relay(status int) *mxerr.Error {
-	out := mxerr.New(status, e.Code, "%s", cut(e.Msg))
+	out := mxerr.Relayed(status, e.Code, "%s", cut(e.Msg))
 	var version string
 	switch {
 	case e.RetryAfter > 0:

@@ -88,6 +88,10 @@ func abandoned(r *Request, err error) bool {
 	return errors.Is(err, errHungUp) || gone && (errors.Is(err, context.Canceled) || errors.Is(err, errBody))
 }
 
+// relayedCode stands for the error codes of other servers in metrics: every code makes a metric that stays in memory,
+// and another server could return a new one each time.
+const relayedCode = "relayed"
+
 // writeError is the only place that decides how an error is presented to clients. An error that is not an mxerr.Error
 // becomes a 500 response with a neutral text; its cause is logged once with the request ID.
 func (s *Server) writeError(w http.ResponseWriter, r *Request, err error) {
@@ -100,7 +104,9 @@ func (s *Server) writeError(w http.ResponseWriter, r *Request, err error) {
 	if !errors.As(err, &e) {
 		e = s.opt.Unknown(err)
 	}
-	r.errcode = e.Code
+	if r.errcode = e.Code; e.Relays {
+		r.errcode = relayedCode
+	}
 	level, what := faultLevel(e.Status)
 	s.opt.Log.Log(r.Context(), level, what, "operation", r.route.OperationID, "err", err)
 	if after, ok := e.Extra["retry_after_ms"].(int64); ok {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -357,6 +358,24 @@ func TestMetricsCountByRouteAndErrorCode(t *testing.T) {
 	}
 	if strings.Contains(got, "secret") {
 		t.Error("the metrics tell paths")
+	}
+}
+
+// Another server can return a new code each time, and a metric that was counted once stays in memory.
+func TestErrorCodesOfOtherServersMakeNoMetrics(t *testing.T) {
+	codes := 0
+	s := New(Options{Log: slog.New(slog.DiscardHandler), Routes: []Route{{Method: "GET", Path: "/_matrix/client/v3/relayed", Handler: func(*Request) (any, error) {
+		codes++
+		return nil, mxerr.Relayed(403, fmt.Sprint("M_FORBIDDEN_", codes), "No")
+	}}}})
+	for i := range 3 {
+		if w := do(s, "GET", "/_matrix/client/v3/relayed", ""); w.Code != 403 || !strings.Contains(w.Body.String(), fmt.Sprint(`"M_FORBIDDEN_`, i+1, `"`)) {
+			t.Errorf("the client gets %d %s, want the code of the other server", w.Code, w.Body)
+		}
+	}
+	got := do(s, "GET", "/metrics", "").Body.String()
+	if want := `ebb_http_requests_total{errcode="relayed",method="GET",route="/_matrix/client/v3/relayed",status="403"} 3`; !strings.Contains(got, want) || strings.Contains(got, "M_FORBIDDEN_") {
+		t.Errorf("the metrics lack %s, or have codes of the other server", want)
 	}
 }
 

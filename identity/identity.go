@@ -234,5 +234,5 @@ func passedOn(status int, raw []byte) error {
 	case status < 400 || status > 499:
 		status, e.Code = http.StatusBadGateway, mxerr.CodeUnknown
 	}
-	return mxerr.New(status, e.Code, "The identity server returned an error: %s", text)
+	return mxerr.Relayed(status, e.Code, "The identity server returned an error: %s", text)
 }

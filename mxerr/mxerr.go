@@ -70,12 +70,20 @@ type Error struct {
 	Status int            // HTTP status
 	Msg    string         // for the client, without internal details
 	Extra  map[string]any // additional members of the JSON response
+	Relays bool           // whether another server has chosen Code
 	cause  error
 }
 
 // New returns an error with any code; the common codes have their own constructors.
 func New(status int, code, format string, args ...any) *Error {
 	return &Error{Code: code, Status: status, Msg: fmt.Sprintf(format, args...)}
+}
+
+// Relayed returns an error that another server has returned, and that is passed on with its code.
+func Relayed(status int, code, format string, args ...any) *Error {
+	e := New(status, code, format, args...)
+	e.Relays = true
+	return e
 }
 
 // Error returns the text for the log, which includes the cause.
