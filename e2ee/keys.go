@@ -296,11 +296,12 @@ func (c Claims) add(user id.UserID, devices map[id.DeviceID]map[string]json.RawM
 // claimStored claims stored keys and adds them to claims. If spare returns true for a user, it claims only one-time
 // keys of that user and no fallback keys.
 func (s *Service) claimStored(ctx context.Context, wanted map[id.UserID]map[id.DeviceID]string, claims Claims, spare func(id.UserID) bool) error {
-	if len(wanted) == 0 {
-		return nil
+	wanted, err := s.ofExisting(ctx, wanted)
+	if err != nil || len(wanted) == 0 {
+		return err
 	}
 	found := Claims{}
-	err := s.write(ctx, func(tx *storage.Tx) (func(), error) {
+	err = s.write(ctx, func(tx *storage.Tx) (func(), error) {
 		var used []ident.UserNID // owners whose key counts changed
 		for _, user := range slices.Sorted(maps.Keys(wanted)) {
 			owner, taken, err := s.claimOfUser(tx, user, wanted[user], !spare(user))
@@ -318,6 +319,20 @@ func (s *Service) claimStored(ctx context.Context, wanted map[id.UserID]map[id.D
 		claims.add(user, devices)
 	}
 	return err
+}
+
+// ofExisting returns the claims of keys of users that exist. It is called before the write, which delays all others:
+// anybody can name thousands of users.
+func (s *Service) ofExisting(ctx context.Context, wanted map[id.UserID]map[id.DeviceID]string) (map[id.UserID]map[id.DeviceID]string, error) {
+	existing := map[id.UserID]map[id.DeviceID]string{}
+	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+		nids, err := lookUp(tx, wanted)
+		for user := range nids {
+			existing[user] = wanted[user]
+		}
+		return err
+	})
+	return existing, err
 }
 
 func (f Failures) add(server string) {

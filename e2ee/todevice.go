@@ -29,6 +29,9 @@ func (s *Service) SendToDevice(ctx context.Context, d ident.Requester, path, txn
 	if err != nil {
 		return err
 	}
+	if local, _, err = s.receivers(ctx, d.UserID, local); err != nil {
+		return err
+	}
 	hash := s.opts.DB.IDHash(path + "\x00" + txn)
 	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
 		first, err := tx.ClaimTxn(d.Transactions(), hash, s.opts.Now().UnixMilli())
@@ -141,25 +144,45 @@ func (s *Service) ReceiveDirectToDevice(ctx context.Context, origin string, cont
 		return err
 	}
 	local, _, err := split(s, in.Messages)
+	if err != nil {
+		return err
+	}
+	local, strangers, err := s.receivers(ctx, in.Sender, local)
 	if err != nil || len(local) == 0 {
 		return err
 	}
+	if len(strangers) == len(local) && !s.strangers.allow(origin, s.opts.Now()) {
+		return mxerr.LimitExceeded(strangerWindow)
+	}
 	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
-		m := delivery{names: s.names, backlogs: &s.backlogs, sender: in.Sender, eventType: in.Type}
+		m := delivery{names: s.names, backlogs: &s.backlogs, sender: in.Sender, strangers: strangers, eventType: in.Type}
 		m.from = storage.ToDeviceFrom{Origin: s.opts.DB.IDHash(origin), Sender: s.opts.DB.IDHash(string(in.Sender))}
-		var err error
-		if m.strangers, err = strangersAmong(tx, in.Sender, local); err != nil {
-			return nil, err
-		}
-		if len(m.strangers) == len(local) && !s.strangers.allow(origin, s.opts.Now()) {
-			return nil, mxerr.LimitExceeded(strangerWindow)
-		}
 		if first, err := tx.ClaimMessage(origin, in.MessageID); err != nil || !first {
 			return nil, err
 		}
-		err = m.deliver(tx, local)
+		err := m.deliver(tx, local)
 		return s.wakeUsers(m.receivers...), err
 	})
+}
+
+// receivers returns the messages to local users that exist and, for a remote sender, those of them who share no room
+// with the sender. It is called before the write, which delays all others: anybody can name thousands of users.
+func (s *Service) receivers(ctx context.Context, sender id.UserID, local messages) (existing messages, strangers map[id.UserID]bool, err error) {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+		nids, err := lookUp(tx, local)
+		if err != nil {
+			return err
+		}
+		existing = make(messages, len(nids))
+		for user := range nids {
+			existing[user] = local[user]
+		}
+		if ident.ServerOf(sender) != s.opts.Server {
+			strangers, err = strangersAmong(tx, sender, nids)
+		}
+		return err
+	})
+	return existing, strangers, err
 }
 
 // delivery adds messages of one sender to the queues of local users' devices.
@@ -221,16 +244,13 @@ func (o *delivery) add(tx *storage.Tx, device ident.DeviceNID, event string) err
 }
 
 // strangersAmong returns the receivers who share no room with a remote sender.
-func strangersAmong(tx *storage.Tx, sender id.UserID, receivers messages) (map[id.UserID]bool, error) {
+func strangersAmong(tx *storage.Tx, sender id.UserID, receivers map[id.UserID]ident.UserNID) (map[id.UserID]bool, error) {
 	strangers := map[id.UserID]bool{}
 	from, known, err := tx.LookupUser(string(sender))
-	for user := range receivers {
+	for user, nid := range receivers {
 		shares := false
 		if err == nil && known {
-			var nid ident.UserNID
-			if nid, _, err = tx.LookupUser(string(user)); err == nil {
-				shares, err = tx.SharesRoom(from, nid)
-			}
+			shares, err = tx.SharesRoom(from, nid)
 		}
 		if err != nil {
 			return nil, err
