@@ -156,20 +156,45 @@ func (s *Service) UpdateBackup(ctx context.Context, user ident.UserNID, version,
 	})
 }
 
-// DeleteBackup deletes a version and its keys.
+// backupBatch is how many sessions one write stores or deletes: 200 take about 10 ms, and all other writes wait for it.
+const backupBatch = 200
+
+// DeleteBackup deletes the keys of a version, and then the version.
 // Spec: client-server-api#delete_matrixclientv3room_keysversionversion
 func (s *Service) DeleteBackup(ctx context.Context, user ident.UserNID, version string) error {
-	return s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
-		v, err := findBackup(tx, user, version)
-		if err != nil {
-			return err
+	return s.deleteKeys(ctx, user, version, "", "", func(tx *storage.Tx, v storage.BackupVersion, _ int64, last bool) error {
+		if !last {
+			return nil
 		}
 		return tx.DeleteBackup(user, v.Version)
 	})
 }
 
-// PutBackupKeys adds sessions to the current version. It replaces a session that is already stored only by a better
-// one.
+// deleteKeys deletes sessions of a version, in several writes. Each of them calls also with the number of sessions that
+// it has deleted and whether it is the last one.
+func (s *Service) deleteKeys(ctx context.Context, user ident.UserNID, version string, room id.RoomID, session string, also func(tx *storage.Tx, v storage.BackupVersion, n int64, last bool) error) error {
+	for last := false; !last; {
+		err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+			v, err := findBackup(tx, user, version)
+			if err != nil {
+				return err
+			}
+			n, err := tx.DeleteBackupKeys(user, v.Version, string(room), session, backupBatch)
+			if err != nil {
+				return err
+			}
+			last = n < backupBatch
+			return also(tx, v, n, last)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// PutBackupKeys adds sessions to the current version, in several writes if there are many. It replaces a session that
+// is already stored only by a better one.
 //
 // Errors: M_TOO_LARGE; M_NOT_FOUND; M_WRONG_ROOM_KEYS_VERSION with current_version if version is not the current one.
 // Spec: client-server-api#put_matrixclientv3room_keyskeys
@@ -177,30 +202,27 @@ func (s *Service) PutBackupKeys(ctx context.Context, user ident.UserNID, version
 	if err := checkSessions(rooms); err != nil {
 		return change, err
 	}
-	err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
-		v, err := currentBackup(tx, user, version)
-		if err != nil {
-			return err
+	var all []StoredSession
+	for room, sessions := range rooms {
+		for session, data := range sessions {
+			all = append(all, StoredSession{Room: room, Session: session, BackupSession: data})
 		}
-		changed := false
-		for room, sessions := range rooms {
-			for session, data := range sessions {
-				stored, err := putSession(tx, user, v.Version, room, session, data)
-				if err != nil {
-					return err
-				}
-				changed = changed || stored
-			}
-		}
-		if changed {
-			if err := checkBackupSize(tx, user); err != nil {
+	}
+	for first := true; first || len(all) > 0; first = false {
+		batch := all[:min(len(all), backupBatch)]
+		all = all[len(batch):]
+		err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+			v, err := currentBackup(tx, user, version)
+			if err != nil {
 				return err
 			}
+			return putSessions(tx, user, v.Version, batch)
+		})
+		if err != nil {
+			return change, err
 		}
-		change, err = backupChange(tx, user, v.Version, changed)
-		return err
-	})
-	return change, err
+	}
+	return s.backupChange(ctx, user, version)
 }
 
 func checkSessions(rooms BackupRooms) error {
@@ -230,6 +252,25 @@ func currentBackup(tx *storage.Tx, user ident.UserNID, version string) (storage.
 		return v, mxerr.New(403, mxerr.CodeWrongRoomKeysVersion, "This is not the current version of the backup").With("current_version", current)
 	}
 	return v, nil
+}
+
+// putSessions stores those of the sessions that are new or better than the stored ones.
+func putSessions(tx *storage.Tx, user ident.UserNID, version int64, sessions []StoredSession) error {
+	changed := false
+	for _, one := range sessions {
+		stored, err := putSession(tx, user, version, one.Room, one.Session, one.BackupSession)
+		if err != nil {
+			return err
+		}
+		changed = changed || stored
+	}
+	if !changed {
+		return nil
+	}
+	if err := checkBackupSize(tx, user); err != nil {
+		return err
+	}
+	return tx.TouchBackup(user, version)
 }
 
 func putSession(tx *storage.Tx, user ident.UserNID, version int64, room id.RoomID, session string, data BackupSession) (stored bool, err error) {
@@ -263,18 +304,11 @@ func better(k, old storage.BackupKey) bool {
 	}
 }
 
-func backupChange(tx *storage.Tx, user ident.UserNID, version int64, changed bool) (BackupChange, error) {
-	if changed {
-		if err := tx.TouchBackup(user, version); err != nil {
-			return BackupChange{}, err
-		}
-	}
-	v, _, err := tx.Backup(user, version)
-	if err != nil {
-		return BackupChange{}, err
-	}
-	count, err := tx.CountBackupKeys(user, version)
-	return BackupChange{Count: count, ETag: etag(v)}, err
+// backupChange returns the response to a change. The sessions are counted outside of the write, since there may be
+// many.
+func (s *Service) backupChange(ctx context.Context, user ident.UserNID, version string) (BackupChange, error) {
+	b, err := s.Backup(ctx, user, version)
+	return BackupChange{Count: b.Count, ETag: b.ETag}, err
 }
 
 // BackupSession returns one session of a version.
@@ -354,18 +388,15 @@ func (r *BackupReader) Next(ctx context.Context) ([]StoredSession, error) {
 }
 
 // DeleteBackupKeys deletes sessions of a version. An empty room or session means all.
-func (s *Service) DeleteBackupKeys(ctx context.Context, user ident.UserNID, version string, room id.RoomID, session string) (change BackupChange, err error) {
-	err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
-		v, err := findBackup(tx, user, version)
-		if err != nil {
-			return err
+func (s *Service) DeleteBackupKeys(ctx context.Context, user ident.UserNID, version string, room id.RoomID, session string) (BackupChange, error) {
+	err := s.deleteKeys(ctx, user, version, room, session, func(tx *storage.Tx, v storage.BackupVersion, n int64, _ bool) error {
+		if n == 0 {
+			return nil
 		}
-		n, err := tx.DeleteBackupKeys(user, v.Version, string(room), session)
-		if err != nil {
-			return err
-		}
-		change, err = backupChange(tx, user, v.Version, n > 0)
-		return err
+		return tx.TouchBackup(user, v.Version)
 	})
-	return change, err
+	if err != nil {
+		return BackupChange{}, err
+	}
+	return s.backupChange(ctx, user, version)
 }

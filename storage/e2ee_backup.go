@@ -45,7 +45,8 @@ func (tx *Tx) SetBackupAuthData(user ident.UserNID, version int64, authData stri
 	return err
 }
 
-const backupBytesQuery = `SELECT coalesce(sum(bytes + octet_length(auth_data)), 0) FROM backup_versions WHERE user_nid = $1`
+// Keys and versions count 128 bytes more than their texts, which is about what a row takes.
+const backupBytesQuery = `SELECT coalesce(sum(bytes + octet_length(auth_data) + 128), 0) FROM backup_versions WHERE user_nid = $1`
 
 // BackupBytes returns the size of all backups of a user, in bytes. It uses the primary key.
 func (tx *Tx) BackupBytes(user ident.UserNID) (n int64, err error) {
@@ -59,12 +60,13 @@ func (tx *Tx) addBackupBytes(user ident.UserNID, version, change int64) error {
 	return err
 }
 
-// DeleteBackup deletes a backup and its keys.
+// DeleteBackup deletes a backup without keys. The row of the newest backup stays, because its number counts.
 func (tx *Tx) DeleteBackup(user ident.UserNID, version int64) error {
-	if _, err := tx.exec(`UPDATE backup_versions SET deleted = 1, auth_data = '{}' WHERE user_nid = $1 AND version = $2`, int64(user), version); err != nil {
-		return err
+	_, err := tx.exec(`UPDATE backup_versions SET deleted = 1, auth_data = '{}' WHERE user_nid = $1 AND version = $2`, int64(user), version)
+	if err == nil {
+		_, err = tx.exec(`DELETE FROM backup_versions WHERE user_nid = $1 AND deleted = 1
+AND version < (SELECT max(version) FROM backup_versions WHERE user_nid = $1)`, int64(user))
 	}
-	_, err := tx.DeleteBackupKeys(user, version, "", "")
 	return err
 }
 
@@ -90,7 +92,9 @@ type BackupKey struct {
 }
 
 // Size returns the number of bytes that the key contributes to the size of its backup.
-func (k *BackupKey) Size() int64 { return int64(len(k.RoomID) + len(k.SessionID) + len(k.SessionData)) }
+func (k *BackupKey) Size() int64 {
+	return int64(128 + len(k.RoomID) + len(k.SessionID) + len(k.SessionData))
+}
 
 func scanBackupKey(r Row) (k BackupKey, err error) {
 	var verified int64
@@ -135,18 +139,21 @@ func (tx *Tx) SetBackupKey(user ident.UserNID, version int64, k BackupKey, repla
 	return tx.addBackupBytes(user, version, k.Size()-replaced)
 }
 
-const backupKeysSizeQuery = `SELECT coalesce(sum(octet_length(room_id) + octet_length(session_id) + octet_length(session_data)), 0) FROM backup_keys
-WHERE user_nid = $1 AND version = $2 AND ($3 = '' OR room_id = $3) AND ($4 = '' OR session_id = $4)`
+const someBackupKeys = ` FROM backup_keys WHERE user_nid = $1 AND version = $2 AND ($3 = '' OR room_id = $3) AND ($4 = '' OR session_id = $4)
+ORDER BY room_id, session_id LIMIT $5)`
 
-const deleteBackupKeysQuery = `DELETE FROM backup_keys WHERE user_nid = $1 AND version = $2 AND ($3 = '' OR room_id = $3) AND ($4 = '' OR session_id = $4)`
+const backupKeysSizeQuery = `SELECT coalesce(sum(128 + octet_length(room_id) + octet_length(session_id) + octet_length(session_data)), 0)
+FROM (SELECT room_id, session_id, session_data` + someBackupKeys + ` AS some`
 
-// DeleteBackupKeys deletes sessions from a backup and returns their number. An empty room or session matches all.
-func (tx *Tx) DeleteBackupKeys(user ident.UserNID, version int64, room, session string) (int64, error) {
-	size, _, err := one(tx, scanNumber[int64], backupKeysSizeQuery, int64(user), version, room, session)
+const deleteBackupKeysQuery = `DELETE FROM backup_keys WHERE user_nid = $1 AND version = $2 AND (room_id, session_id) IN (SELECT room_id, session_id` + someBackupKeys
+
+// DeleteBackupKeys deletes up to limit sessions of a backup and returns their number. Empty names match all.
+func (tx *Tx) DeleteBackupKeys(user ident.UserNID, version int64, room, session string, limit int) (int64, error) {
+	size, _, err := one(tx, scanNumber[int64], backupKeysSizeQuery, int64(user), version, room, session, limit)
 	if err != nil {
 		return 0, err
 	}
-	n, err := tx.exec(deleteBackupKeysQuery, int64(user), version, room, session)
+	n, err := tx.exec(deleteBackupKeysQuery, int64(user), version, room, session, limit)
 	if err != nil || n == 0 {
 		return 0, err
 	}
