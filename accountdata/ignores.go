@@ -17,16 +17,25 @@ import (
 // typeIgnoredUsers is the type of the account data that lists the users whom a user ignores.
 const typeIgnoredUsers = "m.ignored_user_list"
 
-// maxCachedIgnores bounds the users in an ignoreCache. Most lists are empty.
-const maxCachedIgnores = 20_000
+// maxCachedIgnores bounds an ignoreCache, in bytes. Most lists are empty.
+const maxCachedIgnores = 8 << 20
 
 // ignoreCache caches, for each local user, the list of users whom that user ignores.
 type ignoreCache struct {
 	lists *keyed.Memo[ident.UserNID, map[id.UserID]struct{}]
 }
 
-func (c *ignoreCache) init(entries int) {
-	c.lists = keyed.NewMemo(keyed.Options[ident.UserNID, map[id.UserID]struct{}]{Entries: entries})
+func (c *ignoreCache) init(bytes int64) {
+	c.lists = keyed.NewMemo(keyed.Options[ident.UserNID, map[id.UserID]struct{}]{Bytes: bytes, Size: sizeOfIgnores})
+}
+
+// sizeOfIgnores estimates the memory that a list takes.
+func sizeOfIgnores(_ ident.UserNID, list map[id.UserID]struct{}) int64 {
+	size := 100
+	for user := range list {
+		size += 48 + len(user)
+	}
+	return int64(size)
 }
 
 // committed is a rooms.Listener. It removes the lists that a commit has changed from the cache.

@@ -48,7 +48,7 @@ type Service struct {
 // service whose own listener calls Ignores must be created after this one: the cache is then up to date.
 func New(o Options) *Service {
 	s := &Service{db: o.DB, rooms: o.Rooms, commits: o.Commits, push: o.Push, notices: o.NoticeSender}
-	s.ignored.init(o.Cache.Entries(maxCachedIgnores))
+	s.ignored.init(o.Cache.Bytes(maxCachedIgnores))
 	o.Commits.Subscribe(s.ignored.committed)
 	return s
 }

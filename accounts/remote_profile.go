@@ -24,12 +24,23 @@ type Remote interface {
 // Profiles of remote users are cached for a minute, because clients request those of everybody whom they show.
 const (
 	profileLifetime    = time.Minute
-	maxRemoteProfiles  = 1000 // number of profiles, of at most maxProfile bytes each
-	maxProfileRequests = 64   // requests in progress
+	maxRemoteProfiles  = 4 << 20 // bytes of profiles, each of which has at most maxProfile; the usual one has 300
+	maxProfileRequests = 64      // requests in progress
 )
 
-func newProfileMemo(entries int, now func() time.Time) *keyed.Memo[id.UserID, []Field] {
-	return keyed.NewMemo(keyed.Options[id.UserID, []Field]{Entries: entries, Lifetime: profileLifetime, Loads: maxProfileRequests, Now: now})
+func newProfileMemo(bytes int64, now func() time.Time) *keyed.Memo[id.UserID, []Field] {
+	return keyed.NewMemo(keyed.Options[id.UserID, []Field]{
+		Bytes: bytes, Size: sizeOfProfile, Lifetime: profileLifetime, Loads: maxProfileRequests, Now: now,
+	})
+}
+
+// sizeOfProfile estimates the memory that a cached profile takes.
+func sizeOfProfile(user id.UserID, fields []Field) int64 {
+	size := 128 + len(user)
+	for _, f := range fields {
+		size += 64 + len(f.Name) + len(f.Value)
+	}
+	return int64(size)
 }
 
 // remoteUser reports whether a user belongs to another server whose profiles can be requested, and returns the server.

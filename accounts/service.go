@@ -141,7 +141,7 @@ func New(o Options) *Service {
 	return &Service{opts: o, gate: o.Gate, hasher: newHasher(o.HashWorkers), sessions: newSessionCache(o.Cache.Entries(maxSessions)),
 		mailing: keyed.NewSemaphore[string](1, maxMailsWaiting),
 		asked:   newChallenges(o.Now), applying: newChallenges(o.Now), announcer: announcer{states: map[ident.UserNID]*announcement{}},
-		profiles: newProfileMemo(o.Cache.Entries(maxRemoteProfiles), o.Now)}
+		profiles: newProfileMemo(o.Cache.Bytes(maxRemoteProfiles), o.Now)}
 }
 
 // RegistrationMode returns the mode, which determines who can create an account.

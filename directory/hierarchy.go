@@ -35,8 +35,8 @@ const (
 	// Responses of other servers are cached for a while, since a client requests the pages of a walk one after the
 	// other, and many clients walk through the same space.
 	hierarchyLifetime    = 5 * time.Minute
-	maxRemoteSpaces      = 100 // cached responses, of at most 1 MiB each
-	maxHierarchyRequests = 32  // requests to other servers in progress
+	maxRemoteSpaces      = 16 << 20 // bytes of cached responses; one has at most 1 MiB
+	maxHierarchyRequests = 32       // requests to other servers in progress
 )
 
 // SpaceRoom is one room in the hierarchy of a space.
@@ -145,6 +145,7 @@ type remoteSpace struct {
 	room         SpaceRoom
 	children     map[id.RoomID]RoomSummary
 	inaccessible map[id.RoomID]bool
+	size         int64 // in memory, roughly
 }
 
 type spaceKey struct {
@@ -153,8 +154,10 @@ type spaceKey struct {
 	suggested bool
 }
 
-func newSpaces(entries int, now func() time.Time) *keyed.Memo[spaceKey, *remoteSpace] {
-	return keyed.NewMemo(keyed.Options[spaceKey, *remoteSpace]{Entries: entries, Lifetime: hierarchyLifetime, Loads: maxHierarchyRequests, Now: now})
+func newSpaces(bytes int64, now func() time.Time) *keyed.Memo[spaceKey, *remoteSpace] {
+	return keyed.NewMemo(keyed.Options[spaceKey, *remoteSpace]{
+		Bytes: bytes, Size: func(_ spaceKey, s *remoteSpace) int64 { return s.size }, Lifetime: hierarchyLifetime, Loads: maxHierarchyRequests, Now: now,
+	})
 }
 
 // readSpace parses another server's response about a room. It leaves out malformed children.
@@ -171,7 +174,10 @@ func readSpace(raw json.RawMessage, room id.RoomID) (*remoteSpace, error) {
 	if json.Unmarshal(raw, &answer) != nil || json.Unmarshal(answer.Room, &about) != nil || about.RoomID != room {
 		return nil, fedclient.ErrBadAnswer
 	}
-	space := &remoteSpace{room: SpaceRoom{RoomSummary: about.RoomSummary}, children: map[id.RoomID]RoomSummary{}, inaccessible: map[id.RoomID]bool{}}
+	space := &remoteSpace{
+		room: SpaceRoom{RoomSummary: about.RoomSummary}, children: map[id.RoomID]RoomSummary{}, inaccessible: map[id.RoomID]bool{},
+		size: int64(len(raw) + 512*(1+len(about.ChildrenState)+len(answer.Children)+len(answer.Inaccessible))),
+	}
 	for _, raw := range about.ChildrenState[:min(len(about.ChildrenState), maxChildren)] {
 		var state ChildState
 		if json.Unmarshal(raw, &state) == nil {

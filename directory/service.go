@@ -88,7 +88,7 @@ func New(o Options) *Service {
 	}
 	return &Service{
 		db: o.DB, server: o.Server, rooms: o.Rooms, admins: o.Admins, remote: o.Remote, apps: o.Apps, log: o.Log,
-		spaces: newSpaces(o.Cache.Entries(maxRemoteSpaces), o.Now),
+		spaces: newSpaces(o.Cache.Bytes(maxRemoteSpaces), o.Now),
 	}
 }
 

@@ -36,9 +36,13 @@ const (
 	outagePause = 5 * time.Second
 	// keyTime is how long a server may take to respond.
 	keyTime = 10 * time.Second
-	// maxKeysPerServer bounds the stored keys of one server.
+	// maxKeysPerServer bounds the keys in a response. maxStoredKeys bounds the stored keys of one server, the oldest of
+	// which are deleted: a server that has a new key each month fills it in 16 years.
 	maxKeysPerServer = 50
-	// maxKeyServers bounds the servers whose keys are in memory.
+	maxStoredKeys    = 200
+	// maxKeyBytes bounds the keys in memory. The usual server has one, which takes 400 bytes with the server's name.
+	maxKeyBytes = 12 << 20
+	// maxKeyServers bounds the servers for which it is known when they can be asked again.
 	maxKeyServers = 20_000
 	// maxKeyFetches bounds the servers that are asked for keys at the same time.
 	maxKeyFetches = 200
@@ -66,20 +70,20 @@ type KeyRing struct {
 	old      func() []OldKey
 
 	flight    singleflight.Group
-	fetches   chan struct{}       // semaphore for maxKeyFetches
-	verifying *semaphore.Weighted // limits the bytes of bodies being verified
-	slow      chan struct{}       // semaphore for bodies of slowBody and more that are being canonicalised
-	servers   *keyed.Memo[string, *serverKeys]
+	fetches   chan struct{}                                       // semaphore for maxKeyFetches
+	verifying *semaphore.Weighted                                 // limits the bytes of bodies being verified
+	slow      chan struct{}                                       // semaphore for bodies of slowBody and more that are being canonicalised
+	keys      *keyed.Memo[string, map[id.KeyID]storage.ServerKey] // by server
+	asked     *keyed.Map[string, refetch]                         // by server
 
-	// mu guards stored and the contents of servers; a leaf lock.
+	// mu guards stored; a leaf lock.
 	mu     sync.Mutex
 	stored int // number of responses stored since the start
 }
 
-// serverKeys holds the known keys of one server.
-type serverKeys struct {
-	keys   map[id.KeyID]storage.ServerKey
-	ask    keyed.Retry
+// refetch says when a server may be asked for its keys again.
+type refetch struct {
+	keyed.Retry
 	outage error // why the keys that were last fetched could not be stored, if the database could not be used
 }
 
@@ -90,9 +94,19 @@ func NewKeyRing(c *Client, db *storage.DB, notaries []string, old func() []OldKe
 		old = func() []OldKey { return nil }
 	}
 	return &KeyRing{
-		client: c, db: db, notaries: notaries, old: old, servers: keyed.NewMemo(keyed.Options[string, *serverKeys]{Entries: c.opts.Cache.Entries(maxKeyServers)}),
+		client: c, db: db, notaries: notaries, old: old, asked: keyed.NewMap[string, refetch](c.opts.Cache.Entries(maxKeyServers)),
+		keys:    keyed.NewMemo(keyed.Options[string, map[id.KeyID]storage.ServerKey]{Bytes: c.opts.Cache.Bytes(maxKeyBytes), Size: sizeOfKeys}),
 		fetches: make(chan struct{}, maxKeyFetches), verifying: semaphore.NewWeighted(maxVerified), slow: make(chan struct{}, max(1, runtime.NumCPU()/2)),
 	}
+}
+
+// sizeOfKeys estimates the memory that the keys of a server take.
+func sizeOfKeys(server string, keys map[id.KeyID]storage.ServerKey) int64 {
+	size := 160 + len(server)
+	for keyID, key := range keys {
+		size += 160 + len(keyID) + len(key.PublicKey)
+	}
+	return int64(size)
 }
 
 func (k *KeyRing) log() *slog.Logger { return k.client.opts.Log }
@@ -152,14 +166,12 @@ func (k *KeyRing) known(ctx context.Context, want KeyWant) (key ed25519.PublicKe
 		key, found = k.own(want)
 		return key, found, nil
 	}
-	s, err := k.server(ctx, want.Server)
+	keys, err := k.keysOf(ctx, want.Server)
 	if err != nil {
 		k.cannotRead(ctx, want.Server, err)
 		return nil, false, err
 	}
-	k.mu.Lock()
-	stored, found := s.keys[want.KeyID]
-	k.mu.Unlock()
+	stored, found := keys[want.KeyID]
 	if !found || want.At > stored.GoodUntil && want.At != 0 {
 		return nil, false, nil
 	}
@@ -186,19 +198,19 @@ func (k *KeyRing) own(want KeyWant) (ed25519.PublicKey, bool) {
 	return nil, false
 }
 
-// server returns the known keys of a server. They are read from the database on first use.
-func (k *KeyRing) server(ctx context.Context, name string) (*serverKeys, error) {
-	return k.servers.Get(ctx, name, func(ctx context.Context) (*serverKeys, error) {
+// keysOf returns the stored keys of a server, which must not be modified. They are read from the database on first use.
+func (k *KeyRing) keysOf(ctx context.Context, server string) (map[id.KeyID]storage.ServerKey, error) {
+	return k.keys.Get(ctx, server, func(ctx context.Context) (map[id.KeyID]storage.ServerKey, error) {
 		var rows []storage.ServerKey
 		err := k.db.ReadInner(ctx, func(tx *storage.Tx) (err error) {
-			rows, err = tx.ServerKeys(name)
+			rows, err = tx.ServerKeys(server)
 			return err
 		})
-		s := &serverKeys{keys: make(map[id.KeyID]storage.ServerKey, len(rows))}
+		keys := make(map[id.KeyID]storage.ServerKey, len(rows))
 		for _, row := range rows {
-			s.keys[id.KeyID(row.KeyID)] = row
+			keys[id.KeyID(row.KeyID)] = row
 		}
-		return s, err
+		return keys, err
 	})
 }
 
@@ -250,7 +262,7 @@ func (k *KeyRing) refresh(ctx context.Context, server string) (asked bool, outag
 
 // ask is refresh without sharing the request.
 func (k *KeyRing) ask(ctx context.Context, server string) (asked bool, outage error) {
-	s, err := k.server(ctx, server)
+	_, err := k.keysOf(ctx, server)
 	if storage.IsOutage(err) {
 		return false, err
 	}
@@ -258,30 +270,27 @@ func (k *KeyRing) ask(ctx context.Context, server string) (asked bool, outage er
 		k.cannotRead(ctx, server, err)
 		return false, nil
 	}
-	k.mu.Lock()
-	due, outage := s.ask.Due(k.now()), s.outage
-	k.mu.Unlock()
-	if !due {
-		return false, outage
+	was, _ := k.asked.Get(server)
+	if !was.Due(k.now()) {
+		return false, was.outage
 	}
 	raw, err := k.client.ServerKeys(ctx, server)
 	if err == nil {
 		err = k.keep(ctx, server, raw, true)
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if s.outage = nil; storage.IsOutage(err) {
-		s.outage = err
-		s.ask.Succeeded(k.now(), outagePause)
-		return false, err
+	now := refetch{Retry: was.Retry}
+	switch {
+	case storage.IsOutage(err):
+		now.outage = err
+		now.Succeeded(k.now(), outagePause)
+	case err == nil:
+		now.Succeeded(k.now(), keyAgain)
+	default:
+		k.log().DebugContext(ctx, "could not fetch the keys of a server", "server", server, "err", err)
+		now.Failed(k.now(), keyBackoff)
 	}
-	if err == nil {
-		s.ask.Succeeded(k.now(), keyAgain)
-		return true, nil
-	}
-	k.log().DebugContext(ctx, "could not fetch the keys of a server", "server", server, "err", err)
-	s.ask.Failed(k.now(), keyBackoff)
-	return true, nil
+	k.asked.Put(server, now)
+	return now.outage == nil, now.outage
 }
 
 // askNotaries asks every notary about all the servers.
@@ -344,20 +353,18 @@ func serverNameOf(raw json.RawMessage) string {
 	return answer.ServerName
 }
 
-// store stores keys of a server. Keys from the server itself replace the stored keys. Keys from a notary are only
-// added, because they may be long out of date.
+// store stores keys of a server. Keys from the server itself replace stored ones with the same ID. Keys from a notary
+// are only added, because they may be long out of date.
 func (k *KeyRing) store(ctx context.Context, server string, found map[id.KeyID]storage.ServerKey, answer storage.ServerKeyAnswer, direct bool) error {
-	s, err := k.server(ctx, server)
+	keys, err := k.keysOf(ctx, server)
 	if err != nil {
 		return err
 	}
 	if !direct {
-		k.mu.Lock()
 		maps.DeleteFunc(found, func(keyID id.KeyID, new storage.ServerKey) bool {
-			was, known := s.keys[keyID]
+			was, known := keys[keyID]
 			return known && (was.Expired || was.GoodUntil >= new.GoodUntil || was.PublicKey != new.PublicKey)
 		})
-		k.mu.Unlock()
 	}
 	k.mu.Lock()
 	prune := k.stored%pruneKeysEvery == 0
@@ -374,16 +381,14 @@ func (k *KeyRing) store(ctx context.Context, server string, found map[id.KeyID]s
 				return err
 			}
 		}
+		if err := tx.TrimServerKeys(server, maxStoredKeys); err != nil {
+			return err
+		}
 		if was, known, err := tx.ServerKeyAnswerOf(server); err != nil || known && !direct && was.GoodUntil >= answer.GoodUntil {
 			return err
 		}
 		return tx.PutServerKeyAnswer(server, answer)
 	})
-	if err != nil {
-		return err
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	maps.Copy(s.keys, found)
-	return nil
+	k.keys.Forget(server)
+	return err
 }

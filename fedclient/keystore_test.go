@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"maunium.net/go/mautrix/id"
+
 	"ebb/storage"
 )
 
@@ -47,5 +49,40 @@ func TestStoredKeyAnswersAreBounded(t *testing.T) {
 	}
 	if n := count(); n != maxKeyAnswers {
 		t.Errorf("%d answers are kept", n)
+	}
+}
+
+// A server can list other former keys each time it is asked.
+func TestStoredKeysOfOneServerAreBounded(t *testing.T) {
+	l := newLab(t)
+	a := l.keyServer(1, "a.test")
+	k := l.ring(l.client("me.test", nil))
+	former := func(round, i int) id.KeyID { return id.KeyID(fmt.Sprintf("ed25519:%d_%d", round, i)) }
+	const rounds = 2 * maxStoredKeys / (maxKeysPerServer - 1)
+	for round := range rounds {
+		old := map[string]any{}
+		for i := range maxKeysPerServer - 1 {
+			old[string(former(round, i))] = map[string]any{"key": public64(a.signer), "expired_ts": 1_000_000 + round}
+		}
+		answer := l.said("a.test", a.signer)
+		answer["old_verify_keys"] = old
+		a.says(signed(t, answer, a.signer))
+		l.advance(2 * time.Hour) // the key that signs is no longer valid until it is fetched again
+		if !has(t, k, a.want(-time.Hour)) {
+			t.Fatal("no key")
+		}
+	}
+	var stored []storage.ServerKey
+	err := k.db.Read(t.Context(), func(tx *storage.Tx) (err error) {
+		stored, err = tx.ServerKeys("a.test")
+		return err
+	})
+	if err != nil || len(stored) != maxStoredKeys {
+		t.Errorf("%v; %d keys are stored, want the newest %d", err, len(stored), maxStoredKeys)
+	}
+	for keyID, want := range map[id.KeyID]bool{a.signer.KeyID: true, former(rounds-1, 0): true, former(0, 0): false} {
+		if got := has(t, k, KeyWant{Server: "a.test", KeyID: keyID}); got != want {
+			t.Errorf("%s is known: %v", keyID, got)
+		}
 	}
 }

@@ -41,8 +41,10 @@ const (
 	// targetLife is how long DNS results are cached. Servers move rarely, and a name is resolved again if its addresses
 	// fail.
 	targetLife = 5 * time.Minute
-	// maxTargets bounds the cached names.
-	maxTargets = 20_000
+	// maxTargets bounds the cached names and addresses, and maxDelegations the cached .well-known responses, in bytes.
+	// The usual ones take 300 and 200.
+	maxTargets     = 6 << 20
+	maxDelegations = 4 << 20
 )
 
 // wellKnownBackoff determines when .well-known is requested again for a name that had no valid response.
@@ -65,10 +67,21 @@ type delegation struct {
 	retry  keyed.Retry
 }
 
+// sizeOfDelegation and sizeOfTarget estimate the memory that a cached entry takes.
+func sizeOfDelegation(name string, d delegation) int64 { return int64(128 + len(name) + len(d.server)) }
+
+func sizeOfTarget(name string, t target) int64 {
+	size := 160 + len(name) + len(t.host) + len(t.tlsName)
+	for _, address := range t.addresses {
+		size += 16 + len(address)
+	}
+	return int64(size)
+}
+
 func newResolver(o Options, dialer *netguard.Dialer) *resolver {
 	r := &resolver{
-		lookup: o.Resolver, now: o.Now, wellKnown: keyed.NewMap[string, delegation](o.Cache.Entries(maxTargets)),
-		targets: keyed.NewMemo(keyed.Options[string, target]{Entries: o.Cache.Entries(maxTargets), Lifetime: targetLife, Now: o.Now}),
+		lookup: o.Resolver, now: o.Now, wellKnown: keyed.NewSizedMap(o.Cache.Bytes(maxDelegations), sizeOfDelegation),
+		targets: keyed.NewMemo(keyed.Options[string, target]{Bytes: o.Cache.Bytes(maxTargets), Size: sizeOfTarget, Lifetime: targetLife, Now: o.Now}),
 	}
 	r.http = netguard.NewClient(netguard.ClientOptions{
 		Dialer: dialer, Roots: o.Roots, Now: o.Now, Timeout: wellKnownTime, MaxBody: maxWellKnown, MaxRedirects: maxWellKnownHops,

@@ -31,9 +31,10 @@ const (
 	// for 100 EDUs of the same size.
 	maxTransaction = 32 << 20
 	// maxAnswers bounds the responses cached for one server, which prevent a repeated transaction from being processed
-	// again. A server sends one transaction after the other. maxSenders bounds the servers with cached responses.
-	maxAnswers = 20
-	maxSenders = 2000
+	// again. A server sends one transaction after the other. maxAnswerBytes bounds those of all servers, in memory. The
+	// usual 20, with an event or two each, take 5 KB.
+	maxAnswers     = 20
+	maxAnswerBytes = 16 << 20
 	// maxRooms bounds the rooms whose events from one transaction are processed at the same time.
 	maxRooms = 8
 	// transactionTime bounds the processing of one transaction. A sender gives up after about a minute and repeats it.
@@ -238,8 +239,20 @@ type answered struct {
 	answer transactionAnswer
 }
 
+// sizeOfAnswers estimates the memory that the cached responses of a server take.
+func sizeOfAnswers(server string, list []answered) int64 {
+	size := 128 + len(server)
+	for _, a := range list {
+		size += 128 + len(a.txn)
+		for eventID, result := range a.answer.PDUs {
+			size += 64 + len(eventID) + len(result.Error)
+		}
+	}
+	return int64(size)
+}
+
 func newTransactions() *transactions {
-	return &transactions{servers: keyed.NewSemaphore[string](1, maxUnderWay), answers: keyed.NewMap[string, []answered](maxSenders)}
+	return &transactions{servers: keyed.NewSemaphore[string](1, maxUnderWay), answers: keyed.NewSizedMap(maxAnswerBytes, sizeOfAnswers)}
 }
 
 // once processes a transaction unless its response is cached. A repeated request waits until the first one is finished.

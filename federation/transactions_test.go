@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -109,7 +110,7 @@ func TestEDUsThatCannotBeStoredFailTheTransaction(t *testing.T) {
 	}
 }
 
-func TestCachedResponsesAreBounded(t *testing.T) {
+func TestCachedResponsesOfOneServerAreBounded(t *testing.T) {
 	tr := newTransactions()
 	quick := func() (transactionAnswer, error) { return transactionAnswer{}, nil }
 	for i := range 3 * maxAnswers {
@@ -120,12 +121,24 @@ func TestCachedResponsesAreBounded(t *testing.T) {
 	if list, _ := tr.answers.Get("a"); len(list) != maxAnswers || list[0].txn != fmt.Sprint(2*maxAnswers) {
 		t.Errorf("%d answers of one server: %v", len(list), list)
 	}
-	for i := range maxSenders + 100 {
-		if _, err := tr.once(t.Context(), transactionKey{fmt.Sprint("s", i), "1"}, quick); err != nil {
+}
+
+// One person can have any number of server names.
+func TestCachedResponsesOfAllServersAreBounded(t *testing.T) {
+	tr, answer := newTransactions(), transactionAnswer{PDUs: map[id.EventID]pduResult{}}
+	for i := range maxPDUs {
+		answer.PDUs[id.EventID(fmt.Sprintf("$%0250d", i))] = pduResult{strings.Repeat("x", 300)}
+	}
+	size := sizeOfAnswers("a", []answered{{"1", answer}})
+	if size < 50*550 {
+		t.Errorf("a response with %d results counts as %d bytes", maxPDUs, size)
+	}
+	for i := range 3 * maxAnswerBytes / size {
+		if _, err := tr.once(t.Context(), transactionKey{fmt.Sprint(i), "1"}, func() (transactionAnswer, error) { return answer, nil }); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := tr.answers.Len(); n > maxSenders {
-		t.Errorf("%d servers", n)
+	if n := int64(tr.answers.Len()); n*size > maxAnswerBytes || n < maxAnswerBytes/size/3 {
+		t.Errorf("%d responses of %d bytes are cached", n, size)
 	}
 }

@@ -80,5 +80,5 @@ func (s *Service) filterOf(ctx context.Context, who ident.Requester, text string
 	if err != nil {
 		return nil, mxerr.InvalidParam("Invalid filter: %v", err)
 	}
-	return s.filters.put(key, f), nil
+	return s.filters.put(key, f, raw), nil
 }

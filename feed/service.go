@@ -126,7 +126,7 @@ func New(o Options) *Service {
 	}
 	s := &Service{
 		opts: o, epoch: random32(), typing: newTyping(), presence: newPresence(), meetings: newMeetings(),
-		sessions: newSessions(o.Hub), profiles: newProfileWatch(o.DB.Announced()), filters: newFilterCache(o.Cache.Entries(maxFilters)), past: keyed.NewMap[pastKey, storage.Pos](o.Cache.Entries(maxPast)), stopped: make(chan struct{}),
+		sessions: newSessions(o.Hub), profiles: newProfileWatch(o.DB.Announced()), filters: newFilterCache(o.Cache.Bytes(maxFilters)), past: keyed.NewMap[pastKey, storage.Pos](o.Cache.Entries(maxPast)), stopped: make(chan struct{}),
 		scratch: sync.Pool{New: func() any { return new(scratch) }}, sliding: newSlidingMemory(o),
 	}
 	o.Commits.Subscribe(s.committed)

@@ -15,3 +15,6 @@ func (b Budget) Entries(usual int) int {
 	}
 	return max(2, int(int64(b)>>20*int64(usual)/int64(UsualBudget>>20)))
 }
+
+// Bytes is like Entries, for a cache that is bounded by the size of its entries.
+func (b Budget) Bytes(usual int64) int64 { return int64(b.Entries(int(usual))) }

@@ -62,6 +62,11 @@ type target struct {
 	noBadge bool
 }
 
+// size estimates the memory that the target takes in the cache.
+func (t *target) size() int64 {
+	return int64(256 + len(t.user) + len(t.url) + len(t.appID) + len(t.pushkey) + len(t.data) + len(t.format))
+}
+
 // hasWork reports whether the pusher has something to deliver.
 func (p *pusher) hasWork() bool { return len(p.queue) > 0 || p.missed || p.badgeDue }
 

@@ -59,8 +59,8 @@ type Options struct {
 }
 
 const (
-	// maxTargets bounds the cached targets.
-	maxTargets = 5000
+	// maxTargets bounds the cached targets, in bytes. The usual one has 600.
+	maxTargets = 4 << 20
 	// maxBadges bounds the users whose unread counts are cached.
 	maxBadges = 10_000
 	// maxNews bounds the commits that wait for the dispatcher. Once it is exceeded, the events are read from the
@@ -127,7 +127,7 @@ func New(o Options) *Service {
 	}
 	s := &Service{
 		opts: o, db: o.DB, now: o.Now, log: o.Log, wake: make(chan struct{}, 1), emailTick: make(chan struct{}, 1),
-		targets: keyed.NewMap[ident.PusherNID, *target](o.Cache.Entries(maxTargets)), badges: keyed.NewMap[ident.UserNID, *badge](o.Cache.Entries(maxBadges)),
+		targets: keyed.NewSizedMap(o.Cache.Bytes(maxTargets), func(_ ident.PusherNID, t *target) int64 { return t.size() }), badges: keyed.NewMap[ident.UserNID, *badge](o.Cache.Entries(maxBadges)),
 		users: map[ident.UserNID]*user{}, pushers: map[ident.PusherNID]*pusher{}, gateways: map[string]*gateway{}, emailers: map[ident.PusherNID]bool{}, pending: map[*pusher]bool{},
 		proven: pool{free: maxProven}, doubtful: pool{free: maxDoubtful},
 	}

@@ -137,8 +137,22 @@ func containsWord(text, word string) bool {
 // Glob is a pattern that matches whole texts, such as an entry of a server access control list.
 type Glob struct{ g *glob }
 
-// CompileGlob compiles a pattern with the wildcards `*` and `?`, which ignores case.
-func CompileGlob(pattern string) Glob { return Glob{compileGlob(pattern)} }
+// CompileGlob compiles a pattern with the wildcards `*` and `?`, which ignores case. A pattern of more than maxPattern
+// bytes matches nothing: its automaton would take memory in proportion to the square of its length.
+func CompileGlob(pattern string) Glob {
+	if len(pattern) > maxPattern {
+		return Glob{}
+	}
+	return Glob{compileGlob(pattern)}
+}
+
+// Size estimates the memory that the pattern takes.
+func (g Glob) Size() int64 {
+	if g.g == nil {
+		return 0
+	}
+	return int64(160 + len(g.g.plain) + len(g.g.next)*(64+8*len(g.g.any)))
+}
 
 // Match reports whether the pattern matches the whole text.
-func (g Glob) Match(text string) bool { return g.g.whole(strings.ToLower(text)) }
+func (g Glob) Match(text string) bool { return g.g != nil && g.g.whole(strings.ToLower(text)) }

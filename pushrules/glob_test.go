@@ -120,6 +120,17 @@ func TestGlobIgnoresCase(t *testing.T) {
 	}
 }
 
+// The automaton of such a pattern would take gigabytes.
+func TestGlobThatIsTooLongMatchesNothing(t *testing.T) {
+	text := strings.Repeat("a", maxPattern)
+	for pattern, want := range map[string]bool{text: true, text[1:] + "*": true, text + "a": false, text + "*": false} {
+		g := CompileGlob(pattern)
+		if g.Match(pattern) != want || (g.Size() > 0) != want || g.Size() > 1024 {
+			t.Errorf("%d bytes: %v, which takes %d bytes", len(pattern), g.Match(pattern), g.Size())
+		}
+	}
+}
+
 // These patterns and texts would keep a backtracking matcher busy practically for ever.
 func TestHostileGlobIsLinear(t *testing.T) {
 	text := strings.Repeat("a ", 32<<10)

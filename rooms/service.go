@@ -156,7 +156,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	}
 	s.opts.Commits.own(s)
 	s.cache = roomcache.New(o.CacheBytes, roomcache.Entry[Room]{Size: (*Room).size, Used: func(r *Room) int64 { return r.used.Load() }, Retire: (*Room).retire})
-	s.own.init(o.Cache.Entries(maxCachedMemberships))
+	s.own.init(o.Cache.Bytes(maxCachedMemberships))
 	s.threads.init(o.Cache.Entries(maxCachedThreads))
 	if err := s.erased.load(ctx, o.DB); err != nil {
 		return nil, fmt.Errorf("rooms: read erased users: %w", err)

@@ -66,16 +66,16 @@ type RoomMembership struct {
 	Forgotten  bool
 }
 
-// maxCachedMemberships bounds the users whose lists of rooms are in memory.
-const maxCachedMemberships = 20_000
+// maxCachedMemberships bounds the lists of users' rooms in memory, in bytes; a room takes 64.
+const maxCachedMemberships = 20 << 20
 
 // membershipCache caches the rooms of local users. Each list is sorted by room and never modified.
 type membershipCache struct {
 	lists *keyed.Memo[ident.UserNID, []RoomMembership]
 }
 
-func (c *membershipCache) init(entries int) {
-	c.lists = keyed.NewMemo(keyed.Options[ident.UserNID, []RoomMembership]{Entries: entries})
+func (c *membershipCache) init(bytes int64) {
+	c.lists = keyed.NewMemo(keyed.Options[ident.UserNID, []RoomMembership]{Bytes: bytes, Size: func(_ ident.UserNID, list []RoomMembership) int64 { return int64(100 + 64*len(list)) }})
 }
 
 // Memberships returns the rooms of a local user sorted by room, including those left and forgotten. The slice is

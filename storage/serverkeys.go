@@ -20,6 +20,13 @@ func (tx *Tx) PutServerKey(k ServerKey) error {
 	return err
 }
 
+// TrimServerKeys deletes all but the newest keys of a server.
+func (tx *Tx) TrimServerKeys(server string, keep int) error {
+	_, err := tx.exec(`DELETE FROM server_keys WHERE server = $1 AND key_id NOT IN
+(SELECT key_id FROM server_keys WHERE server = $1 ORDER BY good_until DESC, key_id LIMIT $2)`, server, keep)
+	return err
+}
+
 // ServerKeys lists the stored keys of a server, ordered by key ID.
 func (tx *Tx) ServerKeys(server string) ([]ServerKey, error) {
 	return collect(tx, func(r Row) (k ServerKey, err error) {

@@ -22,8 +22,8 @@ const (
 
 var configs = []string{typePermission, typePermissionUnstable, typeFilter}
 
-// maxCached bounds the users whose filters are in memory; most have none.
-const maxCached = 20_000
+// maxCached bounds the filters in memory, in bytes; most users have none.
+const maxCached = 8 << 20
 
 // maxGlobs bounds the patterns of each list in a filter; the rest is ignored.
 const maxGlobs = 5000
@@ -42,6 +42,15 @@ const (
 type filter struct {
 	blockAll bool
 	rules    []list // the first one that matches decides
+	size     int64  // of the rules, roughly
+}
+
+// sizeOf estimates the memory that a cached filter takes.
+func sizeOf(_ ident.UserNID, f *filter) int64 {
+	if f == nil {
+		return 100
+	}
+	return 200 + f.size
 }
 
 // list is one of the lists of MSC4155, with the verdict on inviters that match it.
@@ -75,6 +84,7 @@ func (f *filter) add(typ, content string) {
 		return
 	}
 	var rules []list
+	var size int64
 	for _, l := range lists {
 		value, ok := canonjson.Get(raw, l.key)
 		if !ok {
@@ -86,11 +96,12 @@ func (f *filter) add(typ, content string) {
 		}
 		parsed := list{servers: l.servers, verdict: l.verdict}
 		for _, pattern := range patterns[:min(len(patterns), maxGlobs)] {
-			parsed.globs = append(parsed.globs, pushrules.CompileGlob(*pattern))
+			glob := pushrules.CompileGlob(*pattern)
+			parsed.globs, size = append(parsed.globs, glob), size+glob.Size()
 		}
 		rules = append(rules, parsed)
 	}
-	f.rules = rules
+	f.rules, f.size = rules, size
 }
 
 // decide returns the verdict on an invite by the given user.

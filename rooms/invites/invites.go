@@ -24,7 +24,7 @@ type Policy struct {
 
 // NewPolicy returns a Policy for the users of a server.
 func NewPolicy(db *storage.DB, server string, cache keyed.Budget) *Policy {
-	return &Policy{db: db, server: server, filters: keyed.NewMemo(keyed.Options[ident.UserNID, *filter]{Entries: cache.Entries(maxCached)})}
+	return &Policy{db: db, server: server, filters: keyed.NewMemo(keyed.Options[ident.UserNID, *filter]{Bytes: cache.Bytes(maxCached), Size: sizeOf})}
 }
 
 // Changed is called when a user's global account data of the given type has changed. If the user's filter depends on

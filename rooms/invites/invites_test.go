@@ -1,6 +1,9 @@
 package invites
 
 import (
+	"encoding/json"
+	"runtime"
+	"strings"
 	"testing"
 
 	"maunium.net/go/mautrix/id"
@@ -53,6 +56,36 @@ func TestFilters(t *testing.T) {
 	var none *filter
 	if none.decide("@a:x") != allow {
 		t.Error("without a filter an invite is not allowed")
+	}
+}
+
+// Account data of 256 KiB must not take much more memory as a filter, whatever its patterns are.
+func TestFilterTakesBoundedMemory(t *testing.T) {
+	var distinct strings.Builder // every character of a pattern leads to a state of its own
+	for c := rune(0x4e00); distinct.Len() < 250<<10; c++ {
+		distinct.WriteRune(0x4e00 + (c-0x4e00)%0x5000)
+	}
+	one, err := json.Marshal(map[string]any{"blocked_users": []string{"*" + distinct.String()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var many []string
+	for text := distinct.String(); len(text) > 507; text = text[507:] {
+		many = append(many, "*"+text[:507])
+	}
+	lists, err := json.Marshal(map[string]any{"blocked_users": many})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, content := range []string{string(one), string(lists)} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		var f filter
+		f.add(typeFilter, content)
+		runtime.ReadMemStats(&after)
+		if took := int64(after.TotalAlloc - before.TotalAlloc); took > 32<<20 || f.size > 16<<20 || len(f.rules[0].globs) > 1 && f.size < 1<<20 {
+			t.Errorf("a filter of %d patterns takes %d bytes, estimated as %d", len(f.rules[0].globs), took, f.size)
+		}
 	}
 }
 
