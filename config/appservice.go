@@ -2,9 +2,7 @@ package config
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -158,15 +156,11 @@ func (r *registrationReader) read() (out AppService) {
 
 // load returns the bytes of the current file.
 func (r *registrationReader) load() ([]byte, error) {
-	f, err := os.Open(r.of.abs(r.file))
-	if err != nil {
-		return nil, err
-	}
-	raw, err := io.ReadAll(io.LimitReader(f, maxRegistration+1))
+	raw, err := ReadFile(r.of.abs(r.file))
 	if err == nil && len(raw) > maxRegistration {
 		err = fmt.Errorf("%s is larger than %d bytes", r.file, maxRegistration)
 	}
-	return raw, errors.Join(err, f.Close())
+	return raw, err
 }
 
 // unique checks that value does not appear in an earlier file.

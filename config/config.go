@@ -446,10 +446,7 @@ func Default() *Config {
 // Read reads a configuration file on top of the defaults. It returns all mistakes that can be found by looking at the
 // file alone. It returns an error if the file cannot be read at all.
 func Read(path string) (*Config, Problems, error) {
-	if info, err := os.Stat(path); err == nil && info.Mode()&(fs.ModeNamedPipe|fs.ModeSocket|fs.ModeDevice) != 0 {
-		return nil, nil, fmt.Errorf("read the configuration: %s is not a regular file, and reading it could block", path)
-	}
-	raw, err := os.ReadFile(path)
+	raw, err := ReadFile(path)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the configuration: %w%s", err, OwnerOf(err))
 	}
@@ -517,7 +514,7 @@ func (c *Config) readFiles() (found Problems) {
 			found = append(found, c.Problem(f.key, "give either the secret or the file, not both"))
 			continue
 		}
-		raw, err := os.ReadFile(c.abs(f.file))
+		raw, err := ReadFile(c.abs(f.file))
 		if err != nil {
 			found = append(found, c.Problem(f.key, "%v%s", err, OwnerOf(err)))
 		} else if *f.secret = strings.TrimSpace(string(raw)); *f.secret == "" {

@@ -1,10 +1,13 @@
 package config
 
 import (
+	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -162,6 +165,43 @@ func TestAConfigurationIsNotReadFromAPipe(t *testing.T) {
 	}
 	if _, _, err := Read(path); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 		t.Errorf("a named pipe: %v", err)
+	}
+}
+
+// Neither config check nor serve may wait for a pipe that nobody writes to, or read a device without an end.
+func TestFilesThatTheConfigurationNamesAreRegularAndSmall(t *testing.T) {
+	dir := t.TempDir()
+	pipe, large := filepath.Join(dir, "pipe"), filepath.Join(dir, "large")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Skip("no named pipes here: ", err)
+	}
+	if err := errors.Join(os.WriteFile(large, nil, 0o600), os.Truncate(large, 1<<40)); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{pipe: "not a regular file", "/dev/zero": "not a regular file", dir: "is a folder", large: "bytes"} {
+		for key, text := range map[string]string{
+			"registration.shared_secret_file": "registration: {shared_secret_file: %q}",
+			"federation.trusted_ca_file":      "federation: {trusted_ca_file: %q}",
+			"listen[0].tls.certificate":       "listen: [{address: 127.0.0.1:8008, serve: [client], tls: {certificate: %[1]q, private_key: %[1]q}}]",
+			"listen[0].tls.private_key":       "listen: [{address: 127.0.0.1:8008, serve: [client], tls: {certificate: %[1]q, private_key: %[1]q}}]",
+			"appservices[0]":                  "appservices: [%q]",
+		} {
+			if file == dir && key == "appservices[0]" {
+				continue // a folder of registration files
+			}
+			path := filepath.Join(dir, "ebb.yaml")
+			if err := os.WriteFile(path, fmt.Appendf(nil, "server_name: example.org\n"+text+"\n", file), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			c, found, err := Read(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			mistakes, _ := c.CheckFiles(time.Now())
+			if !slices.ContainsFunc(append(found, mistakes...), func(p Problem) bool { return p.Key == key && strings.Contains(p.Text, want) }) {
+				t.Errorf("%s: %s has these mistakes, want %q: %v", key, file, want, append(found, mistakes...))
+			}
+		}
 	}
 }
 

@@ -33,6 +33,26 @@ func (c *Config) CheckFiles(now time.Time) (mistakes, warnings Problems) {
 	return append(p.list, services...), w.list
 }
 
+// maxFile bounds a file that the configuration names, in bytes. The authorities of a system have some 250 KiB.
+const maxFile = 4 << 20
+
+// ReadFile reads a file that the configuration names. It refuses anything but a regular file, because reading a named
+// pipe or a device could take for ever.
+func ReadFile(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, err
+	case info.IsDir():
+		return nil, fmt.Errorf("%s is a folder", path)
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a regular file, and reading it could block", path)
+	case info.Size() > maxFile:
+		return nil, fmt.Errorf("%s has more than %d bytes", path, maxFile)
+	}
+	return os.ReadFile(path)
+}
+
 // The bits of access(2).
 const (
 	mayRead  = 4
@@ -118,19 +138,18 @@ func (c *Config) checkSecrets(p, w *problems) {
 
 // checkCertificate loads a certificate with its key.
 func (c *Config) checkCertificate(p, w *problems, key string, t TLS, now time.Time) {
-	readable := true
-	for name, file := range map[string]string{".certificate": t.Certificate, ".private_key": t.PrivateKey} {
-		if f, err := os.Open(c.abs(file)); err != nil {
-			readable = false
-			p.add(key+name, "%v%s", err, OwnerOf(err))
-		} else {
-			_ = f.Close() // nothing was written to the file
-		}
+	certificate, err := ReadFile(c.abs(t.Certificate))
+	if err != nil {
+		p.add(key+".certificate", "%v%s", err, OwnerOf(err))
 	}
-	if !readable {
+	private, keyErr := ReadFile(c.abs(t.PrivateKey))
+	if keyErr != nil {
+		p.add(key+".private_key", "%v%s", keyErr, OwnerOf(keyErr))
+	}
+	if err != nil || keyErr != nil {
 		return
 	}
-	pair, err := tls.LoadX509KeyPair(c.abs(t.Certificate), c.abs(t.PrivateKey))
+	pair, err := tls.X509KeyPair(certificate, private)
 	if err != nil {
 		p.add(key, "%s with %s: %v", t.Certificate, t.PrivateKey, err)
 		return
@@ -145,7 +164,7 @@ func (c *Config) Authorities() (*x509.CertPool, error) {
 	if c.Federation.TrustedCAFile == "" {
 		return nil, nil
 	}
-	raw, err := os.ReadFile(c.abs(c.Federation.TrustedCAFile))
+	raw, err := ReadFile(c.abs(c.Federation.TrustedCAFile))
 	if err != nil {
 		return nil, fmt.Errorf("%w%s", err, OwnerOf(err))
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net/url"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -144,7 +143,7 @@ func (c *Config) onlyAuthorities(file string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
 	}
-	raw, err := os.ReadFile(c.abs(file))
+	raw, err := ReadFile(c.abs(file))
 	if err != nil {
 		return nil, fmt.Errorf("%w%s", err, OwnerOf(err))
 	}

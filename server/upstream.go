@@ -3,7 +3,6 @@ package server
 import (
 	"cmp"
 	"fmt"
-	"os"
 	"time"
 
 	"ebb/accounts"
@@ -103,7 +102,7 @@ func jwtKeys(cfg *config.Config) (jwt.Keys, error) {
 	if c.JWKSFile != "" {
 		name, parse = c.JWKSFile, jwt.KeySet
 	}
-	raw, err := os.ReadFile(cfg.File(name))
+	raw, err := config.ReadFile(cfg.File(name))
 	if err != nil {
 		return jwt.Keys{}, fmt.Errorf("%w%s", err, config.OwnerOf(err))
 	}
