@@ -323,6 +323,28 @@ func TestCreatorsKeepTheirPowerInAnOlderVersion(t *testing.T) {
 	levelsAre(h, third, map[id.UserID]int64{alice.UserID: eventauth.Infinite, bob.UserID: 0, carol.UserID: eventauth.Infinite})
 }
 
+// Clients that do not know additional_creators upgrade a room of version 12 too, also those of administrators who did
+// not create it.
+func TestCreatorsKeepTheirPowerIfTheRequestNamesNone(t *testing.T) {
+	h := oneHouse(t)
+	alice, bob, carol := h.user("alice"), h.user("bob"), h.user("carol")
+	old := h.create(alice, CreateRoom{RoomVersion: "12", Preset: newroom.Public, CreationContent: json.RawMessage(`{"additional_creators":["@bob:here"]}`)})
+	h.ok(h.svc.Join(h.Context(), carol, old, ""))
+	h.set(alice, old, typePowerLevels, "", `{"users":{"@carol:here":150},"events":{"m.room.tombstone":150}}`)
+	next, err := h.svc.Upgrade(h.Context(), carol, old, "12", nil)
+	h.ok(err)
+	levelsAre(h, next, map[id.UserID]int64{alice.UserID: 150, bob.UserID: 150, carol.UserID: eventauth.Infinite})
+	h.ok(h.svc.Join(h.Context(), alice, next, ""))
+	h.set(alice, next, typeName, "", `{"name":"still hers"}`)
+
+	old = h.create(alice, CreateRoom{RoomVersion: "11", Preset: newroom.Public})
+	h.ok(h.svc.Join(h.Context(), bob, old, ""))
+	h.set(alice, old, typePowerLevels, "", `{"users":{"@alice:here":100},"events":{"m.room.tombstone":0}}`)
+	next, err = h.svc.Upgrade(h.Context(), bob, old, "12", nil)
+	h.ok(err)
+	levelsAre(h, next, map[id.UserID]int64{alice.UserID: 100})
+}
+
 // Room versions up to 9 allow strings as power levels; newer versions do not.
 func TestAnUpgradeMakesPowerLevelsIntegers(t *testing.T) {
 	h := oneHouse(t)

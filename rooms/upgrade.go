@@ -102,7 +102,7 @@ func (c *creation) succeed(b *batch, additionalCreators []id.UserID) error {
 	if err != nil {
 		return err
 	}
-	return c.succeedLevels(b.room.version, create, levels)
+	return c.succeedLevels(b.room.version, create, levels, additionalCreators == nil)
 }
 
 // succeedState copies those state events from the old room to the new one whose meaning does not depend on who sent
@@ -129,25 +129,25 @@ func (c *creation) succeedState(b *batch) error {
 }
 
 // succeedLevels derives the power levels of the new room from those of the old one, in which everybody keeps their
-// level. In version 12 or later, creators of a room have no level. When such a room is replaced by one of an older
-// version, its creators get the highest level; so do the creators of a room without power levels. If the sender needs a
-// higher level to create the new room, they have it until the last event of the creation.
-func (c *creation) succeedLevels(v *pdu.Version, create, old *Event) (err error) {
+// level. In version 12 or later, creators of a room have no level. Those who are no creators of the new room get the
+// highest level, unless keep is false and they could have been; so do the creators of a room without power levels. If
+// the sender needs a higher level to create the new room, they have it until the last event of the creation.
+func (c *creation) succeedLevels(v *pdu.Version, create, old *Event, keep bool) (err error) {
 	levels := eventauth.ReadLevelContent(v, []byte("{}"))
 	if old != nil {
 		levels = eventauth.ReadLevelContent(v, old.Content())
 	}
-	switch {
-	case c.version.PrivilegedCreators:
-		for _, u := range append(c.additionalCreators(), c.sender.UserID) {
-			delete(levels.Users, u)
-		}
-		levels.Events[typeTombstone] = max(levels.Events[typeTombstone], newroom.AboveAdministrators)
-	case v.PrivilegedCreators, old == nil:
+	if old == nil || v.PrivilegedCreators && (keep || !c.version.PrivilegedCreators) {
 		highest := max(100, levels.Required(), levels.Highest())
 		for _, u := range eventauth.Creators(v, create.Event) {
 			levels.Users[u] = highest
 		}
+	}
+	if c.version.PrivilegedCreators {
+		for _, u := range append(c.additionalCreators(), c.sender.UserID) {
+			delete(levels.Users, u)
+		}
+		levels.Events[typeTombstone] = max(levels.Events[typeTombstone], newroom.AboveAdministrators)
 	}
 	if c.powerLevels, err = levels.JSON(); err != nil || c.version.PrivilegedCreators {
 		return err
