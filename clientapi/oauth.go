@@ -117,7 +117,7 @@ func (a *API) registerOAuthClient(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := a.OAuth.Register(r.Context(), body)
+	c, err := a.OAuth.Register(r.Context(), body, func() error { return r.Limit(httpapi.NewClients, r.Network()) })
 	if err != nil {
 		return nil, err
 	}

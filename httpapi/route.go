@@ -47,6 +47,7 @@ const (
 	Heartbeats         // restarts of delayed events
 	Lookups            // lookups that unauthenticated clients cause this server to send to other servers
 	AllLookups         // all Lookups together
+	NewClients         // OAuth 2.0 clients that are not registered yet
 	Reports            // reports to the administrators
 	Anonymous          // unauthenticated requests that read the database: login, registration, refresh, server keys
 )

@@ -23,6 +23,7 @@ func (s *Service) sessionOf(tx *storage.Tx, device ident.DeviceNID, err error) (
 // Bounds of the registered clients.
 const (
 	maxClients   = 10_000             // clients; identical ones count once
+	maxMetadata  = 8 << 10            // bytes of the metadata of one; Element's has 600
 	clientUnused = 7 * 24 * time.Hour // after which a client without sessions is removed
 	clientDay    = 24 * time.Hour     // how old the stored time of a client's last use may be
 )
@@ -33,16 +34,20 @@ type Registered struct {
 	Metadata
 }
 
-// Register registers a client by its metadata, in JSON. Clients with identical metadata share a client ID.
+// Register registers a client by its metadata, in JSON. Clients with identical metadata share a client ID. For metadata
+// that is new, it calls admit, whose error it returns.
 // Spec: client-server-api#client-registration
 //
 // Errors: invalid_client_metadata, invalid_redirect_uri, invalid_request, M_LIMIT_EXCEEDED.
-func (s *Service) Register(ctx context.Context, body []byte) (Registered, error) {
+func (s *Service) Register(ctx context.Context, body []byte, admit func() error) (Registered, error) {
 	m, err := s.rules.parseMetadata(body)
 	if err != nil {
 		return Registered{}, err
 	}
 	text, err := json.Marshal(m)
+	if err == nil && len(text) > maxMetadata {
+		err = invalid(errMetadata, "The metadata must not have more than %d bytes", maxMetadata)
+	}
 	if err != nil {
 		return Registered{}, err
 	}
@@ -55,6 +60,9 @@ func (s *Service) Register(ctx context.Context, body []byte) (Registered, error)
 	})
 	if err == nil && found && !s.stale(known) {
 		return Registered{known.ID, m}, nil
+	}
+	if err == nil && !found {
+		err = admit()
 	}
 	if err == nil {
 		err = s.opts.DB.Write(ctx, func(tx *storage.Tx) (err error) {

@@ -2,8 +2,10 @@ package oauth
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -67,9 +69,12 @@ func (l *lab) write(f func(*storage.Tx) error) {
 	}
 }
 
+// free admits every new client.
+func free() error { return nil }
+
 func (l *lab) register(change obj) string {
 	l.t.Helper()
-	r, err := l.Register(ctx, client(change))
+	r, err := l.Register(ctx, client(change), free)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -365,7 +370,7 @@ func TestIdenticalClientsShareAnID(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range ids {
 			wg.Go(func() {
-				if r, err := l.Register(ctx, client(obj{"client_name": "At once"})); err == nil {
+				if r, err := l.Register(ctx, client(obj{"client_name": "At once"}), free); err == nil {
 					ids[i] = r.ID
 				}
 			})
@@ -375,6 +380,27 @@ func TestIdenticalClientsShareAnID(t *testing.T) {
 			if id == "" || id != ids[0] {
 				t.Errorf("registered at once: %q", ids)
 			}
+		}
+	})
+}
+
+// A stranger who registers one client after the other would displace those with which users are signing in.
+func TestNewClientsAreLimitedAndSmall(t *testing.T) {
+	each(t, func(t *testing.T, l *lab) {
+		full, asked := mxerr.LimitExceeded(time.Minute), 0
+		admit := func() error { asked++; return full }
+		if r, err := l.Register(ctx, client(nil), admit); err != nil || r.ID != l.client || asked != 0 {
+			t.Errorf("a known client gets %v, and was counted %d times", err, asked)
+		}
+		if _, err := l.Register(ctx, client(obj{"client_name": "New"}), admit); !errors.Is(err, full) || asked != 1 {
+			t.Errorf("a new client gets %v, and was counted %d times", err, asked)
+		}
+		var redirects []string
+		for i := range 10 {
+			redirects = append(redirects, fmt.Sprintf("https://app.example.com/%d/%s", i, strings.Repeat("x", 1000)))
+		}
+		if _, err := l.Register(ctx, client(obj{"redirect_uris": redirects}), free); err == nil {
+			t.Error("a client with 10 KB of metadata is registered")
 		}
 	})
 }
