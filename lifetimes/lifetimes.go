@@ -39,7 +39,7 @@ func (j *Job) Sweep(ctx context.Context) error {
 	errs := []error{
 		j.repeat(ctx, func(tx *storage.Tx) (bool, error) { return tx.DropExpired(now.UnixMilli(), batch) }),
 		j.repeat(ctx, func(tx *storage.Tx) (bool, error) {
-			n, err := tx.EmptyClosedAccounts(1) // an account can have 16 MiB
+			n, err := tx.EmptyClosedAccounts(1) // an account can have 16 MiB, and key backups
 			return n == 1, err
 		}),
 	}

@@ -129,11 +129,7 @@ ON CONFLICT (user_nid, version, room_id, session_id) DO UPDATE SET first_message
 // SetBackupKey stores the key of one session in a backup. replaced is the size of the key that it replaces, or 0 if
 // there is none.
 func (tx *Tx) SetBackupKey(user ident.UserNID, version int64, k BackupKey, replaced int64) error {
-	verified := 0
-	if k.IsVerified {
-		verified = 1
-	}
-	if _, err := tx.exec(setBackupKeyQuery, int64(user), version, k.RoomID, k.SessionID, k.FirstMessageIndex, k.ForwardedCount, verified, k.SessionData); err != nil {
+	if _, err := tx.exec(setBackupKeyQuery, int64(user), version, k.RoomID, k.SessionID, k.FirstMessageIndex, k.ForwardedCount, k.IsVerified, k.SessionData); err != nil {
 		return err
 	}
 	return tx.addBackupBytes(user, version, k.Size()-replaced)

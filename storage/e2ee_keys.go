@@ -108,11 +108,7 @@ ON CONFLICT (device_nid, algorithm) DO UPDATE SET
 // SetFallbackKey replaces the fallback key of an algorithm. If again is set, the key is the one that is stored already:
 // if that was used, it stays marked as used.
 func (tx *Tx) SetFallbackKey(device ident.DeviceNID, k KeyJSON, again bool) error {
-	keep := 0
-	if again {
-		keep = 1
-	}
-	_, err := tx.exec(setFallbackKeyQuery, int64(device), k.Algorithm, k.KeyID, k.JSON, keep)
+	_, err := tx.exec(setFallbackKeyQuery, int64(device), k.Algorithm, k.KeyID, k.JSON, again)
 	return err
 }
 

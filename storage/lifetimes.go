@@ -73,7 +73,6 @@ var privateData = []string{
 	`DELETE FROM thread_subscriptions WHERE user_nid = $1`,
 	`DELETE FROM message_lifetimes WHERE user_nid = $1`,
 	`DELETE FROM receipts WHERE user_nid = $1 AND type = 'm.read.private'`,
-	`DELETE FROM backup_keys WHERE user_nid = $1`,
 	`DELETE FROM backup_versions WHERE user_nid = $1`,
 }
 
@@ -83,14 +82,24 @@ AND NOT EXISTS (SELECT 1 FROM legal_holds h WHERE h.user_nid = a.nid AND h.lifte
 	emptiedQuery = `UPDATE accounts SET emptied = 1 WHERE nid = $1 AND deactivated_ts > 0`
 )
 
+// emptiedPart is how many sessions of a key backup EmptyClosedAccounts deletes. There can be two million.
+const emptiedPart = 1000
+
+const emptyBackupsQuery = `DELETE FROM backup_keys WHERE user_nid = $1 AND (version, room_id, session_id) IN
+(SELECT version, room_id, session_id FROM backup_keys WHERE user_nid = $1 LIMIT $2)`
+
 // EmptyClosedAccounts deletes what only their users could read of at most limit closed accounts, and returns their
-// number. Accounts of users under a legal hold wait until it is lifted. It uses the index accounts_to_empty.
+// number. An account with many sessions in its key backups is not complete after one call. Accounts of users under a
+// legal hold wait until it is lifted. It uses the index accounts_to_empty.
 func (tx *Tx) EmptyClosedAccounts(limit int) (int, error) {
 	closed, err := collect(tx, scanNumber[ident.UserNID], closedAccountsQuery, limit)
 	if err != nil {
 		return 0, err
 	}
 	for _, user := range closed {
+		if n, err := tx.exec(emptyBackupsQuery, user, emptiedPart); err != nil || n == emptiedPart {
+			return len(closed), err
+		}
 		for _, q := range slices.Concat(privateData, []string{emptiedQuery}) {
 			if _, err := tx.exec(q, int64(user)); err != nil {
 				return 0, err

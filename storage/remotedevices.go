@@ -75,11 +75,7 @@ ON CONFLICT (user_nid, room_nid) DO UPDATE SET partial = excluded.partial`
 
 // AddDeviceAnnouncement stores an announcement to be made.
 func (tx *Tx) AddDeviceAnnouncement(t DeviceAnnouncement) error {
-	partial := 0
-	if t.Partial {
-		partial = 1
-	}
-	_, err := tx.exec(addDeviceTellingQuery, int64(t.User), int64(t.Room), partial)
+	_, err := tx.exec(addDeviceTellingQuery, int64(t.User), int64(t.Room), t.Partial)
 	return err
 }
 

@@ -155,11 +155,7 @@ const setOverrideQuery = `UPDATE rooms SET overridden = $2, override_min = $3, o
 // SetRetentionOverride sets the retention policy that an administrator has chosen for a room. All times are in ms. If
 // overridden is false, it removes that policy.
 func (tx *Tx) SetRetentionOverride(room ident.RoomNID, overridden bool, minMillis, maxMillis *int64, now int64) error {
-	n := 0
-	if overridden {
-		n = 1
-	}
-	_, err := tx.exec(setOverrideQuery, int64(room), n, minMillis, maxMillis, now)
+	_, err := tx.exec(setOverrideQuery, int64(room), overridden, minMillis, maxMillis, now)
 	return err
 }
 

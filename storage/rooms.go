@@ -138,11 +138,7 @@ func (tx *Tx) RoomsToRecheck() ([]ident.RoomNID, error) {
 // SetEntered stores the position of the join by which this server entered a room, and whether the room still has to be
 // checked for damage.
 func (tx *Tx) SetEntered(nid ident.RoomNID, entered Pos, recheck bool) error {
-	n := 0
-	if recheck {
-		n = 1
-	}
-	_, err := tx.exec(`UPDATE rooms SET recheck = $3, entered = $2 WHERE nid = $1`, int64(nid), int64(entered), n)
+	_, err := tx.exec(`UPDATE rooms SET recheck = $3, entered = $2 WHERE nid = $1`, int64(nid), int64(entered), recheck)
 	return err
 }
 
@@ -159,10 +155,6 @@ func positionList(ps []Pos) string {
 
 // SetPublished adds a room to the room directory or removes it.
 func (tx *Tx) SetPublished(room ident.RoomNID, published bool) error {
-	n := 0
-	if published {
-		n = 1
-	}
-	_, err := tx.exec(`UPDATE rooms SET published = $2 WHERE nid = $1`, int64(room), n)
+	_, err := tx.exec(`UPDATE rooms SET published = $2 WHERE nid = $1`, int64(room), published)
 	return err
 }

@@ -12,11 +12,7 @@ ON CONFLICT (server, key_id) DO UPDATE SET public_key = excluded.public_key, goo
 
 // PutServerKey stores a key of a server.
 func (tx *Tx) PutServerKey(k ServerKey) error {
-	expired := 0
-	if k.Expired {
-		expired = 1
-	}
-	_, err := tx.exec(putServerKeyQuery, k.Server, k.KeyID, k.PublicKey, k.GoodUntil, expired)
+	_, err := tx.exec(putServerKeyQuery, k.Server, k.KeyID, k.PublicKey, k.GoodUntil, k.Expired)
 	return err
 }
 

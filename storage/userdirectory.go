@@ -75,14 +75,10 @@ func (tx *Tx) SearchAccounts(s DirectorySearch, limit int) ([]DirectoryRow, erro
 		}
 		anywhere[i], leading[i] = "%"+word+"%", "% "+word+"%"
 	}
-	everybody := 0
-	if s.Everybody {
-		everybody = 1
-	}
 	return collect(tx, func(r Row) (d DirectoryRow, err error) {
 		err = r.Scan(&d.User, &d.UserID, &d.Search)
 		return d, err
-	}, searchAccountsQuery, int64(s.Asks), everybody, "%"+s.Exact+"%", "%"+s.Prefix+"%", anywhere[0], anywhere[1], anywhere[2],
+	}, searchAccountsQuery, int64(s.Asks), s.Everybody, "%"+s.Exact+"%", "%"+s.Prefix+"%", anywhere[0], anywhere[1], anywhere[2],
 		leading[0], leading[1], leading[2], limit)
 }
 
