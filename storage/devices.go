@@ -68,8 +68,8 @@ func (tx *Tx) ForgetClients(beforeTS int64, limit int) (int64, error) {
 	return tx.exec(forgetClientsQuery, beforeTS, limit)
 }
 
-// DeleteDevice deletes a device with its tokens, transaction IDs, pushers, connections of sliding sync, and the
-// requests that wait for approval.
+// DeleteDevice deletes a device with its tokens, pushers, connections of sliding sync, and the requests that wait for
+// approval. Its transaction IDs, of which a program can have millions, are deleted when they are old.
 func (tx *Tx) DeleteDevice(device ident.DeviceNID) error {
 	for _, q := range []string{
 		dropSlidingStatesOfDeviceQuery,
@@ -78,7 +78,6 @@ func (tx *Tx) DeleteDevice(device ident.DeviceNID) error {
 		`DELETE FROM refresh_tokens WHERE device_nid = $1`,
 		`DELETE FROM oauth_sessions WHERE device_nid = $1`,
 		`DELETE FROM approvals WHERE device_nid = $1`,
-		`DELETE FROM client_txns WHERE device_nid = $1`,
 		`DELETE FROM pushers WHERE device_nid = $1`,
 		`DELETE FROM devices WHERE nid = $1`,
 	} {
