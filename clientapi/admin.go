@@ -11,7 +11,7 @@ func (a *API) adminRoutes() []httpapi.Route {
 	const file = "admin.yaml"
 	route := func(method, path, operation string, h func(*httpapi.Request) (any, error)) httpapi.Route {
 		return httpapi.Route{Method: method, Path: clientV1 + path, Aliases: []string{"/_matrix/client/unstable/uk.timedout.msc4323" + path},
-			OperationID: operation, File: file, Auth: httpapi.Admin, Rate: httpapi.Sends, Handler: h}
+			OperationID: operation, File: file, Auth: httpapi.Admin, Rate: rateOf(method), Handler: h}
 	}
 	return []httpapi.Route{
 		route("GET", "/admin/lock/{userId}", "getAdminLockUser", a.getAdminLockUser),

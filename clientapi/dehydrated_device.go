@@ -12,10 +12,10 @@ func (a *API) dehydratedDeviceRoutes() []httpapi.Route {
 	const base = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
 	return []httpapi.Route{
 		{Method: "PUT", Path: base, OperationID: "putDehydratedDevice", Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.putDehydratedDevice},
-		{Method: "GET", Path: base, OperationID: "getDehydratedDevice", Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.getDehydratedDevice},
+		{Method: "GET", Path: base, OperationID: "getDehydratedDevice", Auth: httpapi.User, Rate: httpapi.Reads, Handler: a.getDehydratedDevice},
 		{Method: "DELETE", Path: base, OperationID: "deleteDehydratedDevice", Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.deleteDehydratedDevice},
-		{Method: "GET", Path: base + "/{device_id}/events", OperationID: "getDehydratedDeviceEvents", Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.getDehydratedDeviceEvents},
-		{Method: "POST", Path: base + "/{device_id}/events", OperationID: "postDehydratedDeviceEvents", Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.postDehydratedDeviceEvents},
+		{Method: "GET", Path: base + "/{device_id}/events", OperationID: "getDehydratedDeviceEvents", Auth: httpapi.User, Rate: httpapi.Reads, Handler: a.getDehydratedDeviceEvents},
+		{Method: "POST", Path: base + "/{device_id}/events", OperationID: "postDehydratedDeviceEvents", Auth: httpapi.User, Rate: httpapi.Reads, Handler: a.postDehydratedDeviceEvents},
 	}
 }
 

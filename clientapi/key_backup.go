@@ -15,7 +15,7 @@ func (a *API) keyBackupRoutes() []httpapi.Route {
 	const room, session = keys + "/{roomId}", keys + "/{roomId}/{sessionId}"
 	const maxKeys = 16 << 20 // a complete backup in one request
 	route := func(method, path, operation string, h func(*httpapi.Request) (any, error)) httpapi.Route {
-		return httpapi.Route{Method: method, Path: path, OperationID: operation, File: "key_backup.yaml", Auth: httpapi.User, Rate: httpapi.Sends, MaxBody: maxKeys, Handler: h}
+		return httpapi.Route{Method: method, Path: path, OperationID: operation, File: "key_backup.yaml", Auth: httpapi.User, Rate: rateOf(method), MaxBody: maxKeys, Handler: h}
 	}
 	return []httpapi.Route{
 		route("POST", version, "postRoomKeysVersion", a.postRoomKeysVersion),

@@ -18,3 +18,14 @@ func TestEveryChangeHasARateLimit(t *testing.T) {
 		}
 	}
 }
+
+// What one user reads must not occupy all reading connections of the database, which holds only for requests in the
+// class Reads. A complete key backup, for example, takes many reads.
+func TestOperationsThatOnlyReadAreInTheClassOfReads(t *testing.T) {
+	reads := map[string]bool{"searchUserDirectory": true, "search": true, "queryKeys": true, "queryPublicRooms": true, "postDehydratedDeviceEvents": true}
+	for _, r := range New(API{Config: config.Default()}).Routes() {
+		if r.Method == "GET" && r.Rate == httpapi.Sends || reads[r.OperationID] && r.Rate != httpapi.Reads {
+			t.Errorf("%s %s (%s) counts as a change", r.Method, r.Path, r.OperationID)
+		}
+	}
+}

@@ -13,7 +13,7 @@ func (a *API) pushrulesRoutes() []httpapi.Route {
 	const base = "/pushrules"
 	const rule = base + "/global/{kind}/{ruleId}"
 	route := func(method, path, operation string, h func(*httpapi.Request) (any, error), aliases ...string) httpapi.Route {
-		r := roomRoute(method, path, operation, "pushrules.yaml", httpapi.Sends, h)
+		r := roomRoute(method, path, operation, "pushrules.yaml", rateOf(method), h)
 		for _, alias := range aliases {
 			r.Aliases = append(append(r.Aliases, clientV3+alias), oldNames(clientV3+alias)...)
 		}
@@ -38,7 +38,7 @@ func (a *API) pushrulesPartRoutes() (routes []httpapi.Route) {
 	const base = "/pushrules"
 	add := func(method, operation string, h func(*httpapi.Request) (any, error), paths ...string) {
 		for _, path := range paths {
-			r := roomRoute(method, path, operation, "", httpapi.Sends, h)
+			r := roomRoute(method, path, operation, "", rateOf(method), h)
 			if !strings.HasSuffix(path, "/{ruleId}") && !strings.HasSuffix(path, "/enabled") && !strings.HasSuffix(path, "/actions") {
 				r.Aliases = append(append(r.Aliases, r.Path+"/"), oldNames(r.Path+"/")...)
 			}

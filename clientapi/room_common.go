@@ -2,6 +2,7 @@ package clientapi
 
 import (
 	"encoding/json"
+	"net/http"
 	"strings"
 
 	"maunium.net/go/mautrix/id"
@@ -29,6 +30,14 @@ func roomRoute(method, path, operation, file string, rate httpapi.Rate, h func(*
 	return httpapi.Route{
 		Method: method, Path: path, Aliases: oldNames(path), OperationID: operation, File: file, Auth: httpapi.User, Rate: rate, Handler: h,
 	}
+}
+
+// rateOf returns the class of an operation that reads with GET and changes something with other methods.
+func rateOf(method string) httpapi.Rate {
+	if method == http.MethodGet {
+		return httpapi.Reads
+	}
+	return httpapi.Sends
 }
 
 func roomID(r *httpapi.Request) id.RoomID { return id.RoomID(r.Var("roomId")) }

@@ -8,7 +8,7 @@ import (
 
 func (a *API) usersRoutes() []httpapi.Route {
 	return []httpapi.Route{{Method: "POST", Path: "/_matrix/client/v3/user_directory/search", Aliases: []string{"/_matrix/client/r0/user_directory/search"},
-		OperationID: "searchUserDirectory", File: "users.yaml", Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.searchUserDirectory}}
+		OperationID: "searchUserDirectory", File: "users.yaml", Auth: httpapi.User, Rate: httpapi.Reads, Handler: a.searchUserDirectory}}
 }
 
 // defaultFound is the default number of search results.
