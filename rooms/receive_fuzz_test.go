@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
+	"slices"
 	"testing"
 
 	"maunium.net/go/mautrix/id"
@@ -46,17 +48,74 @@ func FuzzReceive(f *testing.F) {
 		f.Add(byte(seed*2), data)
 	}
 	versions := pdu.Versions()
+	var a arena
+	f.Cleanup(a.close)
 	f.Fuzz(func(t *testing.T, version byte, data []byte) {
-		w := fuzzedRoom(t, versions[int(version)%len(versions)], data)
+		w := a.fuzzedRoom(t, versions[int(version)%len(versions)], data)
 		for steps := 0; steps < maxFuzzSteps && len(w.script.data) > 0; steps++ {
 			w.step()
 		}
 		w.compare("without the key")
 		clear(w.n.blind)
-		w.ok(w.svc.decideAll(t.Context()))
+		w.ok(w.svc.decideIn(t.Context(), w.house.room(w.room).nid, true))
 		w.compare("with the key")
 		w.whole()
 	})
+}
+
+// arena is a server that one process uses for many graphs, each in a room of its own: opening a database takes longer
+// than judging a graph.
+type arena struct {
+	tb   arenaTB
+	n    *network
+	here *peer
+	uses int
+}
+
+// maxArenaUses bounds the rooms in one database, which would otherwise grow for as long as the fuzzing takes.
+const maxArenaUses = 500
+
+// enter prepares the server for another graph.
+func (a *arena) enter(t *testing.T) {
+	a.tb.TB = t
+	if a.uses%maxArenaUses == 0 {
+		a.close()
+		a.n = newNetwork(&a.tb)
+		a.here = a.n.add("here")
+	}
+	a.uses++
+	clear(a.n.strangers)
+	clear(a.n.blind)
+	a.n.sent = nil
+}
+
+func (a *arena) close() {
+	for _, f := range slices.Backward(a.tb.cleanups) {
+		f()
+	}
+	a.tb.cleanups = nil
+}
+
+// arenaTB is the testing.TB of the test that runs now, except that its folders and cleanups outlive the test.
+type arenaTB struct {
+	testing.TB
+	cleanups []func()
+}
+
+func (tb *arenaTB) Cleanup(f func()) { tb.cleanups = append(tb.cleanups, f) }
+
+// TempDir returns a folder in memory if possible, because the committer waits for the disk after each event.
+func (tb *arenaTB) TempDir() string {
+	parent := "/dev/shm"
+	if _, err := os.Stat(parent); err != nil {
+		parent = ""
+	}
+	dir, err := os.MkdirTemp(parent, "ebb-fuzz-")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 // fuzzed is a wilderness with a second hostile server, whose key cannot be fetched.
@@ -68,9 +127,10 @@ type fuzzed struct {
 	before []json.RawMessage // the first events of the room
 }
 
-func fuzzedRoom(t *testing.T, version id.RoomVersion, data []byte) *fuzzed {
+func (a *arena) fuzzedRoom(t *testing.T, version id.RoomVersion, data []byte) *fuzzed {
+	a.enter(t)
 	s := &script{data: data}
-	w := &fuzzed{wilderness: &wilderness{siege: besieged(t, version), t: t, dice: rand.New(s)}, script: s}
+	w := &fuzzed{wilderness: &wilderness{siege: besiegedOn(a.n, a.here, version, fmt.Sprint("alice", a.uses)), t: t, dice: rand.New(s)}, script: s}
 	w.dead = w.n.stranger("dead", w.peer)
 	w.dora = w.dead.user("dora")
 	w.dead.join(w.room, w.dora)
@@ -122,10 +182,15 @@ func (w *fuzzed) unverifiable() *pdu.Event {
 // there either.
 func (w *fuzzed) compare(when string) {
 	w.t.Helper()
-	var also []id.EventID
+	var made, also []id.EventID
 	for _, e := range w.made {
-		if s := w.stored(w.room, e.ID()); s != nil && s.InGraph() {
-			also = append(also, e.ID())
+		made = append(made, e.ID())
+	}
+	stored, err := w.svc.stored(w.Context(), w.house.room(w.room), made)
+	w.ok(err)
+	for eventID, e := range stored {
+		if e.InGraph() {
+			also = append(also, eventID)
 		}
 	}
 	g := readGraph(w.house, w.room, also...)

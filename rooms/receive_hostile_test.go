@@ -32,9 +32,14 @@ type siege struct {
 
 func besieged(t *testing.T, version id.RoomVersion) *siege {
 	n := newNetwork(t)
-	s := &siege{n: n, peer: n.add("here")}
+	return besiegedOn(n, n.add("here"), version, "alice")
+}
+
+// besiegedOn is like besieged, for a given server and the name of its user.
+func besiegedOn(n *network, here *peer, version id.RoomVersion, alice string) *siege {
+	s := &siege{n: n, peer: here}
 	s.evil = n.stranger("evil", s.peer)
-	s.alice, s.mallory = s.user("alice"), s.evil.user("mallory")
+	s.alice, s.mallory = s.user(alice), s.evil.user("mallory")
 	s.room = s.create(s.alice, CreateRoom{Preset: "public_chat", RoomVersion: version})
 	s.evil.join(s.room, s.mallory)
 	return s

@@ -375,22 +375,24 @@ func readGraph(h *house, room id.RoomID, also ...id.EventID) *wholeGraph {
 	h.Helper()
 	r := h.room(room)
 	g := &wholeGraph{version: r.version, heads: r.extremityIDs(), events: map[id.EventID]*pdu.Event{}, refused: map[id.EventID]bool{}, compares: true}
-	todo := append(also, g.heads...)
-	for len(todo) > 0 {
-		eventID := todo[0]
-		todo = todo[1:]
-		if g.events[eventID] != nil {
-			continue
+	for todo := append(also, g.heads...); len(todo) > 0; {
+		slices.Sort(todo)
+		todo = slices.DeleteFunc(slices.Compact(todo), func(eventID id.EventID) bool { return g.events[eventID] != nil })
+		found, err := h.svc.stored(h.Context(), r, todo)
+		h.ok(err)
+		var next []id.EventID
+		for _, eventID := range todo {
+			e := found[eventID]
+			if e == nil || e.Flags&storage.OutlierEvent != 0 {
+				h.Fatalf("%s is not part of the graph", eventID)
+			}
+			g.events[eventID], g.refused[eventID] = e.Event, e.Flags&storage.RejectedEvent != 0
+			if e.Flags&storage.SoftFailedEvent != 0 {
+				g.softFailed++
+			}
+			next = append(append(next, e.PrevEvents()...), e.AuthEvents()...)
 		}
-		e := h.stored(room, eventID)
-		if e == nil || e.Flags&storage.OutlierEvent != 0 {
-			h.Fatalf("%s is not part of the graph", eventID)
-		}
-		g.events[eventID], g.refused[eventID] = e.Event, e.Flags&storage.RejectedEvent != 0
-		if e.Flags&storage.SoftFailedEvent != 0 {
-			g.softFailed++
-		}
-		todo = append(append(todo, e.PrevEvents()...), e.AuthEvents()...)
+		todo = next
 	}
 	return g
 }
