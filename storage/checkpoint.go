@@ -10,8 +10,8 @@ import (
 
 // A separate connection copies SQLite's write-ahead log back into the database (a checkpoint) while commits continue.
 // Under load it never reaches the end of the log, because the committer keeps appending. When the log has become long,
-// the committer therefore copies the rest itself between two batches, and the next batch starts the log from its
-// beginning.
+// it is therefore repeated, each time with what was appended meanwhile, until little is left. The committer copies that
+// itself between two batches, and the next batch starts the log from its beginning.
 
 const (
 	// logLook is the number of commits between two checks of the log's length.
@@ -21,6 +21,10 @@ const (
 	// after a crash the whole log must be read before the first answer (32 MiB took 90 ms).
 	longLog    = 1024
 	tooLongLog = 4 * longLog
+	// shortRest is the number of pages that the committer may copy between two batches. If commits are faster than the
+	// checkpoint, it copies more after copyTries.
+	shortRest = 64
+	copyTries = 8
 )
 
 // checkpointer copies SQLite's write-ahead log into the database file when the log has become long. Such a copy is
@@ -89,8 +93,13 @@ func (k *checkpointer) look() error {
 	if err != nil || l.pages-l.copied < longLog {
 		return err
 	}
-	if l, err = fold(k.conn, "PASSIVE"); err != nil || l.pages < tooLongLog {
-		return err
+	for try := 0; l.pages-l.copied > shortRest && try < copyTries; try++ {
+		if l, err = fold(k.conn, "PASSIVE"); err != nil || l.pages < tooLongLog {
+			return err
+		}
+		if l, err = fold(k.conn, "NOOP"); err != nil {
+			return err
+		}
 	}
 	return k.rest()
 }

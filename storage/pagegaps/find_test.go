@@ -5,6 +5,16 @@ import (
 	"testing"
 )
 
+// The kinds of pages; see gaps.c.
+const (
+	interiorIndex = 2
+	interiorTable = 5
+	leafIndex     = 10
+	leafTable     = 13
+
+	pendingByte = 0x40000000
+)
+
 // page returns a page of 512 bytes of the given kind.
 func page(kind byte, cells, content uint16) []byte {
 	b := make([]byte, 512)

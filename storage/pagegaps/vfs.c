@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "_cgo_export.h"
+#include "gaps.h"
 
 // The parts of SQLite's interface that are needed, as https://www.sqlite.org/c3ref/vfs.html and
 // https://www.sqlite.org/c3ref/io_methods.html describe them. Functions that only SQLite calls are void pointers.
@@ -15,7 +15,8 @@ typedef struct {
 	int (*xClose)(sqlite3_file *);
 	void *xRead;
 	int (*xWrite)(sqlite3_file *, const void *, int, long long);
-	void *xTruncate, *xSync;
+	void *xTruncate;
+	int (*xSync)(sqlite3_file *, int);
 	int (*xFileSize)(sqlite3_file *, long long *);
 	void *version1[6], *version2[4], *version3[2];
 } sqlite3_io_methods;
@@ -36,7 +37,7 @@ typedef struct sqlite3_vfs {
 extern sqlite3_vfs *sqlite3_vfs_find(const char *);
 extern int sqlite3_vfs_register(sqlite3_vfs *, int);
 
-enum { OK = 0, ERROR = 1, NOMEM = 7, MISUSE = 21, OPEN_MAIN_DB = 0x100, known_version = 3 };
+enum { OK = 0, ERROR = 1, NOMEM = 7, MISUSE = 21, SYNC_NORMAL = 2, OPEN_MAIN_DB = 0x100, known_version = 3 };
 
 static sqlite3_vfs vfs;
 static int (*open_file)(sqlite3_vfs *, const char *, sqlite3_file *, int, int *);
@@ -47,6 +48,25 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static const sqlite3_io_methods *theirs;
 static sqlite3_io_methods ours;
 
+// The size of SQLite's part of an open file. Behind it is the number of pages that were written since the last sync.
+static int their_size;
+
+// portion is the number of pages after which a checkpoint syncs the file. SQLite would sync it once at the end, and only
+// if no commit came in between. All that was written since the last time would go to the disk at once, and commits,
+// which sync the log, would wait behind it.
+enum { portion = 256 };
+
+// write_page writes part of a database file. SQLite does so in a checkpoint only, once the file exists.
+static int write_page(sqlite3_file *file, const void *page, int size, long long offset) {
+	int err = theirs->xWrite(file, page, size, offset);
+	int *unsynced = (int *)((char *)file + their_size);
+	if (err != OK || ++*unsynced < portion) {
+		return err;
+	}
+	*unsynced = 0;
+	return theirs->xSync(file, SYNC_NORMAL);
+}
+
 // write_clean writes part of a database file. If it is a page with something in its gap, it writes a copy without it.
 static int write_clean(sqlite3_file *file, const void *page, int size, long long offset) {
 	long long file_size = 0;
@@ -54,18 +74,17 @@ static int write_clean(sqlite3_file *file, const void *page, int size, long long
 	if (err != OK) {
 		return err;
 	}
-	int from = 0, to = 0;
-	ebbDirtyGap((void *)page, size, offset, file_size, &from, &to);
-	if (from == to) {
-		return theirs->xWrite(file, page, size, offset);
+	struct ebb_gap gap = ebb_dirty_gap(page, size, offset, file_size);
+	if (gap.from == gap.to) {
+		return write_page(file, page, size, offset);
 	}
 	char *copy = malloc(size);
 	if (copy == NULL) {
 		return NOMEM;
 	}
 	memcpy(copy, page, size);
-	memset(copy + from, 0, to - from);
-	err = theirs->xWrite(file, copy, size, offset);
+	memset(copy + gap.from, 0, gap.to - gap.from);
+	err = write_page(file, copy, size, offset);
 	free(copy);
 	return err;
 }
@@ -92,6 +111,7 @@ static int open_clean(sqlite3_vfs *v, const char *name, sqlite3_file *file, int 
 		return err;
 	}
 	if (use_ours(file)) {
+		*(int *)((char *)file + their_size) = 0;
 		return OK;
 	}
 	file->pMethods->xClose(file);
@@ -105,6 +125,8 @@ int ebb_register_vfs(const char *name) {
 		return MISUSE;
 	}
 	vfs = *standard;
+	their_size = vfs.szOsFile;
+	vfs.szOsFile += sizeof(int);
 	open_file = vfs.xOpen;
 	vfs.zName = name;
 	vfs.xOpen = open_clean;
