@@ -17,6 +17,7 @@ import (
 	"ebb/pushrules"
 	"ebb/rooms/expiry"
 	"ebb/storage"
+	"ebb/storage/pace"
 	"ebb/wake"
 )
 
@@ -323,7 +324,7 @@ func TestExpiredEventsDropOutOfTheCountAndThePurgeLeavesZero(t *testing.T) {
 	}
 	policy := h.load(y.room).Retention()
 	rule, _ := expiry.Standing{Policy: policy, Before: policy}.Rule(h.svc.now())
-	_, err := h.rooms.Purge(t.Context(), h.load(y.room), rule, rooms.PurgeCursor{}, rooms.PurgeBatch)
+	_, err := h.rooms.Purge(t.Context(), h.load(y.room), rule, rooms.PurgeCursor{}, pace.Fixed(rooms.PurgeBatch))
 	h.check(err)
 	for _, svc := range []*Service{h.svc, h.anew()} {
 		if got := count(svc); got != (UnreadCount{1, 1}) { // state events stay

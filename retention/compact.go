@@ -3,29 +3,24 @@ package retention
 import (
 	"context"
 	"time"
+
+	"ebb/storage/pace"
 )
 
-// How many events one step stores together (see storage.DB.Compact). On an idle database a step takes about 20 ms.
-const (
-	compactBatch     = 500
-	compactBusyBatch = 50
-)
+// compactBatch is how many events one step stores together, at most (see storage.DB.Compact).
+const compactBatch = 500
 
 // compact stores together what purges have left between the events that they deleted, so that the file becomes smaller.
 // Nothing depends on when that happens, so it gives way to purges and to others who write.
 func (j *Job) compact(ctx context.Context) error {
 	defer j.status.compacting(false)
-	pace, start, steps := j.opts.DB.Pace(), time.Now(), 0
+	at, start, steps := j.opts.DB.Pace(compactBatch), time.Now(), 0
 	for more := true; more; steps++ {
-		batch := compactBatch
-		if pace.Busy() {
-			batch = compactBusyBatch
-		}
 		var err error
-		if more, err = j.compactStep(ctx, batch); err != nil {
+		if more, err = j.compactStep(ctx, at); err != nil {
 			return err
 		}
-		pace.Rest(ctx, 0)
+		at.Rest(ctx, 0, more)
 	}
 	if steps == 1 {
 		return nil
@@ -38,10 +33,10 @@ func (j *Job) compact(ctx context.Context) error {
 }
 
 // compactStep waits for a purge that is running, since that may leave more to do.
-func (j *Job) compactStep(ctx context.Context, limit int) (more bool, err error) {
+func (j *Job) compactStep(ctx context.Context, at *pace.Pace) (more bool, err error) {
 	j.running.Lock()
 	defer j.running.Unlock()
-	return j.opts.DB.Compact(ctx, limit)
+	return j.opts.DB.Compact(ctx, at)
 }
 
 // compactions calls compact after purges, until ctx ends.

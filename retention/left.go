@@ -17,23 +17,21 @@ const searchInterval = time.Hour
 // removedPage is how many rooms that are being removed are read at a time.
 const removedPage = 100
 
-// removeBatch and removeBusyBatch are how many rows of a removed room one transaction deletes while nobody writes, and
-// while others write.
-const (
-	removeBatch     = 500
-	removeBusyBatch = 100
-)
+// removeBatch is how many rows of a removed room one transaction deletes, at most.
+const removeBatch = 500
 
 // removeLeft removes rooms that all local users have left, if the configuration says so, and continues what an earlier
 // run has begun.
 func (j *Job) removeLeft(ctx context.Context, r *run, report *Report) error {
-	err := j.deleteRemoved(ctx, r, report)
+	err := j.deleteRemoved(ctx, report)
 	settled := r.all || r.by.Sub(time.UnixMilli(j.state.ConfigSince)) >= j.opts.Delay && r.now.Sub(j.searched) >= searchInterval
 	if err != nil || !settled || j.opts.LeftRooms == nil && j.opts.ForgottenRooms == nil {
 		return err
 	}
 	var errs []error
+	steps := j.opts.DB.Pace(roomsPerPage)
 	for after, more := ident.RoomNID(0), true; more && ctx.Err() == nil; {
+		measured := steps.Measure()
 		var page, left []ident.RoomNID
 		err := j.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 			if page, err = tx.AllRooms(after, roomsPerPage); err == nil && len(page) > 0 {
@@ -51,12 +49,13 @@ func (j *Job) removeLeft(ctx context.Context, r *run, report *Report) error {
 			}
 		}
 		more = len(page) == roomsPerPage
-		r.pace.Rest(ctx, 1)
+		measured()
+		steps.Rest(ctx, 1, false)
 	}
 	if len(errs) == 0 && ctx.Err() == nil {
 		j.searched = r.now
 	}
-	return errors.Join(append(errs, j.deleteRemoved(ctx, r, report))...)
+	return errors.Join(append(errs, j.deleteRemoved(ctx, report))...)
 }
 
 // removeRoom removes a room if it was left long enough ago.
@@ -81,7 +80,7 @@ func (j *Job) removeRoom(ctx context.Context, nid ident.RoomNID, r *run, report 
 }
 
 // deleteRemoved deletes, in small transactions, what is left of the rooms that were removed.
-func (j *Job) deleteRemoved(ctx context.Context, r *run, report *Report) error {
+func (j *Job) deleteRemoved(ctx context.Context, report *Report) error {
 	for after, more := ident.RoomNID(0), true; more; {
 		var page []storage.RemovedRoom
 		err := j.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -92,7 +91,7 @@ func (j *Job) deleteRemoved(ctx context.Context, r *run, report *Report) error {
 			return err
 		}
 		for _, of := range page {
-			if after, err = of.NID, j.deleteRows(ctx, of, r, report); err != nil {
+			if after, err = of.NID, j.deleteRows(ctx, of, report); err != nil {
 				return fmt.Errorf("delete what is left of room %d: %w", of.NID, err)
 			}
 		}
@@ -101,24 +100,21 @@ func (j *Job) deleteRemoved(ctx context.Context, r *run, report *Report) error {
 	return nil
 }
 
-func (j *Job) deleteRows(ctx context.Context, of storage.RemovedRoom, r *run, report *Report) error {
+func (j *Job) deleteRows(ctx context.Context, of storage.RemovedRoom, report *Report) error {
 	j.owed = true
+	steps := j.opts.DB.Pace(removeBatch)
 	for more := true; more; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		limit := removeBatch
-		if r.pace.Busy() {
-			limit = removeBusyBatch
-		}
-		n, again, err := j.opts.Rooms.RemoveRows(ctx, of, limit)
+		n, again, err := j.opts.Rooms.RemoveRows(ctx, of, steps)
 		if err != nil {
 			return err
 		}
 		more = again
 		report.RemovedEvents += n
 		j.status.progress(report)
-		r.pace.Rest(ctx, 1)
+		steps.Rest(ctx, 1, more)
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"ebb/ident"
 	"ebb/rooms"
 	"ebb/storage"
+	"ebb/storage/pace"
 	"ebb/storage/storagetest"
 )
 
@@ -186,7 +187,7 @@ func TestAnInterruptedRemovalIsContinued(t *testing.T) {
 		t.Fatal("the room is not removed")
 	}
 	of := storage.RemovedRoom{NID: r.NID(), RoomID: string(room)}
-	if _, more, err := f.opts.Rooms.RemoveRows(t.Context(), of, 5); err != nil || !more {
+	if _, more, err := f.opts.Rooms.RemoveRows(t.Context(), of, pace.Fixed(5)); err != nil || !more {
 		t.Fatalf("one step: %v, %v", more, err)
 	}
 	stopped, cancel := context.WithCancel(t.Context())

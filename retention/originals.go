@@ -10,30 +10,33 @@ import (
 	"ebb/rooms"
 	"ebb/rooms/expiry"
 	"ebb/storage"
+	"ebb/storage/pace"
 )
 
-// originalsPage is how many originals of redacted events are read at a time, and deleted in one write.
+// originalsPage is how many originals of redacted events are read at a time, and deleted in one write, at most.
 const originalsPage = 500
 
 // purgeOriginals deletes the originals of redacted events that nothing keeps any more: their time is over, their sender
 // was erased, or the legal hold or min_lifetime that kept them ended.
 func (j *Job) purgeOriginals(ctx context.Context, r *run, report *Report) error {
 	until := r.by.UnixMilli() - j.opts.Policy.Redacted.Milliseconds()
+	steps := j.opts.DB.Pace(originalsPage)
 	for after, more := (storage.OriginalCursor{}), true; more; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		var page []storage.Original
+		limit := steps.Step()
 		err := j.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-			page, err = tx.DueOriginals(after, until, originalsPage)
+			page, err = tx.DueOriginals(after, until, limit)
 			return err
 		})
 		if err != nil || len(page) == 0 {
 			return err
 		}
 		last := page[len(page)-1]
-		after, more = last.After(j.opts.Rooms.Held(last.Room, last.Sender)), len(page) == originalsPage
-		n, err := j.deleteOriginals(ctx, page, r.by)
+		after, more = last.After(j.opts.Rooms.Held(last.Room, last.Sender)), len(page) == limit
+		n, err := j.deleteOriginals(ctx, page, r.by, steps)
 		if err != nil {
 			return err
 		}
@@ -41,14 +44,14 @@ func (j *Job) purgeOriginals(ctx context.Context, r *run, report *Report) error 
 			report.Originals += n
 			j.owed = true
 			j.status.progress(report)
-			r.pace.Rest(ctx, 1)
+			steps.Rest(ctx, 1, n == limit)
 		}
 	}
 	return nil
 }
 
 // deleteOriginals deletes those of the given originals that nothing keeps, and returns their number.
-func (j *Job) deleteOriginals(ctx context.Context, page []storage.Original, by time.Time) (n int, err error) {
+func (j *Job) deleteOriginals(ctx context.Context, page []storage.Original, by time.Time, at *pace.Pace) (n int, err error) {
 	policy, err := j.policies(ctx, page)
 	if err != nil {
 		return 0, err
@@ -59,7 +62,9 @@ func (j *Job) deleteOriginals(ctx context.Context, page []storage.Original, by t
 		return 0, nil
 	}
 	err = j.opts.DB.Enqueue(storage.Write{
+		Rests: true,
 		Do: func(tx *storage.Tx) error {
+			defer at.Measure()()
 			n = 0
 			for _, o := range due {
 				if !gone(o) { // a hold was added meanwhile

@@ -23,7 +23,7 @@ func (j *Job) purgeReleased(ctx context.Context, r *run, report *Report) error {
 	if lifted == j.lifted && !r.all && r.now.Sub(j.released) < releaseInterval {
 		return nil
 	}
-	if err := j.eachReleased(ctx, func(of storage.KeptBy) error { return j.release(ctx, of, r.by, report) }); err != nil {
+	if err := j.eachReleased(ctx, func(of storage.KeptBy) error { return j.release(ctx, of, r, report) }); err != nil {
 		return err
 	}
 	j.lifted, j.released = lifted, r.now
@@ -55,7 +55,7 @@ func (j *Job) eachReleased(ctx context.Context, f func(storage.KeptBy) error) er
 }
 
 // release purges the kept messages of a sender in a room.
-func (j *Job) release(ctx context.Context, of storage.KeptBy, by time.Time, report *Report) error {
+func (j *Job) release(ctx context.Context, of storage.KeptBy, r *run, report *Report) error {
 	room, err := j.opts.Rooms.RoomByNID(ctx, of.Room)
 	if errors.Is(err, rooms.ErrNoRoom) {
 		return nil
@@ -67,13 +67,14 @@ func (j *Job) release(ctx context.Context, of storage.KeptBy, by time.Time, repo
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		p, last, err := j.opts.Rooms.PurgeReleased(ctx, room, of, after, by)
+		p, last, err := j.opts.Rooms.PurgeReleased(ctx, room, of, after, r.by, r.pace)
 		if err != nil {
 			return err
 		}
 		after, more = last, p.More
 		report.Events += p.Events
 		j.owed = j.owed || p.Events > 0
+		r.pace.Rest(ctx, 1, p.More)
 	}
 	return nil
 }

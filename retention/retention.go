@@ -90,7 +90,7 @@ type run struct {
 	left int       // how many more messages may be purged; unlimited: any number
 	// released is set if the purge goes on after it was stopped.
 	released bool
-	pace     *pace.Pace
+	pace     *pace.Pace // of the purge of messages
 }
 
 // Report is the result of one run.
@@ -207,7 +207,7 @@ func (j *Job) begin(ctx context.Context, all bool, report *Report) (*run, error)
 	if err != nil {
 		return nil, fmt.Errorf("check the clock: %w", err)
 	}
-	r := &run{all: all, now: j.opts.Now(), by: by, pace: j.opts.DB.Pace()}
+	r := &run{all: all, now: j.opts.Now(), by: by, pace: j.opts.DB.Pace(rooms.PurgeBatch)}
 	switch {
 	case all:
 		r.by = r.now
@@ -281,7 +281,7 @@ func (j *Job) purgeRoom(ctx context.Context, nid ident.RoomNID, r *run, report *
 			report.Stopped = true
 			return nil
 		}
-		p, err := j.opts.Rooms.Purge(ctx, room, rule, after, r.batch())
+		p, err := j.opts.Rooms.Purge(ctx, room, rule, after, r.pace)
 		if err != nil {
 			return err
 		}
@@ -292,15 +292,7 @@ func (j *Job) purgeRoom(ctx context.Context, nid ident.RoomNID, r *run, report *
 		j.owed = j.owed || p.Events > 0
 		r.spend(p.Events)
 		j.status.progress(report)
-		r.pace.Rest(ctx, 1)
+		r.pace.Rest(ctx, 1, p.More)
 	}
 	return nil
-}
-
-// batch returns how many events the next transaction looks at.
-func (r *run) batch() int {
-	if r.pace.Busy() {
-		return rooms.PurgeBusyBatch
-	}
-	return rooms.PurgeBatch
 }

@@ -19,10 +19,8 @@ const (
 	stateTime = time.Minute
 	// statePage is how many events or states of a room are read at a time, in a few milliseconds.
 	statePage = 5000
-	// stateBatch and stateBusyBatch are how many rows of states one transaction deletes while nobody writes, and while
-	// others write.
-	stateBatch     = 500
-	stateBusyBatch = 100
+	// stateBatch is how many rows of states one transaction deletes, at most.
+	stateBatch = 500
 )
 
 // deleteStates deletes states of rooms that nothing needs any more, because the events that referred to them were
@@ -44,7 +42,7 @@ func (j *Job) deleteStates(ctx context.Context, r *run, report *Report) error {
 			if !r.all && !room.Begun && r.now.Sub(time.UnixMilli(room.Since)) < stateDelay {
 				continue
 			}
-			if err := j.deleteStatesOf(ctx, room.NID, r, report); err != nil {
+			if err := j.deleteStatesOf(ctx, room.NID, report); err != nil {
 				errs = append(errs, fmt.Errorf("delete states of room %d: %w", room.NID, err))
 			}
 			if ctx.Err() != nil || !r.all && time.Since(start) > stateTime {
@@ -57,12 +55,12 @@ func (j *Job) deleteStates(ctx context.Context, r *run, report *Report) error {
 }
 
 // deleteStatesOf searches for unneeded states of a room, and deletes them.
-func (j *Job) deleteStatesOf(ctx context.Context, nid ident.RoomNID, r *run, report *Report) error {
-	unneeded, known, err := j.unneededStates(ctx, nid, r)
+func (j *Job) deleteStatesOf(ctx context.Context, nid ident.RoomNID, report *Report) error {
+	unneeded, known, err := j.unneededStates(ctx, nid)
 	if err != nil || !known {
 		return err
 	}
-	if err := j.deleteAll(ctx, unneeded, r, report); err != nil {
+	if err := j.deleteAll(ctx, unneeded, report); err != nil {
 		return err
 	}
 	return j.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.EndStateSweep(nid) })
@@ -70,7 +68,7 @@ func (j *Job) deleteStatesOf(ctx context.Context, nid ident.RoomNID, r *run, rep
 
 // unneededStates returns the states of a room that neither an event nor another state that is needed refers to. It
 // returns false if too much was written meanwhile to tell.
-func (j *Job) unneededStates(ctx context.Context, nid ident.RoomNID, r *run) (unneeded []int64, known bool, err error) {
+func (j *Job) unneededStates(ctx context.Context, nid ident.RoomNID) (unneeded []int64, known bool, err error) {
 	if err := j.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.BeginStateSweep(nid) }); err != nil {
 		return nil, false, err
 	}
@@ -78,8 +76,10 @@ func (j *Job) unneededStates(ctx context.Context, nid ident.RoomNID, r *run) (un
 	if err != nil {
 		return nil, false, err
 	}
+	steps := j.opts.DB.Pace(statePage)
 	for from := storage.FirstStateRefs; from.More; {
 		var refs []int64
+		measured := steps.Measure()
 		err := j.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 			refs, from, err = tx.StatesReferredTo(nid, from, statePage)
 			return err
@@ -90,7 +90,8 @@ func (j *Job) unneededStates(ctx context.Context, nid ident.RoomNID, r *run) (un
 		for _, state := range refs {
 			states.Need(state)
 		}
-		r.pace.Rest(ctx, 0)
+		measured()
+		steps.Rest(ctx, 0, false)
 	}
 	if len(states.Unneeded()) == 0 {
 		return nil, true, nil
@@ -128,27 +129,26 @@ func (j *Job) statesOf(ctx context.Context, nid ident.RoomNID) (states statechai
 }
 
 // deleteAll deletes states in small transactions. Nothing refers to them.
-func (j *Job) deleteAll(ctx context.Context, states []int64, r *run, report *Report) error {
+func (j *Job) deleteAll(ctx context.Context, states []int64, report *Report) error {
+	steps := j.opts.DB.Pace(stateBatch)
 	for j.owed = j.owed || len(states) > 0; len(states) > 0; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		limit := stateBatch
-		if r.pace.Busy() {
-			limit = stateBusyBatch
-		}
 		var left []int64
-		err := j.opts.DB.Write(ctx, func(tx *storage.Tx) (err error) {
+		limit := steps.Step()
+		err := j.opts.DB.Enqueue(storage.Write{Rests: true, Do: func(tx *storage.Tx) (err error) {
+			defer steps.Measure()()
 			left, err = tx.DeleteStates(states, limit)
 			return err
-		})
+		}}).Wait(ctx)
 		if err != nil {
 			return err
 		}
 		report.States += len(states) - len(left)
 		states = left
 		j.status.progress(report)
-		r.pace.Rest(ctx, 1)
+		steps.Rest(ctx, 1, len(left) > 0)
 	}
 	return nil
 }

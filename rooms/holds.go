@@ -9,6 +9,7 @@ import (
 	"ebb/ident"
 	"ebb/rooms/legalhold"
 	"ebb/storage"
+	"ebb/storage/pace"
 )
 
 // CommittedHold is a legal hold that was added or lifted.
@@ -48,21 +49,22 @@ func (s *Service) UserHeld(user ident.UserNID) bool { return s.holds.User(user) 
 func (s *Service) HoldsLifted() int64 { return s.holds.Lifted() }
 
 // PurgeReleased removes messages of a sender in a room that a legal hold or min_lifetime has kept, and that nothing
-// keeps any more at the time by: at most PurgeBatch after the given position.
-func (s *Service) PurgeReleased(ctx context.Context, r *Room, of storage.KeptBy, after storage.Pos, by time.Time) (out Purged, last storage.Pos, err error) {
-	var gone []storage.Pos
+// keeps any more at the time by: those after the given position, in a step of a size that at determines.
+func (s *Service) PurgeReleased(ctx context.Context, r *Room, of storage.KeptBy, after storage.Pos, by time.Time, at *pace.Pace) (out Purged, last storage.Pos, err error) {
+	limit, gone := at.Step(), []storage.Pos(nil)
 	err = s.touch(ctx, r.id, func(loaded *Room) storage.Write {
 		r = loaded
-		return storage.Write{Do: func(tx *storage.Tx) error {
+		return storage.Write{Rests: true, Do: func(tx *storage.Tx) error {
+			defer at.Measure()()
 			out, last, gone = Purged{}, after, nil
 			if s.Held(of.Room, of.Sender) {
 				return nil
 			}
-			batch, err := tx.KeptCandidates(of, after, PurgeBatch)
+			batch, err := tx.KeptCandidates(of, after, limit)
 			if err != nil || len(batch) == 0 {
 				return err
 			}
-			last, out.More = batch[len(batch)-1].Position, len(batch) == PurgeBatch
+			last, out.More = batch[len(batch)-1].Position, len(batch) == limit
 			policy := r.Retention()
 			batch = slices.DeleteFunc(batch, func(c storage.PurgeCandidate) bool {
 				return !c.IsState && policy.WithinMin(c.ReceivedTS, by.UnixMilli())

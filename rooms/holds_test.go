@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ebb/storage"
+	"ebb/storage/pace"
 )
 
 // legalHold adds a legal hold, or lifts the one with the given number.
@@ -37,7 +38,7 @@ func (h *house) released() (events int) {
 	for _, of := range page {
 		r, err := h.svc.RoomByNID(h.Context(), of.Room)
 		h.ok(err)
-		p, _, err := h.svc.PurgeReleased(h.Context(), r, of, 0, h.svc.opts.Now())
+		p, _, err := h.svc.PurgeReleased(h.Context(), r, of, 0, h.svc.opts.Now(), pace.Fixed(PurgeBatch))
 		h.ok(err)
 		events += p.Events
 	}
@@ -119,7 +120,7 @@ func TestAHoldThatIsAddedDuringAPurgeKeepsTheRest(t *testing.T) {
 		rule, _ := h.rule(room)
 		nid, purged, kept := int64(0), 0, 0
 		for after, more := (PurgeCursor{}), true; more; {
-			p, err := h.svc.Purge(h.Context(), h.room(room), rule, after, 3)
+			p, err := h.svc.Purge(h.Context(), h.room(room), rule, after, pace.Fixed(3))
 			h.ok(err)
 			purged, kept, after, more = purged+p.Events, kept+p.Kept, p.Next, p.More
 			if purged == 0 || nid != 0 {

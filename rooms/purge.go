@@ -15,14 +15,11 @@ import (
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
 	"ebb/storage"
+	"ebb/storage/pace"
 )
 
-// PurgeBatch is how many events one purge transaction looks at while nobody writes: 500 keep it under about 20 ms, so
-// that sends do not wait long. PurgeBusyBatch is how many it looks at while others write.
-const (
-	PurgeBatch     = 500
-	PurgeBusyBatch = 100
-)
+// PurgeBatch is how many events one purge transaction looks at, at most.
+const PurgeBatch = 500
 
 // PurgeCursor is where a purge of a room continues. Its zero value is the beginning. Events without a place in the
 // timeline, which were rejected, come before those of the timeline.
@@ -42,15 +39,14 @@ type Purged struct {
 	More    bool          // whether there may be more
 }
 
-// Purge removes expired messages of a room. It looks at up to limit events (at most PurgeBatch) that come after from,
-// and removes those that rule covers. State events stay, and an event that the graph still needs is reduced to a
-// skeleton, which no client sees.
-func (s *Service) Purge(ctx context.Context, r *Room, rule expiry.PurgeRule, from PurgeCursor, limit int) (out Purged, err error) {
-	var gone []storage.Pos
-	watermark := rule.Watermark()
+// Purge removes expired messages of a room. It looks at some events that come after from, and removes those that rule
+// covers. State events stay, and an event that the graph needs is reduced to a skeleton, which no client sees.
+func (s *Service) Purge(ctx context.Context, r *Room, rule expiry.PurgeRule, from PurgeCursor, at *pace.Pace) (out Purged, err error) {
+	limit, watermark, gone := at.Step(), rule.Watermark(), []storage.Pos(nil)
 	err = s.touch(ctx, r.id, func(loaded *Room) storage.Write {
 		r = loaded
-		return storage.Write{Do: func(tx *storage.Tx) error {
+		return storage.Write{Rests: true, Do: func(tx *storage.Tx) error {
+			defer at.Measure()()
 			out = Purged{}
 			media := tx.DeletedMedia()
 			batch, err := from.candidates(tx, r.nid, limit)

@@ -17,6 +17,7 @@ import (
 	"ebb/rooms/expiry"
 	"ebb/rooms/graph"
 	"ebb/storage"
+	"ebb/storage/pace"
 	"ebb/storage/storagetest"
 )
 
@@ -31,7 +32,7 @@ func (h *house) purge(room id.RoomID) (purged int) {
 	h.Helper()
 	rule, expires := h.rule(room)
 	for after, more := (PurgeCursor{}), expires; more; {
-		p, err := h.svc.Purge(h.Context(), h.room(room), rule, after, PurgeBatch)
+		p, err := h.svc.Purge(h.Context(), h.room(room), rule, after, pace.Fixed(PurgeBatch))
 		h.ok(err)
 		purged, after, more = purged+p.Events, p.Next, p.More
 	}
@@ -207,7 +208,7 @@ func TestPurgeContinuesWhereItStopped(t *testing.T) {
 	h.keep(room, time.Minute)
 	h.now = h.now.Add(time.Hour)
 	rule, _ := h.rule(room)
-	p, err := h.svc.Purge(t.Context(), h.room(room), rule, PurgeCursor{}, PurgeBatch)
+	p, err := h.svc.Purge(t.Context(), h.room(room), rule, PurgeCursor{}, pace.Fixed(PurgeBatch))
 	if h.ok(err); p.Events != PurgeBatch-before || !p.More || p.Next.order == 0 {
 		t.Fatalf("the first purge: %+v, want a full batch", p)
 	}

@@ -7,6 +7,7 @@ import (
 	"ebb/deletions"
 	"ebb/ident"
 	"ebb/storage"
+	"ebb/storage/pace"
 )
 
 // RemoveLeft removes a room that no local user is in, is invited to or knocks on. From then on, this server does not
@@ -85,13 +86,14 @@ func (s *Service) formerUsers(r *Room) (users []ident.UserNID, some bool) {
 	return users, some
 }
 
-// RemoveRows deletes at most limit rows of a room that RemoveLeft has removed, and returns the number of events among
-// them and whether there may be more rows. With the last ones, the receipt about the room is complete.
-func (s *Service) RemoveRows(ctx context.Context, of storage.RemovedRoom, limit int) (events int, more bool, err error) {
+// RemoveRows deletes some rows of a room that RemoveLeft has removed, and returns the number of events among them and
+// whether there may be more rows. With the last ones, the receipt about the room is complete.
+func (s *Service) RemoveRows(ctx context.Context, of storage.RemovedRoom, at *pace.Pace) (events int, more bool, err error) {
 	err = s.db.Enqueue(storage.Write{
-		Do: func(tx *storage.Tx) error {
+		Rests: true, Do: func(tx *storage.Tx) error {
+			defer at.Measure()()
 			media := tx.DeletedMedia()
-			if events, more, err = tx.RemoveRoomRows(of.NID, limit); err != nil {
+			if events, more, err = tx.RemoveRoomRows(of.NID, at.Step()); err != nil {
 				return err
 			}
 			err := s.opts.Deletions.Count(tx, of.NID, deletions.Left, int64(events), tx.DeletedMedia()-media)

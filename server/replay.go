@@ -17,6 +17,7 @@ import (
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
 	"ebb/storage"
+	"ebb/storage/pace"
 )
 
 // replayBatch is the number of ledger entries that are applied in one write.
@@ -356,7 +357,7 @@ func purgeAgain(ctx context.Context, s *rooms.Service, room ident.RoomNID, text 
 	}
 	for after, more := (rooms.PurgeCursor{}), true; more && err == nil; {
 		var out rooms.Purged
-		out, err = s.Purge(ctx, r, rule, after, rooms.PurgeBatch)
+		out, err = s.Purge(ctx, r, rule, after, pace.Fixed(rooms.PurgeBatch))
 		after, more = out.Next, out.More
 	}
 	return true, err

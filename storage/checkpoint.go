@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"ebb/storage/pace"
 )
 
 // A separate connection copies SQLite's write-ahead log back into the database (a checkpoint) while commits continue.
@@ -125,10 +127,8 @@ func fold(c *liteConn, mode string) (l walState, err error) {
 }
 
 const (
-	// vacuumPages is how many pages one step returns to the file system while nobody writes. A step takes less than 20
-	// ms, between batches. vacuumBusyPages is the number while others write.
-	vacuumPages     = 256
-	vacuumBusyPages = 32
+	// vacuumPages is how many pages one step returns to the file system, at most.
+	vacuumPages = 256
 	// truncateWait is how long one attempt to empty the log waits for readers. No batch runs meanwhile.
 	truncateWait = 20 * time.Millisecond
 	// truncateTries bounds the attempts. Readers release their snapshots within milliseconds.
@@ -138,13 +138,9 @@ const (
 // maintain returns free pages to the file system and empties the log, in small steps between batches. It waits while
 // the file of the database is held; see DB.Hold.
 func (sqliteDialect) maintain(ctx context.Context, db *DB) error {
-	pace := db.Pace()
-	for more := true; more; pace.Rest(ctx, 0) {
-		pages := vacuumPages
-		if pace.Busy() {
-			pages = vacuumBusyPages
-		}
-		err := db.between(ctx, func(w conn) (err error) { more, err = vacuumStep(w.(*liteConn), pages); return err })
+	at := db.Pace(vacuumPages)
+	for more := true; more; at.Rest(ctx, 0, more) {
+		err := db.between(ctx, func(w conn) (err error) { more, err = vacuumStep(w.(*liteConn), at); return err })
 		if err != nil {
 			return fmt.Errorf("return free pages to the file system: %w", err)
 		}
@@ -156,13 +152,21 @@ func (sqliteDialect) maintain(ctx context.Context, db *DB) error {
 	return emptyLog(ctx, db)
 }
 
-func vacuumStep(w *liteConn, pages int) (more bool, err error) {
+func vacuumStep(w *liteConn, at *pace.Pace) (more bool, err error) {
 	var before, after int64
 	if err := w.pragma("freelist_count", &before); err != nil || before == 0 {
 		return false, err
 	}
-	if err := w.pragma(fmt.Sprintf("incremental_vacuum(%d)", pages)); err != nil {
+	measured := at.Measure()
+	if err := w.begin(true); err != nil {
 		return false, full(err)
+	}
+	err = w.pragma(fmt.Sprintf("incremental_vacuum(%d)", at.Step()))
+	if measured(); err == nil {
+		err = w.commit()
+	}
+	if err != nil {
+		return false, errors.Join(full(err), w.rollback())
 	}
 	err = w.pragma("freelist_count", &after)
 	return after > 0 && after < before, err

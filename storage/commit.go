@@ -194,8 +194,8 @@ func (c *committer) more() bool {
 }
 
 // gatherAfter sets how long the next batch waits for more writes, and for how many, after a commit that began at start.
-// It expects a write from each writer whose write has just been committed, in addition to those that are queued
-// already.
+// It expects a write from each writer whose write has just been committed, unless that rests, in addition to those that
+// are queued already.
 func (c *committer) gatherAfter(start time.Time) {
 	took := time.Since(start)
 	c.until = time.Time{}
@@ -204,6 +204,11 @@ func (c *committer) gatherAfter(start time.Time) {
 		c.mu.Lock()
 		c.last = len(c.batch) + len(c.queue)
 		c.mu.Unlock()
+		for _, p := range c.batch {
+			if p.write.Rests {
+				c.last--
+			}
+		}
 	}
 }
 

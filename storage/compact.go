@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"ebb/storage/pace"
 )
 
 // SQLite merges two pages of a table only when one of them is almost empty. So when many events are deleted from
@@ -65,11 +67,10 @@ const (
 	forgetGapsQuery = `DELETE FROM event_gaps WHERE block = $1 AND deleted = 0`
 )
 
-// Compact stores up to limit events together between which many others were deleted, and reports whether there may be
-// more to do. Each call is one short transaction between two batches; after a crash the next call continues.
-// Afterwards, Maintain returns the freed space to the file system. On PostgreSQL, where autovacuum does this work,
-// Compact does nothing.
-func (db *DB) Compact(ctx context.Context, limit int) (more bool, err error) {
+// Compact stores some events together between which many others were deleted, and reports whether there may be more to
+// do. Each call is one short transaction between two batches; after a crash the next call continues. Maintain returns
+// the freed space to the file system. On PostgreSQL, where autovacuum does this work, Compact does nothing.
+func (db *DB) Compact(ctx context.Context, at *pace.Pace) (more bool, err error) {
 	if db.checkpointer == nil {
 		return false, nil
 	}
@@ -82,7 +83,7 @@ func (db *DB) Compact(ctx context.Context, limit int) (more bool, err error) {
 	}
 	err = db.between(ctx, func(w conn) error {
 		defer db.checkpointer.committed()
-		return full(compactStep(w.(*liteConn), g, limit))
+		return full(compactStep(w.(*liteConn), g, at))
 	})
 	if err != nil {
 		return false, fmt.Errorf("store events together: %w", err)
@@ -143,8 +144,9 @@ func (db *DB) dueGaps(ctx context.Context) (g gaps, found bool, err error) {
 // compacted lists the tables with a row for each of many events whose keys are the positions of the events.
 var compacted = []string{"events", "relations"}
 
-// compactStep stores the next events of a block anew, at most limit.
-func compactStep(w *liteConn, g gaps, limit int) (err error) {
+// compactStep stores the next events of a block anew.
+func compactStep(w *liteConn, g gaps, at *pace.Pace) (err error) {
+	measured := at.Measure()
 	for _, table := range compacted {
 		if err := run(w, `CREATE TEMP TABLE IF NOT EXISTS moved_`+table+` AS SELECT * FROM `+table+` WHERE 0`); err != nil {
 			return err
@@ -158,7 +160,7 @@ func compactStep(w *liteConn, g gaps, limit int) (err error) {
 			err = errors.Join(err, w.rollback())
 		}
 	}()
-	last, err := lastToMove(w, g, limit)
+	last, err := lastToMove(w, g, at.Step())
 	if err != nil {
 		return err
 	}
@@ -175,6 +177,7 @@ func compactStep(w *liteConn, g gaps, limit int) (err error) {
 	if err != nil {
 		return err
 	}
+	measured()
 	return w.commit()
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"ebb/ident"
 	"ebb/storage"
+	"ebb/storage/pace"
 	"ebb/storage/storagetest"
 )
 
@@ -96,7 +97,7 @@ func TestCompactShrinksTheFileAndChangesNoRow(t *testing.T) {
 	before, loose := contents(t, db), fileSize(t, dsn)
 	steps := 0
 	for more := true; more; steps++ {
-		more = got[bool](t)(db.Compact(ctx, 100))
+		more = got[bool](t)(db.Compact(ctx, pace.Fixed(100)))
 		if steps%7 == 6 { // it continues after a restart
 			ok(t, db.Close())
 			db = got[*storage.DB](t)(storage.Open(ctx, storage.Config{DSN: dsn}))
@@ -144,15 +145,15 @@ func TestCompactLeavesAloneWhereLittleWasDeleted(t *testing.T) {
 	fill(t, db, n, func(int) bool { return true })
 	tenth := func(i int) bool { return i%10 != 1 }
 	deleteThose(t, db, n, tenth)
-	if more := got[bool](t)(db.Compact(ctx, 100)); more {
+	if more := got[bool](t)(db.Compact(ctx, pace.Fixed(100))); more {
 		t.Error("a tenth was deleted, and the rest is stored anew")
 	}
 	written = 0
-	if more := got[bool](t)(db.Compact(ctx, 100)); more || written != 1 {
+	if more := got[bool](t)(db.Compact(ctx, pace.Fixed(100))); more || written != 1 {
 		t.Errorf("the same block is examined again: %d statements", written)
 	}
 	deleteThose(t, db, n, func(i int) bool { return tenth(i) && i%10 != 2 && i%10 != 3 })
-	if more := got[bool](t)(db.Compact(ctx, 100)); !more {
+	if more := got[bool](t)(db.Compact(ctx, pace.Fixed(100))); !more {
 		t.Error("three tenths were deleted, and nothing is stored anew")
 	}
 }
@@ -162,7 +163,7 @@ func TestPostgresNeedsNoCompact(t *testing.T) {
 	db := storagetest.Open(t, storage.Config{DSN: dsn})
 	fill(t, db, 600, func(int) bool { return true })
 	deleteThose(t, db, 600, func(i int) bool { return i%10 == 0 })
-	if more := got[bool](t)(db.Compact(ctx, 100)); more {
+	if more := got[bool](t)(db.Compact(ctx, pace.Fixed(100))); more {
 		t.Error("there is something to do")
 	}
 	if rows := got[int64](t)(count(db, `SELECT count(*) FROM event_gaps`)); rows != 0 {

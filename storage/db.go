@@ -262,6 +262,7 @@ type Write struct {
 	// during the commit and the outcome is unknown. It runs before any closure that was queued later, so that writes
 	// that depend on this one can still be refused. It must be quick and must not use the database.
 	Failed func(error)
+	Rests  bool // the writer rests before its next write (pace.Pace), so no batch waits for that
 }
 
 // Pending is a queued write.
@@ -336,8 +337,8 @@ func (db *DB) between(ctx context.Context, task func(conn) error) error {
 // that no file contains deleted bytes any more. It waits for readers that still need the log.
 func (db *DB) Maintain(ctx context.Context) error { return db.dialect.maintain(ctx, db) }
 
-// Pace returns a Pace for background work that begins now.
-func (db *DB) Pace() *pace.Pace { return pace.New(db.written.Load) }
+// Pace returns a Pace for background work that begins now, in steps of at most a number of items.
+func (db *DB) Pace(most int) *pace.Pace { return pace.New(db.written.Load, most) }
 
 // Overwrites reports whether nothing that was deleted is left in the files of the database after Maintain. On
 // PostgreSQL, only the keys of sealed texts are destroyed (see RetireKeys).
