@@ -17,6 +17,7 @@ import (
 	"ebb/deletions"
 	"ebb/ident"
 	"ebb/rooms"
+	"ebb/search"
 	"ebb/storage"
 	"ebb/storage/pace"
 )
@@ -165,7 +166,12 @@ func (j *Job) Purge(ctx context.Context, all bool) (Report, error) {
 	}
 	j.status.begin(r.now)
 	defer j.status.end(&report)
-	errs := []error{j.purgeReleased(ctx, r, &report), j.purgeRooms(ctx, r, &report), j.purgeOriginals(ctx, r, &report), j.removeLeft(ctx, r, &report), j.deleteStates(ctx, r, &report)}
+	errs := []error{
+		j.cleanSearch(ctx), // what an interrupted run has left
+		j.purgeReleased(ctx, r, &report), j.purgeRooms(ctx, r, &report), j.purgeOriginals(ctx, r, &report),
+		j.removeLeft(ctx, r, &report), j.deleteStates(ctx, r, &report),
+	}
+	cleaned := j.cleanSearch(ctx)
 	if ctx.Err() != nil {
 		return report, ctx.Err()
 	}
@@ -177,7 +183,7 @@ func (j *Job) Purge(ctx context.Context, all bool) (Report, error) {
 		j.owed = true
 	}
 	if j.owed {
-		err := j.opts.DB.Maintain(ctx)
+		err := errors.Join(cleaned, j.opts.DB.Maintain(ctx))
 		j.owed = err != nil
 		errs = append(errs, err)
 		j.compactSoon()
@@ -199,6 +205,13 @@ func (j *Job) Purge(ctx context.Context, all bool) (Report, error) {
 		j.opts.Observe(report)
 	}
 	return report, errors.Join(errs...)
+}
+
+// cleanSearch removes the words of purged messages from the search index.
+func (j *Job) cleanSearch(ctx context.Context) error {
+	some, err := search.Clean(ctx, j.opts.DB)
+	j.owed = j.owed || some || err != nil
+	return err
 }
 
 // begin checks the clock and determines what may be purged in a run.

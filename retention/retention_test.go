@@ -18,6 +18,7 @@ import (
 	"ebb/rooms"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
+	"ebb/search"
 	"ebb/storage"
 	"ebb/storage/storagetest"
 	"ebb/wake"
@@ -160,6 +161,44 @@ func TestInterruptedRunIsFinishedByTheNext(t *testing.T) {
 	}
 	if r := f.purged(); r.Events != 3 || f.owed {
 		t.Errorf("%+v, owed %v", r, f.owed)
+	}
+}
+
+// What was purged by an interrupted run, its messages and all, leaves the search index in the next.
+func TestWordsLeftByAnInterruptedRunGoWithTheNext(t *testing.T) {
+	db := storagetest.Open(t, storage.Config{})
+	f := newFixture(t, db, rooms.Retention{})
+	f.room("60000", 3)
+	index, err := search.New(t.Context(), search.Options{DB: db, Log: slog.New(slog.DiscardHandler)})
+	f.ok(err)
+	f.ok(index.CatchUp(t.Context()))
+	f.ok(index.Flush(t.Context()))
+	f.now = f.now.Add(time.Minute)
+	var report Report
+	r, err := f.begin(t.Context(), false, &report)
+	f.ok(err)
+	f.ok(f.purgeRooms(t.Context(), r, &report))
+	blocks := func() (stale, all int) {
+		f.ok(db.Read(t.Context(), func(tx *storage.Tx) error {
+			nids, err := tx.AllRooms(0, 10)
+			f.ok(err)
+			found, err := tx.SearchBlocks(nids, 10)
+			for _, b := range found {
+				if all++; b.Stale > 0 {
+					stale++
+				}
+			}
+			return err
+		}))
+		return stale, all
+	}
+	if stale, all := blocks(); report.Events != 3 || stale != 1 || all != 1 {
+		t.Fatalf("%d messages were purged, and %d of %d blocks are marked", report.Events, stale, all)
+	}
+	f.owed = false
+	f.ok(f.cleanSearch(t.Context()))
+	if _, all := blocks(); all != 0 || !f.owed {
+		t.Errorf("%d blocks are left; the files may contain their words: %v", all, f.owed)
 	}
 }
 

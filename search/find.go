@@ -241,7 +241,10 @@ func (s *scan) hits(found []candidate) error {
 		if found[i].head != nil {
 			continue
 		}
-		if known[i], _ = s.heads.Get(found[i].NID); known[i] == nil {
+		if found[i].Stale == 0 {
+			known[i], _ = s.heads.Get(found[i].NID)
+		}
+		if known[i] == nil {
 			keys = append(keys, found[i].Part(-1))
 		}
 	}
@@ -267,6 +270,9 @@ func (s *scan) hits(found []candidate) error {
 // memory. known may be older than the block, but an event that was removed since then is not in c.found, so it is not
 // reported.
 func (s *scan) hitsOf(c *candidate, known []Hit) error {
+	if c.Stale > 0 {
+		return s.shownHits(c)
+	}
 	if known == nil && c.Parts > 0 && len(c.found) >= c.Docs/headShare {
 		docs, _, err := postings.Docs(c.head)
 		if err != nil {
@@ -289,4 +295,23 @@ func (s *scan) hitsOf(c *candidate, known []Hit) error {
 		s.hit(known[n])
 	}
 	return nil
+}
+
+// shownHits reports the matches in a block that has terms of purged events, except for these.
+func (s *scan) shownHits(c *candidate) error {
+	var hits []Hit
+	var positions []storage.Pos
+	_, err := postings.Pick(c.head, c.found, func(d *postings.Doc) {
+		hits, positions = append(hits, hitOf(c.Room, d)), append(positions, storage.Pos(d.Pos))
+	})
+	if err != nil {
+		return err
+	}
+	shown, err := s.tx.StillShown(positions)
+	for _, h := range hits {
+		if shown[h.Pos] {
+			s.hit(h)
+		}
+	}
+	return err
 }

@@ -198,6 +198,17 @@ func (a *addition) merge(tx *storage.Tx, b storage.SearchBlock) error {
 	if err != nil {
 		return fmt.Errorf("block %d: %w", b.NID, err)
 	}
+	if b.Stale > 0 {
+		shown, err := shownOf(tx, set.Docs)
+		if err != nil {
+			return err
+		}
+		for i := range set.Docs {
+			if !shown[storage.Pos(set.Docs[i].Pos)] {
+				set.Docs[i].Field = postings.Gone
+			}
+		}
+	}
 	a.blocks = append(a.blocks, old{b, block.Head})
 	a.set = postings.Merge(set.WithoutGone(), a.set)
 	return nil
@@ -205,11 +216,7 @@ func (a *addition) merge(tx *storage.Tx, b storage.SearchBlock) error {
 
 // keepShown drops the docs of events that were redacted, rejected or purged.
 func (a *addition) keepShown(tx *storage.Tx) error {
-	positions := make([]storage.Pos, len(a.docs))
-	for i := range a.docs {
-		positions[i] = storage.Pos(a.docs[i].Pos)
-	}
-	shown, err := tx.StillShown(positions)
+	shown, err := shownOf(tx, a.docs)
 	if err == nil && len(shown) < len(a.docs) {
 		a.docs = slices.DeleteFunc(slices.Clone(a.docs), func(d postings.Doc) bool { return !shown[storage.Pos(d.Pos)] })
 	}

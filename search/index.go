@@ -8,9 +8,10 @@
 // tail has grown, Run moves it into blocks. A block is a compressed list of which words occur in which events of one
 // room (storage/postings). Blocks are merged into larger ones as a room grows.
 //
-// Redaction, rejection and purge remove an event from its block in the write that removes its text
-// (storage.dependents). Events from before the index existed, or from while search was disabled, form gaps, which Run
-// fills, newest events first.
+// Redaction and rejection remove an event from its block in the write that removes its text (storage.dependents). A
+// purge marks the block as stale in that write; no search finds the event from then on, and Clean removes its words
+// from the block at the end of the run. Events from before the index existed, or from while search was disabled, form
+// gaps, which Run fills, newest events first.
 package search
 
 import (

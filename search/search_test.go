@@ -2,6 +2,7 @@ package search
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -15,6 +16,7 @@ import (
 	"ebb/ident"
 	"ebb/rooms/words"
 	"ebb/storage"
+	"ebb/storage/pace"
 	"ebb/storage/postings"
 	"ebb/storage/storagetest"
 )
@@ -54,12 +56,18 @@ func (h *house) write(f func(tx *storage.Tx) error) {
 // say stores messages in a room and returns their positions.
 func (h *house) say(room ident.RoomNID, bodies ...string) (positions []storage.Pos) {
 	h.Helper()
+	return h.sayAt(orderOf, room, bodies...)
+}
+
+// sayAt stores messages with the orders that a function returns.
+func (h *house) sayAt(order func(storage.Pos) ident.Order, room ident.RoomNID, bodies ...string) (positions []storage.Pos) {
+	h.Helper()
 	h.write(func(tx *storage.Tx) error {
 		for _, body := range bodies {
 			p := tx.NextPos()
 			positions = append(positions, p)
 			e := storage.EventRow{
-				Position: p, Room: room, Order: orderOf(p), EventID: fmt.Sprint("$", p), Type: "m.room.message", Sender: 1, OriginTS: 1000 + int64(p), ReceivedTS: 1000 + int64(p),
+				Position: p, Room: room, Order: order(p), EventID: fmt.Sprint("$", p), Type: "m.room.message", Sender: 1, OriginTS: 1000 + int64(p), ReceivedTS: 1000 + int64(p),
 				JSON: fmt.Appendf(nil, `{"content":{"body":%q}}`, body),
 			}
 			if err := tx.InsertEvent(&e); err != nil {
@@ -314,6 +322,7 @@ func TestRemovedEventsLeaveTheirBlocks(t *testing.T) {
 	}
 	for name, remove := range map[string]func(*storage.Tx, storage.Pos) error{"redacted": redact, "purged": purge, "rejected": reject, "skeleton": skeleton} {
 		t.Run(name, func(t *testing.T) {
+			purged := name == "purged" || name == "skeleton"
 			storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 				h := newHouse(t, db, 0)
 				var bodies []string
@@ -336,6 +345,9 @@ func TestRemovedEventsLeaveTheirBlocks(t *testing.T) {
 				})
 				h.expect("needle", all[7:8], 1)
 				h.write(func(tx *storage.Tx) error { return remove(tx, all[7]) })
+				if cleaned := h.clean(); cleaned != purged {
+					t.Errorf("there were blocks to clean: %v", cleaned)
+				}
 				if left := h.blocks(1); len(left) > 0 {
 					t.Errorf("blocks of %v events are left", left)
 				}
@@ -363,6 +375,131 @@ func TestTextThatIsRemovedWhileItIsIndexedIsNotStored(t *testing.T) {
 	err := h.Index.write(t.Context(), []addition{a})
 	if err == nil {
 		t.Error("a block that has changed is replaced by what it was")
+	}
+}
+
+// clean removes the words of purged events, and reports whether there were any.
+func (h *house) clean() bool {
+	h.Helper()
+	some, err := Clean(h.Context(), h.db)
+	h.ok(err)
+	return some
+}
+
+// purge purges events of room 1 in one write.
+func (h *house) purge(positions ...storage.Pos) {
+	h.Helper()
+	h.write(func(tx *storage.Tx) error {
+		for _, p := range positions {
+			h.ok(tx.PurgeEvent(p, fmt.Sprint("$", p)))
+		}
+		return nil
+	})
+}
+
+// stored returns how many events of a room have a word in the blocks of the index, whether or not a search finds them.
+func (h *house) stored(word string, room ident.RoomNID) (n int) {
+	h.Helper()
+	q, _ := words.Parse(word)
+	term := q.Terms(words.NewHasher(h.key))[0]
+	h.ok(h.db.Read(h.Context(), func(tx *storage.Tx) error {
+		blocks, err := tx.SearchBlocks([]ident.RoomNID{room}, 1000)
+		h.ok(err)
+		for _, b := range blocks {
+			block, err := tx.ReadSearchBlock(b)
+			h.ok(err)
+			_, terms, err := postings.Docs(block.Head)
+			h.ok(err)
+			if b.Parts > 0 {
+				terms = block.Parts[postings.PartOf(term, b.Parts)]
+			}
+			docs, err := postings.Find(nil, terms, term)
+			h.ok(err)
+			n += len(docs)
+		}
+		return nil
+	}))
+	return n
+}
+
+func TestWordsOfPurgedEventsAreNeverFoundAndGoAtTheEndOfThePurge(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		h := newHouse(t, db, 0)
+		var bodies []string
+		for i := range 1000 {
+			bodies = append(bodies, fmt.Sprintf("needle number %d of some", i))
+		}
+		all := h.say(1, bodies...)
+		history := func(p storage.Pos) ident.Order { return orderOf(all[0]) - 2 + ident.Order(p-all[999]-1) }
+		all = append(all, h.sayAt(history, 1, "needle of old", "needle of old")...)
+		few := h.say(2, "needle", "needle too") // a block without parts
+		h.flush()
+		h.expect("needle", all, 1) // which puts the head of the block into memory
+		for part := range slices.Chunk(all[:300], 100) {
+			h.purge(part...)
+			h.expect("needle", all[slices.Index(all, part[99])+1:], 1)
+		}
+		h.purge(all[1000], few[0])
+		all = slices.Delete(all, 1000, 1001)
+		h.expect("needle", few[1:], 2)
+		if !h.clean() || h.clean() {
+			t.Error("the first cleaning finds nothing, or the second something")
+		}
+		if n, m := h.stored("needle", 1), h.stored("needle", 2); n != 701 || m != 1 {
+			t.Errorf("the index has %d and %d events, want 701 and 1", n, m)
+		}
+		h.expect("needle", all[300:], 1)
+		h.expect("needle", few[1:], 2)
+	})
+}
+
+// A block is merged with new events, or loses a redacted event, while it is being cleaned, and the other way round.
+func TestPurgedWordsDoNotComeBackByOtherChangesOfABlock(t *testing.T) {
+	h := newHouse(t, storagetest.Open(t, storage.Config{}), 0)
+	say := func(text string) (all []storage.Pos) {
+		var bodies []string
+		for i := range 200 {
+			bodies = append(bodies, fmt.Sprint(text, " number ", i))
+		}
+		return h.say(1, bodies...)
+	}
+	all := say("needle")
+	h.flush()
+	h.purge(all[0])
+	all = append(all, say("needle")...)
+	h.flush() // merges the block, which is stale
+	if n := h.stored("needle", 1); n != 399 {
+		t.Errorf("the merged block has %d events, want 399", n)
+	}
+
+	h.purge(all[1])
+	var c cleaning
+	h.ok(h.db.Read(t.Context(), func(tx *storage.Tx) (err error) {
+		c.block, _, err = tx.StaleSearchBlock()
+		h.ok(err)
+		return c.prepare(tx)
+	}))
+	h.write(func(tx *storage.Tx) error {
+		return tx.RedactEvent(1, all[2], fmt.Sprint("$", all[2]), []byte(`{"content":{}}`), 1)
+	})
+	if err := c.write(t.Context(), h.db, pace.Fixed(10)); !errors.Is(err, storage.ErrSearchChanged) {
+		t.Errorf("cleaning a block that has changed: %v", err)
+	}
+	if h.clean(); h.stored("needle", 1) != 397 {
+		t.Errorf("after another cleaning, the block has %d events, want 397", h.stored("needle", 1))
+	}
+
+	a := addition{room: 1}
+	for _, p := range say("more") {
+		a.docs = append(a.docs, postings.Doc{Pos: int64(p), Field: postings.Body, Terms: []uint32{1}})
+	}
+	for range 2 { // the block is marked, and then is marked again
+		h.ok(h.db.Read(t.Context(), func(tx *storage.Tx) error { return a.prepare(tx) }))
+		h.purge(all[3])
+		if err := h.Index.write(t.Context(), []addition{a}); len(a.blocks) != 1 || !errors.Is(err, storage.ErrSearchChanged) {
+			t.Errorf("merging %d blocks that have lost an event: %v", len(a.blocks), err)
+		}
+		all = all[1:]
 	}
 }
 

@@ -42,7 +42,8 @@ const (
 	lastDirtyQuery         = `SELECT coalesce(max(dirty_ts), 0) FROM body_keys WHERE room_nid IN (0, $1) AND dirty_ts > 0`
 	addPendingReceiptQuery = `INSERT INTO pending_receipts (nid, room_nid, kind, events, media, since_ts, until_ts, about) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
 	dueReceiptsQuery       = `SELECT nid, room_nid, kind, events, media, since_ts, until_ts, about FROM pending_receipts p WHERE NOT EXISTS (
-    SELECT 1 FROM body_keys k WHERE k.room_nid IN (0, p.room_nid) AND k.dirty_ts > 0 AND k.dirty_ts <= p.until_ts) ORDER BY nid LIMIT $1`
+    SELECT 1 FROM body_keys k WHERE k.room_nid IN (0, p.room_nid) AND k.dirty_ts > 0 AND k.dirty_ts <= p.until_ts)
+AND NOT EXISTS (SELECT 1 FROM search_blocks b WHERE b.stale > 0 AND b.room_nid = p.room_nid) ORDER BY nid LIMIT $1`
 )
 
 // AddPendingReceipt stores what a receipt will be about, in the write that ends the deletion. It sets NID and UntilTS,
@@ -59,7 +60,8 @@ func (tx *Tx) AddPendingReceipt(p *PendingReceipt) error {
 }
 
 // DueReceipts lists at most limit pending receipts, the oldest first, except those about texts whose keys are still to
-// be destroyed (see DB.RetireKeys). It uses the index body_keys_by_room.
+// be destroyed (see DB.RetireKeys), or whose words are still in the search index. It uses the indexes body_keys_by_room
+// and search_blocks_stale.
 func (tx *Tx) DueReceipts(limit int) ([]PendingReceipt, error) {
 	return collect(tx, func(r Row) (p PendingReceipt, err error) {
 		err = r.Scan(&p.NID, &p.Room, &p.Kind, &p.Events, &p.Media, &p.SinceTS, &p.UntilTS, &p.About)

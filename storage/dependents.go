@@ -163,10 +163,15 @@ var dependents = []dependent{
 		goesWhen:  purged | kept,
 		removeAll: (*Tx).removeMarkers,
 	},
-	{ // The words of the event in the search index.
-		name:      "search terms",
-		goesWhen:  redacted | redactedKept | rejected | purged | kept,
+	{ // The words in the search index of an event that stays.
+		name:      "search terms of an event that stays",
+		goesWhen:  redacted | redactedKept | rejected | kept,
 		removeAll: (*Tx).removeFromSearch,
+	},
+	{ // Those of purged events, of which there may be many: blocks are marked that lose them at the end of the run.
+		name:      "search terms",
+		goesWhen:  purged,
+		removeAll: (*Tx).outdateSearch,
 	},
 }
 

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"log/slog"
 	"testing"
+
+	"ebb/storage/values"
 )
 
 // Access to internals for the tests of the engine.
@@ -82,7 +84,7 @@ func Migrate(dsn string, files fs.FS) error {
 func Prepare(db *DB, query string) error {
 	return db.between(context.Background(), func(c conn) error {
 		if lite, ok := c.(*liteConn); ok {
-			s, err := lite.c.Prepare(liteText(query))
+			s, err := lite.c.Prepare(values.Lite(query))
 			if err != nil {
 				return err
 			}

@@ -21,6 +21,7 @@ type SearchBlock struct {
 	Room        ident.RoomNID
 	First, Last Pos // positions of its first and last event
 	Docs, Parts int
+	Stale       int64 // how often events were purged whose terms the block still has
 }
 
 // partsPerBlock is the distance of the keys of two blocks in search_parts: one key for the head, and one for each part.
@@ -31,11 +32,11 @@ func (b *SearchBlock) head() int64 { return int64(b.NID) * partsPerBlock }
 // Part returns the key of part n of the block in the table of parts. Part -1 is the head.
 func (b *SearchBlock) Part(n int) int64 { return b.head() + 1 + int64(n) }
 
-const searchBlockColumns = `SELECT nid, room_nid, first_pos, last_pos, docs, parts FROM search_blocks `
+const searchBlockColumns = `SELECT nid, room_nid, first_pos, last_pos, docs, parts, stale FROM search_blocks `
 
 func scanSearchBlock(r Row) (b SearchBlock, err error) {
 	var docs, parts int64
-	err = r.Scan(&b.NID, &b.Room, &b.First, &b.Last, &docs, &parts)
+	err = r.Scan(&b.NID, &b.Room, &b.First, &b.Last, &docs, &parts, &b.Stale)
 	b.Docs, b.Parts = int(docs), int(parts)
 	return b, err
 }
@@ -134,15 +135,24 @@ func (tx *Tx) InsertSearchBlock(room ident.RoomNID, docs []postings.Doc, block p
 // ErrSearchChanged means that a block is no longer the one that was read.
 var ErrSearchChanged = errors.New("storage: the block of the search index has changed")
 
-// DeleteSearchBlock deletes a block. head is the head of the block as the caller has read it. If the stored head
-// differs, because events were removed from the block or it was deleted in the meantime, the error is ErrSearchChanged.
-func (tx *Tx) DeleteSearchBlock(b SearchBlock, head []byte) error {
+// unchanged returns ErrSearchChanged if a block has lost events or was deleted since the caller read it and its head.
+func (tx *Tx) unchanged(b SearchBlock, head []byte) error {
 	now, err := tx.SearchParts([]int64{b.head()})
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(now[b.head()], head) {
+	stale, found, err := one(tx, scanNumber[int64], `SELECT stale FROM search_blocks WHERE nid = $1`, int64(b.NID))
+	if err == nil && (!found || stale != b.Stale || !bytes.Equal(now[b.head()], head)) {
 		return ErrSearchChanged
+	}
+	return err
+}
+
+// DeleteSearchBlock deletes a block, or returns ErrSearchChanged if it has changed since the caller read it with this
+// head.
+func (tx *Tx) DeleteSearchBlock(b SearchBlock, head []byte) error {
+	if err := tx.unchanged(b, head); err != nil {
+		return err
 	}
 	return tx.dropSearchBlock(b)
 }
@@ -210,6 +220,39 @@ func (tx *Tx) ClearSearch(limit int) (more bool, err error) {
 	return false, tx.SetSearchedUpTo(0)
 }
 
+// outdateSearch marks blocks of a room that may have terms of events that are about to be purged; see search.Clean.
+func (tx *Tx) outdateSearch(room ident.RoomNID, positions []Pos) error {
+	_, err := tx.exec(`UPDATE search_blocks SET stale = stale + 1 WHERE room_nid = $1 AND last_pos >= $2 AND first_pos <= $3`,
+		int64(room), int64(positions[0]), int64(positions[len(positions)-1]))
+	return err
+}
+
+// StaleSearchBlock returns a block that may have terms of purged events. It uses the index search_blocks_stale.
+func (tx *Tx) StaleSearchBlock() (SearchBlock, bool, error) {
+	return one(tx, scanSearchBlock, searchBlockColumns+`WHERE stale > 0 ORDER BY nid LIMIT 1`)
+}
+
+// CleanSearchBlock replaces parts of a stale block by those without the terms of purged events, or returns
+// ErrSearchChanged if the block has changed since the caller read it with the head before. The last call for a block
+// has the new head, which is nil if no event is left. Pending receipts say that messages were deleted until then.
+func (tx *Tx) CleanSearchBlock(b SearchBlock, before []byte, parts []postings.Part, head []byte, last bool) error {
+	err := tx.unchanged(b, before)
+	if err == nil {
+		err = tx.replaceParts(b, parts)
+	}
+	if err != nil || !last {
+		return err
+	}
+	if err := tx.replaceHead(b, head); err != nil {
+		return err
+	}
+	if _, err := tx.exec(`UPDATE search_blocks SET stale = 0 WHERE nid = $1`, int64(b.NID)); err != nil {
+		return err
+	}
+	_, err = tx.exec(`UPDATE pending_receipts SET until_ts = greatest(until_ts, $2, (`+lastDirtyQuery+`)) WHERE room_nid = $1`, int64(b.Room), tx.now.UnixMilli())
+	return err
+}
+
 // removeFromSearch removes the given events of a room from the blocks of the index.
 func (tx *Tx) removeFromSearch(room ident.RoomNID, positions []Pos) error {
 	blocks, err := tx.SearchBlocksBetween(room, positions[0], positions[len(positions)-1], len(positions)+1)
@@ -227,31 +270,24 @@ func (tx *Tx) removeFromSearch(room ident.RoomNID, positions []Pos) error {
 // removeFromBlock removes from a block the events at the given positions, which are sorted. The block need not have all
 // of them.
 func (tx *Tx) removeFromBlock(b SearchBlock, positions []Pos) error {
-	heads, err := tx.SearchParts([]int64{b.head()})
+	block, err := tx.ReadSearchBlock(b)
 	if err != nil {
 		return err
 	}
-	docs, _, err := postings.Docs(heads[b.head()])
+	head, parts, some, err := block.Without(func(pos int64) bool {
+		_, found := slices.BinarySearch(positions, Pos(pos))
+		return found
+	})
 	if err != nil {
 		return fmt.Errorf("block %d: %w", b.NID, err)
-	}
-	gone, some := make([]bool, len(docs)), false
-	for i := range docs {
-		if _, found := slices.BinarySearch(positions, Pos(docs[i].Pos)); found && docs[i].Field != postings.Gone {
-			gone[i], some = true, true
-		}
 	}
 	if !some {
 		return nil
 	}
-	head, err := postings.HeadWithout(heads[b.head()], gone)
-	if err != nil {
-		return fmt.Errorf("block %d: %w", b.NID, err)
+	if err := tx.replaceParts(b, parts); err != nil {
+		return err
 	}
-	if head == nil {
-		return tx.dropSearchBlock(b)
-	}
-	return tx.rewriteBlock(b, head, gone)
+	return tx.replaceHead(b, head)
 }
 
 const (
@@ -259,26 +295,21 @@ const (
 	updateSealedPartQuery = `UPDATE search_parts SET data = $2, body_key = $3 WHERE nid = $1`
 )
 
-// rewriteBlock stores a new head of a block, and removes the documents that are gone from its parts. It stores only the
-// parts that change.
-func (tx *Tx) rewriteBlock(b SearchBlock, head []byte, gone []bool) error {
-	if err := tx.updatePart(b.Room, b.head(), head); err != nil || b.Parts == 0 {
-		return err
-	}
-	block, err := tx.ReadSearchBlock(b)
-	if err != nil {
-		return err
-	}
-	for i, part := range block.Parts {
-		rest, changed, err := postings.Without(part, gone)
-		if err == nil && changed {
-			err = tx.updatePart(b.Room, b.Part(i), rest)
-		}
-		if err != nil {
-			return fmt.Errorf("block %d: %w", b.NID, err)
+func (tx *Tx) replaceParts(b SearchBlock, parts []postings.Part) error {
+	for _, p := range parts {
+		if err := tx.updatePart(b.Room, b.Part(p.Number), p.Data); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// replaceHead replaces the head of a block. If it is nil, because no event is left, replaceHead deletes the block.
+func (tx *Tx) replaceHead(b SearchBlock, head []byte) error {
+	if head == nil {
+		return tx.dropSearchBlock(b)
+	}
+	return tx.updatePart(b.Room, b.head(), head)
 }
 
 // SearchableEvent is an event that may have text for the index.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -134,34 +133,8 @@ func one[T any](tx *Tx, scan func(Row) (T, error), query string, args ...any) (v
 	return v, found && err == nil, err
 }
 
-// In returns the placeholders for a list of values, numbered from first, and the list, padded by repeating its last
-// value. The length is padded to a power of two so that there are few distinct statements. An empty list matches
-// nothing. The caller splits long lists (slices.Chunk), since SQLite accepts at most 32,766 values.
-func In[T any](first int, values []T) (placeholders string, args []any) {
-	n := 1
-	for n < len(values) {
-		n *= 2
-	}
-	text := make([]byte, 0, 8*n)
-	args = make([]any, n)
-	for i := range n {
-		text = strconv.AppendInt(append(text, ",$"...), int64(first+i), 10)
-		if len(values) > 0 {
-			args[i] = argument(values[min(i, len(values)-1)])
-		}
-	}
-	text[0] = '('
-	return string(append(text, ')')), args
-}
-
-// argument converts a value to an argument of a statement. It converts numbers to int64 itself; if the function value
-// did so later, they would be allocated twice.
-func argument[T any](v T) any {
-	if n, ok := values.Number(v); ok {
-		return n
-	}
-	return v
-}
+// In is values.In. The caller splits long lists (slices.Chunk), since SQLite accepts at most 32,766 values.
+func In[T any](first int, list []T) (placeholders string, args []any) { return values.In(first, list) }
 
 // numbers runs a query with two columns of numbers. It returns a map from the first column to the second.
 func numbers[K, V ~int64](tx *Tx, query string, args ...any) (map[K]V, error) {

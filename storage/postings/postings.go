@@ -501,3 +501,39 @@ func HeadWithout(head []byte, gone []bool) ([]byte, error) {
 	}
 	return append(appendDocs([]byte{format}, docs), rest...), nil
 }
+
+// Part is a part of a block.
+type Part struct {
+	Number int
+	Data   []byte
+}
+
+// Without removes from a block the docs at positions that are gone, as HeadWithout does. It returns the head, the parts
+// that change, and whether there are any such docs; if not, the block stays as it is.
+func (b Block) Without(isGone func(pos int64) bool) (head []byte, parts []Part, some bool, err error) {
+	docs, _, err := Docs(b.Head)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	gone := make([]bool, len(docs))
+	for i := range docs {
+		gone[i] = docs[i].Field != Gone && isGone(docs[i].Pos)
+		some = some || gone[i]
+	}
+	if !some {
+		return b.Head, nil, false, nil
+	}
+	if head, err = HeadWithout(b.Head, gone); err != nil || head == nil {
+		return nil, nil, true, err
+	}
+	for i, part := range b.Parts {
+		rest, changed, err := Without(part, gone)
+		if err != nil {
+			return nil, nil, true, err
+		}
+		if changed {
+			parts = append(parts, Part{i, rest})
+		}
+	}
+	return head, parts, true, nil
+}
