@@ -126,6 +126,7 @@ type creation struct {
 	manifest   Manifest
 	report     Report
 	known      map[string]storedFile // stored files of earlier backups
+	pace       pacer
 }
 
 // Create makes a backup. If it fails, the earlier backups are as they were.
@@ -197,7 +198,8 @@ func (c *creation) know(earlier []Listed) error {
 }
 
 // write writes the backup and makes it durable.
-func (c *creation) write(ctx context.Context) error {
+func (c *creation) write(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, c.pace.finish()) }()
 	now, err := c.begin(ctx)
 	if err != nil {
 		return err
@@ -320,7 +322,7 @@ func (c *creation) finish() error {
 	if err := os.WriteFile(filepath.Join(c.part, manifestName), append(text, '\n'), 0o600); err != nil {
 		return err
 	}
-	if err := syncAll(c.Dir); err != nil {
+	if err := errors.Join(c.pace.finish(), syncAll(c.Dir)); err != nil {
 		return err
 	}
 	if err := os.Rename(c.part, c.report.Path); err != nil {
@@ -338,8 +340,9 @@ func (c *creation) encryptTo(path string, f func(io.Writer) error) (size int64, 
 	if err != nil {
 		return 0, "", err
 	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	buffer := bufio.NewWriterSize(&pacedFile{File: file}, writeBuffer)
+	paced := &pacedFile{file: file, pace: &c.pace}
+	defer paced.Close()
+	buffer := bufio.NewWriterSize(paced, writeBuffer)
 	out := digest.NewWriter(buffer)
 	sealed, err := age.Encrypt(out, c.recipients...)
 	if err != nil {

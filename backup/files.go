@@ -38,30 +38,90 @@ func syncAll(dir string) (err error) {
 	return nil
 }
 
-// paceStep is how much of a file is written before the disk is asked to store it.
-const paceStep = 8 << 20
+const (
+	// paceStep is how much is written to a file before the disk is asked to store it. The server's commits wait for as
+	// long as the disk takes to store what it was asked before, and larger steps made the backup no faster.
+	paceStep = 256 << 10
+	// maxPending bounds the pieces that the disk may still be storing when the next one is written.
+	maxPending = 2 * paceStep
+	// maxPendingFiles bounds the number of these pieces, and so the files that are open because of them.
+	maxPendingFiles = 64
+)
 
-// pacedFile is a file of which at most two steps wait to be written to the disk. Otherwise the commits of the server
-// would wait behind gigabytes that the kernel has kept back, and its files would be pushed out of memory.
+// pacer hands all files of a backup to the disk in small steps. Otherwise the commits of the server would wait behind
+// what the kernel has kept back, which is written in one go, and its files would be pushed out of memory.
+type pacer struct {
+	pending []piece // oldest first
+	size    int64   // of these
+	err     error   // of pieces that are no longer pending
+}
+
+// piece is a part of a file that the disk was asked to store.
+type piece struct {
+	file     *os.File
+	at, size int64
+	last     bool // whether the file is to be closed
+}
+
+// ask makes the disk begin to store a piece, and waits until it has stored older ones.
+func (p *pacer) ask(next piece) {
+	// Not every file system can do this.
+	_ = unix.SyncFileRange(int(next.file.Fd()), next.at, next.size, unix.SYNC_FILE_RANGE_WRITE)
+	p.pending, p.size = append(p.pending, next), p.size+next.size
+	for p.size > maxPending || len(p.pending) > maxPendingFiles {
+		p.await()
+	}
+}
+
+// await waits until the disk has stored the oldest piece.
+func (p *pacer) await() {
+	const wait = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+	oldest := p.pending[0]
+	p.pending, p.size = p.pending[1:], p.size-oldest.size
+	fd := int(oldest.file.Fd())
+	if err := unix.SyncFileRange(fd, oldest.at, oldest.size, wait); errors.Is(err, unix.EIO) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		p.err = errors.Join(p.err, fmt.Errorf("store %s: %w", oldest.file.Name(), err))
+	}
+	_ = unix.Fadvise(fd, oldest.at, oldest.size, unix.FADV_DONTNEED)
+	if oldest.last {
+		p.err = errors.Join(p.err, oldest.file.Close())
+	}
+}
+
+// finish waits for all pieces. It returns an error if one of them could not be stored, or a file could not be closed.
+func (p *pacer) finish() error {
+	for len(p.pending) > 0 {
+		p.await()
+	}
+	err := p.err
+	p.err = nil
+	return err
+}
+
+// pageSize divides the pieces of a file, so that no page is written twice.
+const pageSize = 4 << 10
+
+// pacedFile is a file that a pacer hands to the disk, and closes.
 type pacedFile struct {
-	*os.File
+	file        *os.File
+	pace        *pacer
 	size, asked int64 // written; and of that, what the disk was asked to store
 }
 
 // Write implements io.Writer.
 func (f *pacedFile) Write(p []byte) (int, error) {
-	n, err := f.File.Write(p)
-	if f.size += int64(n); err != nil || f.size-f.asked < paceStep {
-		return n, err
+	n, err := f.file.Write(p)
+	if f.size += int64(n); f.size-f.asked >= paceStep {
+		end := f.size - f.size%pageSize
+		f.pace.ask(piece{file: f.file, at: f.asked, size: end - f.asked})
+		f.asked = end
 	}
-	fd, before := int(f.Fd()), max(0, f.asked-paceStep)
-	const wait = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
-	// Not every file system can do this, and syncAll reports what cannot be stored.
-	_ = unix.SyncFileRange(fd, f.asked, f.size-f.asked, unix.SYNC_FILE_RANGE_WRITE)
-	_ = unix.SyncFileRange(fd, before, f.asked-before, wait)
-	_ = unix.Fadvise(fd, before, f.asked-before, unix.FADV_DONTNEED)
-	f.asked = f.size
-	return n, nil
+	return n, err
+}
+
+// Close hands the rest of the file to the disk. Errors are returned by pacer.finish.
+func (f *pacedFile) Close() {
+	f.pace.ask(piece{file: f.file, at: f.asked, size: f.size - f.asked, last: true})
 }
 
 func syncDir(dir string) error {
