@@ -152,6 +152,7 @@ func (s *store) openSealed(path string, key []byte, size int64) (*os.File, *unse
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close())
 	}
+	u.ahead = s.ahead
 	return f, u, nil
 }
 

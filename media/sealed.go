@@ -112,11 +112,13 @@ func (s *sealer) flush(last bool) error {
 // Close writes the last chunk. It does not close the file.
 func (s *sealer) Close() error { return s.flush(true) }
 
-// chunkBuffers holds buffers for one encrypted chunk each.
-var chunkBuffers = sync.Pool{New: func() any { return new([chunkSize + tagSize]byte) }}
+// chunkBuffer has room for an encrypted chunk, which is decrypted in place.
+type chunkBuffer [chunkSize + tagSize]byte
 
-// unsealer reads an encrypted file from any position. It reads and decrypts one chunk at a time. It returns errDamaged
-// for a chunk that is not as it was written.
+var chunkBuffers = sync.Pool{New: func() any { return new(chunkBuffer) }}
+
+// unsealer reads an encrypted file from any position. It reads and decrypts one chunk at a time, except in writeAhead.
+// It returns errDamaged for a chunk that is not as it was written.
 type unsealer struct {
 	src    io.ReaderAt
 	cipher cipher.AEAD
@@ -124,7 +126,8 @@ type unsealer struct {
 	at     int64 // position of the next byte to read
 	number int64 // of the chunk in plain; -1: none
 	plain  []byte
-	buffer *[chunkSize + tagSize]byte
+	buffer *chunkBuffer
+	ahead  aheadSlots
 }
 
 // newUnsealer reads the salt. size is the size of the content.
@@ -168,19 +171,35 @@ func (u *unsealer) Read(p []byte) (int, error) {
 func (u *unsealer) WriteTo(w io.Writer) (int64, error) { return u.writeTo(w, u.size-u.at) }
 
 // writeTo writes at most limit bytes.
-func (u *unsealer) writeTo(w io.Writer, limit int64) (written int64, err error) {
-	for written < limit && u.at < u.size {
+func (u *unsealer) writeTo(w io.Writer, limit int64) (int64, error) {
+	limit = min(limit, u.size-u.at)
+	if limit < aheadFrom || !u.ahead.take() {
+		return u.writeEach(w, limit)
+	}
+	defer u.ahead.give()
+	return u.writeAhead(w, limit)
+}
+
+// writeEach writes limit bytes, which the file has. It decrypts each chunk when the former one is written.
+func (u *unsealer) writeEach(w io.Writer, limit int64) (written int64, err error) {
+	for written < limit {
 		if err := u.load(u.at / chunkSize); err != nil {
 			return written, err
 		}
-		part := u.plain[u.at%chunkSize:]
-		n, err := w.Write(part[:min(int64(len(part)), limit-written)])
-		u.at, written = u.at+int64(n), written+int64(n)
-		if err != nil {
+		n, err := u.writePart(w, u.plain, limit-written)
+		if written += int64(n); err != nil {
 			return written, err
 		}
 	}
 	return written, nil
+}
+
+// writePart writes at most limit bytes of a chunk, from the current position.
+func (u *unsealer) writePart(w io.Writer, plain []byte, limit int64) (int, error) {
+	part := plain[u.at%chunkSize:]
+	n, err := w.Write(part[:min(int64(len(part)), limit)])
+	u.at += int64(n)
+	return n, err
 }
 
 // Writer returns a writer to which http.ServeContent writes the content of a File with few calls and without copying
@@ -199,25 +218,34 @@ func (w chunkWriter) ReadFrom(r io.Reader) (int64, error) {
 	return io.Copy(struct{ io.Writer }{w.ResponseWriter}, r) // without this method
 }
 
-// load decrypts a chunk.
+// load decrypts a chunk into the unsealer's own buffer, unless it is there.
 func (u *unsealer) load(number int64) error {
 	if number == u.number {
 		return nil
 	}
 	if u.buffer == nil {
-		u.buffer = chunkBuffers.Get().(*[chunkSize + tagSize]byte)
+		u.buffer = chunkBuffers.Get().(*chunkBuffer)
 	}
 	u.number = -1
-	sealed := u.buffer[:min(chunkSize, u.size-number*chunkSize)+tagSize]
-	if _, err := u.src.ReadAt(sealed, saltSize+number*(chunkSize+tagSize)); err != nil {
-		return asDamage(err)
-	}
-	plain, err := u.cipher.Open(sealed[:0], chunkNonce(number, number == lastChunk(u.size)), sealed, nil)
+	plain, err := u.decrypt(u.buffer, number)
 	if err != nil {
-		return fmt.Errorf("%w: a part of it is altered", errDamaged)
+		return err
 	}
 	u.number, u.plain = number, plain
 	return nil
+}
+
+// decrypt reads and decrypts a chunk in a buffer. It may be called concurrently.
+func (u *unsealer) decrypt(buffer *chunkBuffer, number int64) (plain []byte, err error) {
+	sealed := buffer[:min(chunkSize, u.size-number*chunkSize)+tagSize]
+	if _, err := u.src.ReadAt(sealed, saltSize+number*(chunkSize+tagSize)); err != nil {
+		return nil, asDamage(err)
+	}
+	plain, err = u.cipher.Open(sealed[:0], chunkNonce(number, number == lastChunk(u.size)), sealed, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w: a part of it is altered", errDamaged)
+	}
+	return plain, nil
 }
 
 // Seek implements io.Seeker.

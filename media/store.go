@@ -35,10 +35,11 @@ type store struct {
 	// a thumbnail, and during the removal of the file; see docs/locks.md.
 	claims  *keyed.Semaphore[string]
 	checked checkedFiles
+	ahead   aheadSlots
 }
 
 func openStore(dir string, key []byte, checked int) (*store, error) {
-	s := &store{dir: dir, key: key, claims: keyed.NewSemaphore[string](1, 0), checked: newCheckedFiles(checked)}
+	s := &store{dir: dir, key: key, claims: keyed.NewSemaphore[string](1, 0), checked: newCheckedFiles(checked), ahead: make(aheadSlots, maxAhead)}
 	if err := os.RemoveAll(s.tmpDir()); err != nil {
 		return nil, fmt.Errorf("empty the folder of unfinished uploads: %w", err)
 	}

@@ -114,7 +114,7 @@ func (h *house) fillDisk() error {
 	medium := make([]byte, backupMedium)
 	for range backupBytes / backupMedium {
 		_, _ = rand.Read(medium) // never fails
-		if _, err := h.senders[0].do("POST", "/_matrix/media/v3/upload", medium); err != nil {
+		if _, err := h.senders[0].upload(medium); err != nil {
 			return err
 		}
 	}

@@ -61,18 +61,55 @@ func (c *conn) do(method, path string, body []byte) ([]byte, error) {
 var errNoAnswer = errors.New("no answer")
 
 func (c *conn) exchange() (status int, err error) {
+	if err := c.request(); err != nil {
+		return 0, err
+	}
+	return c.read()
+}
+
+// request sends what compose has written.
+func (c *conn) request() error {
 	if c.tcp == nil {
 		if err := c.dial(); err != nil {
-			return 0, err
+			return err
 		}
 	}
 	if err := c.tcp.SetDeadline(time.Now().Add(requestTimeout)); err != nil {
-		return 0, err
+		return err
 	}
 	if _, err := c.tcp.Write(c.out); err != nil {
-		return 0, errors.Join(errNoAnswer, err)
+		return errors.Join(errNoAnswer, err)
 	}
-	return c.read()
+	return nil
+}
+
+// discardBuffer is the size of the pieces in which discard reads.
+const discardBuffer = 256 << 10
+
+// discard sends a GET request, and reads a response of the given size without keeping it.
+func (c *conn) discard(path string, size int) error {
+	c.compose("GET", path, nil)
+	if err := c.request(); err != nil {
+		return err
+	}
+	status, length, _, err := c.head()
+	if err != nil {
+		return err
+	}
+	if status != 200 || length != size {
+		return fmt.Errorf("GET %s: %d with %d bytes instead of %d", path, status, length, size)
+	}
+	if cap(c.body) < discardBuffer {
+		c.body = make([]byte, discardBuffer)
+	}
+	for length > 0 {
+		n, err := c.in.Read(c.body[:min(length, cap(c.body))])
+		if err != nil {
+			return err
+		}
+		length -= n
+	}
+	return nil
 }
 
 func (c *conn) dial() (err error) {
@@ -102,20 +139,7 @@ func (c *conn) compose(method, path string, body []byte) {
 
 // read reads a response into body.
 func (c *conn) read() (status int, err error) {
-	line, err := c.in.ReadSlice('\n')
-	if err == io.EOF && len(line) == 0 || errors.Is(err, syscall.ECONNRESET) { //nolint:errorlint // never wrapped
-		return 0, errors.Join(errNoAnswer, err)
-	}
-	if err != nil {
-		return 0, err
-	}
-	if len(line) < 12 {
-		return 0, fmt.Errorf("not HTTP: %q", line)
-	}
-	if status, err = strconv.Atoi(string(line[9:12])); err != nil {
-		return 0, fmt.Errorf("not HTTP: %q", line)
-	}
-	length, chunked, err := c.headers()
+	status, length, chunked, err := c.head()
 	switch {
 	case err != nil:
 		return 0, err
@@ -124,6 +148,25 @@ func (c *conn) read() (status int, err error) {
 	}
 	c.body = c.body[:0]
 	return status, c.readMore(length)
+}
+
+// head reads the status and the headers of a response.
+func (c *conn) head() (status, length int, chunked bool, err error) {
+	line, err := c.in.ReadSlice('\n')
+	if err == io.EOF && len(line) == 0 || errors.Is(err, syscall.ECONNRESET) { //nolint:errorlint // never wrapped
+		return 0, 0, false, errors.Join(errNoAnswer, err)
+	}
+	if err != nil {
+		return 0, 0, false, err
+	}
+	if len(line) < 12 {
+		return 0, 0, false, fmt.Errorf("not HTTP: %q", line)
+	}
+	if status, err = strconv.Atoi(string(line[9:12])); err != nil {
+		return 0, 0, false, fmt.Errorf("not HTTP: %q", line)
+	}
+	length, chunked, err = c.headers()
+	return status, length, chunked, err
 }
 
 func (c *conn) headers() (length int, chunked bool, err error) {

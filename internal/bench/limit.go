@@ -39,6 +39,7 @@ type limit struct {
 	prev    string
 	batches chan insert
 	poll    poll
+	dir     string
 }
 
 // insert is an event that waits to be written.
@@ -58,7 +59,7 @@ func serveLimit(dir string) error {
 	if err != nil {
 		return err
 	}
-	l := &limit{key: key, prev: "$" + strings.Repeat("p", 43), batches: make(chan insert, 256), poll: poll{news: make(chan struct{})}}
+	l := &limit{key: key, prev: "$" + strings.Repeat("p", 43), batches: make(chan insert, 256), poll: poll{news: make(chan struct{})}, dir: dir}
 	w, err := openLimitWriter(filepath.Join(dir, "limit.db"), delay)
 	if err != nil {
 		return err
@@ -72,6 +73,7 @@ func serveLimit(dir string) error {
 	mux.HandleFunc("PUT /wake", l.poll.wake)
 	mux.HandleFunc("GET /poll", l.poll.wait)
 	mux.HandleFunc("GET /inuse", inUse)
+	mux.HandleFunc("GET /"+limitFile, l.file)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -283,4 +285,27 @@ func (p *poll) wait(w http.ResponseWriter, r *http.Request) {
 		p.mu.Unlock()
 	}
 	answer(w, []byte(`{"next_batch":"`+strconv.Itoa(at)+`","rooms":"`+pollBody+`"}`))
+}
+
+// limitFile is the name of the file that the limit serves from its folder.
+const limitFile = "file"
+
+// fileBuffer is as large as the chunks in which Ebb writes files.
+const fileBuffer = 64 << 10
+
+// file serves a file that is not encrypted, through memory: no server can use sendfile with TLS.
+func (l *limit) file(w http.ResponseWriter, _ *http.Request) {
+	f, err := os.Open(filepath.Join(l.dir, limitFile))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	info, err := f.Stat()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Length", strconv.FormatInt(info.Size(), 10))
+	_, _ = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{f}, make([]byte, fileBuffer)) // the client notices an error
 }

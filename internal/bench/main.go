@@ -43,7 +43,7 @@ var suites = []suite{
 	{"sends", (*bench).sends}, {"delay", (*bench).delayedSends}, {"fanout", (*bench).fanOut}, {"sync", (*bench).syncs}, {"sliding", (*bench).sliding},
 	{"cold", (*bench).cold}, {"idle", (*bench).idle}, {"e2ee", (*bench).encryption}, {"grown", (*bench).grown},
 	{"search", (*bench).search}, {"appservice", (*bench).appservice}, {"federation", (*bench).federation}, {"push", (*bench).push}, {"signin", (*bench).signIns},
-	{"backup", (*bench).backup}, {"purge", (*bench).purge}, {postgresSuite, (*bench).postgres}, {attackSuite, (*bench).attackAll},
+	{"media", (*bench).media}, {"backup", (*bench).backup}, {"purge", (*bench).purge}, {postgresSuite, (*bench).postgres}, {attackSuite, (*bench).attackAll},
 }
 
 // Suites that run only if they are named: attackSuite runs attacks instead of measurements, and postgresSuite needs a
