@@ -2,6 +2,7 @@ package push
 
 import (
 	"context"
+	"maps"
 	"math"
 	"sync"
 
@@ -20,25 +21,43 @@ const maxBadgeRooms = 200
 // unknownBadge marks a gateway to which no unread count has been sent since the start of the server.
 const unknownBadge = -1
 
-// badge caches the unread counts of a user's rooms.
+// badge caches the unread counts of a user's rooms. Workers for several pushers of the user may use it at once.
 type badge struct {
 	// mu guards the fields below; a leaf lock.
-	mu     sync.Mutex
-	counts map[ident.RoomNID]int64 // rooms with unread messages
-	stale  map[ident.RoomNID]bool  // rooms whose count is out of date
+	mu      sync.Mutex
+	listed  bool                    // all rooms that may have unread messages are in counts or stale
+	counts  map[ident.RoomNID]int64 // rooms with unread messages
+	stale   map[ident.RoomNID]int64 // rooms whose count is out of date, with the number of the latest change
+	changes int64
 }
 
 // recount marks the count of a room as out of date.
 func (b *badge) recount(room ident.RoomNID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.stale[room] = true
+	b.changes++
+	b.stale[room] = b.changes
 }
 
-// set sets the count of a room.
-func (b *badge) set(room ident.RoomNID, n int64) {
+// compare is like recount unless the room has the count n.
+func (b *badge) compare(room ident.RoomNID, n int64) {
+	b.mu.Lock()
+	same := b.counts[room] == n
+	b.mu.Unlock()
+	if !same {
+		b.recount(room)
+	}
+}
+
+// set sets the count of a room that a change has made out of date. The count was read after that change. If there has
+// been another change in the meantime, or another worker has set the count, set does nothing.
+func (b *badge) set(room ident.RoomNID, change, n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.stale[room] != change {
+		return
+	}
+	delete(b.stale, room)
 	if n == 0 {
 		delete(b.counts, room)
 	} else {
@@ -46,15 +65,22 @@ func (b *badge) set(room ident.RoomNID, n int64) {
 	}
 }
 
-// takeStale returns the rooms whose counts are out of date, and clears the marks.
-func (b *badge) takeStale() (rooms []ident.RoomNID) {
+// list marks the counts of all rooms that may have unread messages as out of date.
+func (b *badge) list(rooms []ident.RoomNID) {
+	for _, room := range rooms {
+		b.recount(room)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for room := range b.stale {
-		rooms = append(rooms, room)
-	}
-	clear(b.stale)
-	return rooms
+	b.listed = true
+}
+
+// outOfDate returns the rooms whose counts are out of date, with the changes that made them so. The marks stay until
+// set is called, so that no other worker takes an old count for the current one.
+func (b *badge) outOfDate() (rooms map[ident.RoomNID]int64, listed bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return maps.Clone(b.stale), b.listed
 }
 
 // total returns the number of unread messages or, if countRooms is set, the number of rooms that have any.
@@ -80,38 +106,35 @@ func (s *Service) badge(ctx context.Context, user ident.UserNID) (int64, error) 
 	return b.total(s.opts.CountRooms), nil
 }
 
-// badgeWith is like badge, for a caller that has just counted one of the rooms.
+// badgeWith is like badge, for a caller that has just counted one of the rooms, perhaps before its latest change.
 func (s *Service) badgeWith(ctx context.Context, user ident.UserNID, room ident.RoomNID, u history.Unread) (int64, error) {
-	b, err := s.badgeOf(ctx, user)
-	if err != nil {
-		return 0, err
+	if b, known := s.badges.Get(user); known {
+		b.compare(room, sum(u))
 	}
-	b.set(room, sum(u))
-	return b.total(s.opts.CountRooms), nil
+	return s.badge(ctx, user)
 }
 
 // badgeOf returns the up-to-date badge of a user.
 func (s *Service) badgeOf(ctx context.Context, user ident.UserNID) (*badge, error) {
 	b, known := s.badges.Get(user)
 	if !known {
-		b = &badge{counts: map[ident.RoomNID]int64{}, stale: map[ident.RoomNID]bool{}}
+		b = &badge{counts: map[ident.RoomNID]int64{}, stale: map[ident.RoomNID]int64{}}
 		s.badges.Put(user, b) // before the read, so that no later change is missed
+	}
+	if _, listed := b.outOfDate(); !listed {
 		rooms, err := s.roomsOfBadge(ctx, user)
 		if err != nil {
-			s.badges.Forget(user)
 			return nil, err
 		}
-		for _, room := range rooms {
-			b.recount(room)
-		}
+		b.list(rooms)
 	}
-	for _, room := range b.takeStale() {
+	stale, _ := b.outOfDate()
+	for room, change := range stale {
 		n, err := s.countIn(ctx, user, room)
 		if err != nil {
-			s.badges.Forget(user)
 			return nil, err
 		}
-		b.set(room, n)
+		b.set(room, change, n)
 	}
 	return b, nil
 }

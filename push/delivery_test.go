@@ -193,6 +193,59 @@ func TestBadgeFollowsReadingOnEveryDevice(t *testing.T) {
 	}
 }
 
+func TestBadgeReachesEveryPusherOfAUser(t *testing.T) {
+	l := newLab(t, nil)
+	g := newGateway(t, nil)
+	alice, bob := l.Register("alice"), l.Register("bob")
+	id, keys := room(bob, nil, alice), []string{"phone", "tablet", "watch"}
+	for _, key := range keys {
+		set(alice, g.pusher(key, nil))
+	}
+	for i := range 10 {
+		last := say(bob, id, fmt.Sprint("message ", i), nil)
+		for range keys {
+			if n := g.event(); *n.Counts.Unread != 1 {
+				t.Errorf("a message: %+v has another count", n)
+			}
+		}
+		alice.Do("POST", "/v3/rooms/"+id+"/receipt/m.read/"+last, object{})
+		reached := map[string]bool{}
+		for range keys {
+			n := g.next()
+			reached[n.Devices[0].Pushkey] = n.EventID == "" && *n.Counts.Unread == 0
+		}
+		for _, key := range keys {
+			if !reached[key] {
+				t.Errorf("%s was not sent that nothing is unread", key)
+			}
+		}
+	}
+}
+
+func TestBadgeFollowsReadingWhileANotificationIsOnItsWay(t *testing.T) {
+	l := newLab(t, nil)
+	alice, bob, carol := l.Register("alice"), l.Register("bob"), l.Register("carol")
+	id, elsewhere := room(bob, nil, alice), room(bob, nil, carol)
+	others := newGateway(t, nil)
+	set(carol, others.pusher("carol", nil))
+	g := newGateway(t, func(w http.ResponseWriter, n notification) {
+		if n.EventID != "" {
+			alice.Do("POST", "/v3/rooms/"+id+"/receipt/m.read/"+n.EventID, object{})
+			say(bob, elsewhere, "later", nil)
+			others.event() // so the receipt has been dispatched
+		}
+		_, _ = io.WriteString(w, `{"rejected":[]}`)
+	})
+	set(alice, g.pusher("alice", nil))
+	say(bob, id, "a message", nil)
+	if n := g.event(); *n.Counts.Unread != 1 {
+		t.Errorf("a message: %+v", n)
+	}
+	if n := g.badge(); n != 0 {
+		t.Errorf("after it was read: %d", n)
+	}
+}
+
 func TestBadgeCanCountRooms(t *testing.T) {
 	l := newLab(t, func(cfg *config.Config) { cfg.Push.CountRooms = true })
 	g := newGateway(t, nil)

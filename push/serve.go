@@ -163,14 +163,18 @@ func (s *Service) deliverNext(ctx context.Context, p *pusher, t *target) error {
 	if it.pos == 0 {
 		return s.deliverBadge(ctx, p, t)
 	}
+	before := s.beginCount(p)
 	n, outcome, err := s.notification(ctx, p.user.nid, t, it)
+	if err == nil && n != nil {
+		err = s.send(ctx, p, t, n)
+	}
+	if n != nil && n.Counts != nil {
+		s.endCount(p, before, n.Counts, err)
+	} else {
+		s.noCount(p, before)
+	}
 	if err != nil {
 		return err
-	}
-	if n != nil {
-		if err := s.send(ctx, p, t, n); err != nil {
-			return err
-		}
 	}
 	pushes.WithLabelValues(outcome).Inc()
 	s.mu.Lock()
@@ -178,38 +182,63 @@ func (s *Service) deliverNext(ctx context.Context, p *pusher, t *target) error {
 	if len(p.queue) > 0 && p.queue[0] == it {
 		p.queue = p.queue[1:]
 	}
-	if n != nil && n.Counts != nil {
-		p.shown, p.badgeDue = n.Counts.Unread, false
-	}
 	return nil
 }
 
 // deliverBadge sends the user's unread count if it differs from the one last sent to the gateway.
 func (s *Service) deliverBadge(ctx context.Context, p *pusher, t *target) error {
-	s.mu.Lock()
-	due := p.badgeDue
-	p.badgeDue = false // a change after this makes it due again
-	s.mu.Unlock()
-	if !due || t.noBadge {
+	before := s.beginCount(p)
+	if !before.due || t.noBadge {
+		before.due = false
+		s.noCount(p, before)
 		return nil
 	}
 	count, err := s.badge(ctx, p.user.nid)
-	s.mu.Lock()
-	same := count == p.shown
-	s.mu.Unlock()
-	if err == nil && !same {
-		if err = s.send(ctx, p, t, &notification{Prio: "low", Counts: &counts{Unread: count}}); err == nil {
-			pushes.WithLabelValues("badge").Inc()
-		}
+	if err != nil || count == before.shown {
+		before.due = err != nil
+		s.noCount(p, before)
+		return err
 	}
+	n := &notification{Prio: "low", Counts: &counts{Unread: count}}
+	if err = s.send(ctx, p, t, n); err == nil {
+		pushes.WithLabelValues("badge").Inc()
+	}
+	s.endCount(p, before, n.Counts, err)
+	return err
+}
+
+// shownCount is what a pusher's gateway shows, as far as is known, and whether another count is due.
+type shownCount struct {
+	shown int64
+	due   bool
+}
+
+// beginCount is called before an unread count is read and sent. A change while that goes on makes the next count due,
+// since nobody knows which one the gateway will show. endCount or noCount must follow.
+func (s *Service) beginCount(p *pusher) (before shownCount) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before = shownCount{p.shown, p.badgeDue}
+	p.shown, p.badgeDue = unknownBadge, false
+	return before
+}
+
+// endCount records that a count was sent. After an error, the gateway may show it or not.
+func (s *Service) endCount(p *pusher, before shownCount, sent *counts, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
-		p.badgeDue = true
-		return err
+		p.badgeDue = p.badgeDue || before.due
+		return
 	}
-	p.shown = count
-	return nil
+	p.shown = sent.Unread
+}
+
+// noCount records that no count was sent.
+func (s *Service) noCount(p *pusher, before shownCount) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.shown, p.badgeDue = before.shown, p.badgeDue || before.due
 }
 
 // send sends a notification for one pusher. It removes the pusher if the gateway rejects the pushkey.
