@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/accounts/gate"
+	"ebb/accounts/hashing"
 	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/notices"
@@ -90,7 +91,7 @@ func (s *Service) LoginPassword(ctx context.Context, who Identifier, password st
 
 // rehash returns a hash of this server's own kind for an account that has one from another server, and "" for others.
 func (s *Service) rehash(ctx context.Context, a storage.AccountRow, password string) (string, error) {
-	if !isImported(a.Password) {
+	if !hashing.IsImported(a.Password) {
 		return "", nil
 	}
 	return s.hasher.hash(ctx, password)

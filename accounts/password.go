@@ -2,31 +2,14 @@ package accounts
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/subtle"
-	"encoding/base64"
-	"errors"
-	"fmt"
 	"strings"
 	"time"
 	"unicode/utf8"
 
-	"golang.org/x/crypto/argon2"
-
+	"ebb/accounts/hashing"
 	"ebb/accounts/passwords"
 	"ebb/mxerr"
-	"ebb/processors"
 	"ebb/storage"
-)
-
-// Cost parameters of argon2id, the second set that OWASP recommends. Hashing takes about 24 ms on the reference
-// machine.
-const (
-	hashTime    = 2
-	hashMemory  = 19 << 10 // KiB
-	hashThreads = 1
-	hashLength  = 32 // bytes
-	saltLength  = 16 // bytes
 )
 
 // maxPassword is the maximum length of a password in bytes. It is far longer than any passphrase.
@@ -37,20 +20,17 @@ const maxPassword = 512
 // reverse proxies give up.
 const maxWaiting = 2000
 
-// hasher hashes a few passwords at a time, so that many simultaneous logins leave processors and memory for everything
-// else.
+// hasher hashes a few passwords at a time, in processes of their own, so that many simultaneous logins leave processors
+// and memory for everything else.
 type hasher struct {
 	waiting chan struct{} // a slot for each request that is being hashed or waits
 	working chan struct{} // a slot for each worker
-	dummy   string        // hash to compare with if there is no password, at the same cost
 
-	raise func(more int) (release func()) // processors.Raise
+	processes *hashing.Processes
 }
 
-func newHasher(workers int) *hasher {
-	h := &hasher{waiting: make(chan struct{}, workers+maxWaiting), working: make(chan struct{}, workers), raise: processors.Raise}
-	h.dummy = encodeHash(make([]byte, saltLength), make([]byte, hashLength))
-	return h
+func newHasher(workers int, processes *hashing.Processes) *hasher {
+	return &hasher{waiting: make(chan struct{}, workers+maxWaiting), working: make(chan struct{}, workers), processes: processes}
 }
 
 // work runs f on a worker.
@@ -65,13 +45,8 @@ func (h *hasher) work(ctx context.Context, f func()) error {
 	}
 	select {
 	case h.working <- struct{}{}:
-	default:
-		defer h.raise(cap(h.working) + 1)() // one for each worker, and one for a commit
-		select {
-		case h.working <- struct{}{}:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	defer func() { <-h.working }()
 	f()
@@ -79,81 +54,27 @@ func (h *hasher) work(ctx context.Context, f func()) error {
 }
 
 // hash returns the stored form of a password.
-func (h *hasher) hash(ctx context.Context, password string) (string, error) {
-	salt := make([]byte, saltLength)
-	_, _ = rand.Read(salt) // never fails (crypto/rand)
-	var sum []byte
-	err := h.work(ctx, func() {
-		sum = argon2.IDKey([]byte(password), salt, hashTime, hashMemory, hashThreads, hashLength)
-	})
-	return encodeHash(salt, sum), err
-}
-
-func encodeHash(salt, sum []byte) string {
-	b64 := base64.RawStdEncoding
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, hashMemory, hashTime, hashThreads,
-		b64.EncodeToString(salt), b64.EncodeToString(sum))
+func (h *hasher) hash(ctx context.Context, password string) (stored string, err error) {
+	err = h.work(ctx, func() { stored = h.processes.Hash(password) })
+	return stored, err
 }
 
 // verify reports whether password matches a stored form. An empty or unusable form, as accounts without a password and
 // unknown users have it, matches nothing but costs the same as any other.
-func (h *hasher) verify(ctx context.Context, password, stored string) (bool, error) {
+func (h *hasher) verify(ctx context.Context, password, stored string) (good bool, err error) {
 	nobody := stored == "" || stored == storage.UnusablePassword
 	if nobody {
-		stored = h.dummy
+		stored = hashing.Nobodys()
 	}
 	if len(password) > maxPassword {
 		password = ""
 	}
-	if isImported(stored) {
-		return h.verifyImported(ctx, password, stored)
-	}
-	p, err := parseHash(stored)
-	if err != nil {
-		return false, err
-	}
-	var sum []byte
-	err = h.work(ctx, func() {
-		sum = argon2.IDKey([]byte(password), p.salt, p.time, p.memory, p.threads, uint32(len(p.sum)))
-	})
-	same := subtle.ConstantTimeCompare(sum, p.sum) == 1
-	return same && !nobody && password != "" && err == nil, err
-}
-
-// verifyImported reports whether a password matches a hash from another server.
-func (h *hasher) verifyImported(ctx context.Context, password, stored string) (good bool, err error) {
 	var failed error
-	err = h.work(ctx, func() { good, failed = matchesImported(password, stored) })
+	err = h.work(ctx, func() { good, failed = h.processes.Matches(password, stored) })
 	if err == nil {
 		err = failed
 	}
-	return good && password != "" && err == nil, err
-}
-
-// hashParts is a parsed stored form. It includes the cost, which newer versions may change.
-type hashParts struct {
-	time, memory uint32
-	threads      uint8
-	salt, sum    []byte
-}
-
-var errHashForm = errors.New("a stored password has an unknown form")
-
-func parseHash(stored string) (p hashParts, err error) {
-	parts := strings.Split(stored, "$")
-	if len(parts) != 6 || parts[1] != "argon2id" || parts[2] != fmt.Sprintf("v=%d", argon2.Version) {
-		return p, errHashForm
-	}
-	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &p.memory, &p.time, &p.threads); err != nil {
-		return p, errHashForm
-	}
-	if p.salt, err = base64.RawStdEncoding.DecodeString(parts[4]); err != nil {
-		return p, errHashForm
-	}
-	if p.sum, err = base64.RawStdEncoding.DecodeString(parts[5]); err != nil || len(p.sum) < 16 {
-		return p, errHashForm
-	}
-	return p, nil
+	return good && !nobody && password != "" && err == nil, err
 }
 
 // CheckPassword returns an error for text that cannot be a password, or that the server's rules do not allow. The name

@@ -5,7 +5,9 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/accounts/hashing"
 	"ebb/ident"
+	"ebb/mxerr"
 	"ebb/notices"
 	"ebb/storage"
 )
@@ -61,8 +63,8 @@ func (s *Service) changePassword(ctx context.Context, user id.UserID, password s
 //
 // Errors: M_NOT_FOUND, M_INVALID_PARAM.
 func (s *Service) SetPasswordHash(ctx context.Context, user id.UserID, hash string) error {
-	if err := checkImported(hash); err != nil {
-		return err
+	if err := hashing.CheckImported(hash); err != nil {
+		return mxerr.InvalidParam("This hash cannot be imported: %v", err)
 	}
 	return s.write(ctx, func(w *write) error {
 		a, err := s.activeAccount(w.Tx, user)

@@ -18,6 +18,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/accounts/gate"
+	"ebb/accounts/hashing"
 	"ebb/accounts/passwords"
 	"ebb/audit"
 	"ebb/ident"
@@ -83,6 +84,7 @@ type Options struct {
 	IdleLifetime        time.Duration    // how long a device may be unused before it is signed out; 0 for ever
 	AccessTokenLifetime time.Duration    // for clients that refresh their tokens; 0 means one hour
 	HashWorkers         int              // number of passwords hashed at a time, 19 MiB each; 0 means half the number of processors
+	HashCommand         []string         // starts a program that hashes passwords; see hashing.NewProcesses
 	Audit               *audit.Log       // nil to record nothing
 	Notices             *notices.Service // nil to notify nobody
 	Passwords           passwords.Policy // rules for new passwords
@@ -138,7 +140,7 @@ func New(o Options) *Service {
 	if o.Gate == nil {
 		o.Gate = gate.New(gate.Options{Now: o.Now})
 	}
-	return &Service{opts: o, gate: o.Gate, hasher: newHasher(o.HashWorkers), sessions: newSessionCache(o.Cache.Entries(maxSessions)),
+	return &Service{opts: o, gate: o.Gate, hasher: newHasher(o.HashWorkers, hashing.NewProcesses(o.HashCommand, o.Log)), sessions: newSessionCache(o.Cache.Entries(maxSessions)),
 		mailing: keyed.NewSemaphore[string](1, maxMailsWaiting),
 		asked:   newChallenges(o.Now), applying: newChallenges(o.Now), announcer: announcer{states: map[ident.UserNID]*announcement{}},
 		profiles: newProfileMemo(o.Cache.Bytes(maxRemoteProfiles), o.Now)}

@@ -1,10 +1,10 @@
 // Package processors raises GOMAXPROCS while work that computes without a pause occupies the scheduler's processors.
 //
-// Hashing a password, decoding a picture or canonicalising a large body occupies one of them for as long as it takes.
-// On a machine with two, one or none is left for everything else: while a commit waits for the disk, nobody reads from
-// the network until the runtime notices, up to 10 ms later, and what becomes ready waits for its turn. With more
-// processors than the machine has, there is always one for work that has just become ready, and the operating system
-// shares the real ones fairly. Otherwise the setting is not changed, because changing it stops the world.
+// Decoding a picture or canonicalising a large body occupies one of them for as long as it takes. On a machine with
+// two, one or none is left for everything else: while a commit waits for the disk, nobody reads from the network until
+// the runtime notices, up to 10 ms later, and what becomes ready waits for its turn. With more processors than the
+// machine has, there is always one for work that has just become ready, and the operating system shares the real ones
+// fairly. Otherwise the setting is not changed, because changing it stops the world.
 package processors
 
 import (

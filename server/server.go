@@ -53,6 +53,7 @@ type Options struct {
 	ChangeRPID  bool               // Run accepts that passkeys of another auth.passkeys.rp_id stop working
 	Resolver    fedclient.Resolver // looks up the names of other servers; nil for the system's resolver
 	Dial        netguard.DialFunc  // connects to other servers; nil for the network
+	HashCommand []string           // starts a program that hashes passwords; see hashing.NewProcesses
 
 	restoring bool                 // the server is opened by Restore
 	elapsed   func() time.Duration // monotonic time, which unlike the system's clock nobody can set

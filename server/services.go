@@ -220,7 +220,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		Gate: s.gate, Audit: s.audit, Upstream: others, Notices: s.notices, Passwords: passwords.Policy(cfg.Auth.Password),
 		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
 		Guests: cfg.Registration.Guests, GuestLifetime: time.Duration(cfg.Registration.GuestLifetime), IdleLifetime: time.Duration(cfg.Login.IdleLifetime), SteadyTime: s.steadyTime,
-		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Emails: s.emails(cfg), AccountPage: accountPage(cfg), AdminApproval: time.Duration(cfg.Auth.AdminApproval), SearchAllUsers: cfg.UserDirectory.SearchAllUsers, Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,
+		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Emails: s.emails(cfg), AccountPage: accountPage(cfg), AdminApproval: time.Duration(cfg.Auth.AdminApproval), SearchAllUsers: cfg.UserDirectory.SearchAllUsers, Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), HashCommand: o.HashCommand, Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,
 	})
 	s.directory = s.newDirectory(cfg, o)
 	s.oauth = s.newOAuth(cfg, o)

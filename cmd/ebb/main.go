@@ -71,12 +71,14 @@ func commands() []command {
 		federationStatusCommand, federationRetryCommand, appserviceListCommand, appservicePingCommand, keysListCommand, keysRotateCommand, keysCreateCommand,
 		auditVerifyCommand, auditExportCommand, auditKeyCommand,
 		backupCommand, backupVerifyCommand, restoreCommand,
-		emailTestCommand, reportListCommand, purgeNowCommand, purgeStatusCommand, receiptsListCommand, receiptsExportCommand, receiptsKeysCommand, receiptsVerifyCommand, holdAddCommand, holdListCommand, holdShowCommand, holdReviewCommand, holdLiftCommand, holdExportCommand, mediaListCommand, mediaDeleteCommand, mediaQuarantineCommand, mediaGCCommand, healthcheckCommand, doctorCommand, docProcessingCommand, versionCommand, resolveStateCommand,
+		emailTestCommand, reportListCommand, purgeNowCommand, purgeStatusCommand, receiptsListCommand, receiptsExportCommand, receiptsKeysCommand, receiptsVerifyCommand, holdAddCommand, holdListCommand, holdShowCommand, holdReviewCommand, holdLiftCommand, holdExportCommand, mediaListCommand, mediaDeleteCommand, mediaQuarantineCommand, mediaGCCommand, healthcheckCommand, doctorCommand, docProcessingCommand, versionCommand, resolveStateCommand, hashPasswordsCommand,
 	}
 }
 
 func main() {
 	syscall.Umask(0o077) // makes its files readable only by their owner
+	// The link leads to the running program even when an upgrade has replaced its file.
+	hashCommand = []string{"/proc/self/exe", "debug", "hash-passwords"}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()

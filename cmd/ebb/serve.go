@@ -61,7 +61,7 @@ func serve(ctx context.Context, inv *invocation, changeRPID bool) error {
 	for _, w := range warnings {
 		log.Warn("the configuration has a dangerous or unusual setting", "key", w.Key, "why", w.Text)
 	}
-	o := server.Options{Version: version, Log: log, ChangeRPID: changeRPID}
+	o := server.Options{Version: version, Log: log, ChangeRPID: changeRPID, HashCommand: hashCommand}
 	if err := forTests(&o); err != nil {
 		return err
 	}

@@ -67,6 +67,7 @@ var rules = map[string]rule{
 	"storage/values":           {rank: 1, only: []string{"ident"}},
 	"rooms/eventcontent":       {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
 	"accounts/passwords":       {rank: 1, only: leaf, pure: true},
+	"accounts/hashing":         {rank: 1, only: leaf},
 	"rooms/encryption":         {rank: 1, only: []string{"canonjson", "mxerr"}, sideways: []string{"rooms/newroom"}, pure: true},
 	"rooms/newroom":            {rank: 1, only: []string{"canonjson", "mxerr"}, sideways: []string{"rooms/pdu"}, pure: true},
 	"rooms/handshake":          {rank: 1, only: []string{"canonjson", "mxerr", "ident"}, sideways: []string{"rooms/pdu", "rooms/eventauth"}, pure: true},

@@ -120,7 +120,7 @@ type watched struct {
 	waits  []float64 // how long each message of the innocent user took, in ms
 	failed int       // how many of them failed
 	limits []float64 // how long each message to the limit took, in ms
-	peak   int64     // the memory of the server
+	peak   int64     // the memory of the server and its children
 }
 
 // watch sends messages as the innocent user, and to the limit, until ctx ends.
@@ -129,7 +129,7 @@ func (t *target) watch(ctx context.Context) (w watched) {
 	wg.Go(func() {
 		for ctx.Err() == nil {
 			if u, err := t.used(); err == nil {
-				w.peak = max(w.peak, u.rss)
+				w.peak = max(w.peak, u.rss+u.helpers)
 			}
 			time.Sleep(samplingPause)
 		}

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -59,6 +60,9 @@ type bench struct {
 	report
 }
 
+// commands are the parts of measurements that have processes of their own; see inProcess.
+var commands = map[string]func(in io.Reader, out io.Writer) error{senderCommand: sendAll, peopleCommand: signInAll}
+
 func main() {
 	if len(os.Args) == 3 && os.Args[1] == limitCommand {
 		if err := serveLimit(os.Args[2]); err != nil {
@@ -67,8 +71,8 @@ func main() {
 		}
 		return
 	}
-	if len(os.Args) == 2 && os.Args[1] == senderCommand {
-		if err := sendAll(os.Stdin, os.Stdout); err != nil {
+	if len(os.Args) == 2 && commands[os.Args[1]] != nil {
+		if err := commands[os.Args[1]](os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			os.Exit(1)
 		}

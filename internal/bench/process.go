@@ -164,30 +164,58 @@ func (b *bench) startLimit(delay time.Duration) (*process, error) {
 
 // usage is the CPU time and the memory that a process has used.
 type usage struct {
-	cpu time.Duration
-	rss int64 // bytes
-	at  time.Time
+	cpu     time.Duration // with that of its children, such as those that hash passwords
+	rss     int64         // bytes of the process alone
+	helpers int64         // bytes of its children
+	at      time.Time
 }
 
-// used reads the usage from /proc, where CPU time is in hundredths of a second.
+// used reads the usage from /proc.
 func (p *process) used() (usage, error) {
-	raw, err := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/stat")
+	own, err := readStat("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/stat")
 	if err != nil {
 		return usage{}, err
+	}
+	u := usage{cpu: own.cpu, rss: own.rss, at: time.Now()}
+	files, err := filepath.Glob("/proc/[0-9]*/stat")
+	for _, file := range files {
+		if s, err := readStat(file); err == nil && s.parent == int64(p.cmd.Process.Pid) { // others may end meanwhile
+			u.cpu += s.cpu
+			u.helpers += s.rss
+		}
+	}
+	return u, err
+}
+
+// stat is what the kernel says about a process.
+type stat struct {
+	parent int64         // its number
+	cpu    time.Duration // in steps of 10 ms; with that of children that have ended
+	rss    int64         // bytes
+}
+
+// readStat reads a file /proc/PID/stat, which proc(5) describes.
+func readStat(file string) (stat, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return stat{}, err
 	}
 	_, rest, found := strings.Cut(string(raw), ") ") // the fields follow the name of the program, which may contain anything
 	fields := strings.Fields(rest)
 	if !found || len(fields) < 22 {
-		return usage{}, errors.New("/proc/PID/stat is not as expected")
+		return stat{}, errors.New("/proc/PID/stat is not as expected")
 	}
-	numbers := [3]int64{}
-	for i, field := range []int{11, 12, 21} { // utime, stime and rss in proc(5), counted from the field after the name
+	numbers := [6]int64{}
+	for i, field := range []int{1, 11, 12, 13, 14, 21} { // ppid, utime, stime, cutime, cstime and rss, counted from the field after the name
 		if numbers[i], err = strconv.ParseInt(fields[field], 10, 64); err != nil {
-			return usage{}, err
+			return stat{}, err
 		}
 	}
 	const tick = 10 * time.Millisecond // USER_HZ is 100 for every program on Linux
-	return usage{cpu: time.Duration(numbers[0]+numbers[1]) * tick, rss: numbers[2] * int64(os.Getpagesize()), at: time.Now()}, nil
+	return stat{
+		parent: numbers[0], cpu: time.Duration(numbers[1]+numbers[2]+numbers[3]+numbers[4]) * tick,
+		rss: numbers[5] * int64(os.Getpagesize()),
+	}, nil
 }
 
 // cpuNanos returns the CPU time that a process has used, in ns. It is for operations that are too short for the

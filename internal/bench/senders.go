@@ -32,32 +32,39 @@ func (h *house) pacedSends(f func() error) (waits []float64, err error) {
 	for i, a := range h.senders {
 		t.Senders = append(t.Senders, sender{a.token, h.rooms[i][0]})
 	}
+	err = inProcess(senderCommand, t, &waits, f)
+	return waits, err
+}
+
+// inProcess runs a command of this program that has a process of its own. The command gets the input, and works until f
+// returns; what it prints then is the output.
+func inProcess(command string, input, output any, f func() error) error {
 	program, err := os.Executable()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	cmd := exec.Command(program, senderCommand)
+	cmd := exec.Command(program, command)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := cmd.Start(); err != nil {
-		return nil, err
+		return err
 	}
-	err = json.NewEncoder(in).Encode(t)
+	err = json.NewEncoder(in).Encode(input)
 	if err == nil {
 		err = f()
 	}
 	err = errors.Join(err, in.Close())
-	if broken := json.NewDecoder(out).Decode(&waits); broken != nil {
-		err = errors.Join(err, fmt.Errorf("the process of the senders: %w", broken))
+	if broken := json.NewDecoder(out).Decode(output); broken != nil {
+		err = errors.Join(err, fmt.Errorf("the process %s: %w", command, broken))
 	}
-	return waits, errors.Join(err, cmd.Wait())
+	return errors.Join(err, cmd.Wait())
 }
 
 // sendAll sends messages as a task from in says, until in ends, and writes how long (ms) each took.

@@ -1,31 +1,28 @@
-package accounts
+package hashing
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"golang.org/x/crypto/bcrypt"
 	"golang.org/x/text/unicode/norm"
-
-	"ebb/mxerr"
 )
 
 // maxBcryptCost bounds imported hashes: one of cost 14 takes a second to compare.
 const maxBcryptCost = 14
 
-// isImported reports whether a stored form is a bcrypt hash from another server.
-func isImported(stored string) bool { return strings.HasPrefix(stored, "$2") }
+// IsImported reports whether a stored form is a bcrypt hash from another server.
+func IsImported(stored string) bool { return strings.HasPrefix(stored, "$2") }
 
-// checkImported checks a bcrypt hash from another server.
-//
-// Errors: M_INVALID_PARAM.
-func checkImported(hash string) error {
+// CheckImported checks a bcrypt hash from another server. The error is meant for the administrator who imports it.
+func CheckImported(hash string) error {
 	cost, err := bcrypt.Cost([]byte(hash))
-	if err != nil || !isImported(hash) || len(hash) != 60 {
-		return mxerr.InvalidParam("The hash is not one of bcrypt, such as $2b$12$… with 60 characters")
+	if err != nil || !IsImported(hash) || len(hash) != 60 {
+		return errors.New("the hash is not one of bcrypt, such as $2b$12$… with 60 characters")
 	}
 	if cost > maxBcryptCost {
-		return mxerr.InvalidParam("The hash has the cost %d: comparing it would take too long; the most is %d", cost, maxBcryptCost)
+		return fmt.Errorf("the hash has the cost %d: comparing it would take too long; the most is %d", cost, maxBcryptCost)
 	}
 	return nil
 }

@@ -1,0 +1,218 @@
+package hashing
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	// niceness is the priority of a process that hashes. The kernel runs the server's threads first whenever they have
+	// something to do; on a machine that is always busy, such a process still gets a tenth of a processor.
+	niceness = 10
+	// idleTime is how long a process waits for the next password before it ends. Until then it has some 40 MB.
+	idleTime = 30 * time.Second
+	// patience is how long a password may take. It is far longer than the most expensive imported hash takes on a busy
+	// machine.
+	patience = time.Minute
+	// restTime is the time without further attempts after a process could not be started, or has failed.
+	restTime = time.Minute
+)
+
+// Processes hashes passwords in processes of low priority, which it starts when they are needed and ends when they are
+// idle. Hashing takes tens of milliseconds of a processor and 19 MiB of memory each time. In the server's own process
+// this would occupy one of the scheduler's processors and cause a collection of garbage with almost every password, and
+// messages would wait for both. There are as many processes as simultaneous callers.
+//
+// If no process can be started, or one fails, passwords are hashed in this one. It is safe for concurrent use.
+type Processes struct {
+	command  []string // starts a program that calls Serve; empty to hash in this process
+	idleTime time.Duration
+	log      *slog.Logger
+
+	// mu guards the fields below; a leaf lock.
+	mu    sync.Mutex
+	idle  []*process
+	rests time.Time // until then no process is started
+}
+
+// NewProcesses returns a Processes whose processes run the command: a program and its arguments. The program calls
+// Serve with its standard input and output. Without a command, passwords are hashed in this process.
+func NewProcesses(command []string, log *slog.Logger) *Processes {
+	return &Processes{command: command, idleTime: idleTime, log: log}
+}
+
+// request asks for the stored form of a password, or whether the password matches Stored. Passwords need not be UTF-8.
+type request struct {
+	Password []byte `json:"password"`
+	Stored   string `json:"stored,omitempty"`
+}
+
+type answer struct {
+	Stored  string `json:"stored,omitempty"`
+	Matches bool   `json:"matches,omitempty"`
+	Error   string `json:"error,omitempty"`
+}
+
+func (r request) answer() (a answer) {
+	if r.Stored == "" {
+		return answer{Stored: Hash(string(r.Password))}
+	}
+	var err error
+	if a.Matches, err = Matches(string(r.Password), r.Stored); err != nil {
+		a.Error = err.Error()
+	}
+	return a
+}
+
+// Hash is the function Hash, in another process.
+func (p *Processes) Hash(password string) string {
+	return p.do(request{Password: []byte(password)}).Stored
+}
+
+// Matches is the function Matches, in another process. stored must not be empty.
+func (p *Processes) Matches(password, stored string) (bool, error) {
+	a := p.do(request{Password: []byte(password), Stored: stored})
+	if a.Error != "" {
+		return false, errors.New(a.Error)
+	}
+	return a.Matches, nil
+}
+
+func (p *Processes) do(r request) answer {
+	c, err := p.take()
+	if c == nil && err == nil {
+		return r.answer()
+	}
+	var a answer
+	if err == nil {
+		a, err = c.do(r)
+	}
+	if err != nil {
+		p.log.Warn("Cannot hash passwords in a process of their own, so they are hashed in this one; sending messages may take longer meanwhile",
+			"err", err, "retry_after", restTime)
+		p.mu.Lock()
+		p.rests = time.Now().Add(restTime)
+		p.mu.Unlock()
+		return r.answer()
+	}
+	p.giveBack(c)
+	return a
+}
+
+// take returns an idle process, or a new one. It returns nil if passwords are to be hashed in this process.
+func (p *Processes) take() (*process, error) {
+	p.mu.Lock()
+	if n := len(p.idle); n > 0 {
+		c := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		p.mu.Unlock()
+		c.end.Stop()
+		return c, nil
+	}
+	here := len(p.command) == 0 || time.Now().Before(p.rests)
+	p.mu.Unlock()
+	if here {
+		return nil, nil
+	}
+	return start(p.command)
+}
+
+// giveBack keeps a process for the next password, for a while.
+func (p *Processes) giveBack(c *process) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.idle = append(p.idle, c)
+	c.end = time.AfterFunc(p.idleTime, func() { p.retire(c) })
+}
+
+// retire ends a process unless it is in use again.
+func (p *Processes) retire(c *process) {
+	p.mu.Lock()
+	i := slices.Index(p.idle, c)
+	if i >= 0 {
+		p.idle = slices.Delete(p.idle, i, i+1)
+	}
+	p.mu.Unlock()
+	if i >= 0 {
+		c.stop()
+	}
+}
+
+// process is a running program that calls Serve.
+type process struct {
+	cmd      *exec.Cmd
+	in       io.Closer
+	requests *json.Encoder
+	answers  *json.Decoder
+	end      *time.Timer // ends the process when it has been idle
+}
+
+func start(command []string) (*process, error) {
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Env = []string{} // it needs nothing, and environments have secrets
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in a terminal is meant for the server
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	return &process{cmd: cmd, in: in, requests: json.NewEncoder(in), answers: json.NewDecoder(out)}, nil
+}
+
+// do has the process answer a request. After an error the process has ended.
+func (c *process) do(r request) (a answer, err error) {
+	late := time.AfterFunc(patience, func() { _ = c.cmd.Process.Kill() })
+	defer late.Stop()
+	if err = c.requests.Encode(r); err == nil {
+		err = c.answers.Decode(&a)
+	}
+	if err != nil {
+		_ = c.cmd.Process.Kill() // it may have ended already
+		return a, errors.Join(fmt.Errorf("process %d: %w", c.cmd.Process.Pid, err), c.cmd.Wait())
+	}
+	return a, nil
+}
+
+// stop ends an idle process.
+func (c *process) stop() {
+	_ = c.in.Close()
+	_ = c.cmd.Wait() // nothing depends on how it has ended
+}
+
+// Serve hashes the passwords that in asks for, until in ends. It lowers the priority of the process.
+func Serve(in io.Reader, out io.Writer) error {
+	// With PRIO_PGRP, unlike PRIO_PROCESS, the kernel changes all threads of the process, which Processes has made the
+	// only one of its group.
+	if syscall.Getpgrp() == os.Getpid() {
+		_ = syscall.Setpriority(syscall.PRIO_PGRP, 0, niceness) // everybody may lower it
+	}
+	requests, answers := json.NewDecoder(in), json.NewEncoder(out)
+	for {
+		var r request
+		if err := requests.Decode(&r); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		if err := answers.Encode(r.answer()); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,24 @@
+package main
+
+import (
+	"context"
+
+	"ebb/accounts/hashing"
+)
+
+var hashPasswordsCommand = command{
+	name: "debug hash-passwords", short: "hash the passwords that a running server asks for, which starts this command itself",
+	example: "ebb debug hash-passwords",
+	setup: func(inv *invocation) func(context.Context) error {
+		return func(context.Context) error {
+			if err := inv.none(); err != nil {
+				return err
+			}
+			return hashing.Serve(inv.stdin, inv.stdout)
+		}
+	},
+}
+
+// hashCommand starts this program to hash passwords. main sets it: in a test, the running program is another one, and
+// passwords are hashed in its process.
+var hashCommand []string
