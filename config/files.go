@@ -102,6 +102,8 @@ func (c *Config) checkDatabaseFile(p *problems) {
 	switch {
 	case err == nil && info.IsDir():
 		p.add(key, "%s is a folder", path)
+	case err == nil && !info.Mode().IsRegular():
+		p.add(key, "%s is not a regular file", path)
 	case err == nil:
 		err = access(path, mayRead|mayWrite)
 	case errors.Is(err, fs.ErrNotExist):

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -11,11 +13,13 @@ import (
 
 	"ebb/accounts/upstream"
 	"ebb/adminapi"
+	"ebb/backup"
 	"ebb/bodykeys"
 	"ebb/config"
 	"ebb/fedclient"
 	"ebb/httpapi"
 	"ebb/rooms/pdu"
+	"ebb/secrets"
 	"ebb/storage"
 )
 
@@ -32,7 +36,13 @@ func Check(ctx context.Context, cfg *config.Config, o Options) (mistakes, warnin
 	mistakes = append(mistakes, others...)
 	_, others = newUpstream(cfg, upstream.Options{})
 	mistakes = append(mistakes, others...)
+	for i, recipient := range cfg.Backup.Recipients {
+		if _, err := backup.ParseRecipients([]string{recipient}); err != nil {
+			mistakes = append(mistakes, cfg.Problem(fmt.Sprintf("backup.recipients[%d]", i), "%v", err))
+		}
+	}
 	if config.Exists(cfg.Dir()) {
+		mistakes = append(mistakes, checkDataDir(cfg)...)
 		if others = checkDatabase(ctx, cfg); len(others) == 0 {
 			var unusual config.Problems
 			others, unusual = checkBodyKeys(ctx, cfg)
@@ -43,6 +53,21 @@ func Check(ctx context.Context, cfg *config.Config, o Options) (mistakes, warnin
 		mistakes = append(mistakes, cfg.Problem("database", "%v", err))
 	}
 	return append(mistakes, checkPorts(ctx, cfg)...), warnings
+}
+
+// checkDataDir checks what a server would read from data_dir at its start, besides the database and the signing key.
+func checkDataDir(cfg *config.Config) (mistakes config.Problems) {
+	const key = "data_dir"
+	if secrets.Exists(cfg.Dir()) {
+		if _, err := secrets.Load(cfg.Dir()); err != nil {
+			mistakes = append(mistakes, cfg.Problem(key, "%v%s", err, config.OwnerOf(err)))
+		}
+	}
+	files := filepath.Join(cfg.Dir(), "media")
+	if info, err := os.Stat(files); err == nil && !info.IsDir() {
+		mistakes = append(mistakes, cfg.Problem(key, "%s is not a folder", files))
+	}
+	return mistakes
 }
 
 // checkDatabase checks that the database and the signing key exist and belong to this server.
@@ -111,7 +136,7 @@ func versions() string {
 	return strings.Join(words, ", ")
 }
 
-// checkPorts binds every address for a moment, except those of a server that is running on this data_dir.
+// checkPorts binds all addresses for a moment, except those of a server that is running on this data_dir.
 func checkPorts(ctx context.Context, cfg *config.Config) (mistakes config.Problems) {
 	running := false
 	if client, err := adminapi.Dial(ctx, cfg.Dir()); err == nil {
@@ -121,7 +146,7 @@ func checkPorts(ctx context.Context, cfg *config.Config) (mistakes config.Proble
 	for i, l := range cfg.Listen {
 		bound, err := httpapi.Listen(ctx, l.Address)
 		if err == nil {
-			_ = bound.Close() // no connection was accepted
+			defer func() { _ = bound.Close() }() // only now, since two names can stand for one address; no connection was accepted
 			continue
 		}
 		if running && errors.Is(err, syscall.EADDRINUSE) {

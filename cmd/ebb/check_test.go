@@ -26,6 +26,7 @@ func TestCheckRefusesWhatServeRefuses(t *testing.T) {
 		{"a registration file that is not there", "appservices: []", "appservices: [none.yaml]", "appservices[0]"},
 		{"a folder that is not there", `data_dir: "."`, "data_dir: elsewhere", "data_dir"},
 		{"a port of PostgreSQL", "database: sqlite:ebb.db", "database: postgres://ebb:hunter2xyz@localhost:port/ebb", "database"},
+		{"a recipient of backups that is none", "recipients: []", "recipients: [age1nonsense]", "backup.recipients[0]"},
 		{"a database that is a folder", "database: sqlite:ebb.db", "database: sqlite:.", "database"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -55,6 +56,28 @@ func TestCheckRefusesAServerWithoutKey(t *testing.T) {
 		for _, command := range [][]string{{"config", "check"}, {"serve"}} {
 			refusedWith(t, exitUsage, "signing.key", "", append(command, "--config", s.config)...)
 		}
+	}
+}
+
+func TestCheckRefusesWhatServeCannotUseInItsFolder(t *testing.T) {
+	for _, name := range []string{"secrets.key", "media"} {
+		s := newSite(t, 0)
+		write(t, filepath.Join(s.dir, name), "nonsense")
+		for _, command := range [][]string{{"config", "check"}, {"serve"}} {
+			refusedWith(t, exitUsage, name, "", append(command, "--config", s.config)...)
+		}
+	}
+}
+
+func TestCheckRefusesTwoNamesOfOneAddress(t *testing.T) {
+	s := newSite(t, 0)
+	_, port, err := net.SplitHostPort(s.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, s.config, "server_name: test\ndata_dir: .\nlisten: [{address: \""+s.address+"\", serve: [client]}, {address: \"localhost:"+port+"\", serve: [admin]}]\n")
+	for _, command := range [][]string{{"config", "check"}, {"serve"}} {
+		refusedWith(t, exitUsage, "listen[1].address: ", "", append(command, "--config", s.config)...)
 	}
 }
 
