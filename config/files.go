@@ -41,8 +41,7 @@ const maxFile = 4 << 20
 func ReadFile(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	switch {
-	case err != nil:
-		return nil, err
+	case err != nil: // os.ReadFile reports it
 	case info.IsDir():
 		return nil, fmt.Errorf("%s is a folder", path)
 	case !info.Mode().IsRegular():
