@@ -139,7 +139,7 @@ const someBackupKeys = ` FROM backup_keys WHERE user_nid = $1 AND version = $2 A
 ORDER BY room_id, session_id LIMIT $5)`
 
 const backupKeysSizeQuery = `SELECT coalesce(sum(128 + octet_length(room_id) + octet_length(session_id) + octet_length(session_data)), 0)
-FROM (SELECT room_id, session_id, session_data` + someBackupKeys + ` AS some`
+FROM (SELECT room_id, session_id, session_data` + someBackupKeys + ` AS matching`
 
 const deleteBackupKeysQuery = `DELETE FROM backup_keys WHERE user_nid = $1 AND version = $2 AND (room_id, session_id) IN (SELECT room_id, session_id` + someBackupKeys
 
