@@ -1,6 +1,7 @@
 package hashing
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -52,8 +53,8 @@ func NewProcesses(command []string, log *slog.Logger) *Processes {
 
 // request asks for the stored form of a password, or whether the password matches Stored. Passwords need not be UTF-8.
 type request struct {
-	Password []byte `json:"password"`
-	Stored   string `json:"stored,omitempty"`
+	Given  []byte `json:"given"` // the password
+	Stored string `json:"stored,omitempty"`
 }
 
 type answer struct {
@@ -64,10 +65,10 @@ type answer struct {
 
 func (r request) answer() (a answer) {
 	if r.Stored == "" {
-		return answer{Stored: Hash(string(r.Password))}
+		return answer{Stored: Hash(string(r.Given))}
 	}
 	var err error
-	if a.Matches, err = Matches(string(r.Password), r.Stored); err != nil {
+	if a.Matches, err = Matches(string(r.Given), r.Stored); err != nil {
 		a.Error = err.Error()
 	}
 	return a
@@ -75,12 +76,12 @@ func (r request) answer() (a answer) {
 
 // Hash is the function Hash, in another process.
 func (p *Processes) Hash(password string) string {
-	return p.do(request{Password: []byte(password)}).Stored
+	return p.do(request{Given: []byte(password)}).Stored
 }
 
 // Matches is the function Matches, in another process. stored must not be empty.
 func (p *Processes) Matches(password, stored string) (bool, error) {
-	a := p.do(request{Password: []byte(password), Stored: stored})
+	a := p.do(request{Given: []byte(password), Stored: stored})
 	if a.Error != "" {
 		return false, errors.New(a.Error)
 	}
@@ -157,8 +158,9 @@ type process struct {
 }
 
 func start(command []string) (*process, error) {
-	cmd := exec.Command(command[0], command[1:]...)
-	cmd.Env = []string{} // it needs nothing, and environments have secrets
+	// The process outlives the request for which it is started.
+	cmd := exec.CommandContext(context.Background(), command[0], command[1:]...) //nolint:gosec // main chooses the command
+	cmd.Env = []string{}                                                         // it needs nothing, and environments have secrets
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in a terminal is meant for the server
 	in, err := cmd.StdinPipe()
