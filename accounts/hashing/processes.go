@@ -51,9 +51,9 @@ func NewProcesses(command []string, log *slog.Logger) *Processes {
 	return &Processes{command: command, idleTime: idleTime, log: log}
 }
 
-// request asks for the stored form of a password, or whether the password matches Stored. Passwords need not be UTF-8.
+// request asks for the stored form of the given password, or whether it matches Stored. Passwords need not be UTF-8.
 type request struct {
-	Given  []byte `json:"given"` // the password
+	Given  []byte `json:"given"`
 	Stored string `json:"stored,omitempty"`
 }
 
@@ -158,9 +158,10 @@ type process struct {
 }
 
 func start(command []string) (*process, error) {
-	// The process outlives the request for which it is started.
-	cmd := exec.CommandContext(context.Background(), command[0], command[1:]...) //nolint:gosec // main chooses the command
-	cmd.Env = []string{}                                                         // it needs nothing, and environments have secrets
+	// The process outlives the request for which it is started, and main chooses its program.
+	cmd := exec.CommandContext(context.Background(), command[0], command[1:]...) //nolint:gosec // see above
+	// It needs no environment, in which there may be secrets.
+	cmd.Env = []string{}
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in a terminal is meant for the server
 	in, err := cmd.StdinPipe()
