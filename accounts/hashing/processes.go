@@ -185,6 +185,9 @@ func (c *process) do(r request) (a answer, err error) {
 	if err = c.requests.Encode(r); err == nil {
 		err = c.answers.Decode(&a)
 	}
+	if err == nil && r.Stored == "" && a.Stored == "" {
+		err = errors.New("its answer has no hash")
+	}
 	if err != nil {
 		_ = c.cmd.Process.Kill() // it may have ended already
 		return a, errors.Join(fmt.Errorf("process %d: %w", c.cmd.Process.Pid, err), c.cmd.Wait())

@@ -143,6 +143,10 @@ func TestPasswordsAreHashedHereWhenProcessesFail(t *testing.T) {
 	}
 	p.command, p.rests = []string{"/bin/echo", "{"}, time.Time{}
 	matches("a program that answers something else")
+	p.command, p.rests = []string{"/bin/echo", "{}"}, time.Time{}
+	if got := p.Hash("correct horse"); got == "" {
+		t.Error("an answer without a hash was taken for one")
+	}
 
 	p, _ = newTest()
 	p.command = nil
