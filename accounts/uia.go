@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"slices"
 
+	"maunium.net/go/mautrix/id"
+
 	"ebb/accounts/gate"
 	"ebb/ident"
 	"ebb/mxerr"
@@ -123,9 +125,6 @@ func (s *Service) ResetPassword(ctx context.Context, body map[string]json.RawMes
 	if err != nil {
 		return err
 	}
-	if err := s.CheckPassword(password, ""); err != nil {
-		return err
-	}
 	if err := s.resetPassword(ctx, *p.email, password, signOut); err != nil {
 		return err
 	}
@@ -135,6 +134,17 @@ func (s *Service) ResetPassword(ctx context.Context, body map[string]json.RawMes
 
 // resetPassword uses up a verification and sets the password of the account that has the address.
 func (s *Service) resetPassword(ctx context.Context, v Verified, password string, signOut bool) error {
+	var user id.UserID // "" if the address has been removed in the meantime
+	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		user, _, _, err = s.userOfEmail(tx, v.Address)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.CheckPassword(password, string(user)); err != nil {
+		return err
+	}
 	hash, err := s.hasher.hash(ctx, password)
 	if err != nil {
 		return err
