@@ -204,7 +204,7 @@ func (s *Service) checkOwn(ctx context.Context, at tried) (_ proof, refused *mxe
 	if err != nil {
 		return proof{}, nil, err
 	}
-	_, err = s.checkPassword(ctx, row, a.Password, try, false)
+	_, err = s.checkPassword(ctx, row, a.Password, try, nil)
 	if errors.As(err, &refused) && refused.Code == mxerr.CodeForbidden {
 		return proof{}, refused, nil
 	}
