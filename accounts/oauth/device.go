@@ -61,10 +61,11 @@ type DeviceCodes struct {
 	Expires, Interval    time.Duration
 }
 
-// StartDevice begins a device authorization. addr is the address of the client, which is shown to the user.
+// StartDevice begins a device authorization. addr is the address of the client, which is shown to the user. For a valid
+// request it calls admit, whose error it returns: nobody else could begin one if one network were let use up all codes.
 //
 // Errors: invalid_client, unauthorized_client, invalid_scope, M_LIMIT_EXCEEDED.
-func (s *Service) StartDevice(ctx context.Context, clientID, scope, addr string) (DeviceCodes, error) {
+func (s *Service) StartDevice(ctx context.Context, clientID, scope, addr string, admit func() error) (DeviceCodes, error) {
 	c, err := s.client(ctx, clientID)
 	if err != nil {
 		return DeviceCodes{}, err
@@ -76,6 +77,9 @@ func (s *Service) StartDevice(ctx context.Context, clientID, scope, addr string)
 		return DeviceCodes{}, invalid("unauthorized_client", "This client has not registered the grant type %s", GrantDevice)
 	}
 	want, err := parseScope(scope)
+	if err == nil {
+		err = admit()
+	}
 	if err != nil {
 		return DeviceCodes{}, err
 	}
