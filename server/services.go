@@ -292,7 +292,7 @@ func (s *services) openGate(ctx context.Context, cfg *config.Config, o Options) 
 	if o.MFA != nil {
 		policy = *o.MFA
 	}
-	s.gate = gate.New(gate.Options{Policy: policy, Factors: factors.Enrolment{}, Budgets: guesses(cfg.RateLimits, o.Now), Now: o.Now})
+	s.gate = gate.New(gate.Options{Policy: policy, Factors: factors.Enrolment{}, Budgets: guesses(cfg.RateLimits, o.Now), Now: o.Now, Record: s.audit.Add})
 	if err := s.gate.Load(ctx, s.db); err != nil {
 		return fmt.Errorf("read the policy on second factors: %w", err)
 	}

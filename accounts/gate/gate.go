@@ -9,6 +9,7 @@
 package gate
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"sync"
@@ -158,6 +159,9 @@ type Options struct {
 	Factors Factors // nil if no account has a second factor
 	Budgets Budgets
 	Now     func() time.Time
+
+	// Record records an act of policy in the audit log, within its write. It may be nil.
+	Record func(ctx context.Context, tx *storage.Tx, kind string, attrs ...any) error
 }
 
 // Gate decides who gets access tokens. It is safe for concurrent use.

@@ -3,6 +3,8 @@ package gate
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -198,6 +200,25 @@ func TestGraceBeginsWhenASecondFactorBecomesRequired(t *testing.T) {
 		l.gate(Policy{MFA: Optional}, nil) // the policy is switched off and on again
 		if err := l.try(l.gate(policy, nil), PathPassword, Password); err != nil {
 			t.Errorf("a new grace period: %v", err)
+		}
+	})
+}
+
+func TestChangesOfThePolicyAreRecorded(t *testing.T) {
+	each(t, func(t *testing.T, l *lab) {
+		var all []string
+		for _, p := range []Policy{{MFA: Optional}, {MFA: Required}, {MFA: Required}, {MFA: Required, Administrators: Required}, {MFA: Off}} {
+			g := New(Options{Policy: p, Now: l.now, Record: func(_ context.Context, _ *storage.Tx, kind string, attrs ...any) error {
+				all = append(all, fmt.Sprint(kind, attrs[1], attrs[3]))
+				return nil
+			}})
+			if err := g.Load(ctx, l.db); err != nil {
+				t.Fatal(err)
+			}
+		}
+		const kind = "policy on second factors set"
+		if want := []string{kind + "required", kind + "requiredrequired", kind + "off"}; !slices.Equal(all, want) {
+			t.Errorf("%q", all)
 		}
 	})
 }
