@@ -2,6 +2,7 @@ package clientapi
 
 import (
 	"encoding/json"
+	"errors"
 
 	"maunium.net/go/mautrix/id"
 
@@ -43,10 +44,14 @@ func (a *API) uploadCrossSigningKeys(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if needed {
-		if err := a.interactiveAuth(r, "uploadCrossSigningKeys"); err != nil {
+	if !needed {
+		err := a.E2EE.UploadCrossSigning(r.Context(), r.Requester, body, false)
+		if !errors.Is(err, e2ee.ErrNeedsAuth) {
 			return nil, err
 		}
 	}
-	return nil, a.E2EE.UploadCrossSigning(r.Context(), r.Requester, body)
+	if err := a.interactiveAuth(r, "uploadCrossSigningKeys"); err != nil {
+		return nil, err
+	}
+	return nil, a.E2EE.UploadCrossSigning(r.Context(), r.Requester, body, true)
 }
