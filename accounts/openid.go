@@ -27,7 +27,11 @@ func (s *Service) CreateOpenIDToken(ctx context.Context, user ident.UserNID) (to
 	return token, openIDLifetime, err
 }
 
-// OpenIDUser returns the owner of a token that CreateOpenIDToken created.
+func errUnknownOpenID() error {
+	return mxerr.New(401, mxerr.CodeUnknownToken, "The token is unknown or has expired")
+}
+
+// OpenIDUser returns the owner of a token that CreateOpenIDToken created, unless the account is locked.
 //
 // Errors: M_UNKNOWN_TOKEN 401.
 // Spec: server-server-api#get_matrixfederationv1openiduserinfo
@@ -38,10 +42,13 @@ func (s *Service) OpenIDUser(ctx context.Context, token string) (user id.UserID,
 			return err
 		}
 		if !found {
-			return mxerr.New(401, mxerr.CodeUnknownToken, "The token is unknown or has expired")
+			return errUnknownOpenID()
 		}
-		name, err := tx.UserID(nid)
-		user = id.UserID(name)
+		a, _, err := tx.Account(nid)
+		if err == nil && a.Locked { // nobody can use the account; the token is valid again when it is unlocked
+			err = errUnknownOpenID()
+		}
+		user = s.UserID(a.Localpart)
 		return err
 	})
 	return user, err
