@@ -19,7 +19,7 @@ import (
 // that the service may do so. Like Authenticate, Assume records that the device was seen, and caches its results.
 // Spec: application-service-api#identity-assertion
 //
-// Errors: M_FORBIDDEN if there is no such user, M_EXCLUSIVE, M_USER_DEACTIVATED, M_UNKNOWN_DEVICE.
+// Errors: M_FORBIDDEN if there is no such user, M_USER_DEACTIVATED, M_UNKNOWN_DEVICE.
 func (s *Service) Assume(ctx context.Context, user id.UserID, device id.DeviceID, addr, userAgent string) (ident.Requester, error) {
 	key := assumedKey(user, device)
 	c := s.sessions.get(key)
@@ -52,8 +52,6 @@ func (s *Service) loadAssumed(ctx context.Context, user id.UserID, device id.Dev
 			return mxerr.Forbidden("The application service has not registered the user %s", user)
 		case err != nil:
 			return err
-		case s.opts.Notices.Reserves(a.Localpart):
-			return errExclusive()
 		case a.DeactivatedTS != 0:
 			return errDeactivated()
 		}
@@ -97,10 +95,9 @@ func (s *Service) LoginService(ctx context.Context, service, user string, n NewS
 }
 
 // reserved reports whether the given localpart is reserved for others than service, the ID of an application service.
-// If service is "", it reports whether ordinary users may not have the localpart. Nobody may have that of the account
-// that sends server notices, whose messages users trust.
+// If service is "", it reports whether ordinary users may not have the localpart.
 func (s *Service) reserved(service, localpart string) bool {
-	return s.opts.Notices.Reserves(localpart) || s.opts.Hooks.Exclusive != nil && s.opts.Hooks.Exclusive(service, localpart)
+	return s.opts.Hooks.Exclusive != nil && s.opts.Hooks.Exclusive(service, localpart)
 }
 
 // EnsureUser creates the account of an application service's sender if it does not exist. Nobody can log in to it with

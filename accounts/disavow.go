@@ -134,13 +134,10 @@ func (s *Service) Disavow(ctx context.Context, token string) (out Disavowal, err
 	return out, err
 }
 
-// spoilPassword makes the password of an account unusable, and the links by e-mail with which it could be replaced. If
-// the account has no password on this server, because another service signs its user in, that stays so.
+// spoilPassword makes the password of an account unusable. If the account has none on this server, because another
+// service signs its user in, nothing is changed.
 func (s *Service) spoilPassword(w *write, user ident.UserNID) error {
 	a, _, err := w.Account(user)
-	if err == nil && !a.HasPassword() {
-		err = w.DropPasswordResets(user)
-	}
 	if err != nil || !a.HasPassword() {
 		return err
 	}

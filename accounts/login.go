@@ -14,7 +14,6 @@ import (
 	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/notices"
-	"ebb/rooms/words"
 	"ebb/storage"
 )
 
@@ -64,7 +63,11 @@ func (s *Service) LoginPassword(ctx context.Context, who Identifier, password st
 	if err != nil {
 		return SignedIn{}, err
 	}
-	if checked, err = s.checkPassword(ctx, checked, password, try, s.needsSecond); err != nil {
+	more, err := s.needsSecond(ctx, checked)
+	if err != nil {
+		return SignedIn{}, err
+	}
+	if checked, err = s.checkPassword(ctx, checked, password, try, more); err != nil {
 		if mxerr.Code(err) == mxerr.CodeForbidden {
 			err = s.gate.ErrWrongPassword()
 		}
@@ -111,7 +114,7 @@ func (s *Service) VerifyPassword(ctx context.Context, user, password, network st
 	if err != nil {
 		return storage.AccountRow{}, err
 	}
-	if a, err = s.checkPassword(ctx, a, password, try, nil); err != nil {
+	if a, err = s.checkPassword(ctx, a, password, try, false); err != nil {
 		return storage.AccountRow{}, err
 	}
 	fresh, err := s.rehash(ctx, a, password)
@@ -165,22 +168,17 @@ func (s *Service) LoginToken(ctx context.Context, token string, n NewSession) (S
 }
 
 // checkPassword checks the password of an account, and returns the account, which the first sign-in of a user of the
-// LDAP directory creates. The attempt counts only if the password is wrong. If more, which may be nil, reports that the
-// account also needs a second factor, a correct password is treated like a wrong one, at the same cost. It is asked
-// afterwards, since the directory may know the account by another spelling of its name.
+// LDAP directory creates. The attempt counts only if the password is wrong. If more is set, the account also needs a
+// second factor: a correct password is then treated like a wrong one, at the same cost.
 //
 // Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED; 502 M_CONNECTION_FAILED if the directory cannot be asked.
-func (s *Service) checkPassword(ctx context.Context, named storage.AccountRow, password string, try *gate.Guess, more func(context.Context, storage.AccountRow) (bool, error)) (storage.AccountRow, error) {
+func (s *Service) checkPassword(ctx context.Context, named storage.AccountRow, password string, try *gate.Guess, more bool) (storage.AccountRow, error) {
 	a, good, err := s.comparePassword(ctx, named, password)
-	needed := false
-	if err == nil && more != nil {
-		needed, err = more(ctx, a)
-	}
 	switch {
-	case err != nil: // nothing was decided
+	case err != nil: // nothing was compared
 		try.Right()
 		return storage.AccountRow{}, fmt.Errorf("check password of %s: %w", named.Localpart, err)
-	case needed:
+	case more:
 		s.failed(ctx, a.Localpart, "password without a second factor")
 		return storage.AccountRow{}, errWrongPassword()
 	case !good || a.DeactivatedTS != 0:
@@ -240,12 +238,10 @@ func (s *Service) accountToSignIn(ctx context.Context, user string) (a storage.A
 	return a, err
 }
 
-// accountOfName is accountToSignIn for guesses at the password. They count for target, which is the same for all
-// spellings of a name: to an LDAP directory, names with other accents, widths or spaces are the same user, so that each
-// spelling would allow more guesses.
+// accountOfName is accountToSignIn for guesses at the password. They count for target, the name of the account.
 func (s *Service) accountOfName(ctx context.Context, user string) (a storage.AccountRow, target string, err error) {
 	a, err = s.accountToSignIn(ctx, user)
-	return a, words.Fold(a.Localpart), err
+	return a, a.Localpart, err
 }
 
 // SignIn creates a session for a user whose evidence another package has checked, on a path of that package. If also is

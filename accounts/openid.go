@@ -27,11 +27,7 @@ func (s *Service) CreateOpenIDToken(ctx context.Context, user ident.UserNID) (to
 	return token, openIDLifetime, err
 }
 
-func errUnknownOpenID() error {
-	return mxerr.New(401, mxerr.CodeUnknownToken, "The token is unknown or has expired")
-}
-
-// OpenIDUser returns the owner of a token that CreateOpenIDToken created, unless the account is locked.
+// OpenIDUser returns the owner of a token that CreateOpenIDToken created.
 //
 // Errors: M_UNKNOWN_TOKEN 401.
 // Spec: server-server-api#get_matrixfederationv1openiduserinfo
@@ -42,13 +38,10 @@ func (s *Service) OpenIDUser(ctx context.Context, token string) (user id.UserID,
 			return err
 		}
 		if !found {
-			return errUnknownOpenID()
+			return mxerr.New(401, mxerr.CodeUnknownToken, "The token is unknown or has expired")
 		}
-		a, _, err := tx.Account(nid)
-		if err == nil && a.Locked { // nobody can use the account; the token is valid again when it is unlocked
-			err = errUnknownOpenID()
-		}
-		user = s.UserID(a.Localpart)
+		name, err := tx.UserID(nid)
+		user = id.UserID(name)
 		return err
 	})
 	return user, err

@@ -96,13 +96,9 @@ func (s *Service) setPassword(w *write, user ident.UserNID, hash string, c Passw
 }
 
 // replacePassword stores the hash of a new password, and ends the sessions of all browsers except that of the given
-// cookie, as well as everything else with which somebody who knew the old password could still sign a device in, and
-// the links by e-mail with which the password could be replaced again.
+// cookie, as well as everything else with which somebody who knew the old password could still sign a device in.
 func (w *write) replacePassword(user ident.UserNID, hash, browser string) error {
 	if err := w.SetPassword(user, hash); err != nil {
-		return err
-	}
-	if err := w.DropPasswordResets(user); err != nil {
 		return err
 	}
 	if browser != "" {

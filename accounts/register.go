@@ -202,7 +202,7 @@ func (s *Service) Available(ctx context.Context, username string) error {
 	if err != nil {
 		return err
 	}
-	if s.reserved("", localpart) {
+	if s.reserved("", localpart) || s.opts.Notices.Reserves(localpart) {
 		return errExclusive()
 	}
 	return s.opts.DB.Read(ctx, func(tx *storage.Tx) error {

@@ -107,5 +107,8 @@ func (s *Service) ResetByEmail(ctx context.Context, creds EmailCredentials, pass
 	case state != verifiedYes:
 		return errNotVerified()
 	}
+	if err := s.CheckPassword(password, ""); err != nil {
+		return err
+	}
 	return s.resetPassword(ctx, v, password, signOut)
 }

@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"slices"
 
-	"maunium.net/go/mautrix/id"
-
 	"ebb/accounts/gate"
 	"ebb/ident"
 	"ebb/mxerr"
@@ -125,6 +123,9 @@ func (s *Service) ResetPassword(ctx context.Context, body map[string]json.RawMes
 	if err != nil {
 		return err
 	}
+	if err := s.CheckPassword(password, ""); err != nil {
+		return err
+	}
 	if err := s.resetPassword(ctx, *p.email, password, signOut); err != nil {
 		return err
 	}
@@ -134,17 +135,6 @@ func (s *Service) ResetPassword(ctx context.Context, body map[string]json.RawMes
 
 // resetPassword uses up a verification and sets the password of the account that has the address.
 func (s *Service) resetPassword(ctx context.Context, v Verified, password string, signOut bool) error {
-	var user id.UserID // "" if the address has been removed in the meantime
-	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-		user, _, _, err = s.userOfEmail(tx, v.Address)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if err := s.CheckPassword(password, string(user)); err != nil {
-		return err
-	}
 	hash, err := s.hasher.hash(ctx, password)
 	if err != nil {
 		return err
@@ -204,7 +194,7 @@ func (s *Service) checkOwn(ctx context.Context, at tried) (_ proof, refused *mxe
 	if err != nil {
 		return proof{}, nil, err
 	}
-	_, err = s.checkPassword(ctx, row, a.Password, try, nil)
+	_, err = s.checkPassword(ctx, row, a.Password, try, false)
 	if errors.As(err, &refused) && refused.Code == mxerr.CodeForbidden {
 		return proof{}, refused, nil
 	}

@@ -81,7 +81,7 @@ func (s *Service) LoginJWT(ctx context.Context, token string, n NewSession) (Sig
 }
 
 // accountNamed returns the account of a user whom a trusted program names. If there is none, it is created if create is
-// set. Guests, the users of application services and the account that sends server notices cannot be named.
+// set. Guests and the users of application services cannot be named.
 //
 // Errors: M_FORBIDDEN.
 func (s *Service) accountNamed(ctx context.Context, p jwt.Person, create bool) (storage.AccountRow, error) {

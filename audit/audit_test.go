@@ -270,61 +270,6 @@ func TestCheckpointsReachEverySinkAndAreTriedAgain(t *testing.T) {
 	})
 }
 
-func TestACheckpointThatWasCutOffSpoilsNoOther(t *testing.T) {
-	each(t, Options{}, func(t *testing.T, l *lab) {
-		file := filepath.Join(t.TempDir(), "checkpoints")
-		l.opts.Sinks = []Sink{FileSink(file)}
-		l.record(1)
-		l.must(l.Checkpoint(ctx))
-		raw, err := os.ReadFile(file)
-		l.must(err)
-		l.must(os.WriteFile(file, raw[:len(raw)-20], 0o600)) // the disk was full
-		l.record(1)
-		l.must(l.Checkpoint(ctx))
-		raw, err = os.ReadFile(file)
-		l.must(err)
-		rows, key := l.rows()
-		list, err := ReadCheckpoints(raw, key)
-		if err != nil || len(list) != 1 || verify(rows, list...) != nil {
-			t.Errorf("%d checkpoints, %v in %s", len(list), err, raw)
-		}
-	})
-}
-
-// The URL of a webhook is often all that protects it.
-func TestTheURLOfAWebhookIsNeitherLoggedNorStored(t *testing.T) {
-	leads := http.RedirectHandler("/elsewhere", http.StatusFound)
-	hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/elsewhere" {
-			return // 200, although nothing was posted
-		}
-		leads.ServeHTTP(w, r)
-	}))
-	address := hook.URL + "/MARKER?token=MARKER"
-	each(t, Options{}, func(t *testing.T, l *lab) {
-		l.opts.Sinks = []Sink{WebhookSink(address)}
-		l.record(1)
-		if err := l.Checkpoint(ctx); err == nil || strings.Contains(err.Error(), "MARKER") {
-			t.Errorf("a redirect: %v", err)
-		}
-		if strings.Contains(l.opts.Sinks[0].Name, "MARKER") {
-			t.Errorf("the name is %s", l.opts.Sinks[0].Name)
-		}
-	})
-	hook.Close()
-	if err := WebhookSink(address).Send(ctx, []byte("x")); err == nil || strings.Contains(err.Error(), "MARKER") {
-		t.Errorf("a webhook that cannot be reached: %v", err)
-	}
-}
-
-func TestSyslogServerThatDoesNotAnswerDelaysNothing(t *testing.T) {
-	ended, end := context.WithCancel(ctx)
-	end()
-	if err := SyslogSink("tcp://192.0.2.1:514").Send(ended, []byte("x")); !errors.Is(err, context.Canceled) {
-		t.Errorf("after the end of the server: %v", err)
-	}
-}
-
 func TestSyslogSinkSendsOneLine(t *testing.T) {
 	server, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {

@@ -2,21 +2,16 @@ package audit
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/syslog"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,73 +31,44 @@ type Sink struct {
 const sinkTimeout = 10 * time.Second
 
 // FileSink appends checkpoints to a file, which should be on another host or be one that this server can only append
-// to. Each one begins a line of its own, even if the one before was cut off because the disk was full.
+// to.
 func FileSink(path string) Sink {
 	return Sink{"file " + path, func(_ context.Context, line []byte) error {
 		f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 		if err != nil {
 			return err
 		}
-		_, err = f.Write(slices.Concat([]byte("\n"), line, []byte("\n")))
+		_, err = f.Write(append(line, '\n'))
 		return errors.Join(err, f.Sync(), f.Close())
 	}}
 }
 
 // SyslogSink sends checkpoints to a syslog server: udp://HOST:PORT, tcp://HOST:PORT, or local.
 func SyslogSink(address string) Sink {
-	return Sink{"syslog " + address, func(ctx context.Context, line []byte) error {
-		u, err := url.Parse(address)
-		if err != nil || u.Host == "" {
-			return sendLocally(line)
+	return Sink{"syslog " + address, func(_ context.Context, line []byte) error {
+		network, host := "", ""
+		if u, err := url.Parse(address); err == nil && u.Host != "" {
+			network, host = u.Scheme, u.Host
 		}
-		return sendSyslog(ctx, u.Scheme, u.Host, line)
+		w, err := syslog.Dial(network, host, syslog.LOG_NOTICE|syslog.LOG_AUTH, "ebb")
+		if err != nil {
+			return err
+		}
+		return errors.Join(w.Notice(string(line)), w.Close())
 	}}
 }
 
-// syslogTag names this program in messages to a syslog server.
-const syslogTag = "ebb"
-
-func sendLocally(line []byte) error {
-	w, err := syslog.New(syslog.LOG_NOTICE|syslog.LOG_AUTH, syslogTag)
-	if err != nil {
-		return err
-	}
-	return errors.Join(w.Notice(string(line)), w.Close())
-}
-
-// sendSyslog sends a message in the form of package log/syslog, which cannot be told to stop waiting for a server that
-// does not answer.
-func sendSyslog(ctx context.Context, network, host string, line []byte) error {
-	c, err := (&net.Dialer{}).DialContext(ctx, network, host)
-	if err != nil {
-		return err
-	}
-	if deadline, ok := ctx.Deadline(); ok {
-		err = c.SetDeadline(deadline)
-	}
-	name, _ := os.Hostname() // "" if it is unknown
-	_, sent := fmt.Fprintf(c, "<%d>%s %s %s[%d]: %s\n", syslog.LOG_NOTICE|syslog.LOG_AUTH, time.Now().Format(time.RFC3339), cmp.Or(name, c.LocalAddr().String()), syslogTag, os.Getpid(), line)
-	return errors.Join(err, sent, c.Close())
-}
-
-// WebhookSink posts checkpoints to a URL. The URL may contain a secret, so it is neither logged nor stored.
+// WebhookSink posts checkpoints to a URL.
 func WebhookSink(address string) Sink {
-	client := &http.Client{Timeout: sinkTimeout, CheckRedirect: func(*http.Request, []*http.Request) error {
-		return http.ErrUseLastResponse // the checkpoint would not be posted there
-	}}
-	sum := sha256.Sum256([]byte(address))
-	return Sink{"webhook " + hex.EncodeToString(sum[:8]), func(ctx context.Context, line []byte) error {
+	client := &http.Client{Timeout: sinkTimeout}
+	return Sink{"webhook " + address, func(ctx context.Context, line []byte) error {
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(line))
 		if err != nil {
-			return errors.New("the URL is not valid")
+			return err
 		}
 		req.Header.Set("Content-Type", "application/json")
 		resp, err := client.Do(req)
 		if err != nil {
-			var e *url.Error // has the URL
-			if errors.As(err, &e) {
-				err = e.Err
-			}
 			return err
 		}
 		_, _ = io.CopyN(io.Discard, resp.Body, 4096) // so that the connection can be used again
@@ -278,9 +244,8 @@ type Checkpoint struct {
 const maxCheckpointLine = 64 << 10
 
 // ReadCheckpoints returns the checkpoints in the text that a sink has stored. A line may have other text before the
-// checkpoint, as in the file of a syslog server; lines without a checkpoint are skipped, and so are those that were cut
-// off when they were written: the server has sent a later one then. A checkpoint that is not signed with one of the
-// given keys is an error. The checkpoints are in the order of the text.
+// checkpoint, as in the file of a syslog server; lines without a checkpoint are skipped. A checkpoint that is not
+// signed with one of the given keys is an error. The checkpoints are in the order of the text.
 func ReadCheckpoints(sink []byte, verifiers ...string) (list []Checkpoint, err error) {
 	var keys []note.Verifier
 	for _, text := range verifiers {
@@ -296,9 +261,7 @@ func ReadCheckpoints(sink []byte, verifiers ...string) (list []Checkpoint, err e
 			continue
 		}
 		var l checkpointLine
-		if err := json.NewDecoder(bytes.NewReader(line[at:])).Decode(&l); errors.Is(err, io.ErrUnexpectedEOF) {
-			continue
-		} else if err != nil {
+		if err := json.NewDecoder(bytes.NewReader(line[at:])).Decode(&l); err != nil {
 			return nil, fmt.Errorf("line %d of the checkpoints: %w", i+1, err)
 		}
 		c, err := openCheckpoint(l.Note, keys)

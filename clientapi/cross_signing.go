@@ -2,7 +2,6 @@ package clientapi
 
 import (
 	"encoding/json"
-	"errors"
 
 	"maunium.net/go/mautrix/id"
 
@@ -44,14 +43,10 @@ func (a *API) uploadCrossSigningKeys(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !needed {
-		err := a.E2EE.UploadCrossSigning(r.Context(), r.Requester, body, false)
-		if !errors.Is(err, e2ee.ErrNeedsAuth) {
+	if needed {
+		if err := a.interactiveAuth(r, "uploadCrossSigningKeys"); err != nil {
 			return nil, err
 		}
 	}
-	if err := a.interactiveAuth(r, "uploadCrossSigningKeys"); err != nil {
-		return nil, err
-	}
-	return nil, a.E2EE.UploadCrossSigning(r.Context(), r.Requester, body, true)
+	return nil, a.E2EE.UploadCrossSigning(r.Context(), r.Requester, body)
 }

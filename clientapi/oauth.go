@@ -215,7 +215,7 @@ func (a *API) authorizeOAuthDevice(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := a.OAuth.StartDevice(r.Context(), f.Get("client_id"), f.Get("scope"), r.ClientAddr, func() error { return r.Limit(httpapi.NewDevices, r.Network()) })
+	d, err := a.OAuth.StartDevice(r.Context(), f.Get("client_id"), f.Get("scope"), r.ClientAddr)
 	if err != nil {
 		return nil, err
 	}

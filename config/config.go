@@ -211,7 +211,7 @@ type RateLimits struct {
 	Sends         Bucket `yaml:"sends" doc:"Sending events, receipts, typing, account data, push rules, keys and key backups, per user. per_second is the average, burst how many are allowed at once."`
 	Reads         Bucket `yaml:"reads" doc:"Reading history, state, members, relations, threads and directories, per user."`
 	Logins        Bucket `yaml:"logins" doc:"Wrong passwords for one account from one network; wrong tokens and shared secrets from one network. Ten times as many wrong passwords are allowed from one network for all accounts, and from all networks for one account."`
-	Registrations Bucket `yaml:"registrations" doc:"New accounts from one network, OAuth 2.0 clients that are not known yet, and devices that begin to sign in by a code."`
+	Registrations Bucket `yaml:"registrations" doc:"New accounts from one network, and OAuth 2.0 clients that are not known yet."`
 	Emails        Bucket `yaml:"emails" doc:"E-mails with a verification link to one address. One network can cause ten times as many, and all networks together a hundred times as many."`
 	Anonymous     Bucket `yaml:"anonymous" doc:"Requests without an access token from one network: logging in, registering, refreshing tokens, fetching keys of servers. During a registration, clients send a request every 2 s."`
 	Invites       Bucket `yaml:"invites" doc:"Invites by one user of another server, and by all users of another server to one user here. All users of a server together can send ten times as many."`

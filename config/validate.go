@@ -174,9 +174,8 @@ func (a Audit) validate(p *problems) {
 	p.lifetime("audit.keep", a.Keep, Duration(time.Hour))
 	p.lifetime("audit.keep_addresses", a.Addresses, Duration(time.Hour))
 	p.check(a.Checkpoints.Interval >= Duration(time.Second), "audit.checkpoints.interval", "must be at least 1s")
-	if a.Checkpoints.Webhook != "" { // it may be a secret, so the message does not show it
-		u, err := url.Parse(a.Checkpoints.Webhook)
-		p.check(err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https"), "audit.checkpoints.webhook", "must be an http or https address")
+	if a.Checkpoints.Webhook != "" {
+		p.url("audit.checkpoints.webhook", a.Checkpoints.Webhook, "http", "https")
 	}
 	if address := a.Checkpoints.Syslog; address != "" && address != "local" {
 		u, err := url.Parse(address)

@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"slices"
 	"strings"
 
@@ -112,28 +111,25 @@ func (s *Service) NeedsAuth(ctx context.Context, d ident.Requester, up UploadCro
 	}
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		stored, err := tx.CrossSigningKeys(d.UserNID)
-		needed = replaces(keys, stored)
+		if _, has := stored[usageMaster]; !has {
+			return err
+		}
+		for _, k := range keys {
+			if publicPart(stored[k.usage]) != k.public {
+				needed = true
+			}
+		}
 		return err
 	})
 	return needed, err
 }
 
-// replaces reports whether an upload replaces stored keys.
-func replaces(keys []crossSigningKey, stored map[string]string) bool {
-	_, has := stored[usageMaster]
-	return has && slices.ContainsFunc(keys, func(k crossSigningKey) bool { return publicPart(stored[k.usage]) != k.public })
-}
-
-// ErrNeedsAuth means that an upload of cross-signing keys needs user-interactive authentication, because another upload
-// has stored keys in the meantime.
-var ErrNeedsAuth = errors.New("e2ee: replacing cross-signing keys needs authentication")
-
-// UploadCrossSigning stores a user's cross-signing keys. confirmed says whether the user has been authenticated for it,
-// which NeedsAuth may require.
+// UploadCrossSigning stores a user's cross-signing keys. The caller must have authenticated the user if NeedsAuth
+// requires it.
 //
 // Errors: M_INVALID_PARAM, M_MISSING_PARAM without a master key, M_INVALID_SIGNATURE if the master key has not signed
-// the others, ErrNeedsAuth.
-func (s *Service) UploadCrossSigning(ctx context.Context, d ident.Requester, up UploadCrossSigning, confirmed bool) error {
+// the others.
+func (s *Service) UploadCrossSigning(ctx context.Context, d ident.Requester, up UploadCrossSigning) error {
 	keys, err := up.keys(d.UserID)
 	if err != nil || len(keys) == 0 {
 		return err
@@ -141,9 +137,6 @@ func (s *Service) UploadCrossSigning(ctx context.Context, d ident.Requester, up 
 	changed, replaced := false, false
 	err = s.write(ctx, func(tx *storage.Tx) (func(), error) {
 		stored, err := tx.CrossSigningKeys(d.UserNID)
-		if err == nil && !confirmed && replaces(keys, stored) {
-			err = ErrNeedsAuth
-		}
 		if err != nil {
 			return nil, err
 		}

@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -283,7 +282,7 @@ func (f *fixture) crossSign(d ident.Requester) crossKeys {
 	up := UploadCrossSigning{Master: crossKey(d.UserID, usageMaster, k.master)}
 	up.SelfSigning = k.master.sign(f.t, d.UserID, "ed25519:"+k.master.public, crossKey(d.UserID, usageSelfSigning, k.self))
 	up.UserSigning = k.master.sign(f.t, d.UserID, "ed25519:"+k.master.public, crossKey(d.UserID, usageUserSigning, k.user))
-	if err := f.UploadCrossSigning(f.t.Context(), d, up, true); err != nil {
+	if err := f.UploadCrossSigning(f.t.Context(), d, up); err != nil {
 		f.t.Fatal(err)
 	}
 	return k
@@ -297,7 +296,7 @@ func TestFirstCrossSigningUploadNeedsNoAuthReplacementDoes(t *testing.T) {
 	if needed := must(f.NeedsAuth(t.Context(), alice, first)); needed {
 		t.Error("the first upload needs auth")
 	}
-	if err := f.UploadCrossSigning(t.Context(), alice, first, false); err != nil {
+	if err := f.UploadCrossSigning(t.Context(), alice, first); err != nil {
 		t.Fatal(err)
 	}
 	if needed := must(f.NeedsAuth(t.Context(), alice, first)); needed {
@@ -306,15 +305,11 @@ func TestFirstCrossSigningUploadNeedsNoAuthReplacementDoes(t *testing.T) {
 	if needed := must(f.NeedsAuth(t.Context(), alice, UploadCrossSigning{Master: crossKey(alice.UserID, usageMaster, newSigner(t))})); !needed {
 		t.Error("a replacement needs no auth")
 	}
-	other := UploadCrossSigning{Master: crossKey(alice.UserID, usageMaster, newSigner(t))} // which began when there were no keys
-	if err := f.UploadCrossSigning(t.Context(), alice, other, false); !errors.Is(err, ErrNeedsAuth) {
-		t.Errorf("a second first upload: %v", err)
-	}
 	unsigned := UploadCrossSigning{SelfSigning: crossKey(alice.UserID, usageSelfSigning, newSigner(t))}
-	wantCode(t, f.UploadCrossSigning(t.Context(), alice, unsigned, true), "M_INVALID_SIGNATURE")
+	wantCode(t, f.UploadCrossSigning(t.Context(), alice, unsigned), "M_INVALID_SIGNATURE")
 	bob := f.device("bob", "B")
-	wantCode(t, f.UploadCrossSigning(t.Context(), bob, UploadCrossSigning{SelfSigning: crossKey(bob.UserID, usageSelfSigning, k)}, true), mxerr.CodeMissingParam)
-	wantCode(t, f.UploadCrossSigning(t.Context(), bob, UploadCrossSigning{Master: crossKey(alice.UserID, usageMaster, k)}, true), mxerr.CodeInvalidParam)
+	wantCode(t, f.UploadCrossSigning(t.Context(), bob, UploadCrossSigning{SelfSigning: crossKey(bob.UserID, usageSelfSigning, k)}), mxerr.CodeMissingParam)
+	wantCode(t, f.UploadCrossSigning(t.Context(), bob, UploadCrossSigning{Master: crossKey(alice.UserID, usageMaster, k)}), mxerr.CodeInvalidParam)
 }
 
 func TestUserSigningKeyAndForeignSignaturesStayWithTheirOwner(t *testing.T) {

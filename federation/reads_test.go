@@ -123,15 +123,6 @@ func TestOpenIDTokensIdentifyTheirOwner(t *testing.T) {
 	if status, body := userinfo(token); status != 200 || body["sub"] != alice.User {
 		t.Errorf("%d %v", status, body)
 	}
-	for _, locked := range []bool{true, false} {
-		command := map[bool]string{true: "user lock", false: "user unlock"}[locked]
-		if _, err := net.Servers[0].Control(t.Context(), command, json.RawMessage(`{"user":"alice"}`)); err != nil {
-			t.Fatal(err)
-		}
-		if status, _ := userinfo(token); (status == 200) == locked {
-			t.Errorf("account locked %v: %d", locked, status)
-		}
-	}
 	for _, wrong := range []string{alice.Token, token + "x", "0"} {
 		if status, body := userinfo(wrong); status != 401 || body["errcode"] != "M_UNKNOWN_TOKEN" {
 			t.Errorf("%d %v", status, body)

@@ -45,12 +45,14 @@ const (
 type Memory struct {
 	bodies, answers account
 	networks, users inFlight
+	turns           turns         // of strangers
 	patience        time.Duration // reserveWait; shorter in tests
 }
 
 // NewMemory returns an empty Memory.
 func NewMemory() *Memory {
 	return &Memory{
+		turns:    newTurns(),
 		networks: inFlight{seed: maphash.MakeSeed()}, users: inFlight{seed: maphash.MakeSeed()},
 		bodies:  account{all: maxBodies, strangers: maxStrangerBodies, network: maxNetworkBodies, requester: maxRequesterBodies, by: map[string]int64{}},
 		answers: account{all: maxAnswers, strangers: maxAnswers, network: maxNetworkAnswers, requester: maxRequesterAnswers, by: map[string]int64{}, reserving: map[string]bool{}},

@@ -48,7 +48,6 @@ const (
 	Lookups            // lookups that unauthenticated clients cause this server to send to other servers
 	AllLookups         // all Lookups together
 	NewClients         // OAuth 2.0 clients that are not registered yet
-	NewDevices         // devices that begin to sign in by a code (OAuth 2.0)
 	Reports            // reports to the administrators
 	Anonymous          // unauthenticated requests that read the database: login, registration, refresh, server keys
 )

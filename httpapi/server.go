@@ -259,14 +259,22 @@ func (s *Server) enter(r *Request) error {
 }
 
 // handle calls the handler. Requests for history, and all reads by other servers, may use only a share of the
-// database's capacity.
+// database's capacity. Unauthenticated requests that read it take turns.
 func (s *Server) handle(r *Request) (any, error) {
 	reads := r.route.Rate == Reads || r.Server != "" && r.route.Method != http.MethodPut
 	if reads && s.opt.Reading != nil {
 		r.Request = r.Request.WithContext(s.opt.Reading(r.Context(), r.who()))
 	}
-	if s.opt.Signing != nil && r.UserID == "" && r.Server == "" {
+	stranger := r.UserID == "" && r.Server == ""
+	if stranger && s.opt.Signing != nil {
 		r.Request = r.Request.WithContext(s.opt.Signing(r.Context(), r.Network()))
+	}
+	if stranger && r.route.Rate == Anonymous {
+		release, err := s.memory.turns.take(r.Context())
+		if err != nil {
+			return nil, err
+		}
+		defer release()
 	}
 	return r.route.Handler(r)
 }

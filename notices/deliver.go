@@ -23,6 +23,8 @@ import (
 const (
 	// page is how many notices are read at a time.
 	page = 100
+	// noticeWrites is the number of writes for a notice: one creates the room, and one sends the message.
+	noticeWrites = 2
 	// retryAfter is the time after which a notice that could not be sent to a room is tried again.
 	retryAfter = 30 * time.Second
 	// mailPause is the time after which an e-mail is tried again, and mailTime after which it is given up.
@@ -112,8 +114,9 @@ func (s *Service) Prune(ctx context.Context) error {
 	return nil
 }
 
-// Deliver sends all notices that wait to be sent to rooms. If a notice fails, the later ones of the same user wait too,
-// so that they stay in order.
+// Deliver sends all notices that wait to be sent to rooms, with rests while others write: when many people sign in at
+// once, each gets an alert and a room for it. If a notice fails, the later ones of the same user wait too, so that they
+// stay in order.
 func (s *Service) Deliver(ctx context.Context) error {
 	if err := s.addBursts(ctx); err != nil {
 		return err
@@ -136,9 +139,13 @@ func (s *Service) Deliver(ctx context.Context) error {
 			if late[rows[i].User] {
 				continue
 			}
-			if err := s.deliver(ctx, &rows[i]); err != nil {
+			done := s.pace.Measure()
+			err := s.deliver(ctx, &rows[i])
+			done()
+			if err != nil {
 				errs, late[rows[i].User] = append(errs, err), true
 			}
+			s.pace.Rest(ctx, noticeWrites, true)
 		}
 		after = rows[len(rows)-1]
 	}

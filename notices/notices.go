@@ -29,6 +29,7 @@ import (
 	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/storage"
+	"ebb/storage/pace"
 	"ebb/wake"
 )
 
@@ -68,6 +69,7 @@ type Service struct {
 	networkKey []byte // the key with which networks are hashed
 	toRooms    chan struct{}
 	toMail     chan struct{}
+	pace       *pace.Pace // of Deliver
 	wrong      *keyed.Map[string, wrongCodes]
 
 	// mu guards bursts; a leaf lock.
@@ -87,7 +89,7 @@ func New(o Options) *Service {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Service{
-		opts: o, networkKey: o.DB.Secret("known networks"), toRooms: make(chan struct{}, 1), toMail: make(chan struct{}, 1),
+		opts: o, networkKey: o.DB.Secret("known networks"), toRooms: make(chan struct{}, 1), toMail: make(chan struct{}, 1), pace: o.DB.Pace(1),
 		wrong: keyed.NewMap[string, wrongCodes](maxCounted),
 	}
 }

@@ -1,4 +1,5 @@
-// Package processors raises GOMAXPROCS while work that computes without a pause occupies the scheduler's processors.
+// Package processors keeps work that computes without a pause from delaying everything else. Raise raises GOMAXPROCS
+// while such work occupies the scheduler's processors; UseIdle is for processes that do nothing else.
 //
 // Decoding a picture or canonicalising a large body occupies one of them for as long as it takes. On a machine with
 // two, one or none is left for everything else: while a commit waits for the disk, nobody reads from the network until

@@ -89,7 +89,7 @@ func Create(dir string) (*Ring, error) {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return nil, errors.Join(fmt.Errorf("create the key of the secrets: %w", err), os.Remove(r.path))
 	}
-	return r, syncDir(dir)
+	return r, nil
 }
 
 func newKey() (k key) {
@@ -201,16 +201,7 @@ func (r *Ring) Rotate() error {
 		return fmt.Errorf("write the key of the secrets: %w", err)
 	}
 	r.keys = keys
-	return syncDir(filepath.Dir(r.path)) // before anything is sealed with the new key
-}
-
-// syncDir makes a new or renamed file in a folder survive a power failure.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }
 
 // writeFile writes a file that only its owner can read, and syncs it, so that it survives a power failure.

@@ -1,7 +1,6 @@
 package server_test
 
 import (
-	"encoding/json"
 	"net/url"
 	"regexp"
 	"strings"
@@ -171,39 +170,6 @@ func TestForgottenPasswordIsResetByEmail(t *testing.T) {
 	}
 	body["new_password"] = "another one"
 	anyone.Refused("POST", "/v3/account/password", body, 401, "M_THREEPID_AUTH_FAILED") // the session was used
-}
-
-// Whoever could read the user's mail for a moment must not be able to set the password after its owner has.
-func TestLinksForANewPasswordEndWithTheOldPassword(t *testing.T) {
-	for name, change := range map[string]func(p postal, alice *testserver.Client){
-		"changed by the user": func(p postal, alice *testserver.Client) {
-			alice.Do("POST", "/v3/account/password", obj{"new_password": "a password of her own", "auth": passwordOf(alice)})
-		},
-		"set by an administrator": func(p postal, _ *testserver.Client) {
-			if _, err := p.Control(t.Context(), "user passwd", json.RawMessage(`{"user":"alice","password":"a password of her own"}`)); err != nil {
-				t.Fatal(err)
-			}
-		},
-		"made unusable": func(p postal, alice *testserver.Client) {
-			p.Advance(time.Minute)
-			p.Login("alice")
-			bodies, _ := notices(t, alice)
-			_, token, _ := strings.Cut(bodies[len(bodies)-1], "notme?token=")
-			if _, err := p.Accounts().Disavow(t.Context(), strings.Fields(token)[0]); err != nil {
-				t.Fatal(err)
-			}
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			p := newPostal(t, nil)
-			alice := p.Register("alice")
-			p.add(alice, "alice@example.org")
-			sid := p.link("account/password", "alice@example.org", 1)
-			p.follow(p.sink.Next())
-			change(p, alice)
-			p.Anonymous().Refused("POST", "/v3/account/password", obj{"new_password": "a password of the thief", "auth": byEmail(sid)}, 401, "M_THREEPID_AUTH_FAILED")
-		})
-	}
 }
 
 func TestPasswordResetKeepsTheDevicesIfAsked(t *testing.T) {

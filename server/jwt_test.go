@@ -1,7 +1,6 @@
 package server_test
 
 import (
-	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -157,13 +156,6 @@ func TestAJSONWebTokenOpensNoLockedOrClosedAccount(t *testing.T) {
 	}
 	s.Anonymous().Refused("POST", "/v3/login", try("bob"), 403, "M_FORBIDDEN")
 	s.Anonymous().Refused("POST", "/v3/login", try(strings.TrimSuffix(strings.TrimPrefix(guest(t, s).User, "@"), ":test")), 403, "M_FORBIDDEN")
-	if _, err := s.Control(t.Context(), "notice send", json.RawMessage(`{"all":true,"text":"Maintenance tonight"}`)); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.DeliverNotices(t.Context()); err != nil { // which creates the account that sends them
-		t.Fatal(err)
-	}
-	s.Anonymous().Refused("POST", "/v3/login", try("server-notices"), 403, "M_FORBIDDEN")
 }
 
 func TestAJSONWebTokenIsEnoughOnlyIfItStatesTwoFactors(t *testing.T) {

@@ -20,7 +20,9 @@ func TestWeakPasswordsAreRefusedEverywhere(t *testing.T) {
 		requests := map[string]obj{
 			"/v3/register":         {"username": "alice1", "password": password, "auth": dummy},
 			"/v3/account/password": {"new_password": password, "auth": passwordOf(alice)},
-			"reset":                {"new_password": password, "auth": byEmail(sid)},
+		}
+		if why != "user name" { // nobody knows whose password it is before the link was checked
+			requests["reset"] = obj{"new_password": password, "auth": byEmail(sid)}
 		}
 		for path, body := range requests {
 			as, to := alice, path

@@ -99,7 +99,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 	s.api = clientapi.New(clientapi.API{
 		Config: cfg, Now: o.Now, Log: o.Log, Identity: svc.identity, Accounts: svc.accounts, OAuth: svc.oauth, Upstream: svc.upstream, Rendezvous: rendezvous.New(o.Now), Rooms: svc.rooms, AccountData: svc.accountData, Receipts: svc.receipts, History: svc.history, Directory: svc.directory, Feed: svc.feed, E2EE: svc.e2ee, Push: svc.push, Pushers: svc.pushers, Media: svc.media, Moderation: svc.moderation, Holds: svc.holds, Services: svc.registry, Delayed: svc.delayed, Redactions: svc.redactions, Previews: svc.previews,
 	})
-	s.web = web.New(web.Options{Server: cfg.ServerName, PublicURL: cfg.PublicURL, DB: svc.db, Accounts: svc.accounts, Notices: svc.notices, Audit: svc.audit, Gate: svc.gate, Identity: svc.identity, Factors: svc.factors, OAuth: svc.oauth, Upstream: svc.upstream, Media: svc.media, Export: svc.export, Holds: svc.holds, Redactions: svc.redactions, HelpPage: cfg.WellKnown.SupportPage, Now: o.Now, Log: o.Log})
+	s.web = web.New(web.Options{Server: cfg.ServerName, PublicURL: cfg.PublicURL, DB: svc.db, Accounts: svc.accounts, Notices: svc.notices, Gate: svc.gate, Identity: svc.identity, Factors: svc.factors, OAuth: svc.oauth, Upstream: svc.upstream, Media: svc.media, Export: svc.export, Holds: svc.holds, Redactions: svc.redactions, HelpPage: cfg.WellKnown.SupportPage, Now: o.Now, Log: o.Log})
 	s.fed = federation.New(federation.API{
 		Server: cfg.ServerName, Version: o.Version, Rooms: svc.rooms, History: svc.history, Directory: svc.directory, Accounts: svc.accounts, E2EE: svc.e2ee, Media: svc.media, Keys: svc.keys,
 		EDUs: svc.edus(), Now: o.Now, Log: o.Log,

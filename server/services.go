@@ -292,7 +292,7 @@ func (s *services) openGate(ctx context.Context, cfg *config.Config, o Options) 
 	if o.MFA != nil {
 		policy = *o.MFA
 	}
-	s.gate = gate.New(gate.Options{Policy: policy, Factors: factors.Enrolment{}, Budgets: guesses(cfg.RateLimits, o.Now), Now: o.Now, Record: s.audit.Add})
+	s.gate = gate.New(gate.Options{Policy: policy, Factors: factors.Enrolment{}, Budgets: guesses(cfg.RateLimits, o.Now), Now: o.Now})
 	if err := s.gate.Load(ctx, s.db); err != nil {
 		return fmt.Errorf("read the policy on second factors: %w", err)
 	}
@@ -626,7 +626,7 @@ func limits(c config.RateLimits) map[httpapi.Rate]httpapi.Bucket {
 		httpapi.Invites: bucket(c.Invites), httpapi.ServerInvites: {PerSecond: c.Invites.PerSecond * invitesOfServer, Burst: c.Invites.Burst * invitesOfServer},
 		httpapi.Uploads: bucket(c.Uploads), httpapi.KeyClaim: bucket(c.Claims),
 		httpapi.Lookups: {PerSecond: 0.1, Burst: maxLookups}, httpapi.AllLookups: {PerSecond: 1, Burst: maxAllLookups},
-		httpapi.NewClients: bucket(c.Registrations), httpapi.NewDevices: bucket(c.Registrations),
+		httpapi.NewClients: bucket(c.Registrations),
 		httpapi.Reports:    {PerSecond: 0.1, Burst: maxReports},
 		httpapi.Heartbeats: {PerSecond: heartbeatsPerSecond, Burst: maxHeartbeats},
 	}

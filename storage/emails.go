@@ -119,12 +119,6 @@ func (tx *Tx) PutEmailSession(s EmailSession) error {
 	return err
 }
 
-// DropPasswordResets deletes the verifications with which the password of a user could be set by e-mail.
-func (tx *Tx) DropPasswordResets(user ident.UserNID) error {
-	_, err := tx.exec(`DELETE FROM email_sessions WHERE purpose = 'password' AND address IN (SELECT address FROM emails WHERE user_nid = $1)`, int64(user))
-	return err
-}
-
 // DeleteExpiredEmailSessions deletes the verifications that have expired.
 func (tx *Tx) DeleteExpiredEmailSessions() error {
 	_, err := tx.exec(`DELETE FROM email_sessions WHERE expires_ts <= $1`, tx.now.UnixMilli())

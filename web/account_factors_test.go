@@ -3,14 +3,11 @@ package web_test
 import (
 	"errors"
 	"html"
-	"net/http"
 	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/oauth2"
 
 	"ebb/accounts/gate"
 	"ebb/internal/testserver"
@@ -61,54 +58,6 @@ func TestFactorsAreAddedAndRemovedOnTheAccountPage(t *testing.T) {
 	other := l.browser()
 	if page := other.step(other.get(securityPage), "password", "user", "alice", "password", testserver.Password()); page.status != 200 || page.shows("code") {
 		t.Errorf("the removed factor is asked for: %d", page.status)
-	}
-}
-
-// Whoever protects the account must not lose the devices that are signed in by that, nor the keys that they have.
-func TestDevicesStaySignedInWhenASecondFactorIsSetUp(t *testing.T) {
-	for name, policy := range map[string]gate.Policy{"optional": {MFA: gate.Optional}, "required soon": {MFA: gate.Required, Grace: time.Hour}} {
-		t.Run(name, func(t *testing.T) {
-			l := newSecondLab(t, policy)
-			c, verifier := l.client(nil), oauth2.GenerateVerifier()
-			legacy := l.Anonymous().Do("POST", "/v3/login", obj{
-				"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": "alice"}, "password": testserver.Password(), "refresh_token": true,
-			})
-			b := l.browser()
-			page := b.signIn(b.get(c.AuthCodeURL("s", oauth2.S256ChallengeOption(verifier))))
-			if page.shows("later") {
-				page = b.step(page, "later")
-			}
-			to, err := url.Parse(b.submit(page, "step", "allow").header.Get("Location"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			token, err := c.Exchange(t.Context(), to.Query().Get("code"), oauth2.VerifierOption(verifier))
-			if err != nil {
-				t.Fatal(err)
-			}
-			b.setUp(b.step(b.get(securityPage+"/add"), "totp"))
-			l.Advance(10 * time.Minute)
-			if token, err = c.TokenSource(t.Context(), &oauth2.Token{RefreshToken: token.RefreshToken, Expiry: time.Unix(1, 0)}).Token(); err != nil {
-				t.Fatalf("OAuth 2.0: %v", err)
-			}
-			if status, _ := l.whoami(token.AccessToken); status != http.StatusOK {
-				t.Errorf("OAuth 2.0: %d", status)
-			}
-			renewed := l.Anonymous().Do("POST", "/v3/refresh", obj{"refresh_token": legacy["refresh_token"]})
-			if status, _ := l.whoami(renewed["access_token"].(string)); status != http.StatusOK {
-				t.Errorf("a client without OAuth 2.0: %d", status)
-			}
-			l.Anonymous().Refused("POST", "/v3/login", obj{
-				"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": "alice"}, "password": testserver.Password(),
-			}, 403, "M_FORBIDDEN")
-			if policy.Grace == 0 {
-				return
-			}
-			l.Advance(policy.Grace)
-			if _, err := c.TokenSource(t.Context(), &oauth2.Token{RefreshToken: token.RefreshToken, Expiry: time.Unix(1, 0)}).Token(); err == nil {
-				t.Error("a session without a second factor goes on after the grace period")
-			}
-		})
 	}
 }
 

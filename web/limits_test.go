@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"strings"
 	"testing"
-	"time"
 
 	"ebb/config"
 	"ebb/internal/oidctest"
@@ -181,28 +180,4 @@ func (l *lab) from(b *browser, network, method, path, body string) int {
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("X-Forwarded-For", network)
 	return b.do(req).status
-}
-
-// Otherwise one network could use up the codes of all devices, and nobody could sign in by a code or a QR code.
-func TestDeviceCodesOfOneNetworkAreLimited(t *testing.T) {
-	l := &lab{Server: testserver.New(t, func(c *config.Config) {
-		pages(c)
-		c.RateLimits.Enabled, c.RateLimits.Registrations = true, config.Bucket{PerSecond: 0.001, Burst: 2}
-	}), t: t}
-	l.Register("alice")
-	f := url.Values{"client_id": {l.client(nil).ClientID}, "scope": {"unknown"}}
-	begin := func() int { status, _, _ := l.json("/oauth2/device", f); return status }
-	if status := begin(); status != http.StatusBadRequest { // which does not count
-		t.Errorf("without a device: %d", status)
-	}
-	f.Set("scope", scope)
-	for _, want := range []int{http.StatusOK, http.StatusOK, http.StatusTooManyRequests} {
-		if status := begin(); status != want {
-			t.Errorf("%d, want %d", status, want)
-		}
-	}
-	l.Advance(time.Hour)
-	if status := begin(); status != http.StatusOK {
-		t.Errorf("an hour later: %d", status)
-	}
 }

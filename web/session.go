@@ -174,13 +174,13 @@ type proof struct {
 // Errors: M_FORBIDDEN, M_USER_LOCKED.
 func (p *Pages) prove(ctx context.Context, st standing, shown proof) ([]*http.Cookie, error) {
 	cookie := gate.Secret("", 32)
-	err := p.opts.DB.Write(ctx, func(tx *storage.Tx) error { return p.proveIn(ctx, tx, st, cookie, shown) })
+	err := p.opts.DB.Write(ctx, func(tx *storage.Tx) error { return p.proveIn(tx, st, cookie, shown) })
 	return []*http.Cookie{p.cookie(sessionCookie, cookie, sessionLifetime), p.cookie(formCookie, "", 0)}, err
 }
 
 // proveIn does the work of prove within the given write. The session gets a new cookie. When the user is signed in
-// completely, the audit log says so, and so does an alert if the network is new.
-func (p *Pages) proveIn(ctx context.Context, tx *storage.Tx, st standing, cookie string, shown proof) error {
+// completely, an alert says so if the network is new.
+func (p *Pages) proveIn(tx *storage.Tx, st standing, cookie string, shown proof) error {
 	a, found, err := tx.Account(shown.user)
 	switch {
 	case err != nil:
@@ -202,9 +202,6 @@ func (p *Pages) proveIn(ctx context.Context, tx *storage.Tx, st standing, cookie
 		found = false
 	}
 	if !found {
-		if !shown.shown.First() { // the session in which the password was shown has ended in the meantime
-			return mxerr.Forbidden("%s", english["error.changed"])
-		}
 		s = storage.WebSession{User: a.NID}
 	}
 	needed, err := p.opts.Gate.NeedsSecond(tx, a)
@@ -218,10 +215,6 @@ func (p *Pages) proveIn(ctx context.Context, tx *storage.Tx, st standing, cookie
 	}
 	if s = add(s, shown, needed, now); !complete && !s.Pending {
 		if err := p.opts.Notices.SignedIn(tx, notices.SignIn{User: a.NID, Network: st.network}); err != nil {
-			return err
-		}
-		two := gate.Evidence(s.Evidence).TwoFactors()
-		if err := p.opts.Audit.Add(ctx, tx, "signed in to the web pages", "user", p.opts.Accounts.UserID(a.Localpart), "two_factors", two); err != nil {
 			return err
 		}
 	}

@@ -15,7 +15,6 @@ import (
 	"ebb/accounts/gate"
 	"ebb/config"
 	"ebb/internal/testserver"
-	"ebb/storage"
 )
 
 // newSecondLab is newLab with a policy on second factors.
@@ -146,38 +145,6 @@ func (b *browser) session() string {
 
 // consents reports whether a page asks for consent.
 func (r reply) consents() bool { return strings.Contains(r.body, `value="allow"`) }
-
-func TestSignInsToThePagesAreInTheAuditLog(t *testing.T) {
-	var cfg *config.Config
-	l := &lab{Server: testserver.New(t, func(c *config.Config) { pages(c); c.Auth.MFA, cfg = "optional", c }), t: t}
-	l.Register("alice")
-	records := func() (bodies []string) {
-		_, err := storage.PeekAudit(t.Context(), cfg.DSN(), func(a storage.AuditRow) error {
-			if a.Kind == "signed in to the web pages" && a.Networks != "" {
-				bodies = append(bodies, a.Body)
-			}
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return bodies
-	}
-	b, _ := l.own(accountPage)
-	if all := records(); len(all) != 1 || !strings.Contains(all[0], `"two_factors":"false","user":"@alice:test"`) {
-		t.Errorf("after the password: %q", all)
-	}
-	app := b.setUp(b.step(b.get(securityPage+"/add"), "totp"))
-	b = l.browser()
-	page := b.step(b.get(accountPage), "password", "user", "alice", "password", testserver.Password())
-	if all := records(); len(all) != 1 {
-		t.Errorf("without the second factor: %q", all)
-	}
-	b.step(page, "code", "code", app.next())
-	if all := records(); len(all) != 2 || !strings.Contains(all[1], `"two_factors":"true"`) {
-		t.Errorf("with the second factor: %q", all)
-	}
-}
 
 func TestSecondFactorIsAskedForAfterThePassword(t *testing.T) {
 	l := newSecondLab(t, gate.Policy{MFA: gate.Optional})

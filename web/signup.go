@@ -233,7 +233,7 @@ func (p *Pages) signUp(r *httpapi.Request, n need, _ standing, f url.Values) (an
 	cookies := []*http.Cookie{p.cookie(formCookie, "", 0), p.cookie(emailCookie, "", 0)}
 	a.Also = func(tx *storage.Tx, account storage.AccountRow) error {
 		cookie := gate.Secret("", 32)
-		if err := p.proveIn(r.Context(), tx, standing{network: r.Network()}, cookie, proof{user: account.NID, shown: gate.Password}); err != nil {
+		if err := p.proveIn(tx, standing{network: r.Network()}, cookie, proof{user: account.NID, shown: gate.Password}); err != nil {
 			return err
 		}
 		cookies = append(cookies, p.cookie(sessionCookie, cookie, sessionLifetime))

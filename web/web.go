@@ -41,7 +41,6 @@ import (
 	"ebb/accounts/gate"
 	"ebb/accounts/oauth"
 	"ebb/accounts/upstream"
-	"ebb/audit"
 	"ebb/export"
 	"ebb/holds"
 	"ebb/httpapi"
@@ -64,7 +63,6 @@ type Options struct {
 	Accounts  *accounts.Service
 	Gate      *gate.Gate
 	Notices   *notices.Service // nil to alert nobody
-	Audit     *audit.Log       // nil to record nothing
 	Factors   *factors.Service
 	Identity  *identity.Client
 	OAuth     *oauth.Service // nil if OAuth 2.0 is off; then there are only the pages that need no session

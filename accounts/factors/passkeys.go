@@ -340,6 +340,6 @@ func (s *Service) RemovePasskey(ctx context.Context, g Grant, credentialID strin
 		case !there:
 			return errNoPasskey()
 		}
-		return s.removed(ctx, tx, g, a, gate.SecurityKey, row.Name, s.passkeys.usable(row) == nil)
+		return s.removed(ctx, tx, g, a, gate.SecurityKey, row.Name)
 	})
 }

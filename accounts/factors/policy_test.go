@@ -165,25 +165,6 @@ func TestTheLastFactorStaysWhereOneIsRequired(t *testing.T) {
 	})
 }
 
-// Otherwise the account would still need a factor, and its user could not sign in any more.
-func TestTheLastFactorThatCanBeUsedStaysBesideOthers(t *testing.T) {
-	for _, mode := range []gate.Mode{gate.Optional, gate.Required} {
-		l := newLab(t, "", mode)
-		copied, again := newKey(t, verifies|copyable), newKey(t, verifies|copyable)
-		l.enrolTOTP(l.weak())
-		l.enrolKey(l.strong(), copied)
-		l.enrolKey(l.strong(), again)
-		strict := l.service(PasskeyOptions{DeviceBound: true})
-		refused(t, strict.RemoveTOTP(ctx, l.strong()), "can be used at present")
-		if err := strict.RemovePasskey(ctx, l.strong(), b64(copied.id)); err != nil {
-			t.Errorf("%s: a passkey that cannot be used: %v", mode, err)
-		}
-		if err := l.RemoveTOTP(ctx, l.strong()); err != nil {
-			t.Errorf("%s: where the other passkey can be used: %v", mode, err)
-		}
-	}
-}
-
 func TestALinkEnrolsAfterGraceAndReplacesWhatIsLost(t *testing.T) {
 	each(t, gate.Required, func(t *testing.T, l *lab) {
 		l.advance(grace)

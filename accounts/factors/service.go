@@ -10,7 +10,6 @@ package factors
 import (
 	"context"
 	"log/slog"
-	"slices"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -265,27 +264,17 @@ func endOthers(tx *storage.Tx, g Grant) error {
 	return tx.DeleteLoginTokensExcept(g.User, own)
 }
 
-// removed completes the removal of a factor within its write; usable says whether it could be used. If it was the last
-// one, removed also deletes the recovery codes, or returns an error if the account needs a factor. It also returns one
-// if only passkeys are left that cannot be used: the account would still need a factor, and its user could not sign in.
+// removed completes the removal of a factor within its write. If it was the last one, it also deletes the recovery
+// codes, or returns an error if the account needs a factor.
 //
 // Errors: M_FORBIDDEN.
-func (s *Service) removed(ctx context.Context, tx *storage.Tx, g Grant, a storage.AccountRow, factor gate.Evidence, name string, usable bool) error {
+func (s *Service) removed(ctx context.Context, tx *storage.Tx, g Grant, a storage.AccountRow, factor gate.Evidence, name string) error {
 	if err := endOthers(tx, g); err != nil {
 		return err
 	}
 	has, err := Enrolment{}.Enrolled(tx, a.NID)
 	if err != nil {
 		return err
-	}
-	if has != 0 && has&gate.TOTP == 0 && usable {
-		left, err := tx.Passkeys(a.NID, maxPasskeys)
-		if err == nil && !slices.ContainsFunc(left, func(r storage.PasskeyRow) bool { return s.passkeys.usable(r) == nil }) {
-			err = mxerr.Forbidden("This is the only second factor of the account that can be used at present: set up another one first, or remove the passkeys that cannot be used")
-		}
-		if err != nil {
-			return err
-		}
 	}
 	if has == 0 {
 		if s.opts.Gate.ModeOf(a) == gate.Required {

@@ -243,7 +243,7 @@ func (s *Service) RemoveTOTP(ctx context.Context, g Grant) error {
 		case !there:
 			return mxerr.NotFound("The account has no one-time codes")
 		}
-		return s.removed(ctx, tx, g, a, gate.TOTP, "", true)
+		return s.removed(ctx, tx, g, a, gate.TOTP, "")
 	})
 }
 

@@ -9,7 +9,6 @@
 package gate
 
 import (
-	"context"
 	"net/http"
 	"slices"
 	"sync"
@@ -159,9 +158,6 @@ type Options struct {
 	Factors Factors // nil if no account has a second factor
 	Budgets Budgets
 	Now     func() time.Time
-
-	// Record records an act of policy in the audit log, within its write. It may be nil.
-	Record func(ctx context.Context, tx *storage.Tx, kind string, attrs ...any) error
 }
 
 // Gate decides who gets access tokens. It is safe for concurrent use.
@@ -206,26 +202,14 @@ func (g *Gate) Admit(tx *storage.Tx, at Attempt) (Pass, error) {
 	case a.Locked:
 		return Pass{}, mxerr.UserLocked()
 	}
-	lacks, err := g.lacks(tx, at, a)
-	if err != nil {
-		return Pass{}, err
-	}
-	if lacks {
-		return Pass{}, g.lacksSecond(at.Path)
+	if at.Path.needsSecond() && !at.Shown.TwoFactors() {
+		if needed, err := g.NeedsSecond(tx, a); err != nil {
+			return Pass{}, err
+		} else if needed {
+			return Pass{}, g.lacksSecond(at.Path)
+		}
 	}
 	return Pass{tx: tx, at: at, account: a}, nil
-}
-
-// lacks reports whether an attempt lacks a second factor. A session that is continued lacks none because its user has
-// set up a factor since: it would end at its next refresh, in the middle of what the user does to protect the account.
-func (g *Gate) lacks(tx *storage.Tx, at Attempt, a storage.AccountRow) (bool, error) {
-	switch {
-	case !at.Path.needsSecond() || at.Shown.TwoFactors():
-		return false, nil
-	case rules[at.Path].continues:
-		return !g.Allows(a, at.Shown), nil
-	}
-	return g.NeedsSecond(tx, a)
 }
 
 // refusal returns the error for an account that does not exist or was deactivated, or for missing evidence.

@@ -41,8 +41,7 @@ func (g *Gate) OffersFactors() bool { return g.opts.Policy.offers() }
 // that the time is not recorded yet.
 type requiredSince struct{ all, administrators int64 }
 
-// Load reads the times at which a second factor became required. If it has just become required, or is no longer, Load
-// stores that, and the audit log says so.
+// Load reads the times at which a second factor became required. It records them if the policy has just changed.
 func (g *Gate) Load(ctx context.Context, db *storage.DB) error {
 	var was, now requiredSince
 	err := db.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -54,12 +53,7 @@ func (g *Gate) Load(ctx context.Context, db *storage.DB) error {
 	}
 	now = requiredSince{since(was.all, g.opts.Policy.MFA, g.opts.Now()), since(was.administrators, g.opts.Policy.Administrators, g.opts.Now())}
 	if now != was {
-		err = db.Write(ctx, func(tx *storage.Tx) error {
-			if err := tx.SetSecondFactorRequiredSince(now.all, now.administrators); err != nil || g.opts.Record == nil {
-				return err
-			}
-			return g.opts.Record(ctx, tx, "policy on second factors set", "mfa", g.opts.Policy.MFA, "mfa_administrators", g.opts.Policy.Administrators, "grace", g.opts.Policy.Grace)
-		})
+		err = db.Write(ctx, func(tx *storage.Tx) error { return tx.SetSecondFactorRequiredSince(now.all, now.administrators) })
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()

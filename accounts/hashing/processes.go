@@ -16,27 +16,26 @@ import (
 )
 
 const (
-	// niceness is the priority of a process that hashes. The kernel runs the server's threads first whenever they have
-	// something to do; on a machine that is always busy, such a process still gets a tenth of a processor.
-	niceness = 10
 	// idleTime is how long a process waits for the next password before it ends. Until then it has some 40 MB.
 	idleTime = 30 * time.Second
-	// patience is how long a password may take. It is far longer than the most expensive imported hash takes on a busy
-	// machine.
-	patience = time.Minute
-	// restTime is the time without further attempts after a process could not be started, or has failed.
+	// patience is how long a password may take: a hundred times as long as one usually does, and longer than the most
+	// expensive imported hash. If one takes longer, no processor is idle.
+	patience = 2 * time.Second
+	// restTime is the time without further attempts after a process could not be started, has failed or was late.
 	restTime = time.Minute
 )
 
-// Processes hashes passwords in processes of low priority, which it starts when they are needed and ends when they are
-// idle. Hashing takes tens of milliseconds of a processor and 19 MiB of memory each time. In the server's own process
-// this would occupy one of the scheduler's processors and cause a collection of garbage with almost every password, and
-// messages would wait for both. There are as many processes as simultaneous callers.
+// Processes hashes passwords in processes of their own, which it starts when they are needed and ends when they have
+// nothing to do. Hashing takes tens of milliseconds of a processor and 19 MiB of memory each time. In the server's own
+// process this would occupy one of the scheduler's processors and cause a collection of garbage with almost every
+// password, and messages would wait for both. There are as many processes as simultaneous callers.
 //
-// If no process can be started, or one fails, passwords are hashed in this one. It is safe for concurrent use.
+// If no process can be started, or one fails or takes too long, passwords are hashed in this one for a while. It is
+// safe for concurrent use.
 type Processes struct {
 	command  []string // starts a program that calls Serve; empty to hash in this process
 	idleTime time.Duration
+	patience time.Duration
 	log      *slog.Logger
 
 	// mu guards the fields below; a leaf lock.
@@ -46,9 +45,10 @@ type Processes struct {
 }
 
 // NewProcesses returns a Processes whose processes run the command: a program and its arguments. The program calls
-// Serve with its standard input and output. Without a command, passwords are hashed in this process.
+// Serve with its standard input and output, and should use only idle processors. Without a command, passwords are
+// hashed in this process.
 func NewProcesses(command []string, log *slog.Logger) *Processes {
-	return &Processes{command: command, idleTime: idleTime, log: log}
+	return &Processes{command: command, idleTime: idleTime, patience: patience, log: log}
 }
 
 // request asks for the stored form of the given password, or whether it matches Stored. Passwords need not be UTF-8.
@@ -95,7 +95,7 @@ func (p *Processes) do(r request) answer {
 	}
 	var a answer
 	if err == nil {
-		a, err = c.do(r)
+		a, err = c.do(r, p.patience)
 	}
 	if err != nil {
 		p.log.Warn("Cannot hash passwords in a process of their own, so they are hashed in this one; sending messages may take longer meanwhile",
@@ -178,12 +178,14 @@ func start(command []string) (*process, error) {
 	return &process{cmd: cmd, in: in, requests: json.NewEncoder(in), answers: json.NewDecoder(out)}, nil
 }
 
-// do has the process answer a request. After an error the process has ended.
-func (c *process) do(r request) (a answer, err error) {
+// do has the process answer a request in time. After an error the process has ended.
+func (c *process) do(r request, patience time.Duration) (a answer, err error) {
 	late := time.AfterFunc(patience, func() { _ = c.cmd.Process.Kill() })
-	defer late.Stop()
 	if err = c.requests.Encode(r); err == nil {
 		err = c.answers.Decode(&a)
+	}
+	if !late.Stop() {
+		err = fmt.Errorf("no answer within %s, perhaps because all processors are busy", patience)
 	}
 	if err == nil && r.Stored == "" && a.Stored == "" {
 		err = errors.New("its answer has no hash")
@@ -201,13 +203,8 @@ func (c *process) stop() {
 	_ = c.cmd.Wait() // nothing depends on how it has ended
 }
 
-// Serve hashes the passwords that in asks for, until in ends. It lowers the priority of the process.
+// Serve hashes the passwords that in asks for, until in ends.
 func Serve(in io.Reader, out io.Writer) error {
-	// With PRIO_PGRP, unlike PRIO_PROCESS, the kernel changes all threads of the process, which Processes has made the
-	// only one of its group.
-	if syscall.Getpgrp() == os.Getpid() {
-		_ = syscall.Setpriority(syscall.PRIO_PGRP, 0, niceness) // everybody may lower it
-	}
 	requests, answers := json.NewDecoder(in), json.NewEncoder(out)
 	for {
 		var r request

@@ -61,11 +61,10 @@ type DeviceCodes struct {
 	Expires, Interval    time.Duration
 }
 
-// StartDevice begins a device authorization. addr is the address of the client, which is shown to the user. For a valid
-// request it calls admit, whose error it returns: nobody else could begin one if one network were let use up all codes.
+// StartDevice begins a device authorization. addr is the address of the client, which is shown to the user.
 //
 // Errors: invalid_client, unauthorized_client, invalid_scope, M_LIMIT_EXCEEDED.
-func (s *Service) StartDevice(ctx context.Context, clientID, scope, addr string, admit func() error) (DeviceCodes, error) {
+func (s *Service) StartDevice(ctx context.Context, clientID, scope, addr string) (DeviceCodes, error) {
 	c, err := s.client(ctx, clientID)
 	if err != nil {
 		return DeviceCodes{}, err
@@ -77,9 +76,6 @@ func (s *Service) StartDevice(ctx context.Context, clientID, scope, addr string,
 		return DeviceCodes{}, invalid("unauthorized_client", "This client has not registered the grant type %s", GrantDevice)
 	}
 	want, err := parseScope(scope)
-	if err == nil {
-		err = admit()
-	}
 	if err != nil {
 		return DeviceCodes{}, err
 	}

@@ -430,7 +430,7 @@ func TestUnusedClientsAreRemovedButNotThoseWithSessions(t *testing.T) {
 func (l *lab) device() DeviceCodes {
 	l.t.Helper()
 	l.client = l.register(obj{"grant_types": []string{GrantDevice, GrantRefresh, GrantCode}})
-	d, err := l.StartDevice(ctx, l.client, goodScope, "192.0.2.1", free)
+	d, err := l.StartDevice(ctx, l.client, goodScope, "192.0.2.1")
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -505,7 +505,7 @@ func TestDeviceCodesThatGiveNothing(t *testing.T) {
 			t.Errorf("no code: %v", err)
 		}
 		plain := l.register(obj{"client_name": "No device grant"})
-		if _, err := l.StartDevice(ctx, plain, goodScope, "", free); codeOf(err) != "unauthorized_client" {
+		if _, err := l.StartDevice(ctx, plain, goodScope, ""); codeOf(err) != "unauthorized_client" {
 			t.Errorf("a client that did not register the grant: %v", err)
 		}
 	})

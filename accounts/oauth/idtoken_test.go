@@ -92,7 +92,7 @@ func TestDeviceGrantGivesAnIDToken(t *testing.T) {
 	_, option := withSecrets(t)
 	each(t, func(t *testing.T, l *lab) {
 		l.client = l.register(obj{"grant_types": []string{GrantDevice}, "client_name": "Television"})
-		d, err := l.StartDevice(ctx, l.client, openIDScope, "", free)
+		d, err := l.StartDevice(ctx, l.client, openIDScope, "")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -228,10 +228,7 @@ func (s *Service) Finish(ctx context.Context, j Journey, id string, q url.Values
 	if err != nil {
 		return Person{}, s.refused(ctx, p, err)
 	}
-	err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
-		return once(tx, "state", j.State, time.Unix(j.Begun, 0).Add(JourneyLifetime))
-	})
-	if err != nil {
+	if err := s.once(ctx, "state", j.State, time.Unix(j.Begun, 0).Add(JourneyLifetime)); err != nil {
 		return Person{}, err
 	}
 	person := p.person(claims)
@@ -251,12 +248,14 @@ func (s *Service) exchangeError(ctx context.Context, p *provider, err error) err
 // once returns an error if something that a provider has sent was used before.
 //
 // Errors: M_FORBIDDEN.
-func once(tx *storage.Tx, kind, value string, expires time.Time) error {
-	fresh, err := tx.UseUpstream(gate.KeyOf(kind+"\x00"+value).String(), expires.Add(clockSkew).UnixMilli())
-	if err == nil && !fresh {
-		err = mxerr.Forbidden("This was used before: start again")
-	}
-	return err
+func (s *Service) once(ctx context.Context, kind, value string, expires time.Time) error {
+	return s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		fresh, err := tx.UseUpstream(gate.KeyOf(kind+"\x00"+value).String(), expires.Add(clockSkew).UnixMilli())
+		if err == nil && !fresh {
+			err = mxerr.Forbidden("This was used before: start again")
+		}
+		return err
+	})
 }
 
 // sessionKey identifies a session of a provider; see gate.Attempt.Upstream. sid may be "".
@@ -297,11 +296,10 @@ func (s *Service) Logout(ctx context.Context, id, token string) error {
 		s.opts.Log.WarnContext(ctx, "The logout token of an identity provider was refused", "provider", p.ID, "err", err)
 		return mxerr.Forbidden("The logout token is not valid").Because(err)
 	}
+	if err := s.once(ctx, "logout "+p.Issuer, t.TokenID, t.IssuedAt.Add(logoutLifetime+clockSkew)); err != nil {
+		return err
+	}
 	_, err = s.opts.Accounts.EndSessions(ctx, "signed out at "+p.ID, func(tx *storage.Tx) ([]storage.OAuthSession, error) {
-		// In the same write, so that the provider can send the token again if ending the sessions fails.
-		if err := once(tx, "logout "+p.Issuer, t.TokenID, t.IssuedAt.Add(logoutLifetime+clockSkew)); err != nil {
-			return nil, err
-		}
 		return ended(tx, t)
 	})
 	return err

@@ -12,13 +12,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/oauth2"
+
+	"ebb/processors"
 )
 
 // People sign in at once by OAuth 2.0, each from a network of their own, while others send messages. The server has its
@@ -29,6 +29,7 @@ const (
 	signInSenders  = 10
 	signInPatience = 10 * time.Minute       // of a browser; the aim is much shorter
 	signInPause    = 200 * time.Millisecond // between two messages of a sender
+	signInQuiet    = 20 * time.Second       // of messages before anybody signs in, so that their p99 is that of a thousand
 	signInConfig   = `server_name: localhost
 public_url: http://%[1]s
 data_dir: .
@@ -74,7 +75,7 @@ func (b *bench) signIns() error {
 		return err
 	}
 	defer p.stop()
-	quiet, err := h.pacedSends(func() error { time.Sleep(2 * b.duration); return nil })
+	quiet, err := h.pacedSends(func() error { time.Sleep(signInQuiet); return nil })
 	if err != nil {
 		return err
 	}
@@ -104,12 +105,8 @@ func (b *bench) signIns() error {
 }
 
 // peopleCommand is the argument that makes this program run as the people who sign in. Their browsers have processors
-// of their own in reality, so here they have a process of low priority, which leaves the server the processors that it
-// shares with them.
+// of their own in reality, so here they have a process that uses only those that the server leaves idle.
 const peopleCommand = "be-the-people"
-
-// peopleNiceness is the priority of that process.
-const peopleNiceness = 19
 
 // signInAll signs everybody in at once, and returns how long (s) each took.
 func (p *process) signInAll() (took []float64, err error) {
@@ -129,18 +126,8 @@ type people struct {
 
 // signInAll signs everybody in as in says, and writes to out how long (s) each took.
 func signInAll(in io.Reader, out io.Writer) error {
-	threads, err := os.ReadDir("/proc/self/task")
-	if err != nil {
+	if err := processors.UseIdle(); err != nil {
 		return err
-	}
-	for _, t := range threads { // later threads inherit the priority
-		id, err := strconv.Atoi(t.Name())
-		if err == nil {
-			err = syscall.Setpriority(syscall.PRIO_PROCESS, id, peopleNiceness)
-		}
-		if err != nil {
-			return err
-		}
 	}
 	var all people
 	if err := json.NewDecoder(in).Decode(&all); err != nil {
