@@ -14,6 +14,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -34,7 +35,7 @@ const sinkTimeout = 10 * time.Second
 // to.
 func FileSink(path string) Sink {
 	return Sink{"file " + path, func(_ context.Context, line []byte) error {
-		f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NONBLOCK, 0o600) // does not wait if it is a pipe
 		if err != nil {
 			return err
 		}

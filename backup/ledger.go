@@ -16,6 +16,7 @@ import (
 	"os"
 	"time"
 
+	"ebb/regular"
 	"ebb/storage"
 )
 
@@ -75,7 +76,7 @@ type LedgerEnd struct {
 // ReadLedger reads a ledger and calls f for every entry; f may be nil. An unfinished last line, which a crash leaves,
 // is ignored. It returns the end of the valid part also if it returns ErrLedger.
 func ReadLedger(path string, key []byte, f func(storage.LedgerEntry) error) (end LedgerEnd, err error) {
-	file, err := os.Open(path)
+	file, err := regular.Open(path)
 	if err != nil {
 		return end, err
 	}
@@ -115,7 +116,7 @@ func ReadLedger(path string, key []byte, f func(storage.LedgerEntry) error) (end
 
 // readHead reads the file about the last line of a ledger. The result is zero if there is none.
 func readHead(path string) (h storage.LedgerHead, err error) {
-	raw, err := os.ReadFile(path + headSuffix)
+	raw, err := regular.ReadFile(path+headSuffix, 1<<10)
 	if errors.Is(err, fs.ErrNotExist) {
 		return h, nil
 	}

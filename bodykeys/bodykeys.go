@@ -22,6 +22,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"ebb/regular"
 )
 
 // ID is the number of a key. It is positive.
@@ -91,7 +93,7 @@ func (f *Folder) makeFolders() error {
 
 // Open opens a folder of keys. The error is ErrNoFolder if there is none.
 func Open(path string) (*Folder, error) {
-	raw, err := os.ReadFile(filepath.Join(path, idFile))
+	raw, err := regular.ReadFile(filepath.Join(path, idFile), 1<<10)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w in %s", ErrNoFolder, path)
 	}
@@ -159,7 +161,7 @@ func encode(k Key) []byte {
 //
 // Errors: ErrMissing, ErrDamaged, ErrNoFolder.
 func (f *Folder) Key(id ID) (k Key, err error) {
-	raw, err := os.ReadFile(f.file(id))
+	raw, err := regular.ReadFile(f.file(id), 1<<10)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := f.Check(); err != nil {
 			return k, err

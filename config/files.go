@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"ebb/regular"
 )
 
 // CheckFiles checks every file and folder named in the configuration, with the permissions of the current user.
@@ -36,21 +38,8 @@ func (c *Config) CheckFiles(now time.Time) (mistakes, warnings Problems) {
 // maxFile bounds a file that the configuration names, in bytes. The authorities of a system have some 250 KiB.
 const maxFile = 4 << 20
 
-// ReadFile reads a file that the configuration names. It refuses anything but a regular file, because reading a named
-// pipe or a device could take for ever.
-func ReadFile(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	switch {
-	case err != nil: // os.ReadFile reports it
-	case info.IsDir():
-		return nil, fmt.Errorf("%s is a folder", path)
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is not a regular file, and reading it could block", path)
-	case info.Size() > maxFile:
-		return nil, fmt.Errorf("%s has more than %d bytes", path, maxFile)
-	}
-	return os.ReadFile(path)
-}
+// ReadFile reads a file that the configuration names, which must be a regular one.
+func ReadFile(path string) ([]byte, error) { return regular.ReadFile(path, maxFile) }
 
 // The bits of access(2).
 const (

@@ -109,7 +109,7 @@ func LoadSigningKeys(file, server string) (*SigningKeys, error) {
 }
 
 func (k *SigningKeys) load() error {
-	raw, err := os.ReadFile(k.file)
+	raw, err := config.ReadFile(k.file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read the signing key: %w; restore it from a backup or, if it is lost, create a new one with ebb keys create", err)
 	}
@@ -120,7 +120,7 @@ func (k *SigningKeys) load() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", k.file, err)
 	}
-	raw, err = os.ReadFile(k.oldFile())
+	raw, err = config.ReadFile(k.oldFile())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read the former signing keys: %w", err)
 	}
@@ -227,7 +227,7 @@ func writeOldKeys(file string, old []OldKey) error {
 
 // addOldKey adds a key to the file of former keys, unless it is already there.
 func addOldKey(file string, key OldKey) error {
-	raw, err := os.ReadFile(file)
+	raw, err := config.ReadFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read the former signing keys: %w", err)
 	}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"ebb/config"
 )
 
 // Certificate is a TLS certificate and its key, loaded from PEM files. It reads the files again when one of them
@@ -56,7 +58,15 @@ func (c *Certificate) load() (err error) {
 			return err
 		}
 	}
-	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+	certificate, err := config.ReadFile(c.certFile)
+	if err != nil {
+		return err
+	}
+	key, err := config.ReadFile(c.keyFile)
+	if err != nil {
+		return err
+	}
+	pair, err := tls.X509KeyPair(certificate, key)
 	if err != nil {
 		return fmt.Errorf("%s with %s: %w", c.certFile, c.keyFile, err)
 	}

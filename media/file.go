@@ -14,6 +14,7 @@ import (
 
 	"ebb/keyed"
 	"ebb/mxerr"
+	"ebb/regular"
 	"ebb/storage"
 )
 
@@ -90,8 +91,8 @@ func nameOf(m storage.Media) string {
 
 // open opens a file and calls look, unless the file is known to be intact.
 func (s *store) open(path string, look func(*os.File, fs.FileInfo) error) (*os.File, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	f, err := regular.Open(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, regular.ErrOther) {
 		return nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
 	if err != nil {

@@ -21,6 +21,8 @@ import (
 	"sync"
 
 	"golang.org/x/crypto/chacha20poly1305"
+
+	"ebb/regular"
 )
 
 // File is the name of the key file within the data directory.
@@ -64,7 +66,7 @@ func Exists(dir string) bool {
 // Load reads the key file of a folder.
 func Load(dir string) (*Ring, error) {
 	r := &Ring{path: filepath.Join(dir, File)}
-	raw, err := os.ReadFile(r.path)
+	raw, err := regular.ReadFile(r.path, 1<<20)
 	if err != nil {
 		return nil, fmt.Errorf("read the key of the secrets: %w", err)
 	}

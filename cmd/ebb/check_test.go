@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -65,6 +67,22 @@ func TestCheckRefusesWhatServeCannotUseInItsFolder(t *testing.T) {
 		write(t, filepath.Join(s.dir, name), "nonsense")
 		for _, command := range [][]string{{"config", "check"}, {"serve"}} {
 			refusedWith(t, exitUsage, name, "", append(command, "--config", s.config)...)
+		}
+	}
+}
+
+func TestCheckAndServeDoNotWaitForPipes(t *testing.T) {
+	for _, name := range []string{"signing.key", "signing.key.old", "secrets.key", "ebb.db"} {
+		s := newSite(t, 0)
+		path := filepath.Join(s.dir, name)
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		if err := syscall.Mkfifo(path, 0o600); err != nil {
+			t.Skip("no named pipes here: ", err)
+		}
+		for _, command := range [][]string{{"config", "check"}, {"serve"}} {
+			refusedWith(t, exitUsage, "not a regular file", "", append(command, "--config", s.config)...)
 		}
 	}
 }
