@@ -9,8 +9,7 @@ import (
 	"ebb/storage"
 )
 
-// errDuplicateTxn means that the request was answered before: the database has an answer for its transaction ID that is
-// no longer in memory.
+// errDuplicateTxn means that the database has an answer to the request that is no longer in memory.
 var errDuplicateTxn = errors.New("rooms: the transaction ID was answered before")
 
 // persist writes the batch. It runs in the committer, which allots the positions. Later writes that refer to these

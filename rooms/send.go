@@ -41,13 +41,7 @@ type NewEvent struct {
 // a transaction ID, it gets the same answer, even after a restart.
 // Spec: client-server-api#sending-events-to-a-room
 func (s *Service) Send(ctx context.Context, n NewEvent) (id.EventID, error) {
-	return s.txns.Once(ctx, n.Sender.Transactions(), n.Txn, func(c *txns.Claim) (id.EventID, error) {
-		eventID, err := s.send(ctx, n, c)
-		if errors.Is(err, errDuplicateTxn) {
-			return s.txns.Stored(ctx, c)
-		}
-		return eventID, err
-	})
+	return s.txns.Once(ctx, n.Sender.Transactions(), n.Txn, func(c *txns.Claim) (id.EventID, error) { return s.send(ctx, n, c) })
 }
 
 func (s *Service) send(ctx context.Context, n NewEvent, c *txns.Claim) (eventID id.EventID, err error) {
@@ -479,9 +473,6 @@ func (s *Service) Once(
 			}
 			return err
 		})
-		if errors.Is(err, errDuplicateTxn) {
-			return s.txns.Stored(ctx, c)
-		}
 		return id.EventID(answer), err
 	})
 	return string(answer), err

@@ -179,7 +179,7 @@ func TestTransactionsReceiptsAndAliasesAreTakenOnce(t *testing.T) {
 		if !got[bool](t)(tx.InsertTxn(1, storage.TxnRow{Hash: 2, Answer: "$a"})) || got[bool](t)(tx.InsertTxn(1, storage.TxnRow{Hash: 2, Answer: "$b"})) {
 			t.Error("a transaction id is taken once")
 		}
-		if answer, found, err := tx.Txn(1, 2); err != nil || !found || answer != "$a" || len(got[[]storage.TxnRow](t)(tx.RecentTxns(1, 10))) != 1 {
+		if answer, found, err := tx.Txn(1, 2); err != nil || !found || answer != "$a" {
 			t.Errorf("the answer is %q", answer)
 		}
 		if got[int64](t)(tx.PruneTxns(1, 10)) != 0 || got[int64](t)(tx.PruneTxns(1<<60, 10)) != 1 {

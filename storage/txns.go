@@ -24,16 +24,6 @@ func (tx *Tx) Txn(device ident.DeviceNID, hash int64) (string, bool, error) {
 	return one(tx, scanString, txnQuery, int64(device), hash)
 }
 
-const recentTxnsQuery = `SELECT path_hash, answer FROM client_txns WHERE device_nid = $1 ORDER BY created_ts DESC LIMIT $2`
-
-// RecentTxns lists the newest transactions of a device, newest first.
-func (tx *Tx) RecentTxns(device ident.DeviceNID, limit int) ([]TxnRow, error) {
-	return collect(tx, func(r Row) (t TxnRow, err error) {
-		err = r.Scan(&t.Hash, &t.Answer)
-		return t, err
-	}, recentTxnsQuery, int64(device), limit)
-}
-
 const pruneTxnsQuery = `DELETE FROM client_txns WHERE (device_nid, path_hash) IN
 (SELECT device_nid, path_hash FROM client_txns WHERE created_ts < $1 ORDER BY created_ts LIMIT $2)`
 

@@ -57,15 +57,15 @@ type Claim struct {
 	err    error
 }
 
-// New returns an empty Table. The stored answers for a device are read from the database at the first request of the
-// device.
+// New returns an empty Table.
 func New(db *storage.DB, now func() time.Time) *Table {
 	return &Table{db: db, now: now, devices: map[ident.DeviceNID]*device{}}
 }
 
 // Once calls do unless the same request was answered before or is in progress; in that case it returns the answer to
-// that request. Errors are not stored, so that the client may try again. If txn or nid is zero, Once always calls do,
-// with nil.
+// that request. do may be called although there is an answer, if that is no longer in memory. Its write then must fail,
+// and Once returns the stored answer. Errors are not stored, so that the client may try again. If txn or nid is zero,
+// Once always calls do, with nil.
 func (t *Table) Once(ctx context.Context, nid ident.DeviceNID, txn *Txn, do func(*Claim) (id.EventID, error)) (id.EventID, error) {
 	if txn == nil || nid == 0 {
 		return do(nil)
@@ -77,7 +77,7 @@ func (t *Table) Once(ctx context.Context, nid ident.DeviceNID, txn *Txn, do func
 			return "", err
 		}
 		if first {
-			return t.run(c, do)
+			return t.run(ctx, c, do)
 		}
 		select {
 		case <-c.done:
@@ -90,8 +90,10 @@ func (t *Table) Once(ctx context.Context, nid ident.DeviceNID, txn *Txn, do func
 	}
 }
 
-// run calls do for a claim, stores the answer in the claim and releases the requests that wait for it.
-func (t *Table) run(c *Claim, do func(*Claim) (id.EventID, error)) (id.EventID, error) {
+// run calls do for a claim, stores the answer in the claim and releases the requests that wait for it. If do fails, the
+// request may be a repeated one whose answer is no longer in memory. do may have failed before its write: the sender of
+// a message may have been banned after the first request.
+func (t *Table) run(ctx context.Context, c *Claim, do func(*Claim) (id.EventID, error)) (id.EventID, error) {
 	finished := false
 	defer func() {
 		if !finished { // do panicked: release the waiting requests
@@ -100,6 +102,11 @@ func (t *Table) run(c *Claim, do func(*Claim) (id.EventID, error)) (id.EventID, 
 		}
 	}()
 	c.answer, c.err = do(c)
+	if c.err != nil {
+		if answer, found, err := t.stored(context.WithoutCancel(ctx), c.Device, c.Hash); err == nil && found {
+			c.answer, c.err = answer, nil
+		}
+	}
 	finished = true
 	t.finish(c)
 	return c.answer, c.err
@@ -108,57 +115,45 @@ func (t *Table) run(c *Claim, do func(*Claim) (id.EventID, error)) (id.EventID, 
 // claim returns the claim for a request, given the hash of its path and transaction ID. If there is none yet, claim
 // makes it and returns first as true; the caller must then answer it.
 func (t *Table) claim(ctx context.Context, nid ident.DeviceNID, hash int64) (c *Claim, first bool, err error) {
-	if c, first, ok := t.claimLoaded(nid, hash); ok {
+	if c, first := t.claimIn(nid, hash, false); c != nil {
 		return c, first, nil
 	}
-	var rows []storage.TxnRow
-	err = t.db.Read(ctx, func(tx *storage.Tx) (err error) {
-		rows, err = tx.RecentTxns(nid, maxPerDevice)
-		return err
-	})
+	// The first request of a device after a start is often a repeated one.
+	answer, found, err := t.stored(ctx, nid, hash)
 	if err != nil {
 		return nil, false, err
 	}
-	t.load(nid, rows)
-	c, first, _ = t.claimLoaded(nid, hash)
-	return c, first, nil
+	c, first = t.claimIn(nid, hash, true)
+	if first && found {
+		c.answer = answer
+		t.finish(c)
+	}
+	return c, first && !found, nil
 }
 
-// claimLoaded is like claim, but returns false for ok if the earlier claims of the device are not in memory.
-func (t *Table) claimLoaded(nid ident.DeviceNID, hash int64) (c *Claim, first, ok bool) {
+// claimIn is like claim, but looks in memory only. If the device is not there, it is added if add is set; otherwise
+// claimIn returns nil.
+func (t *Table) claimIn(nid ident.DeviceNID, hash int64, add bool) (c *Claim, first bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	d := t.devices[nid]
 	if d == nil {
-		return nil, false, false
+		if !add {
+			return nil, false
+		}
+		if len(t.devices) >= maxDevices {
+			t.evict()
+		}
+		d = &device{claims: map[int64]*Claim{}}
+		t.devices[nid] = d
 	}
 	if c := d.claims[hash]; c != nil {
-		return c, false, true
+		return c, false
 	}
 	c = &Claim{Device: nid, Hash: hash, done: make(chan struct{})}
 	d.claims[hash] = c
 	d.inProgress++
-	return c, true, true
-}
-
-// load adds the claims of a device that are stored in the database. rows are sorted from the newest to the oldest.
-func (t *Table) load(nid ident.DeviceNID, rows []storage.TxnRow) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.devices[nid] != nil {
-		return
-	}
-	if len(t.devices) >= maxDevices {
-		t.evict()
-	}
-	d := &device{claims: map[int64]*Claim{}}
-	for i := len(rows) - 1; i >= 0; i-- {
-		c := &Claim{Device: nid, Hash: rows[i].Hash, done: make(chan struct{}), answer: id.EventID(rows[i].Answer)}
-		close(c.done)
-		d.claims[c.Hash] = c
-		d.finished = append(d.finished, c.Hash)
-	}
-	t.devices[nid] = d
+	return c, true
 }
 
 // evict removes any one device that has no request in progress. mu is held.
@@ -189,15 +184,14 @@ func (t *Table) finish(c *Claim) {
 	}
 }
 
-// Stored reads the answer to a claim from the database. It is for a claim that seemed to be the first because the
-// earlier one was no longer in memory.
-func (t *Table) Stored(ctx context.Context, c *Claim) (id.EventID, error) {
-	var answer string
-	err := t.db.Read(context.WithoutCancel(ctx), func(tx *storage.Tx) (err error) {
-		answer, _, err = tx.Txn(c.Device, c.Hash)
+// stored reads the answer to a request from the database.
+func (t *Table) stored(ctx context.Context, nid ident.DeviceNID, hash int64) (answer id.EventID, found bool, err error) {
+	err = t.db.Read(ctx, func(tx *storage.Tx) error {
+		text, ok, err := tx.Txn(nid, hash)
+		answer, found = id.EventID(text), ok
 		return err
 	})
-	return id.EventID(answer), err
+	return answer, found, err
 }
 
 // lifetimeMillis is how long transaction IDs are stored: clients retry for minutes, and overnight at most.
