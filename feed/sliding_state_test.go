@@ -249,6 +249,7 @@ func TestSlidingRequestsThatMakeNoSenseAreRefused(t *testing.T) {
 		return strings.Join(parts, ",")
 	}
 	lists, subs := `"l%d":{"timeline_limit":1}`, `"!%d:x":{"timeline_limit":1}`
+	mergedSubs := `"!%d:x":{"timeline_limit":1,"required_state":{}}`
 	for _, c := range []struct {
 		merged bool
 		body   string
@@ -266,11 +267,20 @@ func TestSlidingRequestsThatMakeNoSenseAreRefused(t *testing.T) {
 		{false, `{"lists":{` + many(100, lists) + `}}`, ""},
 		{false, `{"lists":{` + many(101, lists) + `}}`, "M_INVALID_PARAM"},
 		{false, `{"room_subscriptions":{` + many(500, subs) + `}}`, ""},
-		{true, `{"room_subscriptions":{` + many(100, subs) + `}}`, ""},
-		{true, `{"room_subscriptions":{` + many(101, subs) + `}}`, "M_INVALID_PARAM"},
+		{true, `{"room_subscriptions":{` + many(100, mergedSubs) + `}}`, ""},
+		{true, `{"room_subscriptions":{` + many(101, mergedSubs) + `}}`, "M_INVALID_PARAM"},
 		{true, `{"lists":{` + many(101, lists) + `}}`, "M_INVALID_PARAM"},
 		{true, `{"lists":{"a b":{"timeline_limit":1}}}`, "M_INVALID_PARAM"},
-		{true, `{"lists":{"a":{"range":[1,0]}}}`, "M_INVALID_PARAM"},
+		{true, `{"lists":{"a":{"range":[1,0],"timeline_limit":1,"required_state":{}}}}`, "M_INVALID_PARAM"},
+		{true, `{"lists":{"a":{"timeline_limit":1}}}`, "M_MISSING_PARAM"},
+		{true, `{"lists":{"a":{"timeline_limit":1,"required_state":null}}}`, "M_MISSING_PARAM"},
+		{true, `{"lists":{"a":{"timeline_limit":1,"required_state":[]}}}`, "M_BAD_JSON"},
+		{true, `{"lists":{"a":{"required_state":{}}}}`, "M_MISSING_PARAM"},
+		{true, `{"lists":{"a":{"timeline_limit":null,"required_state":{}}}}`, "M_MISSING_PARAM"},
+		{true, `{"lists":{"a":{"timeline_limit":1.5,"required_state":{}}}}`, "M_BAD_JSON"},
+		{true, `{"room_subscriptions":{"!a:x":{"timeline_limit":1}}}`, "M_MISSING_PARAM"},
+		{true, `{"room_subscriptions":{"!a:x":{"required_state":{}}}}`, "M_MISSING_PARAM"},
+		{false, `{"lists":{"a":{}},"room_subscriptions":{"!a:x":{}}}`, ""},
 		{true, `{"set_presence":"x"}`, "M_INVALID_PARAM"},
 		{false, `{"conn_id":"` + strings.Repeat("x", 256) + `"}`, "M_INVALID_PARAM"},
 		{false, `{"extensions":{"to_device":{"enabled":true,"since":"x"}}}`, "M_INVALID_PARAM"},

@@ -65,9 +65,9 @@ type wireList struct {
 	Filters *wireListFilter `json:"filters"`
 }
 
-// wireRoomConfig says what a client wants of rooms.
+// wireRoomConfig says what a client wants of rooms. The merged form requires both members.
 type wireRoomConfig struct {
-	TimelineLimit int64           `json:"timeline_limit"`
+	TimelineLimit *int64          `json:"timeline_limit"`
 	RequiredState json.RawMessage `json:"required_state"`
 }
 
@@ -258,11 +258,19 @@ func parseList(w *wireList, merged bool) (l slidingList, err error) {
 }
 
 func parseConfig(w *wireRoomConfig, merged bool) (c roomConfig, err error) {
-	if w.TimelineLimit < 0 {
-		return c, mxerr.InvalidParam("timeline_limit must not be negative")
+	switch {
+	case w.TimelineLimit != nil:
+		if *w.TimelineLimit < 0 {
+			return c, mxerr.InvalidParam("timeline_limit must not be negative")
+		}
+		c.limit = int(min(*w.TimelineLimit, maxTimelineLimit))
+	case merged:
+		return c, mxerr.MissingParam("timeline_limit is missing")
 	}
-	c.limit = int(min(w.TimelineLimit, maxTimelineLimit))
 	if merged {
+		if len(w.RequiredState) == 0 || string(w.RequiredState) == "null" {
+			return c, mxerr.MissingParam("required_state is missing")
+		}
 		c.required, err = parseMergedState(w.RequiredState)
 	} else {
 		c.required, err = parseDeployedState(w.RequiredState)

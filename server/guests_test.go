@@ -83,7 +83,7 @@ func TestGuestsCallOnlyTheOperationsForGuests(t *testing.T) {
 	if timeline, _ := get(a, "rooms", room, "timeline").([]any); len(timeline) == 0 {
 		t.Errorf("sliding sync of a guest returns no timeline: %v", a)
 	}
-	body["room_subscriptions"] = obj{room: obj{"timeline_limit": 10}}
+	body["room_subscriptions"] = obj{room: obj{"timeline_limit": 10, "required_state": obj{}}}
 	a = g.Do("POST", "/v4/sync", body)
 	if timeline, _ := get(a, "rooms", room, "timeline").([]any); len(timeline) == 0 {
 		t.Errorf("sliding sync of a guest, in its merged form, returns no timeline: %v", a)
