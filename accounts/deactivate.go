@@ -61,10 +61,7 @@ func (s *Service) deactivate(ctx context.Context, user id.UserID, erase Erasure,
 		nid = a.NID
 		if a.DeactivatedTS != 0 {
 			w.note("closed account erased", "user", user, "everything", erase == ErasedEverything)
-			if err := w.EraseClosed(nid, erase); err != nil {
-				return err
-			}
-			return eraseData(w.Tx, nid)
+			return w.EraseClosed(nid, erase)
 		}
 		w.note("account deactivated", "user", user, "erased", erase != NotErased, "everything", erase == ErasedEverything)
 		return s.closeAccount(w, nid, erase)
@@ -102,28 +99,46 @@ func (s *Service) closeAccount(w *write, nid ident.UserNID, erase Erasure) error
 		return err
 	}
 	w.after(func() { s.sessions.dropUser(nid) })
-	if erase == NotErased {
-		return nil
-	}
-	return eraseData(w.Tx, nid)
+	return nil
 }
 
-// eraseData deletes the data of an erased user other than events. If there is a legal hold on the user, package holds
-// does that when the hold is lifted.
-func eraseData(tx *storage.Tx, nid ident.UserNID) error {
-	_, held, err := tx.HoldOn(0, nid)
-	if err != nil || held {
-		return err
+// erasePart is how many rows of an erased user's data one write deletes, before the last one deletes the rest.
+const erasePart = 200
+
+// eraseData deletes the data of an erased user other than events, in several writes if there is much. If there is a
+// legal hold on the user, package holds does that when the hold is lifted.
+func (s *Service) eraseData(ctx context.Context, nid ident.UserNID) error {
+	for more := true; more; {
+		err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+			more = false
+			_, held, err := tx.HoldOn(0, nid)
+			if err != nil || held {
+				return err
+			}
+			n, err := tx.EraseDataPart(nid, erasePart)
+			if more = n == erasePart; err != nil || more {
+				return err
+			}
+			return tx.EraseData(nid)
+		})
+		if err != nil {
+			return err
+		}
 	}
-	return tx.EraseData(nid)
+	return nil
 }
 
-// leave removes a deactivated user from all rooms and, if requested, erases the user's events. If everything is erased,
-// package erasure removes the user from the rooms.
+// leave removes a deactivated user from all rooms and, if requested, erases the user's data and events. If everything
+// is erased, package erasure removes the user from the rooms.
 func (s *Service) leave(ctx context.Context, l storage.LeavingAccount, user id.UserID) error {
-	if l.Erase != NotErased && s.opts.Hooks.Erase != nil {
-		if err := s.opts.Hooks.Erase(ctx, l.NID); err != nil {
-			return fmt.Errorf("erase %s: %w", user, err)
+	if l.Erase != NotErased {
+		if err := s.eraseData(ctx, l.NID); err != nil {
+			return fmt.Errorf("erase the data of %s: %w", user, err)
+		}
+		if s.opts.Hooks.Erase != nil {
+			if err := s.opts.Hooks.Erase(ctx, l.NID); err != nil {
+				return fmt.Errorf("erase %s: %w", user, err)
+			}
 		}
 	}
 	if l.Erase == ErasedEverything {

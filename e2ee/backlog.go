@@ -1,7 +1,7 @@
 package e2ee
 
 import (
-	"cmp"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -102,13 +102,13 @@ func costOf(r storage.BacklogRow) int64 { return r.Size + messageCost }
 // the most, and of such a server from the users who sent the most. Of a user's rows it drops the oldest first.
 func cutToFit(rows []storage.BacklogRow, target int64) (drop []storage.Pos, freed int64) {
 	byOrigin := group(rows, func(r storage.BacklogRow) int64 { return r.Origin })
-	level := waterLevel(byOrigin, target)
+	level := waterLevel(costsOf(byOrigin), target)
 	for _, origin := range byOrigin {
 		if origin.cost <= level {
 			continue
 		}
 		bySender := group(origin.rows, func(r storage.BacklogRow) int64 { return r.Sender })
-		each := waterLevel(bySender, level)
+		each := waterLevel(costsOf(bySender), level)
 		for _, sender := range bySender {
 			for cost, i := sender.cost, 0; cost > each; i++ {
 				row := sender.rows[i]
@@ -141,16 +141,23 @@ func group(rows []storage.BacklogRow, by func(storage.BacklogRow) int64) []*rowG
 	return out
 }
 
-// waterLevel returns the largest bound on the cost of each group for which all groups together cost at most target.
-func waterLevel(groups []*rowGroup, target int64) int64 {
-	sorted := slices.SortedFunc(slices.Values(groups), func(a, b *rowGroup) int { return cmp.Compare(a.cost, b.cost) })
-	for i, g := range sorted {
-		if share := target / int64(len(sorted)-i); g.cost > share {
+func costsOf(groups []*rowGroup) (costs []int64) {
+	for _, g := range groups {
+		costs = append(costs, g.cost)
+	}
+	return costs
+}
+
+// waterLevel returns the largest bound on each cost for which all together are at most target.
+func waterLevel(costs []int64, target int64) int64 {
+	sorted := slices.Sorted(slices.Values(costs))
+	for i, cost := range sorted {
+		if share := target / int64(len(sorted)-i); cost > share {
 			return max(share, 0)
 		}
-		target -= g.cost
+		target -= cost
 	}
-	return maxToDeviceBacklog // everything fits
+	return math.MaxInt64 // everything fits
 }
 
 // Each message to a user who shares no room with the sender leaves a record, which ensures that it is delivered only

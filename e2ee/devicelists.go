@@ -68,6 +68,7 @@ const (
 // Run sends device list updates to other servers and requests stale lists until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
+	wg.Go(func() { s.loop(ctx, s.gone, sweepInterval, "delete what deleted devices left", s.deleteLeftovers) })
 	if s.opts.Outgoing != nil {
 		wg.Go(func() { s.loop(ctx, s.updates, pollInterval, "send device list updates", s.SendDeviceLists) })
 		wg.Go(func() { s.loop(ctx, s.joined, pollInterval, "send the devices of users who joined", s.SendJoined) })

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -465,18 +466,6 @@ func TestBackupKeepsTheBetterSession(t *testing.T) {
 	wantCode(t, err, mxerr.CodeNotFound)
 }
 
-func TestDeletedDeviceLeavesNothing(t *testing.T) {
-	f := newFixture(t)
-	alice := f.device("alice", "A")
-	must(f.Upload(t.Context(), alice, UploadKeys{DeviceKeys: identity(alice, ""), OneTimeKeys: oneTime("1", "a"), FallbackKeys: oneTime("f", "b")}))
-	f.write(func(tx *storage.Tx) error { return f.DeviceGone(tx, alice.DeviceNID, alice.UserNID, "A") })
-	keys := must(f.Query(t.Context(), alice, map[id.UserID][]id.DeviceID{alice.UserID: nil}, 0))
-	counts := must(f.OneTimeKeyCounts(t.Context(), alice.DeviceNID))
-	if len(keys.DeviceKeys[alice.UserID]) != 0 || counts["signed_curve25519"] != 0 {
-		t.Fatal(keys, counts)
-	}
-}
-
 func TestMessageToAllDevicesDoesNotGrowWithoutBound(t *testing.T) {
 	f := newFixture(t)
 	alice := f.device("alice", "A")
@@ -545,5 +534,63 @@ func TestBackedUpSessionNeedsAllItsMembers(t *testing.T) {
 	}
 	if got := must(must(f.ReadBackup(t.Context(), alice.UserNID, version, "")).Next(t.Context())); len(got) != 0 {
 		t.Errorf("stored all the same: %v", got)
+	}
+}
+
+func TestWhatADeletedDeviceLeavesIsDeletedInSmallWrites(t *testing.T) {
+	f := newFixture(t)
+	alice, other, bob := f.device("alice", "A"), f.device("alice", "A2"), f.device("bob", "B")
+	for _, d := range []ident.Requester{alice, other} {
+		keys := map[string]json.RawMessage{}
+		for i := range 300 {
+			maps.Copy(keys, oneTime(fmt.Sprint(i), "key"))
+		}
+		fallback := map[string]json.RawMessage{"signed_curve25519:fb": json.RawMessage(`{"key":"last"}`)}
+		must(f.Upload(t.Context(), d, UploadKeys{DeviceKeys: identity(d, ""), OneTimeKeys: keys, FallbackKeys: fallback}))
+	}
+	f.write(func(tx *storage.Tx) error {
+		m := delivery{names: f.names, backlogs: &f.backlogs, sender: bob.UserID, eventType: "m.test"}
+		for range 700 {
+			for _, d := range []ident.Requester{alice, other} {
+				if err := m.add(tx, d.DeviceNID, m.event([]byte("{}"))); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	left := func(d ident.Requester) (messages, keys int) {
+		f.read(func(tx *storage.Tx) error {
+			rows, err := tx.ToDevice(d.DeviceNID, 0, lastPos, 1000)
+			counts, err2 := tx.CountOneTimeKeys(d.DeviceNID)
+			for _, c := range counts {
+				keys += int(c.Count)
+			}
+			fallback, err3 := tx.CountFallbackKeys(d.DeviceNID)
+			messages, keys = len(rows), keys+int(fallback)
+			return errors.Join(err, err2, err3)
+		})
+		return messages, keys
+	}
+	f.write(func(tx *storage.Tx) error {
+		if err := f.DeviceGone(tx, alice.DeviceNID, alice.UserNID, "A"); err != nil {
+			return err
+		}
+		return tx.DeleteDevice(alice.DeviceNID)
+	})
+	if messages, keys := left(alice); messages != 700 || keys != 301 {
+		t.Errorf("the write that deleted the device has left %d messages and %d keys", messages, keys)
+	}
+	if _, ok := must(f.Query(t.Context(), bob, map[id.UserID][]id.DeviceID{alice.UserID: {}}, 0)).DeviceKeys[alice.UserID]["A"]; ok {
+		t.Error("the identity keys of the deleted device are still served")
+	}
+	if err := f.deleteLeftovers(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if messages, keys := left(alice); messages+keys != 0 {
+		t.Errorf("%d messages and %d keys of the deleted device are left", messages, keys)
+	}
+	if messages, keys := left(other); messages != 700 || keys != 301 {
+		t.Errorf("another device has only %d messages and %d keys", messages, keys)
 	}
 }

@@ -61,18 +61,20 @@ type AppServices interface {
 }
 
 // Service stores keys and to-device messages, and exchanges them with other servers. It is safe for concurrent use. Run
-// must be running if federation is enabled.
+// must be running.
 type Service struct {
 	opts       Options
 	updates    chan struct{}      // signals device list updates to send; capacity one
 	stale      chan struct{}      // signals device lists to request; capacity one
 	joined     chan struct{}      // signals local users who joined rooms of other servers; capacity one
+	gone       chan struct{}      // signals deleted devices; capacity one
 	discovered chan *rooms.Commit // rooms with servers that need to receive devices
 	names      *deviceNames
 	// asking admits one request for device keys per server at a time. A request that has waited usually finds its keys
 	// in the cache afterwards.
 	asking    *keyed.Semaphore[string]
 	backlogs  backlogs
+	sums      sums
 	strangers strangers
 }
 
@@ -82,9 +84,9 @@ func New(o Options) *Service {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Service{
-		opts: o, updates: make(chan struct{}, 1), stale: make(chan struct{}, 1), joined: make(chan struct{}, 1),
+		opts: o, updates: make(chan struct{}, 1), stale: make(chan struct{}, 1), joined: make(chan struct{}, 1), gone: make(chan struct{}, 1),
 		discovered: make(chan *rooms.Commit, maxDiscovered),
-		names:      newDeviceNames(o.Cache.Entries(maxDeviceNames)), asking: keyed.NewSemaphore[string](1, 0),
+		names:      newDeviceNames(o.Cache.Entries(maxDeviceNames)), asking: keyed.NewSemaphore[string](1, 0), sums: newSums(),
 	}
 	o.Commits.Subscribe(s.committed)
 	return s
@@ -170,13 +172,15 @@ func (s *Service) queueUpdates(tx *storage.Tx, user ident.UserNID, devices ...st
 	return nil
 }
 
-// DeviceGone deletes the data of a deleted device in the caller's write.
+// DeviceGone deletes the identity keys of a deleted device in the caller's write. Run deletes its other keys and its
+// messages, of which there can be many, afterwards.
 func (s *Service) DeviceGone(tx *storage.Tx, device ident.DeviceNID, user ident.UserNID, deviceID string) error {
 	s.names.forget(device)
+	s.kick(s.gone)
 	if err := tx.ForgetDehydrated(user, device); err != nil {
 		return err
 	}
-	return tx.DeleteDeviceE2EE(device, user, deviceID)
+	return tx.DeleteDeviceKeys(device, user, deviceID)
 }
 
 // object decodes a JSON object. what describes the input in the error.

@@ -33,14 +33,17 @@ func (s *Service) SendToDevice(ctx context.Context, d ident.Requester, path, txn
 		return err
 	}
 	hash := s.opts.DB.IDHash(path + "\x00" + txn)
-	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
+	from := s.opts.DB.IDHash(string(d.UserID))
+	var queued int64
+	err = s.write(ctx, func(tx *storage.Tx) (func(), error) {
 		first, err := tx.ClaimTxn(d.Transactions(), hash, s.opts.Now().UnixMilli())
 		if err != nil || !first {
 			return nil, err
 		}
 		m := delivery{names: s.names, backlogs: &s.backlogs, sender: d.UserID, eventType: eventType}
-		m.from = storage.ToDeviceFrom{Origin: s.opts.DB.IDHash(string(d.UserID)), Sender: s.opts.DB.IDHash(string(d.UserID))}
-		if err := m.deliver(tx, local); err != nil {
+		m.from = storage.ToDeviceFrom{Origin: from, Sender: from}
+		err = m.deliver(tx, local)
+		if queued = m.cost; err != nil {
 			return nil, err
 		}
 		servers, err := s.sendToServers(tx, d.UserID, eventType, remote)
@@ -49,6 +52,10 @@ func (s *Service) SendToDevice(ctx context.Context, d ident.Requester, path, txn
 			s.kickAll(servers)
 		}, err
 	})
+	if err == nil && d.AppService == "" {
+		s.boundSender(ctx, sender{origin: from}, queued, s.sums.user)
+	}
+	return err
 }
 
 // messages maps user → device → content.
@@ -154,15 +161,22 @@ func (s *Service) ReceiveDirectToDevice(ctx context.Context, origin string, cont
 	if len(strangers) == len(local) && !s.strangers.allow(origin, s.opts.Now()) {
 		return mxerr.LimitExceeded(strangerWindow)
 	}
-	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
-		m := delivery{names: s.names, backlogs: &s.backlogs, sender: in.Sender, strangers: strangers, eventType: in.Type}
-		m.from = storage.ToDeviceFrom{Origin: s.opts.DB.IDHash(origin), Sender: s.opts.DB.IDHash(string(in.Sender))}
+	from := storage.ToDeviceFrom{Origin: s.opts.DB.IDHash(origin), Sender: s.opts.DB.IDHash(string(in.Sender))}
+	var queued, queuedForStrangers int64
+	err = s.write(ctx, func(tx *storage.Tx) (func(), error) {
+		m := delivery{names: s.names, backlogs: &s.backlogs, sender: in.Sender, strangers: strangers, eventType: in.Type, from: from}
 		if first, err := tx.ClaimMessage(origin, in.MessageID); err != nil || !first {
 			return nil, err
 		}
 		err := m.deliver(tx, local)
+		queued, queuedForStrangers = m.cost, m.strangersCost
 		return s.wakeUsers(m.receivers...), err
 	})
+	if err == nil {
+		s.boundSender(ctx, sender{origin: from.Origin}, queued, s.sums.server)
+		s.boundSender(ctx, sender{origin: from.Origin, stranger: true}, queuedForStrangers, s.sums.strangers)
+	}
+	return err
 }
 
 // receivers returns the messages to local users that exist and, for a remote sender, those of them who share no room
@@ -196,6 +210,8 @@ type delivery struct {
 	receivers []ident.UserNID
 	messages  int
 	bytes     int
+	// cost is what the queued messages count, apart from those to strangers, which strangersCost has.
+	cost, strangersCost int64
 }
 
 func (o *delivery) deliver(tx *storage.Tx, local messages) error {
@@ -237,7 +253,13 @@ func (o *delivery) add(tx *storage.Tx, device ident.DeviceNID, event string) err
 	if _, err := tx.AddToDevice(device, event, o.from); err != nil {
 		return err
 	}
-	if !o.backlogs.add(device, int64(len(event))+messageCost, o.from.Stranger) {
+	cost := int64(len(event)) + messageCost
+	if o.from.Stranger {
+		o.strangersCost += cost
+	} else {
+		o.cost += cost
+	}
+	if !o.backlogs.add(device, cost, o.from.Stranger) {
 		return nil
 	}
 	return o.backlogs.trim(tx, device)

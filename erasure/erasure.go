@@ -228,6 +228,12 @@ func (j *Job) delete(ctx context.Context, e *storage.ErasureRow) (more bool, err
 				e.AfterMedia, more = last, true
 				return tx.AdvanceErasure(e)
 			}
+			if e.Had != nil { // finish need not count what there was
+				n, err := tx.EraseDataPart(e.User, page)
+				if more = n == page; err != nil || more {
+					return err
+				}
+			}
 			return j.finish(ctx, tx, e)
 		},
 		Committed: func() { // wakes those who remove files and overwrite what was deleted

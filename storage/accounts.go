@@ -31,8 +31,7 @@ func (a AccountRow) HasPassword() bool { return a.Password != "" && a.Password !
 const accountColumns = `nid, localpart, password, created_ts, admin, deactivated_ts, locked, suspended, guest, mfa, mfa_since_ts`
 
 func scanAccount(r Row) (a AccountRow, err error) {
-	err = r.Scan(&a.NID, &a.Localpart, &a.Password, &a.CreatedTS, &a.Admin, &a.DeactivatedTS, &a.Locked, &a.Suspended, &a.Guest, &a.MFA, &a.MFASinceTS)
-	return a, err
+	return a, r.Scan(&a.NID, &a.Localpart, &a.Password, &a.CreatedTS, &a.Admin, &a.DeactivatedTS, &a.Locked, &a.Suspended, &a.Guest, &a.MFA, &a.MFASinceTS)
 }
 
 const accountByLocalpartQuery = `SELECT ` + accountColumns + ` FROM accounts WHERE localpart = $1`
@@ -84,8 +83,7 @@ type GuestMember struct {
 }
 
 func scanGuestMember(r Row) (g GuestMember, err error) {
-	err = r.Scan(&g.Room, &g.User, &g.UserID)
-	return g, err
+	return g, r.Scan(&g.Room, &g.User, &g.UserID)
 }
 
 const (
@@ -221,6 +219,17 @@ var erasable = slices.Concat(privateData, []string{
 	`DELETE FROM key_signature_changes WHERE target_nid = $1 OR signer_nid = $1`,
 })
 
+// EraseDataPart deletes at most limit rows of the data of which a user can have much, and returns their number. It is
+// called until there are fewer, in writes of their own, before EraseData deletes the rest.
+func (tx *Tx) EraseDataPart(user ident.UserNID, limit int) (int, error) {
+	n, err := tx.deletePrivatePart(user, limit)
+	if err != nil || n >= limit {
+		return n, err
+	}
+	media, err := tx.releaseMedia(takeSomeUserMediaQuery, int64(user), limit-n)
+	return n + media, err
+}
+
 // EraseData deletes a user's data other than events.
 func (tx *Tx) EraseData(user ident.UserNID) error {
 	for _, q := range erasable {
@@ -228,7 +237,7 @@ func (tx *Tx) EraseData(user ident.UserNID) error {
 			return err
 		}
 	}
-	if err := tx.releaseMedia(takeUserMediaQuery, int64(user)); err != nil {
+	if _, err := tx.releaseMedia(takeUserMediaQuery, int64(user)); err != nil {
 		return err
 	}
 	return tx.eraseReports(user)
@@ -246,8 +255,7 @@ type RegistrationToken struct {
 const registrationTokenColumns = `token, uses_allowed, completed, expires_ts, created_ts`
 
 func scanRegistrationToken(r Row) (t RegistrationToken, err error) {
-	err = r.Scan(&t.Token, &t.Uses, &t.Completed, &t.ExpiresTS, &t.CreatedTS)
-	return t, err
+	return t, r.Scan(&t.Token, &t.Uses, &t.Completed, &t.ExpiresTS, &t.CreatedTS)
 }
 
 // RegistrationToken finds a registration token.

@@ -24,8 +24,7 @@ const appServicesQuery = `SELECT id, position, devices, txn, pending, failures, 
 // AppServices returns the records of all application services.
 func (tx *Tx) AppServices() ([]AppService, error) {
 	return collect(tx, func(r Row) (a AppService, err error) {
-		err = r.Scan(&a.ID, &a.Position, &a.Devices, &a.Txn, &a.Pending, &a.Failures, &a.FailingTS, &a.RetryTS, &a.ReachedTS)
-		return a, err
+		return a, r.Scan(&a.ID, &a.Position, &a.Devices, &a.Txn, &a.Pending, &a.Failures, &a.FailingTS, &a.RetryTS, &a.ReachedTS)
 	}, appServicesQuery)
 }
 
@@ -85,8 +84,7 @@ type LocalMemberSince struct {
 func (tx *Tx) LocalMembersSince(rooms []ident.RoomNID, after Pos) ([]LocalMemberSince, error) {
 	list, args := In(2, rooms)
 	return collect(tx, func(r Row) (s LocalMemberSince, err error) {
-		err = r.Scan(&s.Room, &s.User, &s.Membership, &s.Position, &s.JoinedPos)
-		return s, err
+		return s, r.Scan(&s.Room, &s.User, &s.Membership, &s.Position, &s.JoinedPos)
 	}, localMembersSinceQuery+list, append([]any{int64(after)}, args...)...)
 }
 
@@ -111,8 +109,7 @@ WHERE t.position > $1 AND t.position <= $2 ORDER BY t.position LIMIT $3`
 // primary key.
 func (tx *Tx) ToDeviceOfAll(since, upTo Pos, limit int) ([]AnyToDevice, error) {
 	return collect(tx, func(r Row) (m AnyToDevice, err error) {
-		err = r.Scan(&m.Position, &m.User, &m.Device)
-		return m, err
+		return m, r.Scan(&m.Position, &m.User, &m.Device)
 	}, toDeviceOfAllQuery, int64(since), int64(upTo), limit)
 }
 
@@ -125,8 +122,7 @@ func (tx *Tx) ToDeviceAt(positions []Pos) (out []AnyToDevice, err error) {
 	for part := range slices.Chunk(positions, maxIn) {
 		list, args := In(1, part)
 		rows, err := collect(tx, func(r Row) (m AnyToDevice, err error) {
-			err = r.Scan(&m.Position, &m.User, &m.Device, &m.JSON)
-			return m, err
+			return m, r.Scan(&m.Position, &m.User, &m.Device, &m.JSON)
 		}, toDeviceAtQuery+list+` ORDER BY t.position`, args...)
 		if err != nil {
 			return nil, err
@@ -150,8 +146,7 @@ WHERE c.position > $1 AND c.position <= $2 ORDER BY c.position LIMIT $3`
 // It uses the index device_list_changes_by_position.
 func (tx *Tx) DeviceListChangesOfAll(since, upTo Pos, limit int) ([]ListChange, error) {
 	return collect(tx, func(r Row) (c ListChange, err error) {
-		err = r.Scan(&c.Position, &c.UserNID, &c.User)
-		return c, err
+		return c, r.Scan(&c.Position, &c.UserNID, &c.User)
 	}, listChangesQuery, int64(since), int64(upTo), limit)
 }
 
@@ -170,8 +165,7 @@ func (tx *Tx) KeyedDevices(users []ident.UserNID) (out []KeyedDevice, err error)
 	for part := range slices.Chunk(users, maxIn) {
 		list, args := In(1, part)
 		rows, err := collect(tx, func(r Row) (d KeyedDevice, err error) {
-			err = r.Scan(&d.NID, &d.ID, &d.User)
-			return d, err
+			return d, r.Scan(&d.NID, &d.ID, &d.User)
 		}, keyedDevicesQuery+list, args...)
 		if err != nil {
 			return nil, err

@@ -14,8 +14,7 @@ const dehydratedQuery = `SELECT device_nid, device_id, device_data FROM dehydrat
 // Dehydrated returns a user's dehydrated device. It uses the primary key.
 func (tx *Tx) Dehydrated(user ident.UserNID) (Dehydrated, bool, error) {
 	return one(tx, func(r Row) (d Dehydrated, err error) {
-		err = r.Scan(&d.Device, &d.DeviceID, &d.Data)
-		return d, err
+		return d, r.Scan(&d.Device, &d.DeviceID, &d.Data)
 	}, dehydratedQuery, int64(user))
 }
 

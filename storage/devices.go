@@ -15,8 +15,7 @@ type DeviceRow struct {
 const deviceColumns = `nid, device_id, display_name, seen_ts, seen_addr, user_agent`
 
 func scanDevice(r Row) (d DeviceRow, err error) {
-	err = r.Scan(&d.NID, &d.DeviceID, &d.DisplayName, &d.SeenTS, &d.SeenAddr, &d.UserAgent)
-	return d, err
+	return d, r.Scan(&d.NID, &d.DeviceID, &d.DisplayName, &d.SeenTS, &d.SeenAddr, &d.UserAgent)
 }
 
 // Devices lists a user's devices, ordered by device ID. It uses the index devices_by_id.
@@ -68,12 +67,12 @@ func (tx *Tx) ForgetClients(beforeTS int64, limit int) (int64, error) {
 	return tx.exec(forgetClientsQuery, beforeTS, limit)
 }
 
-// DeleteDevice deletes a device with its tokens, pushers, connections of sliding sync, and the requests that wait for
-// approval. Its transaction IDs, of which a program can have millions, are deleted when they are old.
+// DeleteDevice deletes a device with its tokens, pushers, and the requests that wait for approval. DeleteLeftovers
+// deletes what there can be much of: its messages, keys and connections of sliding sync. Its transaction IDs, of which
+// a program can have millions, are deleted when they are old.
 func (tx *Tx) DeleteDevice(device ident.DeviceNID) error {
 	for _, q := range []string{
-		dropSlidingStatesOfDeviceQuery,
-		dropSlidingOfDeviceQuery,
+		`INSERT INTO deleted_devices (device_nid, user_nid) SELECT nid, user_nid FROM devices WHERE nid = $1`,
 		`DELETE FROM access_tokens WHERE device_nid = $1`,
 		`DELETE FROM refresh_tokens WHERE device_nid = $1`,
 		`DELETE FROM oauth_sessions WHERE device_nid = $1`,
@@ -86,4 +85,34 @@ func (tx *Tx) DeleteDevice(device ident.DeviceNID) error {
 		}
 	}
 	return tx.Note(LedgerDevice, int64(device), 0, "")
+}
+
+// leftovers lists the statements that delete at most $2 rows of what a deleted device, $1, has left.
+var leftovers = []string{
+	`DELETE FROM to_device WHERE position IN (SELECT position FROM to_device WHERE device_nid = $1 ORDER BY position LIMIT $2)`,
+	`DELETE FROM one_time_keys WHERE nid IN (SELECT nid FROM one_time_keys WHERE device_nid = $1 LIMIT $2)`,
+	`DELETE FROM fallback_keys WHERE device_nid = $1 AND algorithm IN (SELECT algorithm FROM fallback_keys WHERE device_nid = $1 LIMIT $2)`,
+	`DELETE FROM sliding_states WHERE (connection, serial) IN (SELECT s.connection, s.serial FROM deleted_devices d
+JOIN sliding_connections c ON c.user_nid = d.user_nid AND c.device_nid = d.device_nid
+JOIN sliding_states s ON s.connection = c.nid WHERE d.device_nid = $1 LIMIT $2)`,
+	`DELETE FROM sliding_connections WHERE nid IN (SELECT c.nid FROM deleted_devices d
+JOIN sliding_connections c ON c.user_nid = d.user_nid AND c.device_nid = d.device_nid WHERE d.device_nid = $1 LIMIT $2)`,
+	`DELETE FROM deleted_devices WHERE device_nid = $1 AND $2 > 0`,
+}
+
+// DeleteLeftovers deletes at most limit rows of what deleted devices have left, and returns their number.
+func (tx *Tx) DeleteLeftovers(limit int) (n int, err error) {
+	for n < limit {
+		device, found, err := one(tx, scanNumber[int64], `SELECT device_nid FROM deleted_devices ORDER BY device_nid LIMIT 1`)
+		if err != nil || !found {
+			return n, err
+		}
+		for _, q := range leftovers {
+			gone, err := tx.exec(q, device, limit-n)
+			if n += int(gone); err != nil || n >= limit {
+				return n, err
+			}
+		}
+	}
+	return n, nil
 }

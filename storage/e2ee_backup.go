@@ -25,8 +25,7 @@ func (tx *Tx) AddBackupVersion(user ident.UserNID, algorithm, authData string) (
 const backupColumns = `SELECT version, algorithm, auth_data, etag FROM backup_versions WHERE user_nid = $1 AND deleted = 0 `
 
 func scanBackupVersion(r Row) (v BackupVersion, err error) {
-	err = r.Scan(&v.Version, &v.Algorithm, &v.AuthData, &v.ETag)
-	return v, err
+	return v, r.Scan(&v.Version, &v.Algorithm, &v.AuthData, &v.ETag)
 }
 
 // LatestBackup returns a user's current backup.

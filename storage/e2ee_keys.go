@@ -142,8 +142,7 @@ const countOneTimeKeysQuery = `SELECT algorithm, count(*) FROM one_time_keys WHE
 // CountOneTimeKeys counts a device's unclaimed keys by algorithm.
 func (tx *Tx) CountOneTimeKeys(device ident.DeviceNID) ([]KeyCount, error) {
 	return collect(tx, func(r Row) (c KeyCount, err error) {
-		err = r.Scan(&c.Algorithm, &c.Count)
-		return c, err
+		return c, r.Scan(&c.Algorithm, &c.Count)
 	}, countOneTimeKeysQuery, int64(device))
 }
 
@@ -158,20 +157,12 @@ func (tx *Tx) UnusedFallbackKeys(device ident.DeviceNID) ([]string, error) {
 	return collect(tx, scanString, `SELECT algorithm FROM fallback_keys WHERE device_nid = $1 AND used = 0`, int64(device))
 }
 
-// DeleteDeviceE2EE deletes a device's keys and undelivered messages.
-func (tx *Tx) DeleteDeviceE2EE(device ident.DeviceNID, user ident.UserNID, deviceID string) error {
-	for _, q := range []string{
-		`DELETE FROM device_keys WHERE device_nid = $1`,
-		`DELETE FROM one_time_keys WHERE device_nid = $1`,
-		`DELETE FROM fallback_keys WHERE device_nid = $1`,
-		`DELETE FROM to_device WHERE device_nid = $1`,
-	} {
-		if _, err := tx.exec(q, int64(device)); err != nil {
-			return err
-		}
+// DeleteDeviceKeys deletes the identity keys of a device that is being deleted. DeleteLeftovers deletes its other keys.
+func (tx *Tx) DeleteDeviceKeys(device ident.DeviceNID, user ident.UserNID, deviceID string) error {
+	if _, err := tx.exec(`DELETE FROM device_keys WHERE device_nid = $1`, int64(device)); err != nil {
+		return err
 	}
-	_, err := tx.exec(`DELETE FROM key_signatures WHERE target_nid = $1 AND target_key = $2`, int64(user), deviceID)
-	return err
+	return tx.DeleteKeySignatures(user, deviceID)
 }
 
 const setCrossSigningKeyQuery = `INSERT INTO cross_signing_keys (user_nid, usage, json) VALUES ($1, $2, $3)

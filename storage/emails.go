@@ -13,8 +13,7 @@ type EmailRow struct {
 const emailColumns = `address, user_nid, added_ts, validated_ts`
 
 func scanEmail(r Row) (e EmailRow, err error) {
-	err = r.Scan(&e.Address, &e.User, &e.AddedTS, &e.ValidatedTS)
-	return e, err
+	return e, r.Scan(&e.Address, &e.User, &e.AddedTS, &e.ValidatedTS)
 }
 
 // Email finds the account that has an address.
@@ -85,8 +84,7 @@ type EmailSession struct {
 const emailSessionColumns = `sid, purpose, address, secret_hash, send_attempt, token_hash, next_link, wrong, expires_ts, validated_ts`
 
 func scanEmailSession(r Row) (s EmailSession, err error) {
-	err = r.Scan(&s.SID, &s.Purpose, &s.Address, &s.SecretHash, &s.SendAttempt, &s.TokenHash, &s.NextLink, &s.Wrong, &s.ExpiresTS, &s.ValidatedTS)
-	return s, err
+	return s, r.Scan(&s.SID, &s.Purpose, &s.Address, &s.SecretHash, &s.SendAttempt, &s.TokenHash, &s.NextLink, &s.Wrong, &s.ExpiresTS, &s.ValidatedTS)
 }
 
 const (
@@ -168,8 +166,7 @@ func (tx *Tx) AddIdentityBinding(user ident.UserNID, b IdentityBinding) error {
 // IdentityBindings returns at most limit bindings of a user.
 func (tx *Tx) IdentityBindings(user ident.UserNID, limit int) ([]IdentityBinding, error) {
 	return collect(tx, func(r Row) (b IdentityBinding, err error) {
-		err = r.Scan(&b.Medium, &b.Address, &b.IDServer)
-		return b, err
+		return b, r.Scan(&b.Medium, &b.Address, &b.IDServer)
 	}, identityBindingsQuery, int64(user), limit)
 }
 

@@ -1,6 +1,7 @@
 package storage_test
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"testing"
@@ -73,4 +74,40 @@ func TestMediaToWhichOthersReferSurviveAnErasure(t *testing.T) {
 		}
 		return nil
 	}))
+}
+
+// A user can have 16 MiB of account data with a million references to media. One write must not delete all of it.
+func TestErasingAUserWithMuchDataTakesSmallWrites(t *testing.T) {
+	eachWrite(t, func(t *testing.T, tx *storage.Tx) error {
+		user, other := got[ident.UserNID](t)(tx.UserNID("@a:here")), got[ident.UserNID](t)(tx.UserNID("@b:here"))
+		for i := range 30 {
+			content := fmt.Sprintf(`{"a":"mxc://here/%d","b":"mxc://elsewhere/%d"}`, i, i)
+			ok(t, tx.SetAccountData(user, ident.RoomNID(i%3), fmt.Sprint("t", i), content), tx.SetAccountData(other, 0, fmt.Sprint("t", i), content))
+			ok(t, insert(tx, []any{"receipts (room_nid, user_nid, type, thread, event_id, ord, ts, position)", i, int64(user), "m.read.private", "", "$e", 1, 1, 1}),
+				insert(tx, []any{"backup_keys (user_nid, version, room_id, session_id, first_message_index, forwarded_count, is_verified, session_data)", int64(user), 1, "!r", fmt.Sprint(i), 0, 0, 0, "{}"}))
+		}
+		rows := func(of ident.UserNID) int64 {
+			return got[int64](t)(tx.Int64(`SELECT (SELECT count(*) FROM account_data WHERE user_nid = $1) + (SELECT count(*) FROM receipts WHERE user_nid = $1)
++ (SELECT count(*) FROM backup_keys WHERE user_nid = $1) + (SELECT count(*) FROM media_refs WHERE owner = $1)`, int64(of)))
+		}
+		before, others := rows(user), rows(other)
+		if before != 150 {
+			t.Errorf("the user has %d rows, want 30 each of account data, receipts and backups, and 60 references", before)
+		}
+		for left := before; left > 0; {
+			n := got[int](t)(tx.EraseDataPart(user, 7))
+			now := rows(user)
+			if left-now != int64(n) || n > 7 || n == 0 {
+				t.Fatalf("%d rows were deleted, and %d are said to be", left-now, n)
+			}
+			left = now
+		}
+		if n := got[int](t)(tx.EraseDataPart(user, 7)); n != 0 {
+			t.Errorf("%d more rows were deleted", n)
+		}
+		if now := rows(other); now != others {
+			t.Errorf("another user has %d rows left of %d", now, others)
+		}
+		return nil
+	})
 }

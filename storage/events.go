@@ -241,13 +241,14 @@ func (tx *Tx) ReceivedSince(room ident.RoomNID, after Pos, limit int) ([]EventRo
 	return collect(tx, scanEvent, receivedSinceQuery, int64(room), int64(after), limit)
 }
 
-const rejudgeEventQuery = `UPDATE events SET ord = $2, snapshot = $3, flags = $4, push = CASE WHEN CAST($2 AS BIGINT) = 0 THEN 0 ELSE push END WHERE position = $1`
+const rejudgeEventQuery = `UPDATE events SET ord = $2, snapshot = $3, flags = $4 + (flags & $5), push = CASE WHEN CAST($2 AS BIGINT) = 0 THEN 0 ELSE push END WHERE position = $1`
 
 // RejudgeEvent stores the result of judging an event again and the state before it. Order 0 means that the event is
-// rejected now and loses its position in the timeline.
+// rejected now and loses its position in the timeline. Whether a redaction is withheld does not change: that may have
+// been decided in the same write, see ShowRedaction.
 func (tx *Tx) RejudgeEvent(p Pos, eventID string, order ident.Order, snapshot int64, flags EventFlags) error {
 	tx.refersTo(snapshot)
-	_, err := tx.exec(rejudgeEventQuery, int64(p), int64(order), snapshot, int64(flags))
+	_, err := tx.exec(rejudgeEventQuery, int64(p), int64(order), snapshot, int64(flags&^WithheldEvent), int64(WithheldEvent))
 	if err != nil {
 		return err
 	}
@@ -269,7 +270,8 @@ const redactEventQuery = `UPDATE events SET json = $4, redacted_by = $5, push = 
 // on its content. p is the row that EventByID returns. It uses the index events_by_id.
 func (tx *Tx) RedactEvent(room ident.RoomNID, p Pos, eventID string, json []byte, by Pos) error {
 	return tx.redactEvent(room, p, eventID, json, by, redacted, func() error {
-		return tx.releaseMedia(takeRowsMediaQuery, tx.IDHash(eventID), eventID, int64(room))
+		_, err := tx.releaseMedia(takeRowsMediaQuery, tx.IDHash(eventID), eventID, int64(room))
+		return err
 	})
 }
 

@@ -14,8 +14,7 @@ type TOTPRow struct {
 const totpColumns = `user_nid, secret, last_step, created_ts, used_ts`
 
 func scanTOTP(r Row) (t TOTPRow, err error) {
-	err = r.Scan(&t.User, &t.Secret, &t.LastStep, &t.CreatedTS, &t.UsedTS)
-	return t, err
+	return t, r.Scan(&t.User, &t.Secret, &t.LastStep, &t.CreatedTS, &t.UsedTS)
 }
 
 const (
@@ -87,8 +86,7 @@ type PasskeyRow struct {
 const passkeyColumns = `credential_id, user_nid, rp_id, name, public_key, aaguid, transports, flags, discoverable, sign_count, created_ts, used_ts, regressed_ts`
 
 func scanPasskey(r Row) (p PasskeyRow, err error) {
-	err = r.Scan(&p.CredentialID, &p.User, &p.RPID, &p.Name, &p.PublicKey, &p.AAGUID, &p.Transports, &p.Flags, &p.Discoverable, &p.SignCount, &p.CreatedTS, &p.UsedTS, &p.RegressedTS)
-	return p, err
+	return p, r.Scan(&p.CredentialID, &p.User, &p.RPID, &p.Name, &p.PublicKey, &p.AAGUID, &p.Transports, &p.Flags, &p.Discoverable, &p.SignCount, &p.CreatedTS, &p.UsedTS, &p.RegressedTS)
 }
 
 const (
@@ -148,8 +146,7 @@ const otherPasskeysQuery = `SELECT count(*), count(DISTINCT user_nid) FROM passk
 // who have such passkeys.
 func (tx *Tx) PasskeysOfOthers(rpID string) (passkeys, users int64, err error) {
 	n, _, err := one(tx, func(r Row) (n [2]int64, err error) {
-		err = r.Scan(&n[0], &n[1])
-		return n, err
+		return n, r.Scan(&n[0], &n[1])
 	}, otherPasskeysQuery, rpID)
 	return n[0], n[1], err
 }
@@ -233,8 +230,7 @@ func (tx *Tx) AddFactorChallenge(c FactorChallenge, each, strangers int) error {
 func (tx *Tx) FactorChallenge(hash string) (FactorChallenge, bool, error) {
 	return one(tx, func(r Row) (c FactorChallenge, err error) {
 		c.Hash = hash
-		err = r.Scan(&c.Kind, &c.User, &c.Owner, &c.Data, &c.ExpiresTS)
-		return c, err
+		return c, r.Scan(&c.Kind, &c.User, &c.Owner, &c.Data, &c.ExpiresTS)
 	}, factorChallengeQuery, hash, tx.now.UnixMilli())
 }
 
@@ -284,8 +280,7 @@ type EnrolLinkRow struct {
 }
 
 func scanEnrolLink(r Row) (l EnrolLinkRow, err error) {
-	err = r.Scan(&l.User, &l.UserID, &l.MadeBy, &l.CreatedTS, &l.ExpiresTS)
-	return l, err
+	return l, r.Scan(&l.User, &l.UserID, &l.MadeBy, &l.CreatedTS, &l.ExpiresTS)
 }
 
 const (
@@ -383,8 +378,7 @@ type FactorCounts struct {
 // FactorCounts counts the second factors of a user.
 func (tx *Tx) FactorCounts(user ident.UserNID) (FactorCounts, error) {
 	n, _, err := one(tx, func(r Row) (n FactorCounts, err error) {
-		err = r.Scan(&n.TOTP, &n.RecoveryCodes, &n.Passkeys, &n.Verifying)
-		return n, err
+		return n, r.Scan(&n.TOTP, &n.RecoveryCodes, &n.Passkeys, &n.Verifying)
 	}, factorsQuery, int64(user))
 	return n, err
 }

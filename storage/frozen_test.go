@@ -46,6 +46,29 @@ func TestAnUpgradedDatabaseEqualsAFreshOne(t *testing.T) {
 	}
 }
 
+func TestAnUpgradeThatAFullDiskInterruptsIsRepeated(t *testing.T) {
+	old, err := os.ReadFile(strings.TrimPrefix(thaw(t, "testdata/v1.db.gz"), "sqlite:"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk := storagetest.TinyDisk(t, len(old)+16<<20)
+	dsn, ballast := "sqlite:"+filepath.Join(disk, "old.db"), filepath.Join(disk, "ballast")
+	if err := os.WriteFile(filepath.Join(disk, "old.db"), old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	storagetest.Fill(t, ballast)
+	if db, err := storage.Open(ctx, storage.Config{DSN: dsn}); !errors.Is(err, storage.ErrFull) {
+		if err == nil {
+			err = db.Close()
+		}
+		t.Fatalf("an upgrade on a full disk: %v, want ErrFull", err)
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	checkRows(t, dsn)
+}
+
 // without returns the elements of a that are not in b.
 func without(a, b []string) []string {
 	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })

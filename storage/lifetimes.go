@@ -65,6 +65,27 @@ func (tx *Tx) IdleSessions(beforeTS int64, limit int) ([]OAuthSession, error) {
 	}, idleSessionsQuery, beforeTS, limit)
 }
 
+// manyPrivate holds the statements that delete at most $2 rows of the private data of which a user can have much: 16
+// MiB of account data, two million sessions in key backups, and receipts in any number of threads.
+var manyPrivate = []string{
+	`DELETE FROM account_data WHERE (user_nid, room_nid, type) IN (SELECT user_nid, room_nid, type FROM account_data WHERE user_nid = $1 LIMIT $2)`,
+	`DELETE FROM backup_keys WHERE (user_nid, version, room_id, session_id) IN
+(SELECT user_nid, version, room_id, session_id FROM backup_keys WHERE user_nid = $1 LIMIT $2)`,
+	`DELETE FROM receipts WHERE (room_nid, user_nid, type, thread) IN
+(SELECT room_nid, user_nid, type, thread FROM receipts WHERE user_nid = $1 AND type = 'm.read.private' LIMIT $2)`,
+}
+
+// deletePrivatePart deletes at most limit rows of a user's private data, and returns their number.
+func (tx *Tx) deletePrivatePart(user ident.UserNID, limit int) (n int, err error) {
+	for _, q := range manyPrivate {
+		gone, err := tx.exec(q, int64(user), limit-n)
+		if n += int(gone); err != nil || n >= limit {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
 // privateData holds the statements that delete what only a user, or the user's clients, could read or needed.
 var privateData = []string{
 	`DELETE FROM account_data WHERE user_nid = $1`,
@@ -82,22 +103,19 @@ AND NOT EXISTS (SELECT 1 FROM legal_holds h WHERE h.user_nid = a.nid AND h.lifte
 	emptiedQuery = `UPDATE accounts SET emptied = 1 WHERE nid = $1 AND deactivated_ts > 0`
 )
 
-// emptiedPart is how many sessions of a key backup EmptyClosedAccounts deletes. There can be two million.
-const emptiedPart = 1000
-
-const emptyBackupsQuery = `DELETE FROM backup_keys WHERE user_nid = $1 AND (version, room_id, session_id) IN
-(SELECT version, room_id, session_id FROM backup_keys WHERE user_nid = $1 LIMIT $2)`
+// emptiedPart is how many rows of an account EmptyClosedAccounts deletes.
+const emptiedPart = 500
 
 // EmptyClosedAccounts deletes what only their users could read of at most limit closed accounts, and returns their
-// number. An account with many sessions in its key backups is not complete after one call. Accounts of users under a
-// legal hold wait until it is lifted. It uses the index accounts_to_empty.
+// number. An account with much data is not complete after one call. Accounts of users under a legal hold wait until it
+// is lifted. It uses the index accounts_to_empty.
 func (tx *Tx) EmptyClosedAccounts(limit int) (int, error) {
 	closed, err := collect(tx, scanNumber[ident.UserNID], closedAccountsQuery, limit)
 	if err != nil {
 		return 0, err
 	}
 	for _, user := range closed {
-		if n, err := tx.exec(emptyBackupsQuery, user, emptiedPart); err != nil || n == emptiedPart {
+		if n, err := tx.deletePrivatePart(user, emptiedPart); err != nil || n == emptiedPart {
 			return len(closed), err
 		}
 		for _, q := range slices.Concat(privateData, []string{emptiedQuery}) {

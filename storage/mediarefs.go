@@ -84,30 +84,34 @@ const (
 	takeEventMediaQuery    = dropEventMediaQuery + ` RETURNING server, media_id`
 	takeRowsMediaQuery     = `DELETE FROM media_refs WHERE kind IN (0, 2) AND owner IN (
     SELECT position FROM events WHERE id_hash = $1 AND event_id = $2 AND +room_nid = $3) RETURNING server, media_id`
-	takeUserMediaQuery = `DELETE FROM media_refs WHERE owner = $1 AND kind IN (3, 4) RETURNING server, media_id`
+	takeUserMediaQuery     = `DELETE FROM media_refs WHERE owner = $1 AND kind IN (3, 4) RETURNING server, media_id`
+	takeSomeUserMediaQuery = `DELETE FROM media_refs WHERE (owner, kind, part, server, media_id) IN
+(SELECT owner, kind, part, server, media_id FROM media_refs WHERE owner = $1 AND kind IN (3, 4) LIMIT $2) RETURNING server, media_id`
 )
 
 // releaseEventMedia deletes the references of the row of an event, and the media to which nothing else refers.
-func (tx *Tx) releaseEventMedia(p Pos) error { return tx.releaseMedia(takeEventMediaQuery, int64(p)) }
+func (tx *Tx) releaseEventMedia(p Pos) error {
+	_, err := tx.releaseMedia(takeEventMediaQuery, int64(p))
+	return err
+}
 
 // releaseMedia runs a query that deletes references and returns their media. Then it deletes those of the media to
-// which nothing refers any more.
-func (tx *Tx) releaseMedia(query string, args ...any) error {
+// which nothing refers any more. It returns the number of the references.
+func (tx *Tx) releaseMedia(query string, args ...any) (int, error) {
 	names, err := collect(tx, scanMediaName, query, args...)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, m := range names {
 		if err := tx.deleteUnreferenced(m); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return nil
+	return len(names), nil
 }
 
 func scanMediaName(r Row) (m MediaName, err error) {
-	err = r.Scan(&m.Server, &m.ID)
-	return m, err
+	return m, r.Scan(&m.Server, &m.ID)
 }
 
 const (

@@ -103,7 +103,7 @@ func (tx *Tx) RemoveRoom(r RemovedRoom, users []ident.UserNID) error {
 func (tx *Tx) removeRoomOfUsers(room ident.RoomNID, users []ident.UserNID) error {
 	list, args := In(2, users)
 	args = append([]any{int64(room)}, args...)
-	if err := tx.releaseMedia(takeRoomMedia+list+`) RETURNING server, media_id`, args...); err != nil {
+	if _, err := tx.releaseMedia(takeRoomMedia+list+`) RETURNING server, media_id`, args...); err != nil {
 		return err
 	}
 	for _, user := range users {

@@ -24,16 +24,11 @@ const (
 
 // Totals counts what is stored. It scans whole tables and must not be used in a request.
 func (tx *Tx) Totals() (t Totals, err error) {
-	if t.Users, _, err = one(tx, scanNumber[int64], countUsersQuery); err != nil {
-		return t, err
+	for query, into := range map[string]*int64{countUsersQuery: &t.Users, countRoomsQuery: &t.Rooms, mediaSizeQuery: &t.Media, remoteMediaAllQuery: &t.RemoteMedia} {
+		if *into, _, err = one(tx, scanNumber[int64], query); err != nil {
+			break
+		}
 	}
-	if t.Rooms, _, err = one(tx, scanNumber[int64], countRoomsQuery); err != nil {
-		return t, err
-	}
-	if t.Media, _, err = one(tx, scanNumber[int64], mediaSizeQuery); err != nil {
-		return t, err
-	}
-	t.RemoteMedia, _, err = one(tx, scanNumber[int64], remoteMediaAllQuery)
 	return t, err
 }
 

@@ -31,8 +31,7 @@ func (tx *Tx) SlidingConnection(nid int64) (SlidingConnection, bool, error) {
 }
 
 func scanSliding(r Row) (c SlidingConnection, err error) {
-	err = r.Scan(&c.NID, &c.User, &c.Device, &c.ConnID, &c.Used)
-	return c, err
+	return c, r.Scan(&c.NID, &c.User, &c.Device, &c.ConnID, &c.Used)
 }
 
 const slidingOfDeviceQuery = `SELECT nid, user_nid, device_nid, conn_id, used_ts FROM sliding_connections
@@ -66,8 +65,7 @@ const slidingStatesQuery = `SELECT serial, state FROM sliding_states WHERE conne
 // SlidingStates lists the states of a connection, oldest first: one or two. It uses the primary key.
 func (tx *Tx) SlidingStates(connection int64) ([]SlidingState, error) {
 	return collect(tx, func(r Row) (s SlidingState, err error) {
-		err = r.Scan(&s.Serial, &s.State)
-		return s, err
+		return s, r.Scan(&s.Serial, &s.State)
 	}, slidingStatesQuery, connection)
 }
 
@@ -108,13 +106,6 @@ func (tx *Tx) OldSliding(before int64, limit int) ([]int64, error) {
 	return collect(tx, scanNumber[int64], oldSlidingQuery, before, limit)
 }
 
-const (
-	dropSlidingStatesOfDeviceQuery = `DELETE FROM sliding_states WHERE connection IN (
-    SELECT c.nid FROM sliding_connections c JOIN devices d ON d.user_nid = c.user_nid AND d.nid = c.device_nid WHERE d.nid = $1)`
-	dropSlidingOfDeviceQuery = `DELETE FROM sliding_connections WHERE device_nid = $1
-AND user_nid IN (SELECT user_nid FROM devices WHERE nid = $1)`
-)
-
 const roomsAccountDataQuery = `SELECT room_nid, type, content FROM account_data WHERE user_nid = $1 AND position <= $2 AND room_nid IN `
 
 // RoomsAccountData lists a user's account data of several rooms as of a position; room 0 is the global one. It uses the
@@ -124,8 +115,7 @@ func (tx *Tx) RoomsAccountData(user ident.UserNID, rooms []ident.RoomNID, upTo P
 	for part := range slices.Chunk(rooms, maxIn) {
 		list, args := In(3, part)
 		found, err := collect(tx, func(r Row) (d AccountDatum, err error) {
-			err = r.Scan(&d.Room, &d.Type, &d.Content)
-			return d, err
+			return d, r.Scan(&d.Room, &d.Type, &d.Content)
 		}, roomsAccountDataQuery+list+` ORDER BY room_nid, position`, append([]any{int64(user), int64(upTo)}, args...)...)
 		if err != nil {
 			return nil, err
@@ -140,8 +130,7 @@ const accountDataOfTypeQuery = `SELECT room_nid, type, content FROM account_data
 // AccountDataOfType lists a user's account data of one type, global and of rooms. It uses the primary key.
 func (tx *Tx) AccountDataOfType(user ident.UserNID, typ string) ([]AccountDatum, error) {
 	return collect(tx, func(r Row) (d AccountDatum, err error) {
-		err = r.Scan(&d.Room, &d.Type, &d.Content)
-		return d, err
+		return d, r.Scan(&d.Room, &d.Type, &d.Content)
 	}, accountDataOfTypeQuery, int64(user), typ)
 }
 

@@ -44,6 +44,9 @@ func TestSlidingConnectionsGoWithTheirDevice(t *testing.T) {
 		device := got[ident.DeviceNID](t)(tx.AddDevice(user, "D", nil))
 		nid := got[int64](t)(tx.AddSliding(storage.SlidingConnection{User: user, Device: device}))
 		ok(t, tx.AddSlidingState(nid, 0, storage.SlidingState{Serial: 1}), tx.DeleteDevice(device))
+		if n := got[int](t)(tx.DeleteLeftovers(10)); n != 3 {
+			t.Errorf("%d rows were deleted, want a state, a connection and the note of the device", n)
+		}
 		if list := got[[]storage.SlidingConnection](t)(tx.SlidingOfDevice(user, device)); len(list) != 0 {
 			t.Errorf("connections %v", list)
 		}

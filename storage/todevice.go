@@ -33,8 +33,7 @@ const toDeviceQuery = `SELECT position, json FROM to_device WHERE device_nid = $
 // ToDevice lists at most limit messages in (since, upTo], oldest first. It uses the index to_device_by_device.
 func (tx *Tx) ToDevice(device ident.DeviceNID, since, upTo Pos, limit int) ([]ToDevice, error) {
 	return collect(tx, func(r Row) (m ToDevice, err error) {
-		err = r.Scan(&m.Position, &m.JSON)
-		return m, err
+		return m, r.Scan(&m.Position, &m.JSON)
 	}, toDeviceQuery, int64(device), int64(since), int64(upTo), limit)
 }
 
@@ -72,6 +71,34 @@ func (tx *Tx) DropToDevice(positions []Pos) error {
 		}
 	}
 	return nil
+}
+
+// ToDeviceSum is what one sender has in the queue of one device.
+type ToDeviceSum struct {
+	Sender   int64 // IDHash of the sender's user ID
+	Device   ident.DeviceNID
+	Messages int64
+	Size     int64 // bytes of JSON
+}
+
+const toDeviceSumsQuery = `SELECT sender, device_nid, count(*), CAST(sum(size) AS BIGINT) FROM to_device
+WHERE origin = $1 AND stranger = $2 GROUP BY sender, device_nid`
+
+// ToDeviceSums returns what the senders of an origin have in the queues of all devices, either as strangers or not. It
+// reads only the index to_device_by_sender.
+func (tx *Tx) ToDeviceSums(origin int64, stranger bool) ([]ToDeviceSum, error) {
+	return collect(tx, func(r Row) (s ToDeviceSum, err error) {
+		return s, r.Scan(&s.Sender, &s.Device, &s.Messages, &s.Size)
+	}, toDeviceSumsQuery, origin, stranger)
+}
+
+const oldestToDeviceQuery = `SELECT position, origin, sender, stranger, size FROM to_device
+WHERE origin = $1 AND stranger = $2 AND sender = $3 AND device_nid = $4 ORDER BY position LIMIT $5`
+
+// OldestToDevice lists at most limit messages of one sender in the queue of a device, oldest first. It reads only the
+// index to_device_by_sender.
+func (tx *Tx) OldestToDevice(from ToDeviceFrom, device ident.DeviceNID, limit int) ([]BacklogRow, error) {
+	return collect(tx, scanBacklogRow, oldestToDeviceQuery, from.Origin, from.Stranger, from.Sender, int64(device), limit)
 }
 
 const deviceListChangedQuery = `INSERT INTO device_list_changes (user_nid, position) VALUES ($1, $2)
@@ -143,8 +170,7 @@ type DeviceRef struct {
 // DeviceRefs lists the devices of a user.
 func (tx *Tx) DeviceRefs(user ident.UserNID) ([]DeviceRef, error) {
 	return collect(tx, func(r Row) (d DeviceRef, err error) {
-		err = r.Scan(&d.NID, &d.ID)
-		return d, err
+		return d, r.Scan(&d.NID, &d.ID)
 	}, deviceNIDsQuery, int64(user))
 }
 
