@@ -269,9 +269,7 @@ func (r *Room) apply(e *pendingEvent) {
 		}
 		r.applyState(c)
 	}
-	if e.redacts != nil {
-		r.replace(e.redacts.target.RedactedAs(e.redacts.pruned, e.redacts.by()))
-	}
+	r.applyRedactions(e)
 	h.extremities = h.extremities[:0:0]
 	for _, x := range e.extremities {
 		h.extremities = append(h.extremities, graph.Extremity{ID: x.ID, Pos: x.Position(), After: x.After})
@@ -284,6 +282,16 @@ func (r *Room) apply(e *pendingEvent) {
 	h.order = max(h.order, e.Order)
 	if !e.Hidden() && e.Order > 0 {
 		h.push(e.Event)
+	}
+}
+
+// applyRedactions redacts the target of a committed redaction, and shows the redactions that a committed event reveals.
+func (r *Room) applyRedactions(e *pendingEvent) {
+	if e.redacts != nil {
+		r.replace(e.redacts.target.RedactedAs(e.redacts.pruned, e.redacts.by()))
+	}
+	for _, redaction := range e.revealed {
+		r.insert(redaction)
 	}
 }
 

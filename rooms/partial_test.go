@@ -276,6 +276,43 @@ func TestEventsAreJudgedAgainWhenTheMembersAreKnown(t *testing.T) {
 	e.d.matchesDisk(e.room)
 }
 
+// A redaction can arrive while its target is rejected only because the members are not known. When the target is
+// accepted after all, its content must not be shown.
+func TestRedactionOfAnEventThatIsAcceptedLaterTakesEffectThen(t *testing.T) {
+	e := newEarly(t)
+	e.join()
+	d := e.d.room(e.room)
+	malloryJoin := e.a.room(e.room).State(typeMember, string(e.mallory))
+	e.evil.victim = e.d // the recipient of the lies
+	kick := e.membership(e.trudy, e.mallory, Leave, append(authOf(d, typeCreate, typePowerLevels), e.trudysJoin.ID(), malloryJoin.ID())...)
+	e.evil.sendGood(e.room, kick)
+	protest := e.evil.make(e.room, pdu.Proto{
+		Type: "m.room.message", Sender: e.mallory, Content: json.RawMessage(`{"body":"never mind"}`), AuthEvents: append(authOf(d, typeCreate, typePowerLevels), malloryJoin.ID()),
+	})
+	for _, err := range e.evil.send(e.room, protest) {
+		if !IsVerdict(err) {
+			t.Fatalf("mallory's event got %v, want a rejection: the test proves nothing", err)
+		}
+	}
+	e.evil.victim = e.a // which knows that trudy has left
+	e.evil.send(e.room, kick)
+	e.evil.sendGood(e.room, protest)
+	redaction, err := e.a.svc.Send(t.Context(), NewEvent{Room: e.room, Sender: e.alice, Type: typeRedaction, Redacts: protest.ID(), Content: json.RawMessage(`{}`)})
+	e.a.ok(err)
+	e.deliver()
+	if e.d.stored(e.room, redaction) == nil || e.d.sees(e.room, redaction) {
+		t.Fatal("the redaction did not arrive, or is shown although its target is rejected")
+	}
+	e.d.complete(e.room)
+	if got := e.d.stored(e.room, protest.ID()); got.Flags&storage.HiddenEvent != 0 || strings.Contains(string(got.JSON()), "never mind") {
+		t.Errorf("the redacted event has the flags %d and is %s", got.Flags, got.JSON())
+	}
+	if !e.d.sees(e.room, redaction) {
+		t.Error("clients do not get the redaction")
+	}
+	e.d.matchesDisk(e.room)
+}
+
 func TestPartialRoomIsCompletedAfterARestart(t *testing.T) {
 	e := newEarly(t)
 	e.join()

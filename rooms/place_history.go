@@ -141,12 +141,7 @@ func (b *batch) enqueueHistory() *storage.Pending {
 func (b *batch) applyHistory(r *Room) {
 	for _, e := range b.events {
 		r.head.undecided = r.head.undecided || e.Undecided()
-		if e.redacts != nil {
-			r.replace(e.redacts.target.RedactedAs(e.redacts.pruned, e.redacts.by()))
-		}
-		for _, redaction := range e.revealed {
-			r.insert(redaction)
-		}
+		r.applyRedactions(e)
 	}
 }
 

@@ -20,8 +20,8 @@ type earlierRedaction struct {
 
 // applyRedaction redacts the target of a redaction if the redaction is valid: if its sender is a user of the same
 // server as the target's sender, or has enough power. Otherwise the redaction is withheld from clients, since they
-// would apply it. If the target is unknown, the redaction is withheld until the target arrives. p is nil if the state
-// before the event is the provisional state.
+// would apply it. If the target is unknown or rejected, the redaction is withheld until the target arrives or is
+// accepted. p is nil if the state before the event is the provisional state.
 // Spec: rooms/v3#handling-redactions
 func (b *batch) applyRedaction(p *graph.Reader, in *incoming, pe *pendingEvent) error {
 	if in.Type() != typeRedaction || in.IsState() {
@@ -35,7 +35,7 @@ func (b *batch) applyRedaction(p *graph.Reader, in *incoming, pe *pendingEvent) 
 		}
 	}
 	switch target := in.redacted; {
-	case target == nil && in.purgedSender == "":
+	case target == nil && in.purgedSender == "", target != nil && target.Flags&storage.RejectedEvent != 0: // it may be accepted later
 		b.withhold(pe, in.Redacts())
 	case target == nil && !eventauth.MayRedact(levels, in.Sender(), in.purgedSender), target != nil && !mayRedactEvent(levels, in.Sender(), target):
 		b.withhold(pe, "")
@@ -182,15 +182,12 @@ func (r *Room) insert(e *Event) {
 // the event, and its sender or a moderator may redact it.
 const rememberPurged = 30 * 24 * time.Hour
 
-// forgetPurgedChunk is how many such entries one write deletes: 2000 keep it under about 20 ms.
-const forgetPurgedChunk = 2000
-
 // ForgetPurged deletes the stored senders of events that were purged long ago.
 func (s *Service) ForgetPurged(ctx context.Context) error {
 	before := s.opts.Now().Add(-rememberPurged).UnixMilli()
 	for more := true; more; {
 		err := s.db.Write(ctx, func(tx *storage.Tx) (err error) {
-			more, err = tx.ForgetPurged(before, forgetPurgedChunk)
+			more, err = tx.ForgetPurged(before, 2000) // 2000 keep it under about 20 ms
 			return err
 		})
 		if err != nil {

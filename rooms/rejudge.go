@@ -175,6 +175,10 @@ func (c *completion) concerns(e *Event) bool {
 
 // decideOne authorises an undecided event if there is a copy that allows this. Otherwise the event stays undecided.
 func (c *completion) decideOne(e *Event) error {
+	in := c.fresh[e.ID()]
+	if in != nil {
+		e = e.Verified(in.Event)
+	}
 	before, err := c.stateBefore(e)
 	if errors.Is(err, stateres.ErrTooLarge) {
 		before, err = c.p.Before(e)
@@ -183,25 +187,23 @@ func (c *completion) decideOne(e *Event) error {
 		return err
 	}
 	refusal := errUndecided
-	in := c.fresh[e.ID()]
 	if in != nil {
 		if refusal, err = c.refusal(in, before); err != nil {
 			return err
 		}
 		c.decided[e.ID()] = refusal
 	}
-	switch {
-	case refusal == nil:
+	if refusal == nil {
 		return c.accept(in, e, before)
-	case errors.Is(refusal, errUndecided):
-		c.verdicts = append(c.verdicts, verdict{id: e.ID(), pos: e.Pos, before: before, flags: e.Flags})
-		c.p.SetAfter(e.ID(), before)
-		return nil
 	}
-	e.Flags &^= storage.UndecidedEvent
+	decided := !errors.Is(refusal, errUndecided)
+	if decided {
+		e.Flags &^= storage.UndecidedEvent
+	}
 	c.verdicts = append(c.verdicts, verdict{id: e.ID(), pos: e.Pos, before: before, flags: e.Flags})
-	c.p.SetAfter(e.ID(), before)
-	c.p.Queue(e, before)
+	if c.p.SetAfter(e.ID(), before); decided {
+		c.p.Queue(e, before)
+	}
 	return nil
 }
 
@@ -358,7 +360,7 @@ func (c *completion) refusal(e *incoming, before *graph.Snapshot) (refusal, err 
 // accept adds an event to the batch that was rejected before. It counts as arriving now, and so gets a new position.
 func (c *completion) accept(in *incoming, e *Event, before *graph.Snapshot) error {
 	pe := &pendingEvent{Event: &Event{
-		Event: in.Event, Room: c.room.nid, SenderNID: e.SenderNID, ReceivedTS: e.ReceivedTS, ThreadRoot: in.threadRoot, Built: true,
+		Event: in.Event, Room: c.room.nid, SenderNID: in.sender, ReceivedTS: e.ReceivedTS, ThreadRoot: in.threadRoot, Built: true,
 		Flags: e.Flags &^ (storage.RejectedEvent | storage.UndecidedEvent),
 	}, relation: in.relation, before: before, after: before, hasRedactions: in.hasRedactions, late: in.late}
 	if e.Undecided() {
@@ -374,6 +376,9 @@ func (c *completion) accept(in *incoming, e *Event, before *graph.Snapshot) erro
 	}
 	if err := c.redactIfNeeded(in, pe, expired); err != nil {
 		return err
+	}
+	if i := slices.IndexFunc(c.events, func(e *pendingEvent) bool { return e.ID() == in.Redacts() }); i >= 0 { // it was rejected until now
+		in.redacted = c.events[i].Event
 	}
 	if err := c.applyRedaction(c.p, in, pe); err != nil {
 		return err
@@ -595,16 +600,14 @@ func (c *completion) applyTo(r *Room) {
 		h.extremities = append(h.extremities, c.heads[i])
 	}
 	h.depth, h.snapshot = c.depth, c.snapshot
-	h.ring = c.rejudgedRing(h.ring)
 	for _, e := range c.events {
 		h.order, h.last = max(h.order, e.Order), max(h.last, e.Pos)
 		if !e.Hidden() {
 			h.push(e.Event)
 		}
-		for _, redaction := range e.revealed {
-			r.insert(redaction)
-		}
+		r.applyRedactions(e)
 	}
+	h.ring = c.rejudgedRing(h.ring)
 }
 
 // rejudgedRing returns the given ring without the events that are rejected now. The other events get the new state

@@ -147,6 +147,9 @@ func (g *gathering) chooseDecidable(ctx context.Context, provable []*Event, ask 
 		return ready, nil
 	}
 	for _, e := range provable {
+		if copied := g.copies[e.ID()]; copied != nil {
+			e = e.Verified(copied.Event)
+		}
 		complete, err := g.hasAuthEvents(ctx, e, ready, ask)
 		switch {
 		case err != nil:

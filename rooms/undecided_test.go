@@ -186,6 +186,49 @@ func TestUnverifiableMessageDoesNotBlockARoom(t *testing.T) {
 }
 
 // Events that follow an unverifiable state event are judged without it, and again with it when its key is available.
+// A redaction that is accepted only once its key is available must take effect in memory too, and on a target that is
+// accepted at the same time.
+func TestUnverifiableRedactionTakesEffectWhenItsKeyIsAvailable(t *testing.T) {
+	for _, version := range redactionVersions {
+		t.Run("v"+string(version), func(t *testing.T) {
+			l := withoutKey(t, version)
+			hers := l.good.say(l.alice, l.room, "secret of alice")
+			l.n.deliver()
+			own := l.dead.say(l.carol, l.room, "secret of carol")
+			for _, target := range []id.EventID{hers, own} {
+				_, err := l.dead.svc.Redact(t.Context(), l.carol, l.room, target, "", nil)
+				l.ok(err)
+			}
+			l.n.deliver()
+			l.good.say(l.alice, l.room, "follows them")
+			l.n.deliver()
+			if !l.house.room(l.room).hasUndecided() {
+				t.Fatal("no event is undecided: the test proves nothing")
+			}
+			delete(l.n.blind, "here dead")
+			l.ok(l.svc.decideAll(t.Context()))
+			for range 2 { // from memory, and after a restart
+				for _, eventID := range []id.EventID{hers, own} {
+					if e := l.stored(l.room, eventID); e == nil || e.Flags&storage.HiddenEvent != 0 || strings.Contains(string(e.JSON()), "secret") {
+						t.Errorf("a redacted event is stored as %+v", e)
+					}
+					shown, err := l.reads().GetEvent(t.Context(), l.room, eventID, l.bob)
+					if l.ok(err); strings.Contains(string(shown), "secret") {
+						t.Errorf("a client gets the content of a redacted event: %s", shown)
+					}
+				}
+				for _, e := range l.house.room(l.room).head.ring {
+					if strings.Contains(string(e.JSON()), "secret") {
+						t.Errorf("memory has the content of a redacted event: %s", e.JSON())
+					}
+				}
+				l.agree()
+				l.svc = l.open()
+			}
+		})
+	}
+}
+
 func TestUnverifiableStateEventTakesEffectWhenItsKeyIsAvailable(t *testing.T) {
 	for _, version := range joinVersions {
 		t.Run("v"+string(version), func(t *testing.T) {
@@ -353,6 +396,44 @@ func TestGenuineEventReplacesItsBrokenCopy(t *testing.T) {
 			}
 			s.whole()
 		})
+	}
+}
+
+// In the first room versions servers choose the event IDs, so a forgery can have the ID of a genuine event. It must not
+// decide on what the genuine one is authorised, and the genuine one must not be lost.
+func TestGenuineEventReplacesAForgeryWithItsID(t *testing.T) {
+	for _, version := range []id.RoomVersion{id.RoomV1, id.RoomV2} {
+		for name, forge := range map[string]func(s *siege, p *pdu.Proto){
+			"that cites an unknown event":                func(_ *siege, p *pdu.Proto) { p.AuthEvents = []id.EventID{unknownLike(id.RoomV1, 1)} },
+			"that follows an event from before the join": func(s *siege, p *pdu.Proto) { p.PrevEvents = []id.EventID{s.room0().ID()} },
+			"of another user":                            func(s *siege, p *pdu.Proto) { p.Sender = s.evil.user("other") },
+		} {
+			t.Run("v"+string(version)+" "+name, func(t *testing.T) {
+				s := besieged(t, version)
+				helper := s.n.stranger("helper", s.peer)
+				helper.join(s.room, helper.user("hugo"))
+				e := s.evil.say(s.room, s.mallory, "genuine")
+				p := pdu.Proto{Type: "m.room.message", Sender: s.mallory}
+				forge(s, &p)
+				forgery := s.evil.make(s.room, p)
+				next := helper.say(s.room, helper.user("hugo"), "next", e.ID())
+				helper.missing = func([]id.EventID) ([]json.RawMessage, error) {
+					return []json.RawMessage{[]byte(strings.ReplaceAll(string(resign(forgery, "ed25519:lost")), string(forgery.ID()), string(e.ID())))}, nil
+				}
+				helper.send(s.room, next)
+				if stored := s.stored(s.room, e.ID()); stored == nil || !stored.Undecided() {
+					t.Fatal("the forgery is not stored: the test proves nothing")
+				}
+				s.evil.sendGood(s.room, e)
+				if !s.sees(s.room, e.ID()) || s.stored(s.room, e.ID()).Sender() != s.mallory || !s.sees(s.room, next.ID()) {
+					t.Error("the genuine event, or the one that follows it, is not shown")
+				}
+				if sender, err := s.svc.UserNID(t.Context(), s.mallory); err != nil || s.stored(s.room, e.ID()).SenderNID != sender {
+					t.Errorf("the sender is user %d, want %d, %v", s.stored(s.room, e.ID()).SenderNID, sender, err)
+				}
+				s.matchesDisk(s.room)
+			})
+		}
 	}
 }
 
