@@ -103,8 +103,11 @@ func NewKeyRing(c *Client, db *storage.DB, notaries []string, old func() []OldKe
 // sizeOfKeys estimates the memory that the keys of a server take.
 func sizeOfKeys(server string, keys map[id.KeyID]storage.ServerKey) int64 {
 	size := 160 + len(server)
+	if len(keys) > 0 {
+		size += 100 * max(len(keys), 8) // a map has room for eight at least
+	}
 	for keyID, key := range keys {
-		size += 160 + len(keyID) + len(key.PublicKey)
+		size += 64 + 2*len(keyID) + len(key.Server) + len(key.PublicKey)
 	}
 	return int64(size)
 }

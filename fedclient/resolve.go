@@ -68,7 +68,7 @@ type delegation struct {
 }
 
 // sizeOfDelegation and sizeOfTarget estimate the memory that a cached entry takes.
-func sizeOfDelegation(name string, d delegation) int64 { return int64(128 + len(name) + len(d.server)) }
+func sizeOfDelegation(name string, d delegation) int64 { return int64(192 + len(name) + len(d.server)) }
 
 func sizeOfTarget(name string, t target) int64 {
 	size := 160 + len(name) + len(t.host) + len(t.tlsName)

@@ -35,8 +35,9 @@ const (
 	maxSlidingRoom  = 32
 	// maxSlidingMemory bounds the states in memory, in bytes. The others are read from the database when they are used.
 	maxSlidingMemory = 64 << 20
-	// maxSlidingAsks bounds the parsed requests in memory, in bytes of their texts. Others are parsed again.
-	maxSlidingAsks = 1 << 20
+	// maxSlidingAsks bounds the parsed requests in memory, in bytes: about 8 for each of their texts. Others are parsed
+	// again.
+	maxSlidingAsks = 4 << 20
 )
 
 // slidingPos is the parsed form of pos, the token of sliding sync. Its text is:
@@ -168,7 +169,7 @@ func newSlidingMemory(o Options) *slidingMemory {
 		conns:   keyed.NewSizedMap(int64(o.Cache.Entries(maxSlidingMemory)), func(_ int64, c heldConn) int64 { return c.size }),
 		users:   keyed.NewMemo(keyed.Options[ident.UserNID, *slidingUser]{Entries: o.Cache.Entries(maxSlidingUsers)}),
 		bumps:   keyed.NewMap[bumpKey, storage.Pos](o.Cache.Entries(maxBumps)),
-		asks:    keyed.NewSizedMap(int64(o.Cache.Entries(maxSlidingAsks)), func(_ askKey, a *slidingAsk) int64 { return int64(a.size) + 512 }),
+		asks:    keyed.NewSizedMap(int64(o.Cache.Entries(maxSlidingAsks)), func(_ askKey, a *slidingAsk) int64 { return int64(8*a.size) + 512 }),
 		scratch: sync.Pool{New: func() any { return new(slidingScratch) }},
 		swept:   o.Now(),
 	}
