@@ -100,21 +100,22 @@ func (s *Service) ProfileField(ctx context.Context, user id.UserID, name string)
 	return nil, mxerr.NotFound("The profile has no such field")
 }
 
-// MemberProfile returns the display name and the avatar of a local user. Each is "" if it is not set.
-func MemberProfile(ctx context.Context, db *storage.DB, user id.UserID) (displayName, avatarURL string, err error) {
-	err = db.Read(ctx, func(tx *storage.Tx) error {
-		nid, found, err := tx.LookupUser(string(user))
-		if err != nil || !found {
-			return err
-		}
-		fields, err := tx.Profile(nid)
-		displayName, avatarURL = nameAndAvatar(fields)
-		return err
-	})
-	if err != nil {
-		err = fmt.Errorf("read profile of %s: %w", user, err)
+// MemberProfile returns the display name and the avatar of a local user, as member events have them. Each is "" if it
+// is not set, or if the user is unknown and no application service creates it.
+func (s *Service) MemberProfile(ctx context.Context, user id.UserID) (displayName, avatarURL string, err error) {
+	fields, err := s.LocalProfile(ctx, user)
+	if err != nil && mxerr.Code(err) != mxerr.CodeNotFound {
+		return "", "", fmt.Errorf("read profile of %s: %w", user, err)
 	}
-	return displayName, avatarURL, err
+	for _, f := range fields {
+		switch f.Name {
+		case fieldDisplayName:
+			displayName = stringOf(string(f.Value))
+		case fieldAvatar:
+			avatarURL = stringOf(string(f.Value))
+		}
+	}
+	return displayName, avatarURL, nil
 }
 
 func nameAndAvatar(fields []storage.ProfileField) (displayName, avatarURL string) {
@@ -379,7 +380,7 @@ func (a *announcer) end(user ident.UserNID, pass *announcement) {
 }
 
 func (s *Service) announceNow(ctx context.Context, who ident.Requester) error {
-	displayName, avatarURL, err := MemberProfile(ctx, s.opts.DB, who.UserID)
+	displayName, avatarURL, err := s.MemberProfile(ctx, who.UserID)
 	if err != nil {
 		return err
 	}

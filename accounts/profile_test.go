@@ -36,7 +36,7 @@ func TestProfileFieldsAreKeptAsTheyWereSet(t *testing.T) {
 		if fields, err := s.Profile(t.Context(), who.UserID); len(fields) != 6 || err != nil {
 			t.Errorf("%v, %v", fields, err)
 		}
-		if name, avatar, err := MemberProfile(t.Context(), s.opts.DB, who.UserID); name != "Alice ☺" || avatar != "mxc://here/a" || err != nil {
+		if name, avatar, err := s.MemberProfile(t.Context(), who.UserID); name != "Alice ☺" || avatar != "mxc://here/a" || err != nil {
 			t.Errorf("%q, %q, %v", name, avatar, err)
 		}
 		for _, removed := range []string{"avatar_url", "displayname"} {
@@ -131,7 +131,7 @@ func TestTheLastNameOfConcurrentChangesIsAnnouncedLast(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		name, _, err := MemberProfile(t.Context(), s.opts.DB, who.UserID)
+		name, _, err := s.MemberProfile(t.Context(), who.UserID)
 		if err != nil || len(told) == 0 || told[len(told)-1] != name {
 			t.Errorf("rooms were told %v, the name is %q, %v", told, name, err)
 		}

@@ -292,10 +292,19 @@ type tokenKey = gate.TokenKey
 
 func keyOf(token string) tokenKey { return gate.KeyOf(token) }
 
-// Exists returns nil if a local user exists and is not deactivated.
+// Exists returns nil if a local user exists and is not deactivated. If the user is unknown, the application service
+// whose namespaces include the user is asked to create it.
 //
 // Errors: M_NOT_FOUND, M_FORBIDDEN.
 func (s *Service) Exists(ctx context.Context, user id.UserID) error {
+	err := s.active(ctx, user)
+	if mxerr.Code(err) == mxerr.CodeNotFound && s.opts.Users != nil && s.opts.Users.QueryUser(ctx, user) {
+		return s.active(ctx, user)
+	}
+	return err
+}
+
+func (s *Service) active(ctx context.Context, user id.UserID) error {
 	return s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		a, err := s.account(tx, user)
 		if err == nil && a.DeactivatedTS != 0 {

@@ -2,6 +2,7 @@ package appservice_test
 
 import (
 	"net/url"
+	"strings"
 	"testing"
 
 	"ebb/config"
@@ -223,4 +224,34 @@ func TestAnUnknownUserOrAliasIsCreatedWhenAskedFor(t *testing.T) {
 	if n := len(b.got("/users/")); n != 2 {
 		t.Errorf("the bridge was asked for users %d times", n)
 	}
+}
+
+func TestAnUnknownUserIsCreatedWhenInvited(t *testing.T) {
+	b := newBridge(t)
+	change := b.registered("")
+	net := testserver.Federation(t, 2, func(_ int, c *config.Config) { change(c) })
+	app, alice, bob := callerOf(net.Servers[0]), net.Servers[0].Register("alice"), net.Servers[1].Register("bob")
+	b.answers(func(r request) (int, string) {
+		user, asked := strings.CutPrefix(r.path, "/_matrix/app/v1/users/@")
+		if !asked {
+			return 200, "{}"
+		}
+		app.registers(strings.TrimSuffix(user, ":hs1.test"))
+		return 200, "{}"
+	})
+	exists := func(localpart string) {
+		t.Helper()
+		before := len(b.got("/users/"))
+		alice.Do("GET", "/v3/profile/@"+localpart+":hs1.test", nil)
+		if len(b.got("/users/")) != before {
+			t.Errorf("the bridge was not asked for %s by the invite", localpart)
+		}
+	}
+	room, _ := alice.Do("POST", "/v3/createRoom", map[string]any{"invite": []string{"@_bridge_created:hs1.test"}})["room_id"].(string)
+	exists("_bridge_created")
+	alice.Do("POST", "/v3/rooms/"+url.PathEscape(room)+"/invite", map[string]any{"user_id": "@_bridge_invited:hs1.test"})
+	exists("_bridge_invited")
+	elsewhere, _ := bob.Do("POST", "/v3/createRoom", nil)["room_id"].(string)
+	bob.Do("POST", "/v3/rooms/"+url.PathEscape(elsewhere)+"/invite", map[string]any{"user_id": "@_bridge_remote:hs1.test"})
+	exists("_bridge_remote")
 }

@@ -486,9 +486,10 @@ func budgets(c config.RateLimits, now func() time.Time) accounts.Budgets {
 	}
 }
 
-// profile returns the profile fields that a user's membership events contain.
+// profile returns the profile fields that a user's membership events contain. An application service may create an
+// unknown user who is invited.
 func (s *services) profile(ctx context.Context, user id.UserID) (p rooms.Profile, err error) {
-	p.DisplayName, p.AvatarURL, err = accounts.MemberProfile(ctx, s.db, user)
+	p.DisplayName, p.AvatarURL, err = s.accounts.MemberProfile(ctx, user)
 	return p, err
 }
 

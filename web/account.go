@@ -220,7 +220,7 @@ type accountView struct {
 func (p *Pages) showAccount(r *httpapi.Request, s session, problem error) (any, error) {
 	d := accountView{Emails: p.opts.Accounts.HasEmail(), Linked: len(p.opts.Upstream.Providers()) > 0}
 	var err error
-	if d.Name, _, err = accounts.MemberProfile(r.Context(), p.opts.DB, s.UserID); err != nil {
+	if d.Name, _, err = p.opts.Accounts.MemberProfile(r.Context(), s.UserID); err != nil {
 		return nil, err
 	}
 	devices, err := p.opts.Accounts.Devices(r.Context(), s.User)
@@ -257,7 +257,7 @@ func (p *Pages) showProfile(r *httpapi.Request, s session, problem error) (any, 
 	var d profileView
 	var err error
 	var avatar string
-	if d.Name, avatar, err = accounts.MemberProfile(r.Context(), p.opts.DB, s.UserID); err != nil {
+	if d.Name, avatar, err = p.opts.Accounts.MemberProfile(r.Context(), s.UserID); err != nil {
 		return nil, err
 	}
 	d.Avatar, d.Picture = avatar != "", p.picture(r, avatar)
