@@ -4,6 +4,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/httpapi"
+	"ebb/mxerr"
 )
 
 func (a *API) openidRoutes() []httpapi.Route {
@@ -15,9 +16,9 @@ func (a *API) openidRoutes() []httpapi.Route {
 // exchangeOpenIDToken returns the owner of an OpenID token. Any service may ask for it, not only homeservers.
 // Spec: server-server-api#get_matrixfederationv1openiduserinfo
 func (a *API) exchangeOpenIDToken(r *httpapi.Request) (any, error) {
-	token, err := required(r, "access_token")
-	if err != nil {
-		return nil, err
+	token := r.Query("access_token")
+	if token == "" {
+		return nil, mxerr.MissingToken() // 401 is the only error that the specification has here
 	}
 	user, err := a.Accounts.OpenIDUser(r.Context(), token)
 	return map[string]id.UserID{"sub": user}, err

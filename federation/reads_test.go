@@ -128,6 +128,9 @@ func TestOpenIDTokensIdentifyTheirOwner(t *testing.T) {
 			t.Errorf("%d %v", status, body)
 		}
 	}
+	if status, body := userinfo(""); status != 401 || body["errcode"] != "M_MISSING_TOKEN" {
+		t.Errorf("without a token: %d %v", status, body)
+	}
 	impostor := *alice
 	impostor.Token = token
 	impostor.Refused("GET", "/v3/account/whoami", nil, 401, "M_UNKNOWN_TOKEN")
