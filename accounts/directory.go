@@ -78,6 +78,7 @@ func (q directoryQuery) class(text string) (int, bool) {
 type match struct {
 	Found
 	nid   ident.UserNID // 0 for a user of another server
+	room  ident.RoomNID // where a user of another server was found
 	class int
 }
 
@@ -149,22 +150,32 @@ func (s *Service) searchRemote(tx *storage.Tx, asks ident.UserNID, q directoryQu
 	if err != nil {
 		return nil, err
 	}
-	best := map[id.UserID]match{}
-	err = tx.EachRemoteMember(rooms, s.opts.Server, maxSharers, func(userID string, event []byte) error {
-		m := match{Found: readMember(id.UserID(userID), event)}
+	var matches []match
+	err = tx.EachRemoteMember(rooms, s.opts.Server, maxSharers, func(room ident.RoomNID, userID string, event []byte) error {
+		m := match{Found: readMember(id.UserID(userID), event), room: room}
 		class, ok := q.class(searchText(m.User, m.DisplayName))
-		if known, seen := best[m.User]; ok && (!seen || class < known.class) {
+		if ok {
 			m.class = class
-			best[m.User] = m
+			matches = append(matches, m)
 		}
 		return nil
 	})
-	found := make([]match, 0, len(best))
-	for _, m := range best {
-		found = append(found, m)
+	if err == nil && !s.opts.SearchAllUsers {
+		matches, err = withoutLeftRooms(tx, matches)
 	}
-	slices.SortFunc(found, func(a, b match) int { return cmp.Compare(a.User, b.User) })
-	return found, err
+	slices.SortStableFunc(matches, func(a, b match) int { return cmp.Or(cmp.Compare(a.User, b.User), cmp.Compare(a.class, b.class)) })
+	return slices.CompactFunc(matches, func(a, b match) bool { return a.User == b.User }), err
+}
+
+// withoutLeftRooms removes the matches in rooms that this server is not in any more: it does not learn who leaves them.
+func withoutLeftRooms(tx *storage.Tx, matches []match) ([]match, error) {
+	var rooms []ident.RoomNID
+	for _, m := range matches {
+		rooms = append(rooms, m.room)
+	}
+	slices.Sort(rooms)
+	left, err := tx.LeftRooms(slices.Compact(rooms))
+	return slices.DeleteFunc(matches, func(m match) bool { return slices.Contains(left, m.room) }), err
 }
 
 // readMember reads the display name and avatar of a user from a member event.

@@ -176,6 +176,24 @@ func TestTheUserDirectoryKnowsUsersOfOtherServersFromSharedAndPublicRooms(t *tes
 	}
 }
 
+func TestTheUserDirectoryForgetsUsersOfRoomsThatTheServerHasLeft(t *testing.T) {
+	net, alice, bob := pair(t)
+	carol := net.Servers[0].Register("carol")
+	room := url.PathEscape(made(bob, "tea", "public_chat", nil))
+	alice.Do("POST", "/v3/join/"+room+"?via=hs2.test", nil)
+	finds := func() []any {
+		results, _ := carol.Do("POST", "/v3/user_directory/search", map[string]any{"search_term": "bob"})["results"].([]any)
+		return results
+	}
+	if got := finds(); len(got) != 1 {
+		t.Fatalf("while the server is in the room, %v is found", got)
+	}
+	alice.Do("POST", "/v3/rooms/"+room+"/leave", nil)
+	if got := finds(); len(got) != 0 {
+		t.Errorf("after the server left the room, %v is found", got)
+	}
+}
+
 func TestAMalformedEventDoesNotAffectItsTransaction(t *testing.T) {
 	net, alice, bob := pair(t)
 	room, _ := alice.Do("POST", "/v3/createRoom", map[string]any{"preset": "public_chat"})["room_id"].(string)

@@ -104,30 +104,29 @@ func (tx *Tx) DirectoryRooms(asks ident.UserNID, everybody bool, limit int) ([]i
 	return slices.Compact(rooms), err
 }
 
-const remoteMembersQuery = `SELECT e.position, e.json, u.user_id FROM memberships m JOIN users u ON u.nid = m.user_nid JOIN events e ON e.position = m.position
+const remoteMembersQuery = `SELECT m.room_nid, e.position, e.json, u.user_id FROM memberships m JOIN users u ON u.nid = m.user_nid JOIN events e ON e.position = m.position
 WHERE m.membership = 'join' AND u.user_id NOT LIKE $1 ESCAPE '\' AND m.room_nid IN `
 
 // EachRemoteMember calls f for the users of other servers in the given rooms, at most limit times. A user in several of
 // the rooms is passed once for each, with the member event in that room. It uses the index memberships_by_room.
-func (tx *Tx) EachRemoteMember(rooms []ident.RoomNID, server string, limit int, f func(userID string, event []byte) error) error {
+func (tx *Tx) EachRemoteMember(rooms []ident.RoomNID, server string, limit int, f func(room ident.RoomNID, userID string, event []byte) error) error {
 	local := "%:" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(server)
 	for part := range slices.Chunk(rooms, maxIn) {
 		list, args := In(3, part)
 		err := tx.each(func(r Row) error {
+			var room int64
 			var userID string
 			var event []byte
 			var p Pos
-			if err := r.Scan(&p, &event, &userID); err != nil {
+			err := r.Scan(&room, &p, &event, &userID)
+			if err == nil && sealing.IsSealed(event) {
+				_, event, err = openEvent(r, p, event)
+			}
+			if err != nil {
 				return err
 			}
-			if sealing.IsSealed(event) {
-				var err error
-				if _, event, err = openEvent(r, p, event); err != nil {
-					return err
-				}
-			}
 			limit--
-			return f(userID, event)
+			return f(ident.RoomNID(room), userID, event)
 		}, remoteMembersQuery+list+` LIMIT $2`, append([]any{local, limit}, args...)...)
 		if err != nil || limit <= 0 {
 			return err
