@@ -28,11 +28,12 @@ const (
 // fateCase is a combination of reasons for and against removing a message.
 type fateCase struct {
 	held, withinMin, erased, expired bool
+	removed                          bool // by RemoveMessages, since its sender, who had left the room, asked for everything to be erased
 	redaction                        redaction
 }
 
 func (c fateCase) String() string {
-	return fmt.Sprintf("held %v, within min_lifetime %v, erased %v, redaction %d, past max_lifetime %v", c.held, c.withinMin, c.erased, c.redaction, c.expired)
+	return fmt.Sprintf("held %v, within min_lifetime %v, erased %v, removed %v, redaction %d, past max_lifetime %v", c.held, c.withinMin, c.erased, c.removed, c.redaction, c.expired)
 }
 
 // stays reports whether the content of the message stays on disk. It spells out the precedence: a legal hold, then
@@ -41,7 +42,7 @@ func (c fateCase) stays() bool {
 	switch {
 	case c.held, c.withinMin:
 		return true
-	case c.redaction == originalOver, c.redaction == originalKept && c.erased:
+	case c.removed, c.redaction == originalOver, c.redaction == originalKept && c.erased:
 		return false
 	}
 	return !c.expired
@@ -49,9 +50,9 @@ func (c fateCase) stays() bool {
 
 // fateCases returns all combinations.
 func fateCases() (all []fateCase) {
-	for n := range 16 {
+	for n := range 32 {
 		for _, r := range []redaction{notRedacted, originalKept, originalOver} {
-			all = append(all, fateCase{held: n&1 != 0, withinMin: n&2 != 0, erased: n&4 != 0, expired: n&8 != 0, redaction: r})
+			all = append(all, fateCase{held: n&1 != 0, withinMin: n&2 != 0, erased: n&4 != 0, expired: n&8 != 0, removed: n&16 != 0, redaction: r})
 		}
 	}
 	return all
@@ -143,7 +144,7 @@ func (f *fixture) gone(m *told) (gone bool) {
 }
 
 // TestPrecedenceOfWhatKeepsAndRemovesMessages purges messages for which all combinations of reasons hold. What stays on
-// disk follows the precedence, and what readers see depends on the times only.
+// disk follows the precedence, and what readers see depends on the times, and on what was removed, only.
 func TestPrecedenceOfWhatKeepsAndRemovesMessages(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		f := newFixture(t, db, rooms.Retention{Redacted: 2 * time.Hour})
@@ -170,6 +171,9 @@ func TestPrecedenceOfWhatKeepsAndRemovesMessages(t *testing.T) {
 			if m.held {
 				f.holdRoom(r.NID())
 			}
+			if m.removed {
+				f.ok(f.opts.Rooms.RemoveMessages(t.Context(), r, m.sender.UserNID, []storage.Pos{m.pos}, func(*storage.Tx, int) error { return nil }))
+			}
 		}
 		f.ok(f.opts.Rooms.Erase(t.Context(), eve.UserNID))
 		f.now = f.now.Add(time.Hour)
@@ -180,7 +184,7 @@ func TestPrecedenceOfWhatKeepsAndRemovesMessages(t *testing.T) {
 				if got := f.onDisk(m); got != m.stays() {
 					t.Errorf("round %d: %v: on disk is %v", round, m.fateCase, got)
 				}
-				if got, want := f.gone(m), m.expired && !m.withinMin; got != want {
+				if got, want := f.gone(m), m.removed || m.expired && !m.withinMin; got != want {
 					t.Errorf("round %d: %v: gone is %v, want %v", round, m.fateCase, got, want)
 				}
 			}

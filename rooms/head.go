@@ -3,7 +3,6 @@ package rooms
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -95,15 +94,7 @@ func RetentionOverride(row *storage.RoomRow) *expiry.Policy {
 	if !row.Overridden {
 		return nil
 	}
-	return &expiry.Policy{Min: millis(row.OverrideMin), Max: millis(row.OverrideMax)}
-}
-
-func millis(ms *int64) *time.Duration {
-	if ms == nil {
-		return nil
-	}
-	d := time.Duration(*ms) * time.Millisecond
-	return &d
+	return &expiry.Policy{Min: expiry.FromMillis(row.OverrideMin), Max: expiry.FromMillis(row.OverrideMax)}
 }
 
 func (r *Room) fillState(stored *storedRoom, h *head) (err error) {

@@ -177,12 +177,13 @@ func (p *purging) reduceState(positions []storage.Pos) error {
 	return nil
 }
 
-// fateOf returns what a purge does with a message. A message that a legal hold kept when it expired is still to be
-// removed, even if the room's policy would keep it now.
+// fateOf returns what a purge does with a message. A message that was only hidden, because something kept it when its
+// time was over, is still to be removed, even if the room's policy would show it now.
 func (s *Service) fateOf(r *Room, c storage.PurgeCandidate, rule expiry.PurgeRule) expiry.Fate {
 	return expiry.FateOf(expiry.Facts{
-		Held:    s.Held(r.nid, c.Sender),
-		Expired: c.Flags&storage.KeptEvent != 0 || rule.Covers(c.OriginTS, c.ReceivedTS),
+		Held:      s.Held(r.nid, c.Sender),
+		WithinMin: !c.IsState && rule.WithinMin(c.ReceivedTS),
+		Expired:   c.Flags&storage.KeptEvent != 0 || rule.Covers(c.OriginTS, c.ReceivedTS),
 	})
 }
 
@@ -312,14 +313,7 @@ func (s *Service) SetRetentionOverride(ctx context.Context, roomID id.RoomID, ov
 		if override.Min != nil && override.Max != nil && *override.Max < *override.Min {
 			return mxerr.InvalidParam("The maximum must not be shorter than the minimum")
 		}
-		if override.Min != nil {
-			ms := override.Min.Milliseconds()
-			low = &ms
-		}
-		if override.Max != nil {
-			ms := override.Max.Milliseconds()
-			high = &ms
-		}
+		low, high = expiry.Millis(override.Min), expiry.Millis(override.Max)
 	}
 	return s.touch(ctx, roomID, func(r *Room) storage.Write {
 		return storage.Write{

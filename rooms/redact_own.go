@@ -130,7 +130,7 @@ func (d *removal) remove(tx *storage.Tx, row *storage.EventRow) error {
 	}
 	held := d.svc.Held(row.Room, row.Sender)
 	if !row.IsState {
-		kept := held || r.Retention().WithinMin(row.ReceivedTS, tx.Now().UnixMilli())
+		kept := held || r.Retention().WithinMin(row.ReceivedTS, d.svc.nowMS())
 		if d.gone = append(d.gone, row.Position); !kept {
 			d.removed++
 		}

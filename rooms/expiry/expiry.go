@@ -33,6 +33,24 @@ func (p Policy) WithinMin(received, at int64) bool {
 	return p.Min != nil && at < received+p.Min.Milliseconds()
 }
 
+// Millis returns a lifetime in milliseconds, as the database stores it; nil for nil.
+func Millis(lifetime *time.Duration) *int64 {
+	if lifetime == nil {
+		return nil
+	}
+	ms := lifetime.Milliseconds()
+	return &ms
+}
+
+// FromMillis returns the lifetime of which Millis returns ms.
+func FromMillis(ms *int64) *time.Duration {
+	if ms == nil {
+		return nil
+	}
+	lifetime := time.Duration(*ms) * time.Millisecond
+	return &lifetime
+}
+
 // String returns the policy in words, such as "min_lifetime none, max_lifetime 24h0m0s".
 func (p Policy) String() string {
 	words := func(d *time.Duration) string {

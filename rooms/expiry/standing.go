@@ -84,6 +84,9 @@ func (r PurgeRule) Covers(originTS, receivedTS int64) bool {
 	return r.now.Covers(originTS, receivedTS) && (receivedTS >= r.since || r.before != nil && r.before.Covers(originTS, receivedTS))
 }
 
+// WithinMin reports whether the min_lifetime of a message is not over.
+func (r PurgeRule) WithinMin(receivedTS int64) bool { return receivedTS > r.now.Received }
+
 // Reaches reports whether a purge may remove messages that were sent at a time (ms) or later.
 func (r PurgeRule) Reaches(ts int64) bool { return ts <= r.now.Sent }
 
