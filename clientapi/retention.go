@@ -44,7 +44,8 @@ func (a *API) getRetentionConfiguration(r *httpapi.Request) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		if room.Override() != nil || !room.StatesRetention() && !room.Retention().Equal(a.Rooms.RetentionPolicy().Default) {
+		stated, _ := room.StatedRetention()
+		if room.Override() != nil || stated == nil && !room.Retention().Equal(a.Rooms.RetentionPolicy().Default) {
 			policies[string(room.ID())] = lifetimesOf(room.Retention())
 		}
 	}

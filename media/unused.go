@@ -180,7 +180,7 @@ func (c *collection) fate(ctx context.Context, m storage.SweptMedia) (fate, erro
 	switch {
 	case !l.limited || age < l.longest:
 		return undeclared, nil
-	case m.Unused == 0:
+	case m.Unused == 0, m.Unused > c.now.UnixMilli(): // or the clock was set back
 		return unused, nil
 	case c.now.Sub(time.UnixMilli(m.Unused)) < unusedWait:
 		return waiting, nil

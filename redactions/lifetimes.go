@@ -182,7 +182,7 @@ func (s *Service) requestDaily(ctx context.Context) error {
 	now := s.opts.Now()
 	var due []ident.UserNID
 	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-		due, err = tx.DueMessageLifetimes(now.UnixMilli(), maxDaily)
+		due, err = tx.DueMessageLifetimes(now.UnixMilli(), now.Add(daily).UnixMilli(), maxDaily)
 		return err
 	})
 	if err != nil || len(due) == 0 {
@@ -193,7 +193,7 @@ func (s *Service) requestDaily(ctx context.Context) error {
 		return err
 	}
 	return s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
-		due, err := tx.DueMessageLifetimes(now.UnixMilli(), maxDaily)
+		due, err := tx.DueMessageLifetimes(now.UnixMilli(), now.Add(daily).UnixMilli(), maxDaily)
 		if err != nil {
 			return err
 		}

@@ -54,8 +54,8 @@ func (r *run) spend(events int) {
 	}
 }
 
-// day returns the number of the run's day since 1970.
-func (r *run) day() int64 { return r.now.UnixMilli() / dayMillis }
+// day returns the number of the run's day since 1970, without a jump of the clock, which would end what is on record.
+func (r *run) day() int64 { return r.by.UnixMilli() / dayMillis }
 
 // account records how many messages a run has purged, and whether it was stopped.
 func (j *Job) account(ctx context.Context, r *run, report *Report) error {

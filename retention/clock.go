@@ -80,6 +80,24 @@ func (j *Job) readLocked(ctx context.Context) (by, keptUntil time.Time, err erro
 	return by, keptUntil, nil
 }
 
+// correct replaces recorded times that are in the future by the current one. The clock was wrong then and has been set
+// back, and nothing should wait until such a time, which may be years away.
+func (j *Job) correct(ctx context.Context, now time.Time) error {
+	state := j.state
+	state.ConfigSince, state.Tripped = min(state.ConfigSince, now.UnixMilli()), min(state.Tripped, now.UnixMilli())
+	if state == j.state {
+		return nil
+	}
+	j.state = state
+	return j.saveState(ctx)
+}
+
+// passed reports whether a time has passed since another one. If that is in the future, the clock was set back, and
+// nothing waits for it.
+func passed(since, now time.Time, wait time.Duration) bool {
+	return now.Sub(since) >= wait || since.After(now)
+}
+
 // withoutJump returns what the time would be if the clock had not jumped.
 func withoutJump(c storage.Clock, now time.Time) time.Time {
 	return time.UnixMilli(c.JumpedFrom + now.UnixMilli() - c.JumpedTo)

@@ -139,3 +139,51 @@ func TestOtherRemovalsUseTheSameTime(t *testing.T) {
 	f.now = f.now.Add(23 * time.Hour)
 	want(f.now, "a day later")
 }
+
+// A clock that was years ahead for a while has left times that are years away. Nothing waits for them.
+func TestNothingWaitsForATimeThatTheClockHasNotReached(t *testing.T) {
+	f := newFixture(t, storagetest.Open(t, storage.Config{}), rooms.Retention{})
+	minute := time.Minute
+	room := f.room("", 3)
+	right := f.now
+	f.now = right.Add(10 * 365 * 24 * time.Hour)
+	f.setPolicy(room, `{"max_lifetime":60000}`)
+	f.restart()
+	f.wantReport(0, 3, "in ten years")
+	f.ok(f.opts.DB.Write(t.Context(), func(tx *storage.Tx) error {
+		return tx.SetPurgeState(storage.PurgeState{Config: f.state.Config, ConfigSince: f.now.UnixMilli(), Tripped: f.now.UnixMilli()})
+	}))
+	f.now = right.Add(minute)
+	f.restart()
+	f.wantReport(0, 3, "once the clock is right")
+	if s := f.state; s.ConfigSince != f.now.UnixMilli() || s.Tripped > f.now.UnixMilli() {
+		t.Errorf("the state is %+v at %d", s, f.now.UnixMilli())
+	}
+	for range 29 {
+		f.now = f.now.Add(50 * time.Minute)
+		f.purged()
+	}
+	if r := f.runs[len(f.runs)-1]; r.Waiting != 0 {
+		t.Errorf("a day later %+v", r)
+	}
+	f.wantPurged(0, "again")
+}
+
+func TestWorkThatIsDueOnceInAWhileGoesOnAfterTheClockWasSetBack(t *testing.T) {
+	f := newLeftFixture(t, storagetest.Open(t, storage.Config{}))
+	f.opts.Delay = 0
+	left := f.left(1)
+	right := f.now
+	f.now = right.Add(365 * 24 * time.Hour)
+	f.room("", 1) // a search of rooms and of kept messages, a year ahead
+	day := 24 * time.Hour
+	f.opts.LeftRooms = nil
+	f.opts.ForgottenRooms = &day
+	f.purged()
+	f.ok(f.opts.Rooms.Forget(t.Context(), f.alice, left))
+	f.now = right.Add(2 * day)
+	f.purged()
+	if f.known(left) {
+		t.Error("the search for rooms that were left waits for a year")
+	}
+}

@@ -24,7 +24,7 @@ const removeBatch = 500
 // run has begun.
 func (j *Job) removeLeft(ctx context.Context, r *run, report *Report) error {
 	err := j.deleteRemoved(ctx, report)
-	settled := r.all || r.by.Sub(time.UnixMilli(j.state.ConfigSince)) >= j.opts.Delay && r.now.Sub(j.searched) >= searchInterval
+	settled := r.all || r.by.Sub(time.UnixMilli(j.state.ConfigSince)) >= j.opts.Delay && passed(j.searched, r.now, searchInterval)
 	if err != nil || !settled || j.opts.LeftRooms == nil && j.opts.ForgottenRooms == nil {
 		return err
 	}

@@ -20,7 +20,7 @@ const releaseInterval = time.Hour
 // except once in releaseInterval and on demand.
 func (j *Job) purgeReleased(ctx context.Context, r *run, report *Report) error {
 	lifted := j.opts.Rooms.HoldsLifted()
-	if lifted == j.lifted && !r.all && r.now.Sub(j.released) < releaseInterval {
+	if lifted == j.lifted && !r.all && !passed(j.released, r.now, releaseInterval) {
 		return nil
 	}
 	if err := j.eachReleased(ctx, func(of storage.KeptBy) error { return j.release(ctx, of, r, report) }); err != nil {

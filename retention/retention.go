@@ -62,6 +62,8 @@ type Job struct {
 	released time.Time
 	// loose has a value when the database may have become smaller than its file; see compactions.
 	loose chan struct{}
+	// observed is when the last run began that has seen the policies of all rooms.
+	observed time.Time
 	// searched is when the rooms that all local users have left were last searched for.
 	searched time.Time
 
@@ -227,6 +229,9 @@ func (j *Job) begin(ctx context.Context, all bool, report *Report) (*run, error)
 	case !keptUntil.IsZero():
 		report.KeptUntil = &keptUntil
 	}
+	if err := j.correct(ctx, r.now); err != nil {
+		return nil, err
+	}
 	r.left, err = j.allowance(ctx, r)
 	return r, err
 }
@@ -258,6 +263,9 @@ func (j *Job) purgeRooms(ctx context.Context, r *run, report *Report) error {
 		if more = len(page) == roomsPerPage; more {
 			after = page[len(page)-1]
 		}
+	}
+	if len(errs) == 0 {
+		j.observed = r.now
 	}
 	return errors.Join(errs...)
 }

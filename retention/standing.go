@@ -37,46 +37,41 @@ func (j *Job) rule(ctx context.Context, room *rooms.Room, run *run) (rule expiry
 	case policy.Max == nil:
 		return rule, false, nil
 	}
-	changed := max(room.RetentionSince(), override, j.state.ConfigSince)
-	if known && j.opts.Policy.ByKind.Any() {
-		changed = run.now.UnixMilli() // the room may have become one of another kind just now
-	}
-	before := standingOf(row)
-	now := before.Observe(policy, known, changed).Settle(run.by, j.opts.Delay)
-	recorded := known || override != 0 || room.RetentionSince() != 0 || j.opts.Policy.ByKind.Any()
-	if recorded && (!known || !now.Equal(before)) {
+	_, stated := room.StatedRetention()
+	stored := standingOf(row)
+	before := stored
+	before.Since = min(before.Since, run.now.UnixMilli()) // otherwise the clock was set back
+	now := before.Observe(policy, known, j.changed(max(stated, override), known, run)).Settle(run.by, j.opts.Delay)
+	recorded := known || override != 0 || stated != 0 || j.opts.Policy.ByKind.Any()
+	if recorded && (!known || !now.Equal(stored)) {
 		err = j.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.SetRoomPolicy(rowOf(room.NID(), now)) })
 	}
 	rule, ok = now.Rule(run.by)
 	return rule, ok, err
 }
 
+// changed returns the time (ms) of the last change that may have affected the policy of a room. set is when the last
+// policy for the room arrived or was set, and known says that its policy is on record.
+func (j *Job) changed(set int64, known bool, run *run) int64 {
+	now, at := run.now.UnixMilli(), max(set, j.state.ConfigSince)
+	if known && (j.opts.Policy.ByKind.Any() || at < j.observed.UnixMilli()) {
+		// The room may have become one of another kind just now, or a policy that is older than the last run may have
+		// become current, for example because a partial state was completed.
+		return now
+	}
+	return min(at, now)
+}
+
 func standingOf(row storage.RoomPolicy) expiry.Standing {
 	return expiry.Standing{
-		Policy: expiry.Policy{Min: span(row.Min), Max: span(row.Max)}, Since: row.Since, Before: expiry.Policy{Min: span(row.BeforeMin), Max: span(row.BeforeMax)},
+		Policy: expiry.Policy{Min: expiry.FromMillis(row.Min), Max: expiry.FromMillis(row.Max)}, Since: row.Since, Before: expiry.Policy{Min: expiry.FromMillis(row.BeforeMin), Max: expiry.FromMillis(row.BeforeMax)},
 	}
 }
 
 func rowOf(room ident.RoomNID, s expiry.Standing) storage.RoomPolicy {
 	return storage.RoomPolicy{
-		Room: room, Min: millis(s.Policy.Min), Max: millis(s.Policy.Max), Since: s.Since, BeforeMin: millis(s.Before.Min), BeforeMax: millis(s.Before.Max),
+		Room: room, Min: expiry.Millis(s.Policy.Min), Max: expiry.Millis(s.Policy.Max), Since: s.Since, BeforeMin: expiry.Millis(s.Before.Min), BeforeMax: expiry.Millis(s.Before.Max),
 	}
-}
-
-func span(ms *int64) *time.Duration {
-	if ms == nil {
-		return nil
-	}
-	d := time.Duration(*ms) * time.Millisecond
-	return &d
-}
-
-func millis(d *time.Duration) *int64 {
-	if d == nil {
-		return nil
-	}
-	ms := d.Milliseconds()
-	return &ms
 }
 
 // noteConfig records when the retention settings of the configuration last changed.

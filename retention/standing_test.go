@@ -83,6 +83,34 @@ func TestAPolicyThatIsTakenBackPurgesNothing(t *testing.T) {
 	f.wantReport(0, 3, "when it is short again")
 }
 
+// State resolution can make an older policy current, and so can the completion of a partial state.
+func TestAnOldPolicyThatBecomesCurrentWaits(t *testing.T) {
+	f := newFixture(t, storagetest.Open(t, storage.Config{}), rooms.Retention{})
+	room := f.room("60000", 3)
+	for range 30 {
+		f.now = f.now.Add(50 * time.Minute)
+		f.purged()
+	}
+	_, err := f.opts.Rooms.Send(t.Context(), rooms.NewEvent{Room: room, Sender: f.alice, Type: "m.room.message", Content: json.RawMessage(`{"body":"x"}`)})
+	f.ok(err)
+	r, err := f.opts.Rooms.Room(t.Context(), room)
+	f.ok(err)
+	year := int64(365 * 24 * time.Hour / time.Millisecond)
+	f.ok(f.opts.DB.Write(t.Context(), func(tx *storage.Tx) error { // as if the room had had a longer policy until now
+		return tx.SetRoomPolicy(storage.RoomPolicy{Room: r.NID(), Max: &year, BeforeMax: &year})
+	}))
+	f.now = f.now.Add(2 * time.Minute)
+	f.wantReport(0, 1, "at once")
+	for range 30 {
+		f.now = f.now.Add(50 * time.Minute)
+		f.purged()
+	}
+	f.wantReport(0, 0, "a day later")
+	if n := f.runs[len(f.runs)-2].Waiting; n != 0 {
+		t.Errorf("%d messages still wait", n)
+	}
+}
+
 func TestAChangedDefaultWaits(t *testing.T) {
 	db := storagetest.Open(t, storage.Config{})
 	f := newFixture(t, db, rooms.Retention{})

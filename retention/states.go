@@ -39,7 +39,7 @@ func (j *Job) deleteStates(ctx context.Context, r *run, report *Report) error {
 		}
 		for _, room := range page {
 			after = room.NID
-			if !r.all && !room.Begun && r.now.Sub(time.UnixMilli(room.Since)) < stateDelay {
+			if !r.all && !room.Begun && !passed(time.UnixMilli(room.Since), r.now, stateDelay) {
 				continue
 			}
 			if err := j.deleteStatesOf(ctx, room.NID, report); err != nil {

@@ -401,21 +401,12 @@ func (r *Room) Retention() expiry.Policy {
 	return r.head.policy
 }
 
-// StatesRetention reports whether the room's state has a valid retention policy.
-func (r *Room) StatesRetention() bool {
+// StatedRetention returns the retention policy in the state of the room, nil if there is no valid one, and when the
+// event was received that determines it (ms), 0 if there is none.
+func (r *Room) StatedRetention() (*expiry.Policy, int64) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	p, _ := statedRetention(func(typ string) *Event { return r.head.state[pdu.StateKey{Type: typ}] })
-	return p != nil
-}
-
-// RetentionSince returns when the state event was received that determines the room's retention policy (ms), or 0 if
-// there is none.
-func (r *Room) RetentionSince() int64 {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	_, since := statedRetention(func(typ string) *Event { return r.head.state[pdu.StateKey{Type: typ}] })
-	return since
+	return statedRetention(func(typ string) *Event { return r.head.state[pdu.StateKey{Type: typ}] })
 }
 
 // PurgedBefore returns the time (ms) before which message events have been purged.

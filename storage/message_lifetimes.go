@@ -86,14 +86,14 @@ func (tx *Tx) CopyMessageLifetime(user ident.UserNID, from, to ident.RoomNID) er
 }
 
 const dueMessageLifetimesQuery = `SELECT DISTINCT l.user_nid FROM message_lifetimes l JOIN accounts a ON a.nid = l.user_nid
-WHERE l.due_ts <= $1 AND a.deactivated_ts = 0 AND a.locked = 0
+WHERE (l.due_ts <= $1 OR l.due_ts > $2) AND a.deactivated_ts = 0 AND a.locked = 0
 AND NOT EXISTS (SELECT 1 FROM own_redactions o WHERE o.user_nid = l.user_nid AND o.finished_ts = 0 AND o.daily = 1)
-ORDER BY l.user_nid LIMIT $2`
+ORDER BY l.user_nid LIMIT $3`
 
-// DueMessageLifetimes lists at most limit users for whom a daily request to redact messages is due, except those for
-// whom one is under way, and those whose accounts are locked or closed. It uses the index message_lifetimes_by_due.
-func (tx *Tx) DueMessageLifetimes(now int64, limit int) ([]ident.UserNID, error) {
-	return collect(tx, scanNumber[ident.UserNID], dueMessageLifetimesQuery, now, limit)
+// DueMessageLifetimes lists at most limit users for whom a daily request is due now, or only after last, except those
+// for whom one is under way or whose accounts are locked or closed. It uses the index message_lifetimes_by_due.
+func (tx *Tx) DueMessageLifetimes(now, last int64, limit int) ([]ident.UserNID, error) {
+	return collect(tx, scanNumber[ident.UserNID], dueMessageLifetimesQuery, now, last, limit)
 }
 
 // PostponeMessageLifetimes sets when (ms) the next daily request of a user is due.
