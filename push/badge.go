@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"math"
+	"slices"
 	"sync"
 
 	"maunium.net/go/mautrix/id"
@@ -83,6 +84,13 @@ func (b *badge) outOfDate() (rooms map[ident.RoomNID]int64, listed bool) {
 	return maps.Clone(b.stale), b.listed
 }
 
+// rooms returns the rooms with unread messages.
+func (b *badge) rooms() []ident.RoomNID {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Collect(maps.Keys(b.counts))
+}
+
 // total returns the number of unread messages or, if countRooms is set, the number of rooms that have any.
 func (b *badge) total(countRooms bool) (sum int64) {
 	b.mu.Lock()
@@ -128,6 +136,7 @@ func (s *Service) badgeOf(ctx context.Context, user ident.UserNID) (*badge, erro
 		}
 		b.list(rooms)
 	}
+	s.recountExpiring(ctx, b)
 	stale, _ := b.outOfDate()
 	for room, change := range stale {
 		n, err := s.countIn(ctx, user, room)
@@ -137,6 +146,15 @@ func (s *Service) badgeOf(ctx context.Context, user ident.UserNID) (*badge, erro
 		b.set(room, change, n)
 	}
 	return b, nil
+}
+
+// recountExpiring marks the counts of rooms as out of date in which messages expire, since no commit says when they do.
+func (s *Service) recountExpiring(ctx context.Context, b *badge) {
+	for _, room := range b.rooms() {
+		if r, err := s.opts.Rooms.RoomByNID(ctx, room); err == nil && r.Retention().Max != nil {
+			b.recount(room)
+		}
+	}
 }
 
 // roomsOfBadge lists the rooms that may have unread messages, and those to which the user is invited.

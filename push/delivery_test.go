@@ -379,6 +379,40 @@ func TestReadRedactedAndExpiredEventsAreNotSent(t *testing.T) {
 	}
 }
 
+// What has expired or was redacted is not counted any more, and the phone does not show it until the next message.
+func TestTheBadgeDoesNotCountWhatIsGone(t *testing.T) {
+	l := newLab(t, nil)
+	g := newGateway(t, nil)
+	alice, bob := l.Register("alice"), l.Register("bob")
+	expiring := room(bob, object{"initial_state": []object{{"type": "m.room.retention", "state_key": "", "content": object{"max_lifetime": 60_000}}}}, alice)
+	other := room(bob, nil, alice)
+	set(alice, g.pusher("key", nil))
+	says := func(room string, want int64) (event string) {
+		t.Helper()
+		event = say(bob, room, "hello", nil)
+		if n := g.event(); n.EventID != event || *n.Counts.Unread != want {
+			t.Errorf("with a message there are %d unread, want %d", *n.Counts.Unread, want)
+		}
+		return event
+	}
+	says(expiring, 1)
+	says(expiring, 2)
+	l.Advance(time.Minute)
+	redacted := says(other, 1)
+	bob.Do("PUT", "/v3/rooms/"+other+"/redact/"+redacted+"/x", object{})
+	if n := g.badge(); n != 0 {
+		t.Errorf("after the redaction the phone shows %d", n)
+	}
+	says(expiring, 1)
+	l.Advance(time.Minute)
+	if _, err := l.Control(t.Context(), "purge now", nil); err != nil {
+		t.Fatal(err)
+	}
+	if n := g.badge(); n != 0 {
+		t.Errorf("after the purge the phone shows %d", n)
+	}
+}
+
 func TestOldEventsAreNoLongerSent(t *testing.T) {
 	l := newLab(t, nil)
 	g, works := refusing(t, 500)

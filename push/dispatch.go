@@ -84,6 +84,9 @@ func (s *Service) dispatch(c *rooms.Commit) {
 	}
 	if len(c.Redacted)+len(c.Purged)+len(c.Rejected) > 0 || c.Rejudged {
 		s.recount(c.Room)
+		s.mu.Lock()
+		s.fewer[c.Room.NID()] = c.Room
+		s.mu.Unlock()
 	}
 	for i := range c.Receipts {
 		if r := &c.Receipts[i]; r.Local {

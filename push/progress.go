@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"ebb/ident"
+	"ebb/rooms"
 	"ebb/storage"
 )
 
@@ -46,12 +47,13 @@ func (s *Service) load(ctx, sending context.Context) error {
 	return nil
 }
 
-// tick stores the progress, retries pushers and gateways whose pause is over, and wakes the dispatcher and the e-mail
-// loop.
+// tick stores the progress, makes smaller unread counts due, retries pushers and gateways whose pause is over, and
+// wakes the dispatcher and the e-mail loop.
 func (s *Service) tick(ctx context.Context) {
 	if err := s.store(ctx); err != nil && ctx.Err() == nil {
 		s.log.ErrorContext(ctx, "Cannot store the progress of push notifications", "err", err)
 	}
+	s.lowerBadges()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for p := range s.pending {
@@ -64,6 +66,20 @@ func (s *Service) tick(ctx context.Context) {
 		select {
 		case c <- struct{}{}:
 		default:
+		}
+	}
+}
+
+// lowerBadges makes pushers send the unread counts of users that may have become smaller because messages were redacted
+// or removed. It is called once in a while, because a purge takes many commits.
+func (s *Service) lowerBadges() {
+	s.mu.Lock()
+	fewer := s.fewer
+	s.fewer = map[ident.RoomNID]*rooms.Room{}
+	s.mu.Unlock()
+	for nid, r := range fewer {
+		for _, user := range s.members(r) {
+			s.badgeChanged(user, nid)
 		}
 	}
 }

@@ -108,6 +108,8 @@ type Service struct {
 	pending  map[*pusher]bool         // have something to deliver, or had at the last store
 	proven   pool                     // limits workers for gateways whose last response came quickly
 	doubtful pool                     // limits workers for the other gateways
+	// fewer has the rooms in which messages were redacted or removed since the last tick, so that fewer may be unread.
+	fewer map[ident.RoomNID]*rooms.Room
 }
 
 // user is a local user with at least one enabled pusher.
@@ -129,7 +131,7 @@ func New(o Options) *Service {
 		opts: o, db: o.DB, now: o.Now, log: o.Log, wake: make(chan struct{}, 1), emailTick: make(chan struct{}, 1),
 		targets: keyed.NewSizedMap(o.Cache.Bytes(maxTargets), func(_ ident.PusherNID, t *target) int64 { return t.size() }), badges: keyed.NewMap[ident.UserNID, *badge](o.Cache.Entries(maxBadges)),
 		users: map[ident.UserNID]*user{}, pushers: map[ident.PusherNID]*pusher{}, gateways: map[string]*gateway{}, emailers: map[ident.PusherNID]bool{}, pending: map[*pusher]bool{},
-		proven: pool{free: maxProven}, doubtful: pool{free: maxDoubtful},
+		fewer: map[ident.RoomNID]*rooms.Room{}, proven: pool{free: maxProven}, doubtful: pool{free: maxDoubtful},
 	}
 	o.Commits.Subscribe(s.committed)
 	return s
