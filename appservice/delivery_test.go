@@ -222,6 +222,8 @@ func TestRedactedAndExpiredEventsAreNotDeliveredLate(t *testing.T) {
 	b.answers(func(request) (int, string) { return 500, "" })
 	tries := len(b.got("/transactions/"))
 	say(alice, room, "expires")
+	topic := alice.Do("PUT", "/v3/rooms/"+room+"/state/m.room.topic", map[string]any{"topic": "a topic"})["event_id"].(string)
+	alice.Do("PUT", "/v3/rooms/"+room+"/redact/"+topic+"/2", map[string]any{"reason": "expires, too"})
 	eventually(t, "a failed try", func() bool { return len(b.got("/transactions/")) > tries })
 	s.Advance(2 * time.Hour)
 	redacted := say(alice, room, "is redacted")
@@ -230,12 +232,17 @@ func TestRedactedAndExpiredEventsAreNotDeliveredLate(t *testing.T) {
 	b.answers(nil)
 	passing(t, s, "the bridge gets a message", func() bool { return len(b.texts()) > 0 })
 	b.hears("stays")
-	found := false
+	found := map[string]any{}
 	for _, e := range b.events() {
-		found = found || e["event_id"] == redacted && len(e["content"].(map[string]any)) == 0
+		if len(e["content"].(map[string]any)) == 0 {
+			found[e["event_id"].(string)] = testserver.Get(e, "unsigned", "redacted_because")
+		}
 	}
-	if !found {
+	if found[redacted] == nil {
 		t.Error("the redacted event did not arrive in redacted form")
+	}
+	if because, there := found[topic]; !there || because != nil {
+		t.Errorf("the redacted topic arrived %v, with a redaction that has expired: %v", there, because)
 	}
 }
 

@@ -87,7 +87,11 @@ func (s *Service) appForms(tx *storage.Tx, room *rooms.Room, positions []storage
 		if err != nil {
 			return err
 		}
-		forms[e.Pos] = v.appForm(e, former[replaced[e.Pos]], redactions[e.RedactedBy], stripped)
+		because := redactions[e.RedactedBy]
+		if because != nil && v.hides(because) {
+			because = nil
+		}
+		forms[e.Pos] = v.appForm(e, former[replaced[e.Pos]], because, stripped)
 	}
 	return nil
 }
