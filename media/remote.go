@@ -265,6 +265,7 @@ func (s *Service) Run(ctx context.Context) error {
 			case <-ctx.Done():
 				return nil
 			case <-s.wake:
+				gatherUnlinks(ctx)
 			case <-tick.C:
 				pruning = true
 			}
