@@ -82,7 +82,7 @@ func BenchmarkDelete(b *testing.B) {
 			events, with[p] = append(events, storage.PurgeCandidate{Position: p, EventID: "$" + uri}), true
 		}
 		start := time.Now()
-		err := f.opts.DB.Write(b.Context(), func(tx *storage.Tx) error { return tx.PurgeEvents(events, with) })
+		err := f.opts.DB.Write(b.Context(), func(tx *storage.Tx) error { return tx.PurgeEvents(events, with, true) })
 		if err = errors.Join(err, f.unlinkAll(b.Context())); err != nil || f.countFiles(b) != 0 {
 			b.Fatal(f.countFiles(b), err)
 		}

@@ -21,6 +21,10 @@ import (
 // PurgeBatch is how many events one purge transaction looks at, at most.
 const PurgeBatch = 500
 
+// outlierRest is how long ago state from before this server joined must have arrived to be purged. It may have been
+// fetched in order to resolve the current state, which does not have it yet.
+const outlierRest = 24 * time.Hour
+
 // PurgeCursor is where a purge of a room continues. Its zero value is the beginning. Events without a place in the
 // timeline, which were rejected, come before those of the timeline.
 type PurgeCursor struct {
@@ -49,7 +53,7 @@ func (s *Service) Purge(ctx context.Context, r *Room, rule expiry.PurgeRule, fro
 			defer at.Measure()()
 			out = Purged{}
 			media := tx.DeletedMedia()
-			batch, err := from.candidates(tx, r.nid, limit)
+			batch, err := from.candidates(tx, r.nid, s.opts.Retention.SupersededState, limit)
 			if err != nil {
 				return err
 			}
@@ -71,10 +75,10 @@ func (s *Service) Purge(ctx context.Context, r *Room, rule expiry.PurgeRule, fro
 	return out, err
 }
 
-// candidates returns the events of a room that come after the cursor, up to limit.
-func (c PurgeCursor) candidates(tx *storage.Tx, room ident.RoomNID, limit int) (batch []storage.PurgeCandidate, err error) {
+// candidates returns the events of a room that come after the cursor, up to limit. For state see storage.Tx.Unplaced.
+func (c PurgeCursor) candidates(tx *storage.Tx, room ident.RoomNID, state bool, limit int) (batch []storage.PurgeCandidate, err error) {
 	if !c.timeline {
-		if batch, err = tx.UnplacedMessages(room, c.unplaced, limit); err != nil || len(batch) == limit {
+		if batch, err = tx.Unplaced(room, c.unplaced, state, limit); err != nil || len(batch) == limit {
 			return batch, err
 		}
 	}
@@ -142,7 +146,7 @@ func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate,
 func (s *Service) purgeState(p *purging, batch []storage.PurgeCandidate, rule expiry.PurgeRule) error {
 	var old, gone []storage.Pos
 	for _, c := range batch {
-		if c.IsState && c.Flags&(storage.SkeletonEvent|storage.OutlierEvent) == 0 && (c.Flags&storage.KeptEvent != 0 || rule.Covers(c.OriginTS, c.ReceivedTS)) {
+		if s.mayBeOldState(p.room, c) && (c.Flags&storage.KeptEvent != 0 || rule.Covers(c.OriginTS, c.ReceivedTS)) {
 			old = append(old, c.Position)
 		}
 	}
@@ -160,6 +164,15 @@ func (s *Service) purgeState(p *purging, batch []storage.PurgeCandidate, rule ex
 		}
 	}
 	return p.reduceState(gone)
+}
+
+// mayBeOldState reports whether purgeState reduces an event unless it is current. An outlier may be about to become
+// current if it has just arrived, or while events of the room are to be authorised again.
+func (s *Service) mayBeOldState(r *Room, c storage.PurgeCandidate) bool {
+	if !c.IsState || c.Flags&storage.SkeletonEvent != 0 {
+		return false
+	}
+	return c.Order != 0 || c.ReceivedTS <= s.opts.Now().Add(-outlierRest).UnixMilli() && !r.Partial() && !r.hasUndecided()
 }
 
 // reduceState reduces state events to skeletons.
@@ -238,7 +251,7 @@ func (p *purging) finish(batch []storage.PurgeCandidate, out *Purged) error {
 	if err != nil {
 		return err
 	}
-	if err := p.tx.PurgeEvents(p.deleted, dependents); err != nil {
+	if err := p.tx.PurgeEvents(p.deleted, dependents, true); err != nil {
 		return fmt.Errorf("purge %d messages: %w", len(p.deleted), err)
 	}
 	return p.tx.KeepEvents(p.kept, dependents)

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -153,6 +154,68 @@ func TestSupersededStateUnderAHoldIsHiddenAndNotPurged(t *testing.T) {
 		t.Error("the servers no longer agree on the state")
 	}
 	here.matchesDisk(room)
+}
+
+// joined returns a server that has joined a room of another one, which has a name, and a topic that is returned.
+func joined(t *testing.T) (n *network, here, there *peer, alice, bob ident.Requester, room id.RoomID, topic id.EventID) {
+	n = newNetwork(t)
+	here, there = n.add("here", func(o *Options) { o.Retention.SupersededState = true }), n.add("there")
+	alice, bob = here.user("alice"), there.user("bob")
+	room = there.create(bob, CreateRoom{Preset: "public_chat", Name: "the name"})
+	topic = there.set(bob, room, "m.room.topic", "", `{"topic":"first topic"}`)
+	here.joinVia(alice, room, "there")
+	here.until("the room is complete", func() bool { return !here.room(room).Partial() })
+	n.deliver()
+	here.keep(room, time.Minute)
+	return n, here, there, alice, bob, room, topic
+}
+
+func (h *house) textOf(eventID id.EventID) string {
+	h.Helper()
+	row, _ := h.row(string(eventID))
+	return string(row.JSON)
+}
+
+func TestPurgeRemovesSupersededStateFromBeforeTheJoin(t *testing.T) {
+	n, here, there, alice, bob, room, first := joined(t)
+	name := stateIDs(here.house, room)[pdu.StateKey{Type: "m.room.name"}]
+	last := there.set(bob, room, "m.room.topic", "", `{"topic":"last topic"}`)
+	n.deliver()
+	here.now = here.now.Add(outlierRest - time.Hour)
+	here.purge(room)
+	if got := here.textOf(first); !strings.Contains(got, "first topic") {
+		t.Errorf("state that may still be about to become current is stored as %s", got)
+	}
+	here.now = here.now.Add(2 * time.Hour)
+	here.purge(room)
+	if row, found := here.row(string(first)); !found || strings.Contains(string(row.JSON), "first topic") || row.Flags&storage.SkeletonEvent == 0 {
+		t.Errorf("of the topic from before the join, %+v is stored", row)
+	}
+	if a, b := here.textOf(name), here.textOf(last); !strings.Contains(a, "the name") || !strings.Contains(b, "last topic") {
+		t.Errorf("current state is stored as %s and %s", a, b)
+	}
+	if n := here.purge(room); n != 0 {
+		t.Errorf("%d events are purged again", n)
+	}
+	here.say(alice, room, "still here")
+	there.say(bob, room, "and there")
+	n.deliver()
+	here.matchesDisk(room)
+}
+
+// An event that is current from before the join can be fetched as history later.
+func TestPurgeKeepsCurrentStateThatIsAlsoPartOfTheHistory(t *testing.T) {
+	_, here, _, alice, _, room, topic := joined(t)
+	here.pages(alice, room, 10)
+	here.now = here.now.Add(2 * outlierRest)
+	here.purge(room)
+	row, found := here.row(string(topic))
+	if !found || row.Order == 0 || row.Flags&storage.GoneEvent != 0 || !strings.Contains(string(row.JSON), "first topic") {
+		t.Errorf("current state is stored as %+v", row)
+	}
+	if !slices.Contains(here.pages(alice, room, 10), topic) {
+		t.Error("the history lacks the event")
+	}
 }
 
 func TestPurgeKeepsSupersededStateUnlessConfigured(t *testing.T) {

@@ -75,7 +75,7 @@ func deleteThose(t *testing.T, db *storage.DB, n int, keep func(int) bool) {
 					gone = append(gone, storage.PurgeCandidate{Position: storage.Pos(i), EventID: fmt.Sprint("$", i)})
 				}
 			}
-			return tx.PurgeEvents(gone, got[map[storage.Pos]bool](t)(tx.WithDependents(gone)))
+			return tx.PurgeEvents(gone, got[map[storage.Pos]bool](t)(tx.WithDependents(gone)), true)
 		}))
 	}
 }

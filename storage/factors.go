@@ -145,10 +145,8 @@ const otherPasskeysQuery = `SELECT count(*), count(DISTINCT user_nid) FROM passk
 // PasskeysOfOthers counts the passkeys that were made for another relying party ID than the given one, and the users
 // who have such passkeys.
 func (tx *Tx) PasskeysOfOthers(rpID string) (passkeys, users int64, err error) {
-	n, _, err := one(tx, func(r Row) (n [2]int64, err error) {
-		return n, r.Scan(&n[0], &n[1])
-	}, otherPasskeysQuery, rpID)
-	return n[0], n[1], err
+	_, _, err = one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&passkeys, &users) }, otherPasskeysQuery, rpID)
+	return passkeys, users, err
 }
 
 // metaRPID is the row of meta that stores the relying party ID of passkeys.

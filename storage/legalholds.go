@@ -260,11 +260,8 @@ WHERE lifted_ts = 0 AND follows = 0`
 // CountLegalHolds returns how many holds stand that administrators have added, and how many of them were to be reviewed
 // by now (ms).
 func (tx *Tx) CountLegalHolds(now int64) (all, overdue int64, err error) {
-	type counts struct{ all, overdue int64 }
-	c, _, err := one(tx, func(r Row) (c counts, err error) {
-		return c, r.Scan(&c.all, &c.overdue)
-	}, countHoldsQuery, now)
-	return c.all, c.overdue, err
+	_, _, err = one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&all, &overdue) }, countHoldsQuery, now)
+	return all, overdue, err
 }
 
 // legalHoldsFile is the migration since which countHoldsQuery works.

@@ -208,8 +208,7 @@ type PlainBlob struct {
 // PlainBlobs returns a page of the blobs whose files are not encrypted: at most limit of those after the given one.
 func (tx *Tx) PlainBlobs(after string, limit int) ([]PlainBlob, error) {
 	return collect(tx, func(r Row) (b PlainBlob, err error) {
-		err = r.Scan(&b.Blob, &b.Size)
-		return b, err
+		return b, r.Scan(&b.Blob, &b.Size)
 	}, plainBlobsQuery, after, limit)
 }
 

@@ -15,8 +15,7 @@ const roomPolicyQuery = `SELECT room_nid, min_ms, max_ms, since_ts, before_min, 
 // RoomPolicy returns what is recorded about the retention policy of a room. It uses the primary key.
 func (tx *Tx) RoomPolicy(room ident.RoomNID) (RoomPolicy, bool, error) {
 	return one(tx, func(r Row) (p RoomPolicy, err error) {
-		err = r.Scan(&p.Room, &p.Min, &p.Max, &p.Since, &p.BeforeMin, &p.BeforeMax)
-		return p, err
+		return p, r.Scan(&p.Room, &p.Min, &p.Max, &p.Since, &p.BeforeMin, &p.BeforeMax)
 	}, roomPolicyQuery, int64(room))
 }
 
@@ -59,12 +58,8 @@ func (tx *Tx) AddPurged(day, events, keep int64) error {
 
 // UsualPurges returns on how many days before the given one messages were purged, and how many on the busiest of them.
 func (tx *Tx) UsualPurges(day int64) (days, most int64, err error) {
-	type usual struct{ days, most int64 }
-	u, _, err := one(tx, func(r Row) (u usual, err error) {
-		err = r.Scan(&u.days, &u.most)
-		return u, err
-	}, busiestPurgesQuery, day)
-	return u.days, u.most, err
+	_, _, err = one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&days, &most) }, busiestPurgesQuery, day)
+	return days, most, err
 }
 
 // PurgedOn returns how many messages were purged on a day.

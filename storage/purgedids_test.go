@@ -22,7 +22,7 @@ func TestPurgedIDsAreRememberedUntilTheyAreForgotten(t *testing.T) {
 			ok(t, tx.InsertEvent(e))
 			batch = append(batch, storage.PurgeCandidate{Room: e.Room, Position: e.Position, EventID: e.EventID, Sender: e.Sender, Redacted: i == 5})
 		}
-		ok(t, tx.PurgeEvents(batch[:n-1], nil))
+		ok(t, tx.PurgeEvents(batch[:n-1], nil, true))
 		room := event(1).Room
 		for i := 1; i <= n; i++ {
 			user, found, err := tx.PurgedSender(room, fmt.Sprint("$", i))

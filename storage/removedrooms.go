@@ -235,7 +235,7 @@ func (tx *Tx) removeRoomEvents(room ident.RoomNID, limit int) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return len(batch), tx.deleteEvents(batch, with, false)
+	return len(batch), tx.PurgeEvents(batch, with, false)
 }
 
 const firstSnapshotQuery = `SELECT nid FROM state_snapshots WHERE room_nid = $1 ORDER BY nid LIMIT 1`

@@ -15,6 +15,7 @@ type PurgeCandidate struct {
 	Order    ident.Order
 	EventID  string
 	Sender   ident.UserNID
+	Snapshot int64 // the state before the event
 	IsState  bool
 	Redacted bool // by another event
 	Flags    EventFlags
@@ -26,10 +27,11 @@ type PurgeCandidate struct {
 type Cutoff struct{ Sent, Received int64 }
 
 const (
-	candidatesFrom       = `SELECT room_nid, position, ord, event_id, sender_nid, state_key IS NOT NULL, redacted_by <> 0, origin_ts, received_ts, flags FROM events `
+	candidatesFrom       = `SELECT room_nid, position, ord, event_id, sender_nid, snapshot, state_key IS NOT NULL, redacted_by <> 0, origin_ts, received_ts, flags FROM events `
 	purgeCandidatesQuery = candidatesFrom + `WHERE room_nid = $1 AND ord > $2 ORDER BY ord LIMIT $3`
 	candidatesAtQuery    = candidatesFrom + `WHERE position IN `
 	unplacedQuery        = candidatesFrom + `WHERE room_nid = $1 AND position > $2 AND ord = 0 AND state_key IS NULL ORDER BY position LIMIT $3`
+	outliersQuery        = candidatesFrom + `WHERE room_nid = $1 AND position > $2 AND ord = 0 ORDER BY position LIMIT $3`
 )
 
 // PurgeCandidates lists events of a room's timeline after an order. It uses the index events_by_order.
@@ -37,15 +39,18 @@ func (tx *Tx) PurgeCandidates(room ident.RoomNID, after ident.Order, limit int) 
 	return collect(tx, scanCandidate, purgeCandidatesQuery, int64(room), int64(after), limit)
 }
 
-// UnplacedMessages lists messages of a room after a position that have no order, because they were rejected. It uses
-// the index events_unplaced.
-func (tx *Tx) UnplacedMessages(room ident.RoomNID, after Pos, limit int) ([]PurgeCandidate, error) {
+// Unplaced lists events of a room after a position that have no order: messages that were rejected, and if state is set
+// also state, most of it from before this server joined. It uses the indexes events_unplaced and events_outliers.
+func (tx *Tx) Unplaced(room ident.RoomNID, after Pos, state bool, limit int) ([]PurgeCandidate, error) {
+	if state {
+		return collect(tx, scanCandidate, outliersQuery, int64(room), int64(after), limit)
+	}
 	return collect(tx, scanCandidate, unplacedQuery, int64(room), int64(after), limit)
 }
 
 func scanCandidate(r Row) (c PurgeCandidate, err error) {
 	var flags int64
-	err = r.Scan(&c.Room, &c.Position, &c.Order, &c.EventID, &c.Sender, &c.IsState, &c.Redacted, &c.OriginTS, &c.ReceivedTS, &flags)
+	err = r.Scan(&c.Room, &c.Position, &c.Order, &c.EventID, &c.Sender, &c.Snapshot, &c.IsState, &c.Redacted, &c.OriginTS, &c.ReceivedTS, &flags)
 	c.Flags = EventFlags(flags)
 	return c, err
 }
@@ -58,14 +63,9 @@ func (tx *Tx) PurgeEvent(p Pos, eventID string) error {
 	return tx.PurgeBare([]Pos{p})
 }
 
-// PurgeEvents deletes message events and their dependents. with is the result of WithDependents for these events.
-func (tx *Tx) PurgeEvents(events []PurgeCandidate, with map[Pos]bool) error {
-	return tx.deleteEvents(events, with, true)
-}
-
-// deleteEvents deletes events and their dependents. If remember is set, the IDs of the events are remembered, so that
-// they do not come back.
-func (tx *Tx) deleteEvents(events []PurgeCandidate, with map[Pos]bool, remember bool) error {
+// PurgeEvents deletes events and their dependents. with is the result of WithDependents for these events. If remember
+// is set, the IDs of the events are remembered, so that they do not come back.
+func (tx *Tx) PurgeEvents(events []PurgeCandidate, with map[Pos]bool, remember bool) error {
 	for _, e := range events {
 		if !with[e.Position] {
 			continue
@@ -105,7 +105,7 @@ func (tx *Tx) deleteBare(events []PurgeCandidate, remember bool) error {
 		if err := tx.addGaps(positions); err != nil {
 			return err
 		}
-		if err := tx.markStatesOf(positions); err != nil {
+		if err := tx.markStatesOf(part); err != nil {
 			return err
 		}
 		if err := tx.removeCommonDependents(purged, part); err != nil {
@@ -251,7 +251,8 @@ func (tx *Tx) MediaUses(of map[MediaName]int64) (out []MediaUse, err error) {
 }
 
 const supersededQuery = `SELECT e.position FROM events e WHERE e.type <> $1 AND NOT EXISTS (
-    SELECT 1 FROM current_state c WHERE c.room_nid = e.room_nid AND c.type = e.type AND c.state_key = e.state_key AND c.position = e.position)
+    SELECT 1 FROM current_state c JOIN events n ON n.position = c.position
+    WHERE c.room_nid = e.room_nid AND c.type = e.type AND c.state_key = e.state_key AND n.event_id = e.event_id)
 AND e.position IN `
 
 // Superseded reports which of the given state events, other than those of the type except, are not part of the current

@@ -102,7 +102,7 @@ func benchmarkPurge(b *testing.B, db *storage.DB, files bool) {
 		}))
 		start := time.Now()
 		for part := range slices.Chunk(events, batch) {
-			must(db.Write(ctx, func(tx *storage.Tx) error { return tx.PurgeEvents(part, with) }))
+			must(db.Write(ctx, func(tx *storage.Tx) error { return tx.PurgeEvents(part, with, true) }))
 		}
 		must(db.RetireKeys(ctx, false))
 		spent += time.Since(start)

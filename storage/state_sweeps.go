@@ -14,9 +14,9 @@ const (
 	markStates = `INSERT INTO state_sweeps (room_nid, marked_ts, begun) SELECT DISTINCT r.nid, CAST($1 AS BIGINT), 0 FROM `
 	markedOnce = ` ON CONFLICT (room_nid) DO UPDATE SET marked_ts = excluded.marked_ts, begun = 0 WHERE state_sweeps.begun = 1`
 
-	markRoomQuery    = markStates + `rooms r WHERE r.nid = $2` + markedOnce
-	markRoomOfQuery  = markStates + `rooms r JOIN events e ON e.room_nid = r.nid WHERE e.position = $2` + markedOnce
-	markRoomsOfQuery = markStates + `events e JOIN rooms r ON r.nid = e.room_nid WHERE e.snapshot <> 0 AND e.snapshot <> r.snapshot AND e.position IN `
+	markRoomQuery     = markStates + `rooms r WHERE r.nid = $2` + markedOnce
+	markRoomOfQuery   = markStates + `rooms r JOIN events e ON e.room_nid = r.nid WHERE e.position = $2` + markedOnce
+	markUnlessAtQuery = markStates + `rooms r WHERE r.nid = $2 AND r.snapshot <> $3` + markedOnce
 )
 
 // markStates records that states of the rooms that a query selects may have become unneeded.
@@ -25,11 +25,18 @@ func (tx *Tx) markStates(query string, args ...any) error {
 	return err
 }
 
-// markStatesOf is markStates for the rooms of events that are about to be deleted, if they do not refer to the state of
-// the room's head. There are at most maxIn events.
-func (tx *Tx) markStatesOf(positions []Pos) error {
-	list, args := In(2, positions)
-	return tx.markStates(markRoomsOfQuery+list+markedOnce, args...)
+// markStatesOf is markStates for the rooms of events that are about to be deleted, unless all of them refer to the
+// state of the room's head, as most messages do.
+func (tx *Tx) markStatesOf(events []PurgeCandidate) error {
+	for i, e := range events {
+		if e.Snapshot == 0 || i > 0 && e.Room == events[i-1].Room && e.Snapshot == events[i-1].Snapshot {
+			continue
+		}
+		if err := tx.markStates(markUnlessAtQuery, int64(e.Room), e.Snapshot); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // refersTo records that a write refers to a state.
