@@ -169,6 +169,16 @@ func TestTrialCountsWithoutPurging(t *testing.T) {
 	}
 	_, err = f.opts.Rooms.Send(t.Context(), rooms.NewEvent{Room: roomID, Sender: f.alice, Type: "m.room.message", Content: json.RawMessage(`{"url":"mxc://here/c","also":"mxc://elsewhere/x"}`)})
 	f.ok(err)
+	eve := f.user("@eve:here") // whose files are under a legal hold
+	f.ok(f.opts.DB.Write(t.Context(), func(tx *storage.Tx) error {
+		if err := tx.InsertMedia(storage.Media{ID: "d", User: eve.UserNID, Blob: "blob of d", Size: 60_000}); err != nil {
+			return err
+		}
+		_, err := tx.AddLegalHold(storage.LegalHold{User: eve.UserNID, Reason: "case 7"})
+		return err
+	}))
+	_, err = f.opts.Rooms.Send(t.Context(), rooms.NewEvent{Room: roomID, Sender: f.alice, Type: "m.room.message", Content: json.RawMessage(`{"url":"mxc://here/d"}`)})
+	f.ok(err)
 	f.now = f.now.Add(time.Hour)
 	_, err = f.opts.Rooms.Send(t.Context(), rooms.NewEvent{Room: roomID, Sender: f.alice, Type: "m.room.message", Content: json.RawMessage(`{"url":"mxc://here/c"}`)})
 	f.ok(err)
@@ -176,7 +186,7 @@ func TestTrialCountsWithoutPurging(t *testing.T) {
 	f.ok(err)
 	minute := time.Minute
 	g, err := f.Try(t.Context(), room, expiry.Policy{Max: &minute})
-	if f.ok(err); g.Messages != 5 || g.Media != 2 || g.Bytes < 10_200+5*100 || g.Bytes > 14_000 {
+	if f.ok(err); g.Messages != 6 || g.Media != 2 || g.Bytes < 10_200+5*100 || g.Bytes > 14_000 {
 		t.Errorf("%+v", g)
 	}
 	if g, err = f.Try(t.Context(), room, expiry.Policy{}); err != nil || g != (Gone{}) {

@@ -222,12 +222,12 @@ type MediaUse struct {
 }
 
 const mediaUsesQuery = `SELECT '', m.media_id, m.size, (SELECT count(*) FROM media_refs r WHERE r.media_id = m.media_id AND r.server = '')
-FROM media m WHERE m.blob <> '' AND m.media_id IN %[1]s AND NOT EXISTS (SELECT 1 FROM media_quarantine q WHERE q.server = '' AND q.media_id = m.media_id)
+FROM media m WHERE m.blob <> '' AND m.expires_ts = 0 AND m.media_id IN %[1]s AND NOT EXISTS (SELECT 1 FROM media_quarantine q WHERE q.server = '' AND q.media_id = m.media_id) AND NOT EXISTS (SELECT 1 FROM legal_holds h WHERE h.user_nid <> 0 AND h.user_nid = m.user_nid AND h.lifted_ts = 0)
 UNION ALL SELECT m.server, m.media_id, m.size, (SELECT count(*) FROM media_refs r WHERE r.media_id = m.media_id AND r.server = m.server)
 FROM remote_media m WHERE m.media_id IN %[1]s AND NOT EXISTS (SELECT 1 FROM media_quarantine q WHERE q.server = m.server AND q.media_id = m.media_id)`
 
-// MediaUses describes those of the given media that are stored here and not in quarantine. It uses the primary keys and
-// the index media_refs_by_media.
+// MediaUses describes those of the given media that are stored here and go with their last message. It uses the primary
+// keys and the index media_refs_by_media.
 func (tx *Tx) MediaUses(of map[MediaName]int64) (out []MediaUse, err error) {
 	ids := map[string]bool{}
 	for m := range of {
