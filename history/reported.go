@@ -57,3 +57,16 @@ func (s *Service) Unexpired(ctx context.Context, positions []storage.Pos) (map[s
 	}
 	return out, nil
 }
+
+// MessageExpired reports whether a message of a room has expired that was sent and received at the given times (ms). A
+// message of an unknown room counts as expired.
+func (s *Service) MessageExpired(ctx context.Context, room ident.RoomNID, originTS, receivedTS int64) (bool, error) {
+	r, err := s.rooms.RoomByNID(ctx, room)
+	if errors.Is(err, rooms.ErrNoRoom) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return expiry.Expired(r.Retention(), originTS, receivedTS, s.now()), nil
+}

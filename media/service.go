@@ -75,7 +75,7 @@ type Secrets interface {
 	Stale(sealed string) bool
 }
 
-// Rooms knows which messages have expired; rooms.Service implements it.
+// Rooms knows which messages have expired; history.Service implements it.
 type Rooms interface {
 	// MessageExpired reports whether a message of a room that was sent and received at these times (ms) has expired.
 	MessageExpired(ctx context.Context, room ident.RoomNID, originTS, receivedTS int64) (bool, error)

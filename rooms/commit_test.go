@@ -122,6 +122,7 @@ func TestCommitsOfALocalRoom(t *testing.T) {
 			"created, event m.room.create, event m.room.member, event m.room.power_levels, event m.room.guest_access, event m.room.history_visibility, event m.room.join_rules, " +
 				"member @alice:here >join, local",
 			"published, event m.room.tombstone, event m.room.power_levels",
+			"retention",
 			"account data m.tag, of a room",
 		}},
 		{"leave", func() { h.ok(h.svc.Leave(ctx, alice, next, "")) }, []string{"event m.room.member, member @alice:here join>leave, local"}},

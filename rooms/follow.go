@@ -20,6 +20,9 @@ func (s *Service) follow(ctx context.Context, user ident.Requester, r *Room) err
 	if err != nil || from == nil || from.MemberOf(user.UserID) == nil {
 		return err
 	}
+	if err := s.inheritRetention(ctx, from, r); err != nil {
+		return err
+	}
 	if s.opts.Push != nil {
 		if err := s.opts.Push.Follow(ctx, user.UserNID, user.UserID, from.id, r.id); err != nil {
 			return err
@@ -50,6 +53,20 @@ func (s *Service) follow(ctx context.Context, user ident.Requester, r *Room) err
 		},
 	}
 	return s.db.Enqueue(w).Wait(context.WithoutCancel(ctx))
+}
+
+// inheritRetention applies the administrator's retention policy for a room to the room that replaces it, unless one was
+// ever set there. Otherwise everybody who can upgrade a room could end the policy.
+func (s *Service) inheritRetention(ctx context.Context, from, to *Room) error {
+	override, since := from.Override(), int64(0)
+	if override == nil {
+		return nil
+	}
+	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) { since, err = tx.OverrideSetAt(to.nid); return err })
+	if err != nil || since != 0 {
+		return err
+	}
+	return s.SetRetentionOverride(ctx, to.id, override)
 }
 
 // Predecessor returns the room that r replaces, or nil if this server does not know it. Each of the two rooms must name

@@ -2,7 +2,7 @@ package rooms
 
 import (
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -322,6 +322,10 @@ func without(ring []*Event, gone []storage.Pos) []*Event {
 // policy, so that the room's own policy applies.
 func (s *Service) SetRetentionOverride(ctx context.Context, roomID id.RoomID, override *expiry.Policy) error {
 	var low, high *int64
+	text, err := json.Marshal(override)
+	if err != nil {
+		return err
+	}
 	if override != nil {
 		if override.Min != nil && override.Max != nil && *override.Max < *override.Min {
 			return mxerr.InvalidParam("The maximum must not be shorter than the minimum")
@@ -331,6 +335,9 @@ func (s *Service) SetRetentionOverride(ctx context.Context, roomID id.RoomID, ov
 	return s.touch(ctx, roomID, func(r *Room) storage.Write {
 		return storage.Write{
 			Do: func(tx *storage.Tx) error {
+				if err := tx.Note(storage.LedgerOverride, int64(r.nid), 0, string(text)); err != nil {
+					return err
+				}
 				return tx.SetRetentionOverride(r.nid, override != nil, low, high, s.opts.Now().UnixMilli())
 			},
 			Committed: func() {
@@ -348,17 +355,4 @@ func (r *Room) Override() *expiry.Policy {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.override
-}
-
-// MessageExpired reports whether a message of a room has expired that was sent and received at the given times (ms). A
-// message of an unknown room counts as expired.
-func (s *Service) MessageExpired(ctx context.Context, room ident.RoomNID, originTS, receivedTS int64) (bool, error) {
-	r, err := s.RoomByNID(ctx, room)
-	if errors.Is(err, ErrNoRoom) {
-		return true, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	return expiry.Expired(r.Retention(), originTS, receivedTS, s.opts.Now()), nil
 }

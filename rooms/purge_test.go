@@ -260,6 +260,29 @@ func TestOverrideIsSetAndRemoved(t *testing.T) {
 	h.refused(h.svc.SetRetentionOverride(t.Context(), "!none:here", nil), "M_NOT_FOUND")
 }
 
+func TestAnOverrideAlsoAppliesToTheRoomThatReplacesTheRoom(t *testing.T) {
+	eachHouse(t, func(h *house) {
+		alice, bob, carol := h.user("alice"), h.user("bob"), h.user("carol")
+		old := h.public(alice, bob, carol)
+		h.keep(old, time.Hour)
+		room, err := h.svc.Upgrade(t.Context(), alice, old, id.RoomV11, nil)
+		h.ok(err)
+		if p := h.room(room).Override(); p == nil || p.Min != nil || p.Max == nil || *p.Max != time.Hour || *h.room(room).Retention().Max != time.Hour {
+			t.Fatalf("after the upgrade the policy of the administrator is %v", p)
+		}
+		h.keep(room, 2*time.Hour)
+		h.ok(h.svc.Join(t.Context(), bob, room, ""))
+		if p := h.room(room).Override(); p == nil || *p.Max != 2*time.Hour {
+			t.Errorf("somebody who follows replaces the administrator's policy for the new room by %v", p)
+		}
+		h.ok(h.svc.SetRetentionOverride(t.Context(), room, nil))
+		h.ok(h.svc.Join(t.Context(), carol, room, ""))
+		if p := h.room(room).Override(); p != nil {
+			t.Errorf("somebody who follows brings the policy back that the administrator has removed: %v", p)
+		}
+	})
+}
+
 func TestPurgedTextIsInNoFile(t *testing.T) {
 	const marker = "heliotrope-49152"
 	dsn := storagetest.SQLite(t)

@@ -2,9 +2,11 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"maunium.net/go/mautrix/id"
 
@@ -191,6 +193,9 @@ func (r *restore) applyRow(tx *storage.Tx, e storage.LedgerEntry) error {
 		err = tx.DeleteEmailAgain(user, e.Value)
 	case storage.LedgerMedia:
 		_, err = tx.DeleteMedia(e.Name)
+	case storage.LedgerQuarantine:
+		of, mediaID, _ := strings.Cut(e.Name, "/")
+		_, err = tx.QuarantineMedia(storage.MediaName{Server: of, ID: mediaID}, e.Value != 0)
 	default:
 		return nil // replayServices applies the others
 	}
@@ -283,6 +288,8 @@ func (r *restore) applyByService(ctx context.Context, s *services, e storage.Led
 		done, err = deactivateAgain(ctx, s, ident.UserNID(e.Ref), storage.Erasure(e.Value))
 	case storage.LedgerPurged:
 		done, err = purgeAgain(ctx, s.rooms, ident.RoomNID(e.Ref), e.Name)
+	case storage.LedgerOverride:
+		done, err = overrideAgain(ctx, s.rooms, ident.RoomNID(e.Ref), e.Name)
 	}
 	if done {
 		r.report.Replayed[e.Kind]++
@@ -340,6 +347,22 @@ func erasedSoFar(tx *storage.Tx, user ident.UserNID) (storage.Erasure, error) {
 		return storage.NotErased, err
 	}
 	return storage.Erased, nil
+}
+
+// overrideAgain sets or removes the administrator's retention policy for a room, if the room exists.
+func overrideAgain(ctx context.Context, s *rooms.Service, room ident.RoomNID, text string) (done bool, err error) {
+	var policy *expiry.Policy
+	if err := json.Unmarshal([]byte(text), &policy); err != nil {
+		return false, err
+	}
+	r, err := s.RoomByNID(ctx, room)
+	if errors.Is(err, rooms.ErrNoRoom) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, s.SetRetentionOverride(ctx, r.ID(), policy)
 }
 
 // purgeAgain repeats a purge of a room by its rule, if the room exists.

@@ -264,7 +264,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		DB: s.db, Server: cfg.ServerName, Cache: keyed.Budget(cfg.Cache.Size), Dir: filepath.Join(cfg.Dir(), "media"), Key: s.db.Secret("media"), MaxUploadSize: int64(cfg.Media.MaxUploadSize),
 		QuotaPerUser: int64(cfg.Media.QuotaPerUser), MaxPending: cfg.Media.MaxPendingUploads,
 		PendingExpiry: time.Duration(cfg.Media.PendingUploadExpiry), Workers: thumbnailWorkers, Now: o.Now, RemoveBy: s.retention.Time, Log: o.Log,
-		Secrets: s.secrets, Commits: commits, Rooms: s.rooms, Deletions: s.deletions, Lifetimes: undeclared{s.db, s.rooms, s.registry}, UnusedLifetime: time.Duration(cfg.Media.UnusedLifetime),
+		Secrets: s.secrets, Commits: commits, Rooms: s.history, Deletions: s.deletions, Lifetimes: undeclared{s.db, s.rooms, s.registry}, UnusedLifetime: time.Duration(cfg.Media.UnusedLifetime),
 		MaxRemoteSize: int64(cfg.Media.MaxRemoteSize), RemoteCache: int64(cfg.Media.RemoteCacheSize), RemoteLifetime: time.Duration(cfg.Media.RemoteCacheLifetime), TemporarySize: int64(cfg.Media.URLPreviews.CacheSize),
 	}
 	if cfg.Federation.Enabled {

@@ -32,9 +32,11 @@ const (
 	LedgerIdentity    = "identity"    // Ref: user; Name: the hash of an identity at another service that was removed
 	LedgerEmail       = "email"       // Ref: user; Value: when the e-mail address that was removed had been added (ms)
 	LedgerMedia       = "media"       // Name: the deleted media ID
+	LedgerQuarantine  = "quarantine"  // Name: the server ("": this one) and the ID of media; Value: whether they were withdrawn or that was lifted
 	LedgerHold        = "hold"        // Ref: the room or user under a legal hold; Value: the hold; Name: LedgerHoldName
 	LedgerLifted      = "hold lifted" // Ref: the hold
 	LedgerLifetime    = "lifetime"    // Ref: user; Value: the lifetime of the user's messages (ms), 0: none; Name: the number of the room, 0: all rooms
+	LedgerOverride    = "override"    // Ref: room; Name: the administrator's retention policy for it, as JSON; null: none
 	LedgerReceipt     = "receipt"     // Ref: the number of a receipt of deletions; Name: its digest
 )
 

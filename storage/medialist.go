@@ -66,12 +66,15 @@ const quarantineQuery = `INSERT INTO media_quarantine (server, media_id, since_t
 
 // QuarantineMedia withdraws media, or lifts that. It returns false if nothing changed.
 func (tx *Tx) QuarantineMedia(m MediaName, on bool) (bool, error) {
+	query, args, value := `DELETE FROM media_quarantine WHERE server = $1 AND media_id = $2`, []any{m.Server, m.ID}, int64(0)
 	if on {
-		n, err := tx.exec(quarantineQuery, m.Server, m.ID, tx.Now().UnixMilli())
-		return n == 1, err
+		query, args, value = quarantineQuery, append(args, tx.Now().UnixMilli()), 1
 	}
-	n, err := tx.exec(`DELETE FROM media_quarantine WHERE server = $1 AND media_id = $2`, m.Server, m.ID)
-	return n == 1, err
+	n, err := tx.exec(query, args...)
+	if err != nil || n == 0 {
+		return false, err
+	}
+	return true, tx.Note(LedgerQuarantine, 0, value, m.Server+"/"+m.ID)
 }
 
 // SetMediaUnused records since when (ms) uploads, at most maxIn, wait for their deletion; 0: they do not.

@@ -268,6 +268,8 @@ func runDrill(t *testing.T, d *drill) {
 	d.must("purge", "now", "--all")
 	lost.Must(t, "POST", "/_matrix/client/v3/logout", process.Object{})
 	d.must("user", "deactivate", "--erase", "carol")
+	d.must("room", "retention", "set", "--max", "365d", chat)
+	d.must("media", "quarantine", "mxc://"+first)
 	setPassword(t, alice, "a password of alice", "another password of alice")
 	say(t, alice, chat, "lost-marker")
 	later := process.Text(alice.Must(t, "GET", "/_matrix/client/v3/sync", nil), "next_batch")
@@ -303,10 +305,14 @@ func runDrill(t *testing.T, d *drill) {
 			t.Errorf("the room has %s: %v, want %v", text, !want, want)
 		}
 	}
-	for name, media := range map[string]string{"the first file": first, "the second file": second} {
-		if got := download(t, alice, media); got != name {
-			t.Errorf("%s is %q after the restore", name, got)
-		}
+	if got := download(t, alice, second); got != "the second file" {
+		t.Errorf("the second file is %q after the restore", got)
+	}
+	if code, _ := status(t, alice, "GET", "/_matrix/client/v1/media/download/"+first, nil); code != 404 {
+		t.Errorf("the download of a file that was withdrawn gets %d after the restore", code)
+	}
+	if out := d.must("room", "retention", "show", chat); !strings.Contains(out, "365d") {
+		t.Errorf("the policy that the administrator had set for a room is gone after the restore:\n%s", out)
 	}
 	if code, _ := status(t, lost, "GET", "/_matrix/client/v3/account/whoami", nil); code != 401 {
 		t.Errorf("a device that was signed out gets %d", code)
