@@ -90,23 +90,23 @@ func (a *arrivals) mustArrive(e *incoming) bool {
 	return (&Event{Event: e.Event, ReceivedTS: now}).StickyUntil() > now
 }
 
-// setHistoryAside removes from the waiting events those suspects that precede the join, and leaves them to backfill. It
-// returns the suspects for which the known part of the graph does not decide this.
+// setHistoryAside removes from the waiting events those that precede the join, and leaves them to backfill. It returns
+// the suspects for which the known part of the graph does not decide this. Events that follow a suspect need not be
+// suspects themselves.
 func (a *arrivals) setHistoryAside(suspects []*incoming) (doubtful []*incoming) {
 	if len(suspects) == 0 {
 		return nil
 	}
 	a.history.walk(a)
+	for eventID, e := range a.waiting {
+		if e.precedes = a.history.ids[eventID] && a.mustArrive(e); a.history.ids[eventID] && !e.precedes {
+			a.leaveToBackfill(e)
+		}
+	}
 	since := map[id.EventID]bool{}
 	for _, e := range suspects { // prev_events first, if the depths are right
-		if a.waiting[e.ID()] == nil {
-			continue
-		}
 		switch {
-		case a.history.ids[e.ID()] && a.mustArrive(e):
-			e.precedes = true
-		case a.history.ids[e.ID()]:
-			a.leaveToBackfill(e)
+		case a.waiting[e.ID()] == nil, e.precedes:
 		case e.Depth() >= a.history.bound,
 			slices.ContainsFunc(e.PrevEvents(), func(prev id.EventID) bool { return a.isSinceJoin(prev) || since[prev] }):
 			since[e.ID()] = true
