@@ -31,7 +31,8 @@ func (a AccountRow) HasPassword() bool { return a.Password != "" && a.Password !
 const accountColumns = `nid, localpart, password, created_ts, admin, deactivated_ts, locked, suspended, guest, mfa, mfa_since_ts`
 
 func scanAccount(r Row) (a AccountRow, err error) {
-	return a, r.Scan(&a.NID, &a.Localpart, &a.Password, &a.CreatedTS, &a.Admin, &a.DeactivatedTS, &a.Locked, &a.Suspended, &a.Guest, &a.MFA, &a.MFASinceTS)
+	err = r.Scan(&a.NID, &a.Localpart, &a.Password, &a.CreatedTS, &a.Admin, &a.DeactivatedTS, &a.Locked, &a.Suspended, &a.Guest, &a.MFA, &a.MFASinceTS)
+	return a, err
 }
 
 const accountByLocalpartQuery = `SELECT ` + accountColumns + ` FROM accounts WHERE localpart = $1`
@@ -83,7 +84,8 @@ type GuestMember struct {
 }
 
 func scanGuestMember(r Row) (g GuestMember, err error) {
-	return g, r.Scan(&g.Room, &g.User, &g.UserID)
+	err = r.Scan(&g.Room, &g.User, &g.UserID)
+	return g, err
 }
 
 const (
@@ -255,7 +257,8 @@ type RegistrationToken struct {
 const registrationTokenColumns = `token, uses_allowed, completed, expires_ts, created_ts`
 
 func scanRegistrationToken(r Row) (t RegistrationToken, err error) {
-	return t, r.Scan(&t.Token, &t.Uses, &t.Completed, &t.ExpiresTS, &t.CreatedTS)
+	err = r.Scan(&t.Token, &t.Uses, &t.Completed, &t.ExpiresTS, &t.CreatedTS)
+	return t, err
 }
 
 // RegistrationToken finds a registration token.

@@ -24,7 +24,8 @@ const appServicesQuery = `SELECT id, position, devices, txn, pending, failures, 
 // AppServices returns the records of all application services.
 func (tx *Tx) AppServices() ([]AppService, error) {
 	return collect(tx, func(r Row) (a AppService, err error) {
-		return a, r.Scan(&a.ID, &a.Position, &a.Devices, &a.Txn, &a.Pending, &a.Failures, &a.FailingTS, &a.RetryTS, &a.ReachedTS)
+		err = r.Scan(&a.ID, &a.Position, &a.Devices, &a.Txn, &a.Pending, &a.Failures, &a.FailingTS, &a.RetryTS, &a.ReachedTS)
+		return a, err
 	}, appServicesQuery)
 }
 
@@ -84,7 +85,8 @@ type LocalMemberSince struct {
 func (tx *Tx) LocalMembersSince(rooms []ident.RoomNID, after Pos) ([]LocalMemberSince, error) {
 	list, args := In(2, rooms)
 	return collect(tx, func(r Row) (s LocalMemberSince, err error) {
-		return s, r.Scan(&s.Room, &s.User, &s.Membership, &s.Position, &s.JoinedPos)
+		err = r.Scan(&s.Room, &s.User, &s.Membership, &s.Position, &s.JoinedPos)
+		return s, err
 	}, localMembersSinceQuery+list, append([]any{int64(after)}, args...)...)
 }
 
@@ -108,9 +110,7 @@ WHERE t.position > $1 AND t.position <= $2 ORDER BY t.position LIMIT $3`
 // ToDeviceOfAll lists at most limit messages for devices of any user in (since, upTo], oldest first. It uses the
 // primary key.
 func (tx *Tx) ToDeviceOfAll(since, upTo Pos, limit int) ([]AnyToDevice, error) {
-	return collect(tx, func(r Row) (m AnyToDevice, err error) {
-		return m, r.Scan(&m.Position, &m.User, &m.Device)
-	}, toDeviceOfAllQuery, int64(since), int64(upTo), limit)
+	return collect(tx, func(r Row) (m AnyToDevice, err error) { err = r.Scan(&m.Position, &m.User, &m.Device); return m, err }, toDeviceOfAllQuery, int64(since), int64(upTo), limit)
 }
 
 const toDeviceAtQuery = `SELECT t.position, u.user_id, d.device_id, t.json FROM to_device t JOIN devices d ON d.nid = t.device_nid JOIN users u ON u.nid = d.user_nid
@@ -122,7 +122,8 @@ func (tx *Tx) ToDeviceAt(positions []Pos) (out []AnyToDevice, err error) {
 	for part := range slices.Chunk(positions, maxIn) {
 		list, args := In(1, part)
 		rows, err := collect(tx, func(r Row) (m AnyToDevice, err error) {
-			return m, r.Scan(&m.Position, &m.User, &m.Device, &m.JSON)
+			err = r.Scan(&m.Position, &m.User, &m.Device, &m.JSON)
+			return m, err
 		}, toDeviceAtQuery+list+` ORDER BY t.position`, args...)
 		if err != nil {
 			return nil, err
@@ -145,9 +146,7 @@ WHERE c.position > $1 AND c.position <= $2 ORDER BY c.position LIMIT $3`
 // DeviceListChangesOfAll lists at most limit users whose devices changed in (since, upTo], in the order of the changes.
 // It uses the index device_list_changes_by_position.
 func (tx *Tx) DeviceListChangesOfAll(since, upTo Pos, limit int) ([]ListChange, error) {
-	return collect(tx, func(r Row) (c ListChange, err error) {
-		return c, r.Scan(&c.Position, &c.UserNID, &c.User)
-	}, listChangesQuery, int64(since), int64(upTo), limit)
+	return collect(tx, func(r Row) (c ListChange, err error) { err = r.Scan(&c.Position, &c.UserNID, &c.User); return c, err }, listChangesQuery, int64(since), int64(upTo), limit)
 }
 
 // KeyedDevice is a device that has uploaded keys.
@@ -164,9 +163,7 @@ WHERE d.user_nid IN `
 func (tx *Tx) KeyedDevices(users []ident.UserNID) (out []KeyedDevice, err error) {
 	for part := range slices.Chunk(users, maxIn) {
 		list, args := In(1, part)
-		rows, err := collect(tx, func(r Row) (d KeyedDevice, err error) {
-			return d, r.Scan(&d.NID, &d.ID, &d.User)
-		}, keyedDevicesQuery+list, args...)
+		rows, err := collect(tx, func(r Row) (d KeyedDevice, err error) { err = r.Scan(&d.NID, &d.ID, &d.User); return d, err }, keyedDevicesQuery+list, args...)
 		if err != nil {
 			return nil, err
 		}

@@ -13,9 +13,7 @@ const dehydratedQuery = `SELECT device_nid, device_id, device_data FROM dehydrat
 
 // Dehydrated returns a user's dehydrated device. It uses the primary key.
 func (tx *Tx) Dehydrated(user ident.UserNID) (Dehydrated, bool, error) {
-	return one(tx, func(r Row) (d Dehydrated, err error) {
-		return d, r.Scan(&d.Device, &d.DeviceID, &d.Data)
-	}, dehydratedQuery, int64(user))
+	return one(tx, func(r Row) (d Dehydrated, err error) { err = r.Scan(&d.Device, &d.DeviceID, &d.Data); return d, err }, dehydratedQuery, int64(user))
 }
 
 const addDehydratedQuery = `INSERT INTO dehydrated_devices (user_nid, device_nid, device_id, device_data) VALUES ($1, $2, $3, $4)`

@@ -23,7 +23,8 @@ func (tx *Tx) CountDeleted(room ident.RoomNID, kind string, events, media int64)
 // TakeDeleted returns what such a deletion has deleted from a room, and sets it to nothing.
 func (tx *Tx) TakeDeleted(room ident.RoomNID, kind string) (DeletionCounts, bool, error) {
 	return one(tx, func(r Row) (c DeletionCounts, err error) {
-		return c, r.Scan(&c.Events, &c.Media, &c.SinceTS)
+		err = r.Scan(&c.Events, &c.Media, &c.SinceTS)
+		return c, err
 	}, takeDeletedQuery, int64(room), kind)
 }
 
@@ -63,7 +64,8 @@ func (tx *Tx) AddPendingReceipt(p *PendingReceipt) error {
 // and search_blocks_stale.
 func (tx *Tx) DueReceipts(limit int) ([]PendingReceipt, error) {
 	return collect(tx, func(r Row) (p PendingReceipt, err error) {
-		return p, r.Scan(&p.NID, &p.Room, &p.Kind, &p.Events, &p.Media, &p.SinceTS, &p.UntilTS, &p.About)
+		err = r.Scan(&p.NID, &p.Room, &p.Kind, &p.Events, &p.Media, &p.SinceTS, &p.UntilTS, &p.About)
+		return p, err
 	}, dueReceiptsQuery, limit)
 }
 
@@ -84,9 +86,7 @@ const openDeletionsQuery = `SELECT room_nid, kind FROM deletion_counts WHERE (ro
 // OpenDeletions lists at most limit of the kinds of deletions that have not ended, after the given one. It uses the
 // primary key.
 func (tx *Tx) OpenDeletions(after OpenDeletion, limit int) ([]OpenDeletion, error) {
-	return collect(tx, func(r Row) (o OpenDeletion, err error) {
-		return o, r.Scan(&o.Room, &o.Kind)
-	}, openDeletionsQuery, int64(after.Room), after.Kind, limit)
+	return collect(tx, func(r Row) (o OpenDeletion, err error) { err = r.Scan(&o.Room, &o.Kind); return o, err }, openDeletionsQuery, int64(after.Room), after.Kind, limit)
 }
 
 // DeletionReceipt is a signed receipt about deletions.
@@ -99,7 +99,8 @@ type DeletionReceipt struct {
 }
 
 func scanDeletionReceipt(r Row) (d DeletionReceipt, err error) {
-	return d, r.Scan(&d.Number, &d.Room, &d.TS, &d.Digest, &d.Note)
+	err = r.Scan(&d.Number, &d.Room, &d.TS, &d.Digest, &d.Note)
+	return d, err
 }
 
 const addReceiptQuery = `INSERT INTO deletion_receipts (number, room_nid, ts, digest, note) VALUES ($1, $2, $3, $4, $5)`
@@ -158,9 +159,7 @@ const deletionKeysQuery = `SELECT nid, private, verifier FROM deletion_keys ORDE
 
 // DeletionKeys returns at most limit keys, the newest first.
 func (tx *Tx) DeletionKeys(limit int) ([]DeletionKey, error) {
-	return collect(tx, func(r Row) (k DeletionKey, err error) {
-		return k, r.Scan(&k.NID, &k.Private, &k.Verifier)
-	}, deletionKeysQuery, limit)
+	return collect(tx, func(r Row) (k DeletionKey, err error) { err = r.Scan(&k.NID, &k.Private, &k.Verifier); return k, err }, deletionKeysQuery, limit)
 }
 
 // ReplaceDeletionKey stores a new key, and deletes the private parts of the others.

@@ -15,7 +15,8 @@ type DeviceRow struct {
 const deviceColumns = `nid, device_id, display_name, seen_ts, seen_addr, user_agent`
 
 func scanDevice(r Row) (d DeviceRow, err error) {
-	return d, r.Scan(&d.NID, &d.DeviceID, &d.DisplayName, &d.SeenTS, &d.SeenAddr, &d.UserAgent)
+	err = r.Scan(&d.NID, &d.DeviceID, &d.DisplayName, &d.SeenTS, &d.SeenAddr, &d.UserAgent)
+	return d, err
 }
 
 // Devices lists a user's devices, ordered by device ID. It uses the index devices_by_id.

@@ -25,7 +25,8 @@ func (tx *Tx) AddBackupVersion(user ident.UserNID, algorithm, authData string) (
 const backupColumns = `SELECT version, algorithm, auth_data, etag FROM backup_versions WHERE user_nid = $1 AND deleted = 0 `
 
 func scanBackupVersion(r Row) (v BackupVersion, err error) {
-	return v, r.Scan(&v.Version, &v.Algorithm, &v.AuthData, &v.ETag)
+	err = r.Scan(&v.Version, &v.Algorithm, &v.AuthData, &v.ETag)
+	return v, err
 }
 
 // LatestBackup returns a user's current backup.

@@ -141,9 +141,7 @@ const countOneTimeKeysQuery = `SELECT algorithm, count(*) FROM one_time_keys WHE
 
 // CountOneTimeKeys counts a device's unclaimed keys by algorithm.
 func (tx *Tx) CountOneTimeKeys(device ident.DeviceNID) ([]KeyCount, error) {
-	return collect(tx, func(r Row) (c KeyCount, err error) {
-		return c, r.Scan(&c.Algorithm, &c.Count)
-	}, countOneTimeKeysQuery, int64(device))
+	return collect(tx, func(r Row) (c KeyCount, err error) { err = r.Scan(&c.Algorithm, &c.Count); return c, err }, countOneTimeKeysQuery, int64(device))
 }
 
 // CountFallbackKeys counts a device's fallback keys, used or not.

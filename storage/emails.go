@@ -13,7 +13,8 @@ type EmailRow struct {
 const emailColumns = `address, user_nid, added_ts, validated_ts`
 
 func scanEmail(r Row) (e EmailRow, err error) {
-	return e, r.Scan(&e.Address, &e.User, &e.AddedTS, &e.ValidatedTS)
+	err = r.Scan(&e.Address, &e.User, &e.AddedTS, &e.ValidatedTS)
+	return e, err
 }
 
 // Email finds the account that has an address.
@@ -84,7 +85,8 @@ type EmailSession struct {
 const emailSessionColumns = `sid, purpose, address, secret_hash, send_attempt, token_hash, next_link, wrong, expires_ts, validated_ts`
 
 func scanEmailSession(r Row) (s EmailSession, err error) {
-	return s, r.Scan(&s.SID, &s.Purpose, &s.Address, &s.SecretHash, &s.SendAttempt, &s.TokenHash, &s.NextLink, &s.Wrong, &s.ExpiresTS, &s.ValidatedTS)
+	err = r.Scan(&s.SID, &s.Purpose, &s.Address, &s.SecretHash, &s.SendAttempt, &s.TokenHash, &s.NextLink, &s.Wrong, &s.ExpiresTS, &s.ValidatedTS)
+	return s, err
 }
 
 const (
@@ -166,7 +168,8 @@ func (tx *Tx) AddIdentityBinding(user ident.UserNID, b IdentityBinding) error {
 // IdentityBindings returns at most limit bindings of a user.
 func (tx *Tx) IdentityBindings(user ident.UserNID, limit int) ([]IdentityBinding, error) {
 	return collect(tx, func(r Row) (b IdentityBinding, err error) {
-		return b, r.Scan(&b.Medium, &b.Address, &b.IDServer)
+		err = r.Scan(&b.Medium, &b.Address, &b.IDServer)
+		return b, err
 	}, identityBindingsQuery, int64(user), limit)
 }
 

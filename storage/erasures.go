@@ -57,7 +57,7 @@ func (tx *Tx) UserData(user ident.UserNID) (map[string]int64, error) {
 		kind string
 		n    int64
 	}
-	list, err := collect(tx, func(r Row) (c count, err error) { return c, r.Scan(&c.kind, &c.n) }, userDataQuery, int64(user))
+	list, err := collect(tx, func(r Row) (c count, err error) { err = r.Scan(&c.kind, &c.n); return c, err }, userDataQuery, int64(user))
 	out := map[string]int64{}
 	for _, c := range list {
 		if c.n > 0 {
@@ -125,7 +125,7 @@ const erasureCountsQuery = `SELECT coalesce(sum(redacted), 0), coalesce(sum(remo
 // events it has removed from this server only.
 func (tx *Tx) ErasureCounts(user ident.UserNID) (redacted, removed int64, err error) {
 	type counts struct{ redacted, removed int64 }
-	c, _, err := one(tx, func(r Row) (c counts, err error) { return c, r.Scan(&c.redacted, &c.removed) }, erasureCountsQuery, int64(user))
+	c, _, err := one(tx, func(r Row) (c counts, err error) { err = r.Scan(&c.redacted, &c.removed); return c, err }, erasureCountsQuery, int64(user))
 	return c.redacted, c.removed, err
 }
 

@@ -46,7 +46,8 @@ WHERE user_nid = $1 AND pending = 0 AND expires_ts > $2 ORDER BY created_ts, has
 // web_sessions_by_user.
 func (tx *Tx) BrowserSessions(user ident.UserNID, limit int) ([]BrowserSession, error) {
 	return collect(tx, func(r Row) (s BrowserSession, err error) {
-		return s, r.Scan(&s.CreatedTS, &s.FirstTS, &s.SecondTS, &s.ExpiresTS)
+		err = r.Scan(&s.CreatedTS, &s.FirstTS, &s.SecondTS, &s.ExpiresTS)
+		return s, err
 	}, browserSessionsQuery, int64(user), tx.now.UnixMilli(), limit)
 }
 
@@ -145,7 +146,8 @@ type FollowedThread struct {
 // FollowedThreads returns at most limit threads to which a user has subscribed, or has unsubscribed.
 func (tx *Tx) FollowedThreads(user ident.UserNID, limit int) ([]FollowedThread, error) {
 	return collect(tx, func(r Row) (t FollowedThread, err error) {
-		return t, r.Scan(&t.Room, &t.EventID, &t.RoomID, &t.State)
+		err = r.Scan(&t.Room, &t.EventID, &t.RoomID, &t.State)
+		return t, err
 	}, followedThreadsQuery, int64(user), limit)
 }
 

@@ -14,7 +14,8 @@ type TOTPRow struct {
 const totpColumns = `user_nid, secret, last_step, created_ts, used_ts`
 
 func scanTOTP(r Row) (t TOTPRow, err error) {
-	return t, r.Scan(&t.User, &t.Secret, &t.LastStep, &t.CreatedTS, &t.UsedTS)
+	err = r.Scan(&t.User, &t.Secret, &t.LastStep, &t.CreatedTS, &t.UsedTS)
+	return t, err
 }
 
 const (
@@ -86,7 +87,8 @@ type PasskeyRow struct {
 const passkeyColumns = `credential_id, user_nid, rp_id, name, public_key, aaguid, transports, flags, discoverable, sign_count, created_ts, used_ts, regressed_ts`
 
 func scanPasskey(r Row) (p PasskeyRow, err error) {
-	return p, r.Scan(&p.CredentialID, &p.User, &p.RPID, &p.Name, &p.PublicKey, &p.AAGUID, &p.Transports, &p.Flags, &p.Discoverable, &p.SignCount, &p.CreatedTS, &p.UsedTS, &p.RegressedTS)
+	err = r.Scan(&p.CredentialID, &p.User, &p.RPID, &p.Name, &p.PublicKey, &p.AAGUID, &p.Transports, &p.Flags, &p.Discoverable, &p.SignCount, &p.CreatedTS, &p.UsedTS, &p.RegressedTS)
+	return p, err
 }
 
 const (
@@ -228,7 +230,8 @@ func (tx *Tx) AddFactorChallenge(c FactorChallenge, each, strangers int) error {
 func (tx *Tx) FactorChallenge(hash string) (FactorChallenge, bool, error) {
 	return one(tx, func(r Row) (c FactorChallenge, err error) {
 		c.Hash = hash
-		return c, r.Scan(&c.Kind, &c.User, &c.Owner, &c.Data, &c.ExpiresTS)
+		err = r.Scan(&c.Kind, &c.User, &c.Owner, &c.Data, &c.ExpiresTS)
+		return c, err
 	}, factorChallengeQuery, hash, tx.now.UnixMilli())
 }
 
@@ -278,7 +281,8 @@ type EnrolLinkRow struct {
 }
 
 func scanEnrolLink(r Row) (l EnrolLinkRow, err error) {
-	return l, r.Scan(&l.User, &l.UserID, &l.MadeBy, &l.CreatedTS, &l.ExpiresTS)
+	err = r.Scan(&l.User, &l.UserID, &l.MadeBy, &l.CreatedTS, &l.ExpiresTS)
+	return l, err
 }
 
 const (
@@ -376,7 +380,8 @@ type FactorCounts struct {
 // FactorCounts counts the second factors of a user.
 func (tx *Tx) FactorCounts(user ident.UserNID) (FactorCounts, error) {
 	n, _, err := one(tx, func(r Row) (n FactorCounts, err error) {
-		return n, r.Scan(&n.TOTP, &n.RecoveryCodes, &n.Passkeys, &n.Verifying)
+		err = r.Scan(&n.TOTP, &n.RecoveryCodes, &n.Passkeys, &n.Verifying)
+		return n, err
 	}, factorsQuery, int64(user))
 	return n, err
 }

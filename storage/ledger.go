@@ -99,7 +99,7 @@ const (
 
 // LedgerHead returns the path of the ledger and its last line, as recorded by AdvanceLedger.
 func (tx *Tx) LedgerHead() (path string, h LedgerHead, err error) {
-	h, _, err = one(tx, func(r Row) (h LedgerHead, err error) { return h, r.Scan(&h.Line, &h.MAC) }, ledgerHeadQuery, metaLedger)
+	h, _, err = one(tx, func(r Row) (h LedgerHead, err error) { err = r.Scan(&h.Line, &h.MAC); return h, err }, ledgerHeadQuery, metaLedger)
 	if err != nil {
 		return "", h, err
 	}

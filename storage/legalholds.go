@@ -34,7 +34,8 @@ const legalHoldsFrom = `SELECT h.nid, h.room_nid, h.user_nid, coalesce(r.room_id
 h.lifted_by, h.lifted_ts, h.follows FROM legal_holds h LEFT JOIN rooms r ON r.nid = h.room_nid LEFT JOIN users u ON u.nid = h.user_nid `
 
 func scanLegalHold(r Row) (h LegalHold, err error) {
-	return h, r.Scan(&h.NID, &h.Room, &h.User, &h.RoomID, &h.UserID, &h.Reason, &h.AddedBy, &h.AddedTS, &h.ReviewTS, &h.AskedBy, &h.AskedTS, &h.LiftedBy, &h.LiftedTS, &h.Follows)
+	err = r.Scan(&h.NID, &h.Room, &h.User, &h.RoomID, &h.UserID, &h.Reason, &h.AddedBy, &h.AddedTS, &h.ReviewTS, &h.AskedBy, &h.AskedTS, &h.LiftedBy, &h.LiftedTS, &h.Follows)
+	return h, err
 }
 
 const addLegalHoldQuery = `INSERT INTO legal_holds (nid, room_nid, user_nid, reason, added_by, added_ts, review_ts, follows) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
@@ -130,9 +131,7 @@ func (tx *Tx) FollowingHolds(nid, after int64, limit int) ([]LegalHold, error) {
 // StandingHolds returns the rooms and users on which there are holds, one entry for each hold. Only administrators add
 // holds, so their number is not bounded.
 func (tx *Tx) StandingHolds() ([]LegalHold, error) {
-	return collect(tx, func(r Row) (h LegalHold, err error) {
-		return h, r.Scan(&h.NID, &h.Room, &h.User)
-	}, `SELECT nid, room_nid, user_nid FROM legal_holds WHERE lifted_ts = 0`)
+	return collect(tx, func(r Row) (h LegalHold, err error) { err = r.Scan(&h.NID, &h.Room, &h.User); return h, err }, `SELECT nid, room_nid, user_nid FROM legal_holds WHERE lifted_ts = 0`)
 }
 
 // AskToLift records that an administrator asked for a hold to be lifted. An empty name withdraws the request.
@@ -146,9 +145,7 @@ const liftHoldQuery = `UPDATE legal_holds SET lifted_by = $2, lifted_ts = $3 WHE
 // LiftLegalHold records that a hold was lifted, and with it the holds that follow it. It returns the rooms and the user
 // on which these were. The rows stay.
 func (tx *Tx) LiftLegalHold(nid int64, by string, ts int64) ([]LegalHold, error) {
-	lifted, err := collect(tx, func(r Row) (h LegalHold, err error) {
-		return h, r.Scan(&h.Room, &h.User)
-	}, liftHoldQuery, nid, by, ts)
+	lifted, err := collect(tx, func(r Row) (h LegalHold, err error) { err = r.Scan(&h.Room, &h.User); return h, err }, liftHoldQuery, nid, by, ts)
 	if err != nil {
 		return nil, err
 	}
@@ -204,7 +201,8 @@ func (tx *Tx) KeptEvents(after KeptBy, limit int) ([]KeptBy, error) {
 }
 
 func scanKeptBy(r Row) (k KeptBy, err error) {
-	return k, r.Scan(&k.Room, &k.Sender)
+	err = r.Scan(&k.Room, &k.Sender)
+	return k, err
 }
 
 // KeptCandidates lists the events of a sender in a room that were kept by a hold when they expired, after a position.

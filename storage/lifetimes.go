@@ -60,9 +60,7 @@ AND EXISTS (SELECT 1 FROM access_tokens t WHERE t.device_nid = d.nid) ORDER BY d
 // IdleSessions returns at most limit devices that were last seen before a time (ms), except for those of guests,
 // programs and users of application services. It reads the whole table, which is as long as there are devices.
 func (tx *Tx) IdleSessions(beforeTS int64, limit int) ([]OAuthSession, error) {
-	return collect(tx, func(r Row) (s OAuthSession, err error) {
-		return s, r.Scan(&s.User, &s.Device, &s.DeviceID)
-	}, idleSessionsQuery, beforeTS, limit)
+	return collect(tx, func(r Row) (s OAuthSession, err error) { err = r.Scan(&s.User, &s.Device, &s.DeviceID); return s, err }, idleSessionsQuery, beforeTS, limit)
 }
 
 // manyPrivate holds the statements that delete at most $2 rows of the private data of which a user can have much: 16

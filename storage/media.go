@@ -55,7 +55,8 @@ func (tx *Tx) Media(mediaID string) (Media, bool, error) {
 }
 
 func scanMedia(r Row) (m Media, err error) {
-	return m, scanMediaAnd(r, &m)
+	err = scanMediaAnd(r, &m)
+	return m, err
 }
 
 // scanMediaAnd scans mediaColumns and the columns after them.
@@ -207,9 +208,7 @@ type PlainBlob struct {
 
 // PlainBlobs returns a page of the blobs whose files are not encrypted: at most limit of those after the given one.
 func (tx *Tx) PlainBlobs(after string, limit int) ([]PlainBlob, error) {
-	return collect(tx, func(r Row) (b PlainBlob, err error) {
-		return b, r.Scan(&b.Blob, &b.Size)
-	}, plainBlobsQuery, after, limit)
+	return collect(tx, func(r Row) (b PlainBlob, err error) { err = r.Scan(&b.Blob, &b.Size); return b, err }, plainBlobsQuery, after, limit)
 }
 
 const mediaKeysQuery = `SELECT f.blob, ` + mediaFileColumns + ` FROM media_files f WHERE f.blob > $1 ORDER BY f.blob LIMIT $2`

@@ -134,9 +134,7 @@ func (tx *Tx) RecordEventMedia(after Pos, limit int) (last Pos, err error) {
 		flags   int64
 		text    []byte
 	}
-	page, err := collect(tx, func(r Row) (e event, err error) {
-		return e, r.Scan(&e.p, &e.isState, &e.flags, &e.text)
-	}, oldEventMediaQuery, int64(after), limit)
+	page, err := collect(tx, func(r Row) (e event, err error) { err = r.Scan(&e.p, &e.isState, &e.flags, &e.text); return e, err }, oldEventMediaQuery, int64(after), limit)
 	if err != nil {
 		return 0, err
 	}

@@ -111,7 +111,8 @@ func (tx *Tx) releaseMedia(query string, args ...any) (int, error) {
 }
 
 func scanMediaName(r Row) (m MediaName, err error) {
-	return m, r.Scan(&m.Server, &m.ID)
+	err = r.Scan(&m.Server, &m.ID)
+	return m, err
 }
 
 const (

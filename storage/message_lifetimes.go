@@ -53,7 +53,8 @@ FROM message_lifetimes l LEFT JOIN rooms r ON r.nid = l.room_nid WHERE l.user_ni
 // MessageLifetimes lists at most limit lifetimes of the messages of a user: the one for all rooms first.
 func (tx *Tx) MessageLifetimes(user ident.UserNID, limit int) ([]MessageLifetime, error) {
 	return collect(tx, func(r Row) (l MessageLifetime, err error) {
-		return l, r.Scan(&l.User, &l.Room, &l.RoomID, &l.Lifetime, &l.SetTS)
+		err = r.Scan(&l.User, &l.Room, &l.RoomID, &l.Lifetime, &l.SetTS)
+		return l, err
 	}, messageLifetimesQuery, int64(user), limit)
 }
 

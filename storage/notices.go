@@ -107,9 +107,7 @@ type NoticeRoom struct {
 
 // NoticeRoom returns the room to which a user's notices are sent.
 func (tx *Tx) NoticeRoom(user ident.UserNID) (NoticeRoom, bool, error) {
-	return one(tx, func(r Row) (n NoticeRoom, err error) {
-		return n, r.Scan(&n.Room, &n.Sender)
-	}, `SELECT room_nid, sender_nid FROM notice_rooms WHERE user_nid = $1`, int64(user))
+	return one(tx, func(r Row) (n NoticeRoom, err error) { err = r.Scan(&n.Room, &n.Sender); return n, err }, `SELECT room_nid, sender_nid FROM notice_rooms WHERE user_nid = $1`, int64(user))
 }
 
 const setNoticeRoomQuery = `INSERT INTO notice_rooms (user_nid, room_nid, sender_nid) VALUES ($1, $2, $3)

@@ -12,7 +12,8 @@ type OAuthClient struct {
 const oauthClientColumns = `SELECT client_id, metadata, used_ts FROM oauth_clients `
 
 func scanOAuthClient(r Row) (c OAuthClient, err error) {
-	return c, r.Scan(&c.ID, &c.Metadata, &c.UsedTS)
+	err = r.Scan(&c.ID, &c.Metadata, &c.UsedTS)
+	return c, err
 }
 
 // OAuthClient finds a client by its ID.
@@ -71,7 +72,8 @@ const oauthSessionColumns = `SELECT s.device_nid, s.client_id, s.scope, s.family
 FROM oauth_sessions s JOIN devices d ON d.nid = s.device_nid `
 
 func scanOAuthSession(r Row) (s OAuthSession, err error) {
-	return s, r.Scan(&s.Device, &s.Client, &s.Scope, &s.Family, &s.Generation, &s.CreatedTS, &s.UsedTS, &s.User, &s.DeviceID)
+	err = r.Scan(&s.Device, &s.Client, &s.Scope, &s.Family, &s.Generation, &s.CreatedTS, &s.UsedTS, &s.User, &s.DeviceID)
+	return s, err
 }
 
 // OAuthSession finds the OAuth 2.0 session of a device.
@@ -100,9 +102,7 @@ JOIN oauth_clients c ON c.client_id = s.client_id WHERE d.user_nid = $1 ORDER BY
 
 // OAuthClientsOf returns the clients with which at most limit devices of a user were signed in.
 func (tx *Tx) OAuthClientsOf(user ident.UserNID, limit int) ([]OAuthDeviceClient, error) {
-	return collect(tx, func(r Row) (c OAuthDeviceClient, err error) {
-		return c, r.Scan(&c.DeviceID, &c.Metadata)
-	}, oauthClientsOfQuery, int64(user), limit)
+	return collect(tx, func(r Row) (c OAuthDeviceClient, err error) { err = r.Scan(&c.DeviceID, &c.Metadata); return c, err }, oauthClientsOfQuery, int64(user), limit)
 }
 
 // OAuthSessionUsed records that a session was refreshed now.
@@ -151,7 +151,8 @@ const oauthCodeQuery = `SELECT client_id, redirect_uri, challenge, scope, device
 // OAuthCode finds an authorization code by its hash, even if the code was used or has expired.
 func (tx *Tx) OAuthCode(hash string) (OAuthCode, bool, error) {
 	return one(tx, func(r Row) (c OAuthCode, err error) {
-		return c, r.Scan(&c.Client, &c.RedirectURI, &c.Challenge, &c.Scope, &c.DeviceID, &c.User, &c.Evidence, &c.ExpiresTS, &c.Family, &c.Nonce, &c.Upstream)
+		err = r.Scan(&c.Client, &c.RedirectURI, &c.Challenge, &c.Scope, &c.DeviceID, &c.User, &c.Evidence, &c.ExpiresTS, &c.Family, &c.Nonce, &c.Upstream)
+		return c, err
 	}, oauthCodeQuery, hash)
 }
 
@@ -203,7 +204,8 @@ func (tx *Tx) AddOAuthDeviceCode(hash, userCode string, c OAuthDeviceCode) (bool
 const oauthDeviceCodeColumns = `SELECT client_id, scope, device_id, addr, expires_ts, pause, polled_ts, state, user_nid, evidence, upstream FROM oauth_device_codes `
 
 func scanOAuthDeviceCode(r Row) (c OAuthDeviceCode, err error) {
-	return c, r.Scan(&c.Client, &c.Scope, &c.DeviceID, &c.Addr, &c.ExpiresTS, &c.Pause, &c.PolledTS, &c.State, &c.User, &c.Evidence, &c.Upstream)
+	err = r.Scan(&c.Client, &c.Scope, &c.DeviceID, &c.Addr, &c.ExpiresTS, &c.Pause, &c.PolledTS, &c.State, &c.User, &c.Evidence, &c.Upstream)
+	return c, err
 }
 
 // OAuthDeviceCode finds a request by the hash of its device code.

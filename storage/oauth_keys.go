@@ -13,7 +13,8 @@ const oauthKeysQuery = `SELECT id, private, public, replaced_ts FROM oauth_keys 
 // OAuthKeys returns at most limit keys, the current one first.
 func (tx *Tx) OAuthKeys(limit int) ([]OAuthKey, error) {
 	return collect(tx, func(r Row) (k OAuthKey, err error) {
-		return k, r.Scan(&k.ID, &k.Private, &k.Public, &k.ReplacedTS)
+		err = r.Scan(&k.ID, &k.Private, &k.Public, &k.ReplacedTS)
+		return k, err
 	}, oauthKeysQuery, limit)
 }
 

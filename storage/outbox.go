@@ -25,9 +25,7 @@ FROM outbox o JOIN events e ON e.position = o.position WHERE o.position > $1 ORD
 // Outbox lists at most limit events after the given position that must be sent to other servers. It uses the primary
 // keys.
 func (tx *Tx) Outbox(after Pos, limit int) ([]OutboxRow, error) {
-	return collect(tx, func(r Row) (o OutboxRow, err error) {
-		return o, r.Scan(&o.Position, &o.Room, &o.About)
-	}, outboxQuery, int64(after), limit)
+	return collect(tx, func(r Row) (o OutboxRow, err error) { err = r.Scan(&o.Position, &o.Room, &o.About); return o, err }, outboxQuery, int64(after), limit)
 }
 
 // PruneOutbox deletes the rows up to a position, which all servers have received, and returns their number.
@@ -51,7 +49,8 @@ WHERE m.room_nid = $1 AND (m.membership = 'join' OR m.membership IN ('leave', 'b
 // the index memberships_by_room.
 func (tx *Tx) MembersSince(room ident.RoomNID, after Pos) ([]MemberSince, error) {
 	return collect(tx, func(r Row) (s MemberSince, err error) {
-		return s, r.Scan(&s.User, &s.Membership, &s.Position, &s.JoinedPos)
+		err = r.Scan(&s.User, &s.Membership, &s.Position, &s.JoinedPos)
+		return s, err
 	}, membersSinceQuery, int64(room), int64(after))
 }
 
@@ -78,7 +77,8 @@ func (tx *Tx) PutDestination(d Destination) error {
 // Destinations lists the servers to which something is to be sent or was sent, by name.
 func (tx *Tx) Destinations() ([]Destination, error) {
 	return collect(tx, func(r Row) (d Destination, err error) {
-		return d, r.Scan(&d.Server, &d.Delivered, &d.Failures, &d.FailingSince, &d.RetryTS, &d.ReachedTS)
+		err = r.Scan(&d.Server, &d.Delivered, &d.Failures, &d.FailingSince, &d.RetryTS, &d.ReachedTS)
+		return d, err
 	}, `SELECT server, delivered, failures, failing_since, retry_ts, reached_ts FROM destinations ORDER BY server`)
 }
 
@@ -103,9 +103,7 @@ type DestinationRoom struct {
 
 // DestinationRooms lists the rooms in which servers have missed many events.
 func (tx *Tx) DestinationRooms() ([]DestinationRoom, error) {
-	return collect(tx, func(r Row) (d DestinationRoom, err error) {
-		return d, r.Scan(&d.Server, &d.Room)
-	}, `SELECT server, room_nid FROM destination_rooms ORDER BY server, room_nid`)
+	return collect(tx, func(r Row) (d DestinationRoom, err error) { err = r.Scan(&d.Server, &d.Room); return d, err }, `SELECT server, room_nid FROM destination_rooms ORDER BY server, room_nid`)
 }
 
 // OutgoingEDU is an EDU that waits to be sent to a server.
@@ -130,16 +128,12 @@ type SentEDU struct {
 
 // EDUsOfSender lists the waiting EDUs of a sender, newest first. It uses the index edu_outbox_by_sender.
 func (tx *Tx) EDUsOfSender(sender int64) ([]SentEDU, error) {
-	return collect(tx, func(r Row) (e SentEDU, err error) {
-		return e, r.Scan(&e.NID, &e.Server, &e.Size)
-	}, `SELECT nid, server, size FROM edu_outbox WHERE sender = $1 ORDER BY nid DESC`, sender)
+	return collect(tx, func(r Row) (e SentEDU, err error) { err = r.Scan(&e.NID, &e.Server, &e.Size); return e, err }, `SELECT nid, server, size FROM edu_outbox WHERE sender = $1 ORDER BY nid DESC`, sender)
 }
 
 // EDUs lists the oldest waiting EDUs for a server. It uses the index edu_outbox_by_server.
 func (tx *Tx) EDUs(server string, limit int) ([]OutgoingEDU, error) {
-	return collect(tx, func(r Row) (e OutgoingEDU, err error) {
-		return e, r.Scan(&e.NID, &e.JSON)
-	}, `SELECT nid, json FROM edu_outbox WHERE server = $1 ORDER BY nid LIMIT $2`, server, limit)
+	return collect(tx, func(r Row) (e OutgoingEDU, err error) { err = r.Scan(&e.NID, &e.JSON); return e, err }, `SELECT nid, json FROM edu_outbox WHERE server = $1 ORDER BY nid LIMIT $2`, server, limit)
 }
 
 // DeleteEDUs deletes EDUs that were delivered or dropped.
@@ -169,7 +163,5 @@ type EDUBacklog struct {
 
 // EDUBacklogs lists the servers for which EDUs wait.
 func (tx *Tx) EDUBacklogs() ([]EDUBacklog, error) {
-	return collect(tx, func(r Row) (b EDUBacklog, err error) {
-		return b, r.Scan(&b.Server, &b.Count)
-	}, `SELECT server, count(*) FROM edu_outbox GROUP BY server ORDER BY server`)
+	return collect(tx, func(r Row) (b EDUBacklog, err error) { err = r.Scan(&b.Server, &b.Count); return b, err }, `SELECT server, count(*) FROM edu_outbox GROUP BY server ORDER BY server`)
 }

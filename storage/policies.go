@@ -15,7 +15,8 @@ const roomPolicyQuery = `SELECT room_nid, min_ms, max_ms, since_ts, before_min, 
 // RoomPolicy returns what is recorded about the retention policy of a room. It uses the primary key.
 func (tx *Tx) RoomPolicy(room ident.RoomNID) (RoomPolicy, bool, error) {
 	return one(tx, func(r Row) (p RoomPolicy, err error) {
-		return p, r.Scan(&p.Room, &p.Min, &p.Max, &p.Since, &p.BeforeMin, &p.BeforeMax)
+		err = r.Scan(&p.Room, &p.Min, &p.Max, &p.Since, &p.BeforeMin, &p.BeforeMax)
+		return p, err
 	}, roomPolicyQuery, int64(room))
 }
 

@@ -88,7 +88,8 @@ const profileChangesColumns = `SELECT c.user_nid, u.user_id, c.name, coalesce(f.
 JOIN users u ON u.nid = c.user_nid LEFT JOIN profile_fields f ON f.user_nid = c.user_nid AND f.name = c.name `
 
 func scanProfileChange(r Row) (c ProfileChange, err error) {
-	return c, r.Scan(&c.User, &c.UserID, &c.Name, &c.Value)
+	err = r.Scan(&c.User, &c.UserID, &c.Name, &c.Value)
+	return c, err
 }
 
 // ProfileChanges lists the profile fields that last changed in (since, upTo], at most limit. It uses the index

@@ -13,7 +13,8 @@ type PushRules struct {
 const pushRulesColumns = `SELECT p.user_nid, u.user_id, p.json, p.position FROM push_rules p JOIN users u ON u.nid = p.user_nid`
 
 func scanPushRules(r Row) (p PushRules, err error) {
-	return p, r.Scan(&p.User, &p.UserID, &p.JSON, &p.Position)
+	err = r.Scan(&p.User, &p.UserID, &p.JSON, &p.Position)
+	return p, err
 }
 
 // AllPushRules returns the stored rules of all users who changed them.

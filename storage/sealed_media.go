@@ -82,5 +82,6 @@ func (db *DB) sealOldMediaKeys(ctx context.Context) error {
 }
 
 func scanMediaKey(r Row) (k MediaKey, err error) {
-	return k, r.Scan(&k.Blob, &k.Name, &k.SealedKey)
+	err = r.Scan(&k.Blob, &k.Name, &k.SealedKey)
+	return k, err
 }

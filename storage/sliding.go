@@ -31,7 +31,8 @@ func (tx *Tx) SlidingConnection(nid int64) (SlidingConnection, bool, error) {
 }
 
 func scanSliding(r Row) (c SlidingConnection, err error) {
-	return c, r.Scan(&c.NID, &c.User, &c.Device, &c.ConnID, &c.Used)
+	err = r.Scan(&c.NID, &c.User, &c.Device, &c.ConnID, &c.Used)
+	return c, err
 }
 
 const slidingOfDeviceQuery = `SELECT nid, user_nid, device_nid, conn_id, used_ts FROM sliding_connections
@@ -64,9 +65,7 @@ const slidingStatesQuery = `SELECT serial, state FROM sliding_states WHERE conne
 
 // SlidingStates lists the states of a connection, oldest first: one or two. It uses the primary key.
 func (tx *Tx) SlidingStates(connection int64) ([]SlidingState, error) {
-	return collect(tx, func(r Row) (s SlidingState, err error) {
-		return s, r.Scan(&s.Serial, &s.State)
-	}, slidingStatesQuery, connection)
+	return collect(tx, func(r Row) (s SlidingState, err error) { err = r.Scan(&s.Serial, &s.State); return s, err }, slidingStatesQuery, connection)
 }
 
 const (
@@ -115,7 +114,8 @@ func (tx *Tx) RoomsAccountData(user ident.UserNID, rooms []ident.RoomNID, upTo P
 	for part := range slices.Chunk(rooms, maxIn) {
 		list, args := In(3, part)
 		found, err := collect(tx, func(r Row) (d AccountDatum, err error) {
-			return d, r.Scan(&d.Room, &d.Type, &d.Content)
+			err = r.Scan(&d.Room, &d.Type, &d.Content)
+			return d, err
 		}, roomsAccountDataQuery+list+` ORDER BY room_nid, position`, append([]any{int64(user), int64(upTo)}, args...)...)
 		if err != nil {
 			return nil, err
@@ -129,9 +129,7 @@ const accountDataOfTypeQuery = `SELECT room_nid, type, content FROM account_data
 
 // AccountDataOfType lists a user's account data of one type, global and of rooms. It uses the primary key.
 func (tx *Tx) AccountDataOfType(user ident.UserNID, typ string) ([]AccountDatum, error) {
-	return collect(tx, func(r Row) (d AccountDatum, err error) {
-		return d, r.Scan(&d.Room, &d.Type, &d.Content)
-	}, accountDataOfTypeQuery, int64(user), typ)
+	return collect(tx, func(r Row) (d AccountDatum, err error) { err = r.Scan(&d.Room, &d.Type, &d.Content); return d, err }, accountDataOfTypeQuery, int64(user), typ)
 }
 
 const strippedStatesQuery = `SELECT room_nid, json FROM stripped_state WHERE user_nid = $1`

@@ -87,7 +87,8 @@ func (tx *Tx) CurrentStates(rooms []ident.RoomNID) ([]CurrentEntry, error) {
 		return nil, err
 	}
 	deleted, err := collect(tx, func(r Row) (c CurrentEntry, err error) {
-		return c, r.Scan(&c.Room, &c.Type, &c.StateKey, &c.Changed)
+		err = r.Scan(&c.Room, &c.Type, &c.StateKey, &c.Changed)
+		return c, err
 	}, deletedStatesQuery+list, args...)
 	return append(entries, deleted...), err
 }

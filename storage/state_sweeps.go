@@ -84,7 +84,7 @@ func (tx *Tx) EndStateSweep(room ident.RoomNID) error {
 // RoomStates lists at most limit states of a room with a number above after, by number. It uses the index
 // state_snapshots_by_room.
 func (tx *Tx) RoomStates(room ident.RoomNID, after int64, limit int) (statechain.Set, error) {
-	return collect(tx, func(r Row) (s statechain.Snapshot, err error) { return s, r.Scan(&s.NID, &s.Prev) },
+	return collect(tx, func(r Row) (s statechain.Snapshot, err error) { err = r.Scan(&s.NID, &s.Prev); return s, err },
 		`SELECT nid, prev FROM state_snapshots WHERE room_nid = $1 AND nid > $2 ORDER BY nid LIMIT $3`, int64(room), after, limit)
 }
 

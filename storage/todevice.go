@@ -32,9 +32,7 @@ const toDeviceQuery = `SELECT position, json FROM to_device WHERE device_nid = $
 
 // ToDevice lists at most limit messages in (since, upTo], oldest first. It uses the index to_device_by_device.
 func (tx *Tx) ToDevice(device ident.DeviceNID, since, upTo Pos, limit int) ([]ToDevice, error) {
-	return collect(tx, func(r Row) (m ToDevice, err error) {
-		return m, r.Scan(&m.Position, &m.JSON)
-	}, toDeviceQuery, int64(device), int64(since), int64(upTo), limit)
+	return collect(tx, func(r Row) (m ToDevice, err error) { err = r.Scan(&m.Position, &m.JSON); return m, err }, toDeviceQuery, int64(device), int64(since), int64(upTo), limit)
 }
 
 // DeleteToDevice deletes the messages up to the position upTo, which a device has acknowledged.
@@ -88,7 +86,8 @@ WHERE origin = $1 AND stranger = $2 GROUP BY sender, device_nid`
 // reads only the index to_device_by_sender.
 func (tx *Tx) ToDeviceSums(origin int64, stranger bool) ([]ToDeviceSum, error) {
 	return collect(tx, func(r Row) (s ToDeviceSum, err error) {
-		return s, r.Scan(&s.Sender, &s.Device, &s.Messages, &s.Size)
+		err = r.Scan(&s.Sender, &s.Device, &s.Messages, &s.Size)
+		return s, err
 	}, toDeviceSumsQuery, origin, stranger)
 }
 
@@ -169,9 +168,7 @@ type DeviceRef struct {
 
 // DeviceRefs lists the devices of a user.
 func (tx *Tx) DeviceRefs(user ident.UserNID) ([]DeviceRef, error) {
-	return collect(tx, func(r Row) (d DeviceRef, err error) {
-		return d, r.Scan(&d.NID, &d.ID)
-	}, deviceNIDsQuery, int64(user))
+	return collect(tx, func(r Row) (d DeviceRef, err error) { err = r.Scan(&d.NID, &d.ID); return d, err }, deviceNIDsQuery, int64(user))
 }
 
 const lookupDeviceQuery = `SELECT u.nid, coalesce(d.nid, 0) FROM users u LEFT JOIN devices d ON d.user_nid = u.nid AND d.device_id = $2

@@ -24,7 +24,8 @@ WHERE t.hash = $1 AND a.deactivated_ts = 0`
 // AccessToken finds the access token of an active account by its hash.
 func (tx *Tx) AccessToken(hash string) (TokenRow, bool, error) {
 	return one(tx, func(r Row) (t TokenRow, err error) {
-		return t, r.Scan(&t.NID, &t.User, &t.UserID, &t.Admin, &t.Locked, &t.Suspended, &t.Guest, &t.Device, &t.DeviceID, &t.ExpiresTS, &t.Unused)
+		err = r.Scan(&t.NID, &t.User, &t.UserID, &t.Admin, &t.Locked, &t.Suspended, &t.Guest, &t.Device, &t.DeviceID, &t.ExpiresTS, &t.Unused)
+		return t, err
 	}, accessTokenQuery, hash)
 }
 
@@ -59,7 +60,8 @@ const refreshTokenQuery = `SELECT t.nid, t.user_nid, t.device_nid, t.unused, d.e
 // RefreshToken finds a refresh token by its hash.
 func (tx *Tx) RefreshToken(hash string) (RefreshTokenRow, bool, error) {
 	return one(tx, func(r Row) (t RefreshTokenRow, err error) {
-		return t, r.Scan(&t.NID, &t.User, &t.Device, &t.Unused, &t.Evidence, &t.Path)
+		err = r.Scan(&t.NID, &t.User, &t.Device, &t.Unused, &t.Evidence, &t.Path)
+		return t, err
 	}, refreshTokenQuery, hash)
 }
 
@@ -125,7 +127,8 @@ type LoginToken struct {
 // TakeLoginToken deletes a login token and returns it. It returns false if the token is unknown or expired.
 func (tx *Tx) TakeLoginToken(hash string) (t LoginToken, found bool, err error) {
 	t, found, err = one(tx, func(r Row) (t LoginToken, err error) {
-		return t, r.Scan(&t.User, &t.Evidence, &t.Upstream)
+		err = r.Scan(&t.User, &t.Evidence, &t.Upstream)
+		return t, err
 	}, `SELECT user_nid, evidence, upstream FROM login_tokens WHERE hash = $1 AND expires_ts > $2`, hash, tx.now.UnixMilli())
 	if err != nil || !found {
 		return LoginToken{}, false, err
