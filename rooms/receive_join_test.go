@@ -3,6 +3,8 @@ package rooms
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -417,4 +419,65 @@ func TestHistoryOfAnAbsenceThatArrivesTogetherStaysHistory(t *testing.T) {
 		h.lives(next)
 		h.readsAll()
 	})
+}
+
+// bob leaves and joins again and again, and the old server sends parts of the history again, in any order. What was
+// sent while bob was away is history; what was sent while he was in the room is not lost.
+func TestHistoryThatArrivesAgainStaysHistoryOverSeveralStays(t *testing.T) {
+	for i, version := range pdu.Versions() {
+		t.Run("v"+string(version), func(t *testing.T) {
+			dice := rand.New(rand.NewPCG(uint64(i), 77))
+			h := joinMidway(t, version, 5+dice.IntN(40))
+			h.n.deliver()
+			live, in := []id.EventID(nil), true
+			enter := func() {
+				h.late.joinVia(h.bob, h.room, "old")
+				in = true
+			}
+			for step := range 40 {
+				h.old.now, h.late.now = h.old.now.Add(time.Second), h.old.now.Add(time.Second)
+				switch dice.IntN(8) {
+				case 0:
+					if in {
+						h.late.ok(h.late.svc.Leave(t.Context(), h.bob, h.room, ""))
+						in = false
+					} else {
+						enter()
+					}
+				case 1:
+					if in {
+						live = append(live, h.late.say(h.bob, h.room, fmt.Sprint("bob ", step)))
+					}
+				case 2, 3, 4:
+					said := h.old.say(h.alice, h.room, fmt.Sprint("alice ", step))
+					if in {
+						live = append(live, said)
+					} else {
+						h.said = append(h.said, said)
+					}
+				default:
+					all := h.old.timeline(h.room)
+					dice.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+					var again []id.EventID
+					for _, e := range all[:min(len(all), 1+dice.IntN(30))] {
+						if in || slices.Contains(h.said, e.ID()) || slices.Contains(live, e.ID()) {
+							again = append(again, e.ID())
+						}
+					}
+					h.resend(again...)
+				}
+				h.n.deliver()
+			}
+			if !in {
+				enter()
+			}
+			live = append(live, h.old.say(h.alice, h.room, "at last"))
+			h.n.deliver()
+			h.lives(live...)
+			h.readsAll()
+			if mine, theirs := stateIDs(h.late.house, h.room), stateIDs(h.old.house, h.room); !maps.Equal(mine, theirs) {
+				t.Errorf("the states differ: %v and %v", mine, theirs)
+			}
+		})
+	}
 }
