@@ -20,7 +20,7 @@ func (a *API) slidingSyncRoutes() []httpapi.Route {
 // Spec: MSC4186
 func (a *API) slidingSync(r *httpapi.Request) (any, error) {
 	q := &feed.SlidingRequest{Requester: r.Requester, Merged: true}
-	if err := readSliding(r, q); err != nil {
+	if err := a.readSliding(r, q); err != nil {
 		return nil, err
 	}
 	return a.Feed.SlidingSync(r.Context(), q)
@@ -33,18 +33,24 @@ func (a *API) slidingSyncUnstable(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	q := &feed.SlidingRequest{Requester: r.Requester, Pos: r.Query("pos"), Timeout: timeout, SetPresence: r.Query("set_presence")}
-	if err := readSliding(r, q); err != nil {
+	if err := a.readSliding(r, q); err != nil {
 		return nil, err
 	}
 	return a.Feed.SlidingSync(r.Context(), q)
 }
 
-// readSliding decodes the body. The request keeps neither the body nor the query while the client waits. readSliding
-// applies the rate limit for reads to the first request of a connection. Later requests are not limited, because their
-// cost is proportional to what changed.
-func readSliding(r *httpapi.Request, q *feed.SlidingRequest) error {
-	if err := r.Decode(&q.Body); err != nil {
+// readSliding decodes the body, unless it is the same as before. The request keeps neither the body nor the query while
+// the client waits. readSliding applies the rate limit for reads to the first request of a connection. Later requests
+// are not limited, because their cost is proportional to what changed.
+func (a *API) readSliding(r *httpapi.Request, q *feed.SlidingRequest) error {
+	body, err := r.Body()
+	if err != nil {
 		return err
+	}
+	if !a.Feed.RecallSliding(q, body) {
+		if err := r.Decode(&q.Body); err != nil {
+			return err
+		}
 	}
 	r.Release()
 	if q.Pos != "" || q.Merged && q.Body.Pos != "" {

@@ -1,6 +1,7 @@
 package feed_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -123,28 +124,86 @@ func BenchmarkFirstSync(b *testing.B) {
 	}
 }
 
-// BenchmarkFanOut measures one message sent to 200 waiting clients.
+// BenchmarkFanOut measures one message sent to 200 waiting clients of /sync.
 func BenchmarkFanOut(b *testing.B) {
-	w := newWorld(b)
-	w.feed = feed.New(feed.Options{DB: w.db, Rooms: w.Service, AccountData: w.data, History: w.history, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler)})
-	host := w.user("host")
-	room := host.create("public_chat")
-	const readers = 200
-	var heard sync.WaitGroup
-	ctx, cancel := context.WithCancel(b.Context())
-	var all sync.WaitGroup
-	for i := range readers {
-		u := w.user(fmt.Sprint("u", i))
-		u.join(room)
+	fanOut(b, func(u *user) func(ctx context.Context) (messages int, err error) {
 		u.filter = lazy
 		u.sync()
 		u.since = u.sync().NextBatch
-		all.Go(func() { u.listen(ctx, &heard) })
+		return func(ctx context.Context) (messages int, err error) {
+			raw, err := u.w.feed.Sync(ctx, &feed.SyncRequest{Requester: u.Requester, Since: u.since, Filter: u.filter, SetPresence: "offline", Timeout: time.Minute})
+			if err == nil {
+				u.since = after(raw, `"next_batch":"`)
+			}
+			return bytes.Count(raw, []byte(`"m.room.message"`)), err
+		}
+	})
+}
+
+// elementXRooms is a request like those of the room list of Element X.
+const elementXRooms = `{"conn_id":"room-list","lists":{"all_rooms":{"ranges":[[0,19]],"timeline_limit":20,"required_state":[["m.room.name",""],` +
+	`["m.room.encryption",""],["m.room.member","$LAZY"],["m.room.member","$ME"],["m.room.topic",""],["m.room.avatar",""],["m.room.canonical_alias",""],` +
+	`["m.room.power_levels",""],["m.room.create",""],["m.room.join_rules",""],["m.room.tombstone",""],["m.room.history_visibility",""]],` +
+	`"filters":{"not_room_types":["m.space"]}}},"extensions":{"account_data":{"enabled":true},"receipts":{"enabled":true,"rooms":["*"]},"typing":{"enabled":true}}}`
+
+// BenchmarkSlidingFanOut is like BenchmarkFanOut, for clients of sliding sync.
+func BenchmarkSlidingFanOut(b *testing.B) {
+	fanOut(b, func(u *user) func(ctx context.Context) (messages int, err error) {
+		pos, body := u.sliding(elementXRooms).next().Pos, []byte(elementXRooms)
+		return func(ctx context.Context) (messages int, err error) {
+			q := feed.SlidingRequest{Requester: u.Requester, Pos: pos, SetPresence: "offline", Timeout: time.Minute}
+			if !u.w.feed.RecallSliding(&q, body) {
+				if err := json.Unmarshal(body, &q.Body); err != nil {
+					return 0, err
+				}
+			}
+			raw, err := u.w.feed.SlidingSync(ctx, &q)
+			if err == nil {
+				pos = after(raw, `"pos":"`)
+			}
+			return bytes.Count(raw, []byte(`"m.room.message"`)), err
+		}
+	})
+}
+
+// after returns the rest of a JSON string that begins with mark.
+func after(raw []byte, mark string) string {
+	_, rest, _ := bytes.Cut(raw, []byte(mark))
+	value, _, _ := bytes.Cut(rest, []byte{'"'})
+	return string(value)
+}
+
+// fanOut measures one message sent to 200 waiting clients. client makes a client of a user that has joined the room; it
+// returns a function that waits for messages and returns their number.
+func fanOut(b *testing.B, client func(u *user) func(ctx context.Context) (messages int, err error)) {
+	w := newWorld(b)
+	host := w.user("host")
+	room := host.create("public_chat")
+	const readers = 200
+	var heard, all sync.WaitGroup
+	ctx, cancel := context.WithCancel(b.Context())
+	users := make([]*user, readers)
+	for i := range users {
+		users[i] = w.user(fmt.Sprint("u", i))
+		users[i].join(room)
+	}
+	for _, u := range users {
+		listen := client(u)
+		all.Go(func() {
+			for {
+				messages, err := listen(ctx)
+				if err != nil {
+					return
+				}
+				heard.Add(-messages)
+			}
+		})
 	}
 	for w.hub.Parked() < readers {
 		time.Sleep(time.Millisecond)
 	}
 	time.Sleep(20 * time.Millisecond)
+	before := cpu(b)
 	b.ReportAllocs()
 	b.ResetTimer()
 	for b.Loop() {
@@ -153,26 +212,9 @@ func BenchmarkFanOut(b *testing.B) {
 		heard.Wait()
 	}
 	b.StopTimer()
-	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/readers, "µs/client")
+	b.ReportMetric(float64((cpu(b)-before).Nanoseconds())/1000/float64(b.N)/readers, "CPU-µs/client")
 	cancel()
 	all.Wait()
-}
-
-func (u *user) listen(ctx context.Context, heard *sync.WaitGroup) {
-	for {
-		raw, err := u.w.feed.Sync(ctx, &feed.SyncRequest{Requester: u.Requester, Since: u.since, Filter: u.filter, SetPresence: "offline", Timeout: time.Minute})
-		if err != nil {
-			return
-		}
-		a := answer{}
-		_ = json.Unmarshal(raw, &a)
-		u.since = a.NextBatch
-		for _, j := range a.Rooms.Join {
-			for range j.Timeline.of("m.room.message") {
-				heard.Done()
-			}
-		}
-	}
 }
 
 // BenchmarkParked measures the memory of a waiting request, without its connection.

@@ -31,6 +31,8 @@ type slidingRun struct {
 	since   slidingPos     // the request's pos; zero in a first request
 	base    []byte         // the encoded slidingState that belongs to since
 	rooms   int            // the number of the user's rooms
+	// confirmed is the position up to which the client has confirmed its to-device messages.
+	confirmed storage.Pos
 }
 
 // initial reports whether the request begins a connection.
@@ -62,7 +64,7 @@ func (s *Service) SlidingSync(ctx context.Context, q *SlidingRequest) (json.RawM
 
 // beginSliding parses a request and finds its connection.
 func (s *Service) beginSliding(ctx context.Context, q *SlidingRequest) (*slidingRun, error) {
-	query, err := s.parseSliding(q)
+	query, err := s.slidingQuery(q)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +81,7 @@ func (s *Service) beginSliding(ctx context.Context, q *SlidingRequest) (*sliding
 	if err := s.openSliding(ctx, r); err != nil {
 		return nil, err
 	}
-	return r, s.parseAsk(query, r.conn)
+	return r, s.setText(query, r.conn)
 }
 
 // pollSliding builds an answer, and waits while there is nothing new.

@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -73,22 +74,28 @@ func (p slidingPos) append(dst []byte) []byte {
 
 // parseSlidingPos parses a pos. It returns an error for any text that append would not have produced.
 func parseSlidingPos(text string) (p slidingPos, err error) {
-	parts := strings.SplitN(text, "_", 9)
-	if len(text) > maxTokenLength || len(parts) != 8 || parts[0] != "s1" || parts[2] != "p" {
+	rest, ok := strings.CutPrefix(text, tokenPrefix)
+	if !ok || len(text) > maxTokenLength {
 		return p, errToken
 	}
-	var errs [6]error
-	var pos int64
-	var epoch, chain uint64
-	parts[4], p.Active = strings.CutSuffix(parts[4], "a")
-	pos, errs[0] = strconv.ParseInt(parts[1], 10, 64)
-	epoch, errs[1] = strconv.ParseUint(parts[3], 16, 32)
-	p.Typing, errs[2] = strconv.ParseInt(parts[4], 10, 64)
-	chain, errs[3] = strconv.ParseUint(parts[5], 16, 32)
-	p.conn, errs[4] = strconv.ParseInt(parts[6], 10, 64)
-	p.serial, errs[5] = strconv.ParseInt(parts[7], 10, 64)
-	p.Pos, p.Epoch, p.Chain = storage.Pos(pos), uint32(epoch), uint32(chain)
-	if errors.Join(errs[:]...) != nil || pos < 0 || p.Typing < 0 || p.conn <= 0 || p.serial <= 0 || string(p.append(nil)) != text {
+	var parts [7]string
+	for i := range parts {
+		var more bool
+		if parts[i], rest, more = strings.Cut(rest, "_"); more != (i < len(parts)-1) {
+			return p, errToken
+		}
+	}
+	parts[3], p.Active = strings.CutSuffix(parts[3], "a")
+	pos, err1 := strconv.ParseInt(parts[0], 10, 64)
+	epoch, err2 := strconv.ParseUint(parts[2], 16, 32)
+	typing, err3 := strconv.ParseInt(parts[3], 10, 64)
+	chain, err4 := strconv.ParseUint(parts[4], 16, 32)
+	conn, err5 := strconv.ParseInt(parts[5], 10, 64)
+	serial, err6 := strconv.ParseInt(parts[6], 10, 64)
+	p.Pos, p.Epoch, p.Typing, p.Chain = storage.Pos(pos), uint32(epoch), typing, uint32(chain)
+	p.conn, p.serial = conn, serial
+	var own [maxTokenLength]byte
+	if cmp.Or(err1, err2, err3, err4, err5, err6) != nil || pos < 0 || typing < 0 || conn <= 0 || serial <= 0 || string(p.append(own[:0])) != text {
 		return p, errToken
 	}
 	return p, nil
@@ -108,7 +115,14 @@ type slidingConn struct {
 	turn   int64 // number of the newest request: an older one must not replace the state that belongs to its answer
 	states []heldState
 	look   slidingLook
-	ask    *slidingAsk // of the last request
+	last   *slidingText // of the last request; nil: unknown
+}
+
+// lastText returns what the last request of the connection wanted, or nil if that is not known.
+func (c *slidingConn) lastText() *slidingText {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.last
 }
 
 // heldState is an encoded slidingState with its serial number.
@@ -250,7 +264,7 @@ func (s *Service) slidingConn(ctx context.Context, nid int64) (*slidingConn, err
 // meantime, it returns that one.
 func (s *Service) holdSliding(c *slidingConn) *slidingConn {
 	c.mu.Lock()
-	size := int64(512)
+	size := int64(1 << 10) // with the slidingText
 	for _, state := range c.states {
 		size += int64(len(state.data))
 	}

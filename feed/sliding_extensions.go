@@ -116,10 +116,10 @@ func (x *toDeviceExtension) limit() int {
 // ones are confirmed, so that reading goes on.
 func (s *Service) acknowledgeSliding(ctx context.Context, r *slidingRun) error {
 	t := &r.extensions.ToDevice
-	if t.since > s.opts.DB.Settled() {
-		t.since = 0 // of a database that was restored from an older backup
+	if t.since <= s.opts.DB.Settled() { // else it is from a database that was restored from an older backup
+		r.confirmed = t.since
 	}
-	if s.opts.E2EE == nil || r.DeviceNID == 0 || !t.on() || t.since == 0 {
+	if s.opts.E2EE == nil || r.DeviceNID == 0 || !t.on() || r.confirmed == 0 {
 		return nil
 	}
 	c := r.conn
@@ -129,10 +129,10 @@ func (s *Service) acknowledgeSliding(ctx context.Context, r *slidingRun) error {
 	if delivered == 0 {
 		return nil
 	}
-	if err := s.opts.E2EE.AckToDevice(ctx, r.DeviceNID, t.since); err != nil && !errors.Is(err, storage.ErrFull) {
+	if err := s.opts.E2EE.AckToDevice(ctx, r.DeviceNID, r.confirmed); err != nil && !errors.Is(err, storage.ErrFull) {
 		return err
 	}
-	if t.since >= delivered {
+	if r.confirmed >= delivered {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.look.delivered == delivered {
@@ -146,7 +146,7 @@ func (s *Service) acknowledgeSliding(ctx context.Context, r *slidingRun) error {
 // their news (wake.Sub.News) that was read before upTo.
 func (b *slidingBuilder) ownSliding(ctx context.Context, own uint64) error {
 	x := &b.run.extensions
-	b.toDevice, b.delivered, b.keys = x.ToDevice.since, b.look.delivered, b.look.counts
+	b.toDevice, b.delivered, b.keys = b.run.confirmed, b.look.delivered, b.look.counts
 	if x.ToDevice.Since == nil {
 		b.toDevice = b.upTo
 	}
@@ -227,7 +227,7 @@ func (b *slidingBuilder) ownMessages(tx *storage.Tx) error {
 	if !t.on() {
 		return nil
 	}
-	messages, err := b.opts.E2EE.ToDevice(tx, b.DeviceNID, t.since, b.upTo, t.limit())
+	messages, err := b.opts.E2EE.ToDevice(tx, b.DeviceNID, b.run.confirmed, b.upTo, t.limit())
 	if err != nil {
 		return err
 	}

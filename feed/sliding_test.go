@@ -85,8 +85,10 @@ func (u *user) sliding(body string) *sliding { return &sliding{user: u, body: bo
 
 func (c *sliding) try(pos string, timeout time.Duration) (slid, error) {
 	q := feed.SlidingRequest{Requester: c.Requester, Merged: c.merged, Pos: pos, Timeout: timeout}
-	if err := json.Unmarshal([]byte(c.body), &q.Body); err != nil {
-		c.w.t.Fatal(err)
+	if !c.w.feed.RecallSliding(&q, []byte(c.body)) {
+		if err := json.Unmarshal([]byte(c.body), &q.Body); err != nil {
+			c.w.t.Fatal(err)
+		}
 	}
 	if c.merged {
 		q.Pos, q.Body.Pos, q.Body.Timeout = "", pos, timeout.Milliseconds()

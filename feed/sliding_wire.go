@@ -41,6 +41,9 @@ type SlidingRequest struct {
 	Pos         string
 	Timeout     time.Duration
 	SetPresence string
+
+	sum      bodySum      // of the text, if RecallSliding has seen it
+	recalled *slidingText // what RecallSliding has found; nil: Body was decoded
 }
 
 // SlidingBody is the body of a request. The lists, subscriptions and extensions are decoded later, when it is known
@@ -105,6 +108,14 @@ type roomConfig struct {
 // slidingQuery is a parsed SlidingRequest.
 type slidingQuery struct {
 	SlidingRequest
+	*slidingText
+}
+
+// slidingText is the parsed text of a body. It is not modified and does not depend on the user. A client sends the same
+// text again and again, so a connection keeps that of its last request.
+type slidingText struct {
+	sum           bodySum // zero in the merged form, in which every text is different because pos is part of it
+	connID, txnID string
 	*slidingAsk
 	extensions slidingExtensions
 	// wants identifies what the client wants, so that a server that has just looked knows whether to look again; see
@@ -112,9 +123,11 @@ type slidingQuery struct {
 	wants uint64
 }
 
+// bodySum is the hash of the text of a body.
+type bodySum [sha256.Size]byte
+
 // slidingAsk is the part of a request that says what the client wants of rooms: its lists and subscriptions. It is not
-// modified and does not depend on the user. A client sends the same part again and again, and all clients of a kind
-// send the same lists; so parsed ones are shared, and a connection keeps that of its last request.
+// modified and does not depend on the user. All clients of a kind send the same lists, so parsed ones are shared.
 type slidingAsk struct {
 	key           askKey
 	size          int           // of the text
@@ -134,44 +147,73 @@ func askKeyOf(q *SlidingRequest) (key askKey) {
 	return key
 }
 
-// parseSliding checks a request, except for its lists and subscriptions.
-func (s *Service) parseSliding(q *SlidingRequest) (*slidingQuery, error) {
+// RecallSliding reports whether text, a body, is the same as that of the last request of the connection. The caller
+// then need not decode it: q is complete without its Body.
+func (s *Service) RecallSliding(q *SlidingRequest, text []byte) bool {
+	if q.Merged {
+		return false
+	}
+	q.sum = sha256.Sum256(text)
+	pos, err := parseSlidingPos(q.Pos)
+	if err != nil {
+		return false
+	}
+	held, found := s.sliding.conns.Get(pos.conn)
+	if !found {
+		return false
+	}
+	if last := held.lastText(); last != nil && last.sum == q.sum {
+		q.recalled = last
+	}
+	return q.recalled != nil
+}
+
+// slidingQuery makes the query of a request, without what setText adds.
+func (s *Service) slidingQuery(q *SlidingRequest) (*slidingQuery, error) {
 	p := &slidingQuery{SlidingRequest: *q}
+	if q.recalled != nil {
+		p.Body.ConnID, p.Body.TxnID = q.recalled.connID, q.recalled.txnID
+	}
 	if q.Merged {
 		p.Pos, p.SetPresence = q.Body.Pos, q.Body.SetPresence
 		p.Timeout = time.Duration(min(max(q.Body.Timeout, 0), maxTimeout.Milliseconds())) * time.Millisecond
 	}
-	if len(q.Body.ConnID) > maxSlidingName || len(q.Body.TxnID) > maxSlidingName {
+	if len(p.Body.ConnID) > maxSlidingName || len(p.Body.TxnID) > maxSlidingName {
 		return nil, mxerr.InvalidParam("conn_id and txn_id must not be longer than %d bytes", maxSlidingName)
 	}
-	if err := decodePart("extensions", q.Body.Extensions, &p.extensions); err != nil {
-		return nil, err
-	}
-	return p, p.extensions.parse()
+	return p, nil
 }
 
-// parseAsk sets the slidingAsk of a request. It parses the request only if neither the last request of the connection
-// nor a recent one of another client had the same text.
-func (s *Service) parseAsk(p *slidingQuery, c *slidingConn) error {
+// setText sets the slidingText of a request. It parses the lists, subscriptions and extensions only if they differ from
+// those of the last request of the connection.
+func (s *Service) setText(p *slidingQuery, c *slidingConn) error {
+	if p.slidingText = p.recalled; p.recalled != nil {
+		return nil
+	}
 	key := askKeyOf(&p.SlidingRequest)
 	var h maphash.Hash
 	h.SetSeed(s.sessions.seed)
 	_, _ = h.Write(key[:])
 	_, _ = h.Write(p.Body.Extensions)
-	p.wants = h.Sum64()
-	c.mu.Lock()
-	ask := c.ask
-	c.mu.Unlock()
-	if ask == nil || ask.key != key {
-		var err error
-		if ask, err = s.sharedAsk(p, key); err != nil {
-			return err
-		}
-		c.mu.Lock()
-		c.ask = ask
-		c.mu.Unlock()
+	text := &slidingText{sum: p.SlidingRequest.sum, connID: p.Body.ConnID, txnID: p.Body.TxnID, wants: h.Sum64()}
+	last := c.lastText()
+	var err error
+	if last != nil && last.key == key {
+		text.slidingAsk = last.slidingAsk
+	} else if text.slidingAsk, err = s.sharedAsk(p, key); err != nil {
+		return err
 	}
-	p.slidingAsk = ask
+	if last != nil && last.key == key && last.wants == text.wants {
+		text.extensions = last.extensions
+	} else if err := decodePart("extensions", p.Body.Extensions, &text.extensions); err != nil {
+		return err
+	} else if err := text.extensions.parse(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.last = text
+	c.mu.Unlock()
+	p.slidingText = text
 	p.Body = SlidingBody{TxnID: p.Body.TxnID, ConnID: p.Body.ConnID} // the rest is not kept while the client waits
 	return nil
 }

@@ -184,7 +184,7 @@ func (x *stickyExtension) parse() error {
 // considers the rooms that are in one of the client's lists, even outside of its ranges, and the rooms to which the
 // client subscribes.
 func (b *slidingBuilder) writeStickyEvents(ctx context.Context) (bool, error) {
-	x := &b.run.extensions.Sticky
+	x := b.run.extensions.Sticky
 	if x.since > b.upTo { // of a database that was restored from an older backup
 		x.since, x.after = 0, 0
 	}
