@@ -1,9 +1,12 @@
 package appservice_test
 
 import (
+	"fmt"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"ebb/config"
 	"ebb/internal/testserver"
@@ -254,4 +257,31 @@ func TestAnUnknownUserIsCreatedWhenInvited(t *testing.T) {
 	elsewhere, _ := bob.Do("POST", "/v3/createRoom", nil)["room_id"].(string)
 	bob.Do("POST", "/v3/rooms/"+url.PathEscape(elsewhere)+"/invite", map[string]any{"user_id": "@_bridge_remote:hs1.test"})
 	exists("_bridge_remote")
+}
+
+// TestABridgeThatHangsDelaysNewRoomsByOneQueryOnly has a bridge that answers no query for a user before it has got all
+// of them.
+func TestABridgeThatHangsDelaysNewRoomsByOneQueryOnly(t *testing.T) {
+	b := newBridge(t)
+	s := testserver.New(t, b.registered(""))
+	alice := s.Register("alice")
+	const ghosts = 8
+	var waiting sync.WaitGroup
+	waiting.Add(ghosts)
+	b.answers(func(r request) (int, string) {
+		if strings.Contains(r.path, "/users/") {
+			waiting.Done()
+			waiting.Wait()
+		}
+		return 404, "{}"
+	})
+	var invite []string
+	for i := range ghosts {
+		invite = append(invite, fmt.Sprintf("@_bridge_%d:test", i))
+	}
+	began := time.Now()
+	alice.Do("POST", "/v3/createRoom", map[string]any{"invite": invite})
+	if took := time.Since(began); took > 15*time.Second { // a query is given up after 20 s
+		t.Errorf("the room was created after %v", took)
+	}
 }

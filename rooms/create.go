@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"net/http"
-	"sync"
 
 	"maunium.net/go/mautrix/id"
 
@@ -83,18 +82,13 @@ func (s *Service) CreateWith(ctx context.Context, sender ident.Requester, req Cr
 // inviteOthers invites the users of other servers, a few at a time. A failed invite does not undo the creation: the
 // user can be invited again.
 func (c *creation) inviteOthers(ctx context.Context, room id.RoomID) {
-	slots := make(chan struct{}, profileWorkers)
-	var all sync.WaitGroup
-	for _, i := range c.others {
-		slots <- struct{}{}
-		all.Go(func() {
-			defer func() { <-slots }()
-			if err := c.svc.inviteRemote(ctx, c.sender, room, i.user, i.content); err != nil {
-				c.svc.log.InfoContext(ctx, "could not invite a user to a new room", "room", room, "user", i.user, "err", err)
-			}
-		})
-	}
-	all.Wait()
+	_ = parallel(profileWorkers, len(c.others), func(n int) error {
+		i := c.others[n]
+		if err := c.svc.inviteRemote(ctx, c.sender, room, i.user, i.content); err != nil {
+			c.svc.log.InfoContext(ctx, "could not invite a user to a new room", "room", room, "user", i.user, "err", err)
+		}
+		return nil
+	})
 }
 
 // check checks the request as far as this is possible without a room.
@@ -201,9 +195,6 @@ func (c *creation) checkInvites(ctx context.Context) error {
 		if i.nid, err = c.svc.UserNID(ctx, user); err != nil {
 			return err
 		}
-		if err := c.svc.withProfile(ctx, user, &i.content); err != nil {
-			return err
-		}
 		if !c.svc.IsLocal(user) {
 			c.others = append(c.others, i)
 			continue
@@ -213,7 +204,10 @@ func (c *creation) checkInvites(ctx context.Context) error {
 		}
 		c.invitee = append(c.invitee, i)
 	}
-	return nil
+	// All at once, since an application service that is asked for unknown users may hang.
+	return parallel(len(c.invitee), len(c.invitee), func(n int) error {
+		return c.svc.withProfile(ctx, c.invitee[n].user, &c.invitee[n].content)
+	})
 }
 
 func (c *creation) checkInitialState() error {

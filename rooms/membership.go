@@ -6,9 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
-	"sync"
+	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix/id"
 
 	"ebb/ident"
@@ -398,24 +399,18 @@ func (s *Service) ProfileChanged(ctx context.Context, sender ident.Requester, p 
 	if err != nil {
 		return err
 	}
-	errs := make(chan error, len(rooms))
-	slots := make(chan struct{}, profileWorkers)
-	var wg sync.WaitGroup
-	for _, m := range rooms {
-		if m.Membership != Join {
-			continue
-		}
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			if err := s.setProfile(ctx, sender, m.Room, p); err != nil {
-				errs <- err
-			}
-		})
+	rooms = slices.DeleteFunc(slices.Clone(rooms), func(m RoomMembership) bool { return m.Membership != Join })
+	return parallel(profileWorkers, len(rooms), func(i int) error { return s.setProfile(ctx, sender, rooms[i].Room, p) })
+}
+
+// parallel calls f for each number below n, from several goroutines at a time. It returns the first error.
+func parallel(workers, n int, f func(int) error) error {
+	var g errgroup.Group
+	g.SetLimit(workers)
+	for i := range n {
+		g.Go(func() error { return f(i) })
 	}
-	wg.Wait()
-	close(errs)
-	return <-errs
+	return g.Wait()
 }
 
 func (s *Service) setProfile(ctx context.Context, sender ident.Requester, room ident.RoomNID, p Profile) error {
