@@ -105,13 +105,13 @@ func (s *Service) closeAccount(w *write, nid ident.UserNID, erase Erasure) error
 // erasePart is how many rows of an erased user's data one write deletes, before the last one deletes the rest.
 const erasePart = 200
 
-// eraseData deletes the data of an erased user other than events, in several writes if there is much. If there is a
-// legal hold on the user, package holds does that when the hold is lifted.
-func (s *Service) eraseData(ctx context.Context, nid ident.UserNID) error {
+// eraseData deletes the data of an erased user other than events, in several writes if there is much. It reports
+// whether a legal hold on the user forbids that. Package holds makes the erasure continue when the hold is lifted.
+func (s *Service) eraseData(ctx context.Context, nid ident.UserNID) (held bool, err error) {
 	for more := true; more; {
-		err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		err := s.opts.DB.Write(ctx, func(tx *storage.Tx) (err error) {
 			more = false
-			_, held, err := tx.HoldOn(0, nid)
+			_, held, err = tx.HoldOn(0, nid)
 			if err != nil || held {
 				return err
 			}
@@ -122,17 +122,18 @@ func (s *Service) eraseData(ctx context.Context, nid ident.UserNID) error {
 			return tx.EraseData(nid)
 		})
 		if err != nil {
-			return err
+			return held, err
 		}
 	}
-	return nil
+	return held, nil
 }
 
 // leave removes a deactivated user from all rooms and, if requested, erases the user's data and events. If everything
 // is erased, package erasure removes the user from the rooms.
-func (s *Service) leave(ctx context.Context, l storage.LeavingAccount, user id.UserID) error {
+func (s *Service) leave(ctx context.Context, l storage.LeavingAccount, user id.UserID) (err error) {
+	held := false
 	if l.Erase != NotErased {
-		if err := s.eraseData(ctx, l.NID); err != nil {
+		if held, err = s.eraseData(ctx, l.NID); err != nil {
 			return fmt.Errorf("erase the data of %s: %w", user, err)
 		}
 		if s.opts.Hooks.Erase != nil {
@@ -149,8 +150,18 @@ func (s *Service) leave(ctx context.Context, l storage.LeavingAccount, user id.U
 			return fmt.Errorf("leave rooms of %s: %w", user, err)
 		}
 	}
-	return s.write(ctx, func(w *write) error { return w.HasLeft(l.NID) })
+	return s.write(ctx, func(w *write) error {
+		if held { // if the hold has been lifted meanwhile, the data are still there
+			if _, still, err := w.HoldOn(0, l.NID); err != nil || !still {
+				return err
+			}
+		}
+		return w.HasLeft(l.NID)
+	})
 }
+
+// ResumeErasures completes erasures that have waited for a legal hold.
+func (s *Service) ResumeErasures(ctx context.Context) { s.resumeDeactivations(ctx) }
 
 // resumeDeactivations completes deactivations that a crash or an error has interrupted.
 func (s *Service) resumeDeactivations(ctx context.Context) {

@@ -39,9 +39,17 @@ type Options struct {
 	Media    *media.Service
 	Accounts *export.Service // writes what is stored about a held user
 	Notify   bool            // whether people who ask for erasure are told of holds
+	Erasures Erasures
 	Audit    *audit.Log
 	Commits  *rooms.Commits
 	Now      func() time.Time
+}
+
+// Erasures deletes the data of erased users. accounts.Service implements it.
+type Erasures interface {
+	// ResumeErasures carries out the erasures for which storage.Tx.EraseClosed was called. If that fails, it is
+	// repeated later.
+	ResumeErasures(ctx context.Context)
 }
 
 // Service manages legal holds. It is safe for concurrent use.
@@ -280,7 +288,7 @@ func standing(tx *storage.Tx, nid int64, lifted bool) (storage.LegalHold, error)
 // Lift asks for a hold to be lifted, or confirms that if another administrator has asked within confirmTime. The result
 // says which. A hold that was lifted covers no room any more, however often its room was upgraded. What expired under
 // it goes with the next purge. If the user was erased meanwhile and no other hold is on the user, the erasure is
-// completed.
+// completed, in several writes if there is much.
 //
 // Errors: M_NOT_FOUND; M_INVALID_PARAM if it was lifted before; M_FORBIDDEN if the same administrator asks again.
 func (s *Service) Lift(ctx context.Context, nid int64, by id.UserID) (h Hold, err error) {
@@ -310,6 +318,9 @@ func (s *Service) Lift(ctx context.Context, nid int64, by id.UserID) (h Hold, er
 		err = s.opts.Audit.Add(ctx, tx, "legal hold lifted", "hold", nid, "room", row.RoomID, "user", row.UserID, "asked_by", row.AskedBy, "by", by)
 		return changes, err
 	})
+	if err == nil && !h.Lifted.IsZero() {
+		s.opts.Erasures.ResumeErasures(context.WithoutCancel(ctx))
+	}
 	return h, err
 }
 
@@ -319,7 +330,7 @@ func liftNow(tx *storage.Tx, row storage.LegalHold, by string, ts int64) ([]room
 	if err != nil {
 		return nil, err
 	}
-	if err := completeErasure(tx, row.User); err != nil {
+	if err := continueErasure(tx, row.User); err != nil {
 		return nil, err
 	}
 	changes := make([]rooms.CommittedHold, len(lifted))
@@ -340,8 +351,9 @@ func LiftAgain(tx *storage.Tx, nid, ts int64) (lifted bool, err error) {
 	return err == nil, err
 }
 
-// completeErasure deletes the data of a user whose erasure has waited for a hold.
-func completeErasure(tx *storage.Tx, user ident.UserNID) error {
+// continueErasure lets package accounts delete the data of a user whose erasure has waited for a hold. If everything is
+// to be erased, package erasure does that by itself.
+func continueErasure(tx *storage.Tx, user ident.UserNID) error {
 	if user == 0 {
 		return nil
 	}
@@ -353,7 +365,11 @@ func completeErasure(tx *storage.Tx, user ident.UserNID) error {
 	if err != nil || !erased {
 		return err
 	}
-	return tx.EraseData(user)
+	_, everything, err := tx.Erasure(user)
+	if err != nil || everything {
+		return err
+	}
+	return tx.EraseClosed(user, storage.Erased)
 }
 
 // Review sets the next review date of a hold.

@@ -423,3 +423,31 @@ func TestWhatHangsOnHeldMessagesIsHiddenAndStays(t *testing.T) {
 		t.Errorf("after the hold was lifted, %d files are left", n)
 	}
 }
+
+// A user can have 16 MiB of account data with a million references to media. All writes wait while one runs.
+func TestLiftingAHoldErasesAUserWithMuchDataInSmallWrites(t *testing.T) {
+	s := testserver.New(t, nil)
+	first, second := admins(t, s)
+	alice := s.Register("alice")
+	hold := first.Do("POST", holdsPath, obj{"user": alice.User, "reason": "x", "review": inOneYear(s)})["id"]
+	for i := range 450 {
+		alice.Do("PUT", fmt.Sprintf("/v3/user/%s/account_data/org.x.%d", url.PathEscape(alice.User), i), obj{"x": "data-marker"})
+	}
+	control(t, s, "user deactivate", obj{"user": alice.User, "erase": true})
+	parts, all := 0, 0
+	for _, query := range s.Statements(func() { lift(first, second, hold) }) {
+		switch {
+		case strings.Contains(query, "DELETE FROM account_data") && strings.Contains(query, "LIMIT"):
+			parts++
+		case strings.Contains(query, "DELETE FROM account_data"):
+			all++
+		}
+	}
+	if parts != 3 || all != 1 {
+		t.Errorf("450 rows were deleted in %d parts and then %d rests, want 3 and 1", parts, all)
+	}
+	control(t, s, "purge now", obj{})
+	if files := s.FilesWith("data-marker"); len(files) > 0 {
+		t.Errorf("after the hold was lifted the data are in %v", files)
+	}
+}

@@ -281,7 +281,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	}); err != nil {
 		return err
 	}
-	s.holds = holds.New(holds.Options{Server: cfg.ServerName, DB: s.db, Rooms: s.rooms, Media: s.media, Accounts: s.export, Notify: cfg.Holds.Notify == "on_request", Audit: s.audit, Commits: commits, Now: o.Now})
+	s.holds = holds.New(holds.Options{Server: cfg.ServerName, DB: s.db, Rooms: s.rooms, Media: s.media, Accounts: s.export, Notify: cfg.Holds.Notify == "on_request", Erasures: s.accounts, Audit: s.audit, Commits: commits, Now: o.Now})
 	s.identity, err = s.newIdentity(cfg, o)
 	return err
 }
