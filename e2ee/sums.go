@@ -11,11 +11,13 @@ import (
 )
 
 // The messages of one sender that wait in the queues of all devices are bounded too, since a sender who fills the queue
-// of each device would fill the disk. What application services send does not count: whoever runs the server has
-// installed them, and a bridge shares keys with everybody.
+// of each device would fill the disk.
 const (
 	// maxUserBacklog bounds the messages of a local user. A room key for 10,000 devices counts about 25 MiB.
 	maxUserBacklog = 256 << 20
+	// maxAppServiceBacklog bounds the messages of all users of an application service. It is large, because a bridge
+	// shares keys with everybody.
+	maxAppServiceBacklog = 1 << 30
 	// maxServerBacklog bounds the messages of all users of another server, and maxServerStrangers those to users who
 	// share no room with the sender.
 	maxServerBacklog   = 1 << 30
@@ -28,8 +30,8 @@ const (
 	dropStep = 500
 )
 
-// sender identifies those whose messages have a bound in common: a local user, another server, or those users of
-// another server who share no room with the recipients.
+// sender identifies those whose messages have a bound in common: a local user, an application service, another server,
+// or those users of another server who share no room with the recipients.
 type sender struct {
 	origin   int64 // storage.ToDeviceFrom.Origin
 	stranger bool
@@ -40,14 +42,14 @@ type sums struct {
 	left *keyed.Map[sender, int64]
 	// trimming admits one count per sender at a time.
 	trimming *keyed.Semaphore[sender]
-	// user, server and strangers are the bounds.
-	user, server, strangers int64
+	// user, appservice, server and strangers are the bounds.
+	user, appservice, server, strangers int64
 }
 
 func newSums() sums {
 	return sums{
 		left: keyed.NewMap[sender, int64](maxSums), trimming: keyed.NewSemaphore[sender](1, 0),
-		user: maxUserBacklog, server: maxServerBacklog, strangers: maxServerStrangers,
+		user: maxUserBacklog, appservice: maxAppServiceBacklog, server: maxServerBacklog, strangers: maxServerStrangers,
 	}
 }
 

@@ -41,6 +41,14 @@ func TestASenderCannotFillTheQueuesOfAllDevices(t *testing.T) {
 			},
 			bound * 3 / 4,
 		},
+		"an application service with many users": {
+			func(f *federated) sender { return sender{origin: f.opts.DB.IDHash("application service bridge")} },
+			func(f *federated, from ident.Requester, i int, device string) error {
+				from.UserID, from.AppService = id.UserID(fmt.Sprintf("@bridge_%d:test", i)), "bridge"
+				return f.SendToDevice(f.t.Context(), from, "/x", fmt.Sprint(i, device), "m.test", messages{"@alice:test": {"*": json.RawMessage(`{"body":"` + big + `"}`)}})
+			},
+			bound * 3 / 4,
+		},
 		"another server in the room": {
 			func(f *federated) sender { return sender{origin: f.opts.DB.IDHash(away)} },
 			func(f *federated, _ ident.Requester, i int, device string) error {
@@ -58,7 +66,7 @@ func TestASenderCannotFillTheQueuesOfAllDevices(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFederated(t)
-			f.sums.user, f.sums.server, f.sums.strangers = bound, bound, bound
+			f.sums.user, f.sums.appservice, f.sums.server, f.sums.strangers = bound, bound, bound, bound
 			mallory, carol := f.device("mallory", "M"), f.device("carol", "C")
 			var queues []ident.DeviceNID
 			for i := range devices {
@@ -93,7 +101,7 @@ func TestASenderCannotFillTheQueuesOfAllDevices(t *testing.T) {
 	}
 }
 
-func TestAnApplicationServiceMaySendToManyDevices(t *testing.T) {
+func TestAnApplicationServiceMaySendMoreThanAUser(t *testing.T) {
 	f := newFederated(t)
 	f.sums.user = 100 << 10
 	bridge := f.device("bridge", "B")
@@ -104,7 +112,7 @@ func TestAnApplicationServiceMaySendToManyDevices(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, n := f.waitingFrom(sender{origin: f.opts.DB.IDHash("@bridge:test")}); n != 200 {
+	if _, n := f.waitingFrom(sender{origin: f.opts.DB.IDHash("application service irc")}); n != 200 {
 		t.Errorf("%d messages are left", n)
 	}
 }

@@ -33,7 +33,7 @@ func (s *Service) SendToDevice(ctx context.Context, d ident.Requester, path, txn
 		return err
 	}
 	hash := s.opts.DB.IDHash(path + "\x00" + txn)
-	from := s.opts.DB.IDHash(string(d.UserID))
+	from, bound := s.local(d)
 	var queued int64
 	err = s.write(ctx, func(tx *storage.Tx) (func(), error) {
 		first, err := tx.ClaimTxn(d.Transactions(), hash, s.opts.Now().UnixMilli())
@@ -41,7 +41,7 @@ func (s *Service) SendToDevice(ctx context.Context, d ident.Requester, path, txn
 			return nil, err
 		}
 		m := delivery{names: s.names, backlogs: &s.backlogs, sender: d.UserID, eventType: eventType}
-		m.from = storage.ToDeviceFrom{Origin: from, Sender: from}
+		m.from = from
 		err = m.deliver(tx, local)
 		if queued = m.cost; err != nil {
 			return nil, err
@@ -52,10 +52,21 @@ func (s *Service) SendToDevice(ctx context.Context, d ident.Requester, path, txn
 			s.kickAll(servers)
 		}, err
 	})
-	if err == nil && d.AppService == "" {
-		s.boundSender(ctx, sender{origin: from}, queued, s.sums.user)
+	if err == nil {
+		s.boundSender(ctx, sender{origin: from.Origin}, queued, bound)
 	}
 	return err
+}
+
+// local returns how messages of a local sender count, and the bound of the origin. All users of an application service
+// have one bound in common: it can make any number of them.
+func (s *Service) local(d ident.Requester) (from storage.ToDeviceFrom, bound int64) {
+	from.Sender = s.opts.DB.IDHash(string(d.UserID))
+	if from.Origin = from.Sender; d.AppService == "" {
+		return from, s.sums.user
+	}
+	from.Origin = s.opts.DB.IDHash("application service " + d.AppService) // neither a user ID nor a server name
+	return from, s.sums.appservice
 }
 
 // messages maps user → device → content.

@@ -14,7 +14,7 @@ type ToDevice struct {
 
 // ToDeviceFrom identifies the sender of a to-device message for the bounds of a device's queue.
 type ToDeviceFrom struct {
-	Origin   int64 // IDHash of the sender's server, or of a local sender's user ID
+	Origin   int64 // IDHash of the sender's server or, of a local sender, of the user ID or of the application service
 	Sender   int64 // IDHash of the sender's user ID
 	Stranger bool  // whether the sender shares no room with the receiver
 }
