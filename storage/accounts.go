@@ -161,13 +161,10 @@ func (tx *Tx) Deactivate(user ident.UserNID, erase Erasure) (bool, error) {
 
 // leaving returns the value of the column accounts.leaving for a user who leaves all rooms.
 func leaving(erase Erasure) int64 {
-	switch erase {
-	case NotErased:
-		return 1
-	case Erased:
-		return 2
+	if erase == ErasedEverything {
+		return 0 // the row of erasures says so
 	}
-	return 0 // the row of erasures says so
+	return int64(erase) + 1
 }
 
 // noteErasure queues an entry for the ledger. If everything about the user is erased, it stores that too.
@@ -196,14 +193,8 @@ type LeavingAccount struct {
 
 // LeavingAccounts lists the users whose deactivation is not complete, except those in Erasures.
 func (tx *Tx) LeavingAccounts() ([]LeavingAccount, error) {
-	return collect(tx, func(r Row) (a LeavingAccount, err error) {
-		var leaving int64
-		err = r.Scan(&a.NID, &leaving)
-		if leaving == 2 {
-			a.Erase = Erased
-		}
-		return a, err
-	}, `SELECT nid, leaving FROM accounts WHERE leaving > 0 ORDER BY nid`)
+	return collect(tx, func(r Row) (a LeavingAccount, err error) { err = r.Scan(&a.NID, &a.Erase); return a, err },
+		`SELECT nid, leaving - 1 FROM accounts WHERE leaving > 0 ORDER BY nid`)
 }
 
 // HasLeft records that a deactivated user has left every room.

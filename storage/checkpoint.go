@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"ebb/storage/pace"
@@ -23,6 +24,8 @@ const (
 	// after a crash the whole log must be read before the first answer (32 MiB took 90 ms).
 	longLog    = 1024
 	tooLongLog = 4 * longLog
+	// longestLog is the length of the log at which commits wait for a checkpoint that is slower than they are.
+	longestLog = 4 * tooLongLog
 	// shortRest is the number of pages that the committer may copy between two batches. If commits are faster than the
 	// checkpoint, it copies more after copyTries.
 	shortRest = 64
@@ -40,6 +43,8 @@ type checkpointer struct {
 	gate chan struct{}
 	log  *slog.Logger
 	seen int // commits since the last check; used by the committer only
+	// copying is held while pages are copied and commits continue. Whoever has a value in gate may take it.
+	copying sync.Mutex
 }
 
 func (d sqliteDialect) openCheckpointer(db *DB) (*checkpointer, error) {
@@ -58,9 +63,9 @@ func (d sqliteDialect) openCheckpointer(db *DB) (*checkpointer, error) {
 	}, nil
 }
 
-// committed counts a commit. After every logLook commits, it makes run check the length of the log. The committer calls
-// it after each commit.
-func (k *checkpointer) committed() {
+// committed counts a commit over a connection. After every logLook commits, it makes run check the length of the log.
+// The committer calls it after each commit.
+func (k *checkpointer) committed(w conn) {
 	if k == nil {
 		return
 	}
@@ -68,7 +73,11 @@ func (k *checkpointer) committed() {
 		k.seen = 0
 		select {
 		case k.commits <- struct{}{}:
-		default: // a check is pending
+		default: // a check is pending; if it does not copy fast enough, no more commits may follow until it has
+			if l, err := fold(w.(*liteConn), "NOOP"); err == nil && l.pages >= longestLog {
+				k.copying.Lock()
+				k.copying.Unlock() //nolint:staticcheck // nothing is to be done meanwhile
+			}
 		}
 	}
 }
@@ -95,8 +104,11 @@ func (k *checkpointer) look() error {
 	if err != nil || l.pages-l.copied < longLog {
 		return err
 	}
-	for try := 0; l.pages-l.copied > shortRest && try < copyTries; try++ {
-		if l, err = fold(k.conn, "PASSIVE"); err != nil || l.pages < tooLongLog {
+	for try := 0; l.pages-l.copied > shortRest && l.pages < longestLog && try < copyTries; try++ {
+		k.copying.Lock()
+		l, err = fold(k.conn, "PASSIVE")
+		k.copying.Unlock()
+		if err != nil || l.pages < tooLongLog {
 			return err
 		}
 		if l, err = fold(k.conn, "NOOP"); err != nil {

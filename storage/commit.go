@@ -231,7 +231,7 @@ func (c *committer) commit() {
 	if f := c.db.cfg.OnBatch; f != nil {
 		f(n, time.Since(start))
 	}
-	c.db.checkpointer.committed()
+	c.db.checkpointer.committed(c.conn)
 }
 
 // failBatch ends every write of the batch with the error. Writes that failed before keep their own error.

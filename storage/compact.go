@@ -82,7 +82,7 @@ func (db *DB) Compact(ctx context.Context, at *pace.Pace) (more bool, err error)
 		return true, nil
 	}
 	err = db.between(ctx, func(w conn) error {
-		defer db.checkpointer.committed()
+		defer db.checkpointer.committed(w)
 		return full(compactStep(w.(*liteConn), g, at))
 	})
 	if err != nil {

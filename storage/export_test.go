@@ -40,7 +40,13 @@ func SealedUpdates() (queries []string) {
 	return queries
 }
 
-const TooLongLog = tooLongLog
+const LongestLog = longestLog
+
+// SlowCheckpoint makes the next checkpoint of the write-ahead log take until release is called.
+func SlowCheckpoint(db *DB) (release func()) {
+	db.checkpointer.copying.Lock()
+	return db.checkpointer.copying.Unlock
+}
 
 // MakeForeign creates a database with SQLite's default settings.
 func MakeForeign(t *testing.T, path string) {
