@@ -345,6 +345,27 @@ func TestCreatorsKeepTheirPowerIfTheRequestNamesNone(t *testing.T) {
 	levelsAre(h, next, map[id.UserID]int64{alice.UserID: 100})
 }
 
+func TestAnUpgradedSpaceKeepsItsRooms(t *testing.T) {
+	for _, to := range []id.RoomVersion{"11", "12"} {
+		h := oneHouse(t)
+		alice := h.user("alice")
+		old := h.create(alice, CreateRoom{Preset: newroom.Public, CreationContent: json.RawMessage(`{"type":"m.space"}`)})
+		child := h.create(alice, CreateRoom{})
+		h.set(alice, old, typeSpaceChild, string(child), `{"via":["here"],"order":"a","suggested":true}`)
+		h.set(alice, old, typeSpaceChild, "!removed:here", `{}`)
+		next, err := h.svc.Upgrade(h.Context(), alice, old, to, nil)
+		h.ok(err)
+		if got := h.content(next, typeSpaceChild, string(child)); got != h.content(old, typeSpaceChild, string(child)) {
+			t.Errorf("in the new space the child is %q", got)
+		}
+		if n := len(h.room(next).StateOfType(typeSpaceChild)); n != 1 {
+			t.Errorf("the new space has %d children", n)
+		}
+		h.chained(next)
+		h.matchesDisk(next)
+	}
+}
+
 // Room versions up to 9 allow strings as power levels; newer versions do not.
 func TestAnUpgradeMakesPowerLevelsIntegers(t *testing.T) {
 	h := oneHouse(t)

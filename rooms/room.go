@@ -28,6 +28,7 @@ const (
 	typeHistoryVisibility = "m.room.history_visibility"
 	typeGuestAccess       = "m.room.guest_access"
 	typeCanonicalAlias    = "m.room.canonical_alias"
+	typeSpaceChild        = "m.space.child"
 	typeEncryption        = "m.room.encryption"
 	typeRedaction         = "m.room.redaction"
 	typeTombstone         = "m.room.tombstone"

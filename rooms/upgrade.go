@@ -3,6 +3,8 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"maps"
+	"slices"
 
 	"maunium.net/go/mautrix/id"
 
@@ -125,6 +127,15 @@ func (c *creation) succeedState(b *batch) error {
 	if alias != nil {
 		c.req.InitialState = append(c.req.InitialState, InitialState{Type: typeCanonicalAlias, Content: alias.Content()})
 	}
+	if string(c.content["type"]) == `"m.space"` { // the specification does not say so, but an empty space would replace nothing
+		children := b.room.StateOfType(typeSpaceChild)
+		for _, child := range slices.Sorted(maps.Keys(children)) {
+			content := children[child].Content()
+			if _, ok := canonjson.Get(content, "via"); ok && len(c.req.InitialState) < maxCopiedState {
+				c.req.InitialState = append(c.req.InitialState, InitialState{Type: typeSpaceChild, StateKey: child, Content: content})
+			}
+		}
+	}
 	return nil
 }
 
@@ -172,8 +183,11 @@ func (c *creation) additionalCreators() (users []id.UserID) {
 	return users
 }
 
-// maxBans bounds the bans that are copied to the new room.
-const maxBans = 1000
+// Bounds of what is copied to the new room.
+const (
+	maxBans        = 1000
+	maxCopiedState = 1000
+)
 
 // banned returns the users whose bans are copied to the new room.
 func (r *Room) banned() ([]invitee, error) {
