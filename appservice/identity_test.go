@@ -3,6 +3,7 @@ package appservice_test
 import (
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -265,7 +266,7 @@ func TestABridgeThatHangsDelaysNewRoomsByOneQueryOnly(t *testing.T) {
 	b := newBridge(t)
 	s := testserver.New(t, b.registered(""))
 	alice := s.Register("alice")
-	const ghosts = 8
+	const ghosts = 8 // as many as are asked for at a time
 	var waiting sync.WaitGroup
 	waiting.Add(ghosts)
 	b.answers(func(r request) (int, string) {
@@ -284,4 +285,31 @@ func TestABridgeThatHangsDelaysNewRoomsByOneQueryOnly(t *testing.T) {
 	if took := time.Since(began); took > 15*time.Second { // a query is given up after 20 s
 		t.Errorf("the room was created after %v", took)
 	}
+}
+
+// Anybody can ask for the profiles of users that do not exist.
+func TestQueriesThatABridgeDoesNotAnswerDelayNoTransactions(t *testing.T) {
+	b := newBridge(t)
+	_, s := running(t, b, "")
+	app, alice := callerOf(s), s.Register("alice")
+	ghost := app.registers("_bridge_ghost")
+	room := alice.Do("POST", "/v3/createRoom", map[string]any{"invite": []string{ghost}})["room_id"].(string)
+	app.Do("POST", as("/v3/join/"+url.PathEscape(room), ghost, ""), map[string]any{})
+	release := make(chan struct{})
+	b.answers(func(r request) (int, string) {
+		if strings.Contains(r.path, "/users/") {
+			<-release
+			return 404, "{}"
+		}
+		return 200, "{}"
+	})
+	var asking sync.WaitGroup
+	for i := range 40 {
+		asking.Go(func() { s.Anonymous().Raw("GET", fmt.Sprintf("/v3/profile/@_bridge_%d:hs1.test", i), nil) })
+	}
+	defer asking.Wait()
+	defer close(release)
+	eventually(t, "queries are in progress", func() bool { return len(b.got("/users/")) >= 8 })
+	alice.Do("PUT", "/v3/rooms/"+url.PathEscape(room)+"/send/m.room.message/1", map[string]any{"msgtype": "m.text", "body": "in between"})
+	eventually(t, "the message is delivered", func() bool { return slices.Contains(b.texts(), "in between") })
 }

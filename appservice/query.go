@@ -12,6 +12,13 @@ import (
 // maxQueryTime bounds how long a request for a user or an alias waits for an application service to create it.
 const maxQueryTime = 20 * time.Second
 
+// maxQueries bounds the queries in progress to one application service, since anybody can cause them by asking for the
+// profiles of users that do not exist. The other connections stay free for transactions.
+const maxQueries = connections / 2
+
+// queryLogPause is the pause between two log lines about queries to which an application service did not answer.
+const queryLogPause = time.Minute
+
 // QueryUser asks the application services that have an unknown local user in their namespaces whether the user exists,
 // so that they can create it. It reports whether one of them confirmed that the user exists.
 // Spec: application-service-api#get_matrixappv1usersuserid
@@ -42,9 +49,16 @@ func (r *Registry) query(ctx context.Context, path string, concerned func(*app) 
 func (r *Registry) exists(ctx context.Context, a *app, path string) bool {
 	ctx, cancel := context.WithTimeout(ctx, maxQueryTime)
 	defer cancel()
+	select {
+	case a.queries <- struct{}{}:
+		defer func() { <-a.queries }()
+	case <-ctx.Done():
+		return false
+	}
 	_, err := r.do(ctx, a, call{method: "GET", path: "/_matrix/app/v1" + path, legacy: path})
 	var refused *statusError
-	if err != nil && !errors.As(err, &refused) {
+	now, last := r.now().UnixNano(), a.queryLogged.Load()
+	if err != nil && !errors.As(err, &refused) && now-last >= int64(queryLogPause) && a.queryLogged.CompareAndSwap(last, now) {
 		r.log.InfoContext(ctx, "an application service did not answer a query", "appservice", a.ID, "err", err)
 	}
 	return err == nil

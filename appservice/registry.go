@@ -54,6 +54,9 @@ type app struct {
 	sender id.UserID
 	server string
 	compat compat
+	// queries has a value for each query in progress. queryLogged is when an unanswered one was logged last, in ns.
+	queries     chan struct{}
+	queryLogged atomic.Int64
 }
 
 // NewRegistry returns a Registry with the application services of a configuration.
@@ -71,7 +74,7 @@ func (r *Registry) load(cfg *config.Config) error {
 	}
 	next := &apps{byToken: map[tokenKey]*app{}, byID: map[string]*app{}}
 	for _, one := range registrations {
-		a := &app{AppService: one, sender: id.NewUserID(one.SenderLocalpart, r.server), server: r.server}
+		a := &app{AppService: one, sender: id.NewUserID(one.SenderLocalpart, r.server), server: r.server, queries: make(chan struct{}, maxQueries)}
 		next.list = append(next.list, a)
 		next.byToken[sha256.Sum256([]byte(one.ASToken))], next.byID[one.ID] = a, a
 	}
