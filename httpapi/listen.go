@@ -21,6 +21,10 @@ const (
 	// Between the header of a request and the end of a small response: the longest poll and its response.
 	writeTimeout   = 10 * time.Minute
 	maxHeaderBytes = 64 << 10
+	// maxReceived bounds what is received over an HTTP/2 connection before a handler reads it. Handlers do not read the
+	// bodies of most requests that wait, and such bodies are counted nowhere. An upload is no faster than this in a
+	// round trip: 5 MB a second if that takes 50 ms.
+	maxReceived = 256 << 10
 	// grace is how long running requests may take to finish when the server stops. It keeps a complete shutdown below
 	// 10 s.
 	grace = 7 * time.Second
@@ -101,6 +105,7 @@ func (f Front) stop(servers []*http.Server, cancel func()) {
 func (f Front) server(h http.Handler, requests context.Context) *http.Server { //nolint:revive // the context is the base of others
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, WriteTimeout: writeTimeout, MaxHeaderBytes: maxHeaderBytes,
+		HTTP2:       &http.HTTP2Config{MaxReceiveBufferPerConnection: maxReceived, MaxReceiveBufferPerStream: maxReceived},
 		BaseContext: func(net.Listener) context.Context { return requests },
 		// This log receives errors that clients cause on their connections.
 		ErrorLog: slog.NewLogLogger(f.Log.Handler(), slog.LevelDebug),

@@ -18,6 +18,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -277,5 +279,70 @@ func TestMissingOrUnreadableCertificateIsReadOnceRestored(t *testing.T) {
 	now = now.Add(retryCertificate)
 	if !c.changed() {
 		t.Error("never tried again")
+	}
+}
+
+// countingConn counts what is written to it.
+type countingConn struct {
+	net.Conn
+	written *atomic.Int64
+}
+
+func (c countingConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.written.Add(int64(n))
+	return n, err
+}
+
+// With HTTP/2, the server receives the body of a request in memory before anybody reads it, such as that of a request
+// that waits for events.
+func TestBodyThatNobodyReadsTakesLittleMemoryWithHTTP2(t *testing.T) {
+	cert, key := writeCertificate(t, t.TempDir(), 1, time.Now())
+	c, err := NewCertificate(cert, key, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	release := make(chan struct{})
+	h := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/first" {
+			<-release
+		}
+	})
+	addresses, stop := run(t, Front{Listeners: []Listener{{Address: "127.0.0.1:0", TLS: c.TLS(), Handler: h}}})
+	var sent atomic.Int64
+	client := &http.Client{Transport: &http.Transport{
+		ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+			return countingConn{conn, &sent}, err
+		},
+	}}
+	if got, err := get(t, client, "https://"+addresses[0].String()+"/first"); err != nil || !strings.HasPrefix(got, "HTTP/2.0") {
+		t.Fatal(got, err) // the others use its connection
+	}
+	var sending sync.WaitGroup
+	for range 4 {
+		sending.Go(func() {
+			r, err := http.NewRequestWithContext(t.Context(), "GET", "https://"+addresses[0].String(), zeros{})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if resp, err := client.Do(r); err == nil {
+				_ = resp.Body.Close()
+			}
+		})
+	}
+	const overhead = 64 << 10 // handshake, headers and frames
+	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline) && sent.Load() <= maxReceived+overhead; {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if n := sent.Load(); n > maxReceived+overhead || n < maxReceived/2 {
+		t.Errorf("%d bytes were received over one connection, want about %d", n, maxReceived)
+	}
+	close(release)
+	sending.Wait()
+	if err := stop(); err != nil {
+		t.Error(err)
 	}
 }
