@@ -97,5 +97,6 @@ func (a *API) publicRooms(r *httpapi.Request, body directory.PublicRoomsRequest)
 		}
 		return a.Directory.RemotePublicRooms(r.Context(), server, body)
 	}
+	q.Stranger = r.UserID == ""
 	return a.Directory.PublicRooms(r.Context(), q)
 }

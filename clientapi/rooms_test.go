@@ -65,7 +65,7 @@ func newHouse(t *testing.T) *house {
 	data := accountdata.New(accountdata.Options{DB: db, Rooms: h.svc, Commits: commits})
 	a := &API{Config: &config.Config{ServerName: "here"}, Rooms: h.svc, AccountData: data, Receipts: receipts.New(h.svc, now), Redactions: redactions.New(redactions.Options{DB: db, Rooms: h.svc})}
 	a.History = history.New(history.Options{DB: db, Rooms: h.svc, AccountData: data, Commits: commits, Now: now})
-	a.Directory = directory.New(directory.Options{DB: db, Server: "here", Rooms: h.svc, Admins: administrators{}, Now: now})
+	a.Directory = directory.New(directory.Options{DB: db, Server: "here", Rooms: h.svc, Admins: administrators{}, Commits: commits, Now: now})
 	h.door = httpapi.New(httpapi.Options{Routes: a.allRoomRoutes(), Authenticate: h.authenticate, Log: slog.New(slog.DiscardHandler)})
 	return h
 }

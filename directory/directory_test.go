@@ -30,14 +30,21 @@ type house struct {
 func newHouse(t testing.TB, db *storage.DB) *house {
 	h := &house{TB: t}
 	now := func() time.Time { return time.UnixMilli(1_750_000_000_000) }
-	var err error
-	h.rooms, err = rooms.New(t.Context(), rooms.Options{
-		DB: db, Server: "here", Hub: wake.New(), Now: now,
+	commits := rooms.NewCommits()
+	h.rooms = h.open(db, commits)
+	h.svc = New(Options{DB: db, Server: "here", Rooms: h.rooms, Commits: commits, Now: now})
+	return h
+}
+
+// open returns a service with no room in memory.
+func (h *house) open(db *storage.DB, commits *rooms.Commits) *rooms.Service {
+	h.Helper()
+	s, err := rooms.New(h.Context(), rooms.Options{
+		DB: db, Server: "here", Hub: wake.New(), Commits: commits, Now: func() time.Time { return time.UnixMilli(1_750_000_000_000) },
 		Signer: pdu.Signer{Server: "here", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))},
 	})
 	h.ok(err)
-	h.svc = New(Options{DB: db, Server: "here", Rooms: h.rooms, Now: now})
-	return h
+	return s
 }
 
 func (h *house) ok(err error) {

@@ -1,9 +1,13 @@
 package directory
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"maunium.net/go/mautrix/id"
@@ -149,6 +153,61 @@ func TestTheDirectoryIsReadInBatches(t *testing.T) {
 	got := h.directory(PublicRoomsQuery{Limit: 90}, func(PublicRooms) {})
 	if len(got) != 2*directoryBatch+1 || !slices.Equal(got[:6], []string{"0", "50", "100", "150", "200", "1"}) || got[200] != "199" {
 		t.Errorf("%d rooms: %v", len(got), got)
+	}
+}
+
+// Anybody can read the directory, again and again. The rooms of a large one do not fit into memory.
+func TestTheDirectoryDoesNotLoadItsRoomsForEachRequest(t *testing.T) {
+	var statements atomic.Int64
+	db := storagetest.Open(t, storage.Config{OnStatement: func(context.Context, string) { statements.Add(1) }})
+	h := newHouse(t, db)
+	h.listed("a0 b1 c2 d0 e0")
+	listing := func() (names []string, joined []int, took int64) {
+		h.svc.rooms = h.open(db, rooms.NewCommits()) // no room is in memory
+		before := statements.Load()
+		page, err := h.svc.PublicRooms(h.Context(), PublicRoomsQuery{Stranger: true})
+		h.ok(err)
+		for _, r := range page.Chunk {
+			names, joined = append(names, r.Name), append(joined, r.JoinedMembers)
+		}
+		return names, joined, statements.Load() - before
+	}
+	if _, _, took := listing(); took < 5 {
+		t.Errorf("at first it takes %d statements, so the rooms were in memory", took)
+	}
+	names, joined, took := listing()
+	if took != 1 || !slices.Equal(names, []string{"c", "b", "a", "d", "e"}) {
+		t.Errorf("the rooms %v took %d statements, want one that lists their numbers", names, took)
+	}
+	first, err := h.svc.PublicRooms(h.Context(), PublicRoomsQuery{Limit: 1})
+	h.ok(err)
+	owner := h.user("owner")
+	empty := ""
+	_, err = h.rooms.Send(h.Context(), rooms.NewEvent{Room: first.Chunk[0].RoomID, Sender: owner, Type: "m.room.name", StateKey: &empty, Content: json.RawMessage(`{"name":"z"}`)})
+	h.ok(err)
+	h.ok(h.rooms.Join(h.Context(), h.user("another"), first.Chunk[0].RoomID, ""))
+	if names, now, _ := listing(); names[0] != "z" || now[0] != joined[0]+1 {
+		t.Errorf("after a new name and a join the rooms are %v with %v members", names, now)
+	}
+}
+
+func TestStrangersReadTheDirectoryOneAfterTheOther(t *testing.T) {
+	h := newHouse(t, storagetest.Open(t, storage.Config{}))
+	h.listed("a0")
+	h.svc.strangers <- struct{}{} // one is reading
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, c := range []struct {
+		query PublicRoomsQuery
+		waits bool
+	}{{PublicRoomsQuery{}, false}, {PublicRoomsQuery{Stranger: true}, true}, {PublicRoomsQuery{Federated: true}, true}} {
+		ctx := ctx
+		if !c.waits {
+			ctx = t.Context()
+		}
+		if _, err := h.svc.PublicRooms(ctx, c.query); errors.Is(err, context.Canceled) != c.waits {
+			t.Errorf("%+v: %v", c.query, err)
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/ident"
+	"ebb/keyed"
 	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/storage"
@@ -53,6 +54,7 @@ type PublicRoomsQuery struct {
 	Types  []*string // room types; nil stands for rooms without a type; empty selects all
 
 	Federated bool // selects only rooms that users of other servers may join
+	Stranger  bool // nobody who is signed in asks
 
 	// Network selects the directory of a third-party network, as APP|NETWORK. AllNetworks selects all these directories
 	// and the room directory.
@@ -109,8 +111,61 @@ const (
 	maxPublicRooms     = 500
 )
 
-// directoryBatch is the number of rooms of the directory that are read at a time.
-const directoryBatch = 100
+const (
+	// directoryBatch is the number of rooms of the directory that are read at a time.
+	directoryBatch = 100
+	// maxDescriptions bounds the descriptions of published rooms in memory, in bytes. 16 MiB are about 25,000 rooms.
+	maxDescriptions = 16 << 20
+	// strangersAtOnce is how many requests that are not of this server's users are answered at a time.
+	strangersAtOnce = 1
+)
+
+// description is what the directory says about a room.
+type description struct {
+	PublicRoom
+	federated bool // whether users of other servers may join
+}
+
+func newDescriptions(bytes int64) *keyed.Memo[ident.RoomNID, *description] {
+	return keyed.NewMemo(keyed.Options[ident.RoomNID, *description]{Bytes: bytes, Size: func(_ ident.RoomNID, d *description) int64 {
+		return int64(400 + len(d.RoomID) + len(d.Name) + len(d.Topic) + len(d.CanonicalAlias) + len(d.AvatarURL) + len(d.JoinRule) + len(d.RoomType))
+	}})
+}
+
+// committed is the Listener that forgets descriptions that are out of date.
+func (s *Service) committed(c *rooms.Commit) {
+	if c.Room != nil && (c.State || len(c.Members) > 0 || c.Entered || c.Rejudged || c.Completed != 0 || len(c.Redacted) > 0) {
+		s.descriptions.Forget(c.Room.NID())
+	}
+}
+
+// describe returns the descriptions of rooms, in the same order. Those that are not in memory follow from the rooms,
+// which are loaded together.
+func (s *Service) describe(ctx context.Context, nids []ident.RoomNID) (all []*description, err error) {
+	var missing []ident.RoomNID
+	for _, nid := range nids {
+		if _, known := s.descriptions.Peek(nid); !known {
+			missing = append(missing, nid)
+		}
+	}
+	if _, err := s.rooms.RoomsByNID(ctx, missing); err != nil {
+		return nil, err
+	}
+	for _, nid := range nids {
+		d, err := s.descriptions.Get(ctx, nid, func(ctx context.Context) (*description, error) {
+			r, err := s.rooms.RoomByNID(ctx, nid)
+			if err != nil {
+				return nil, err
+			}
+			return &description{publicRoom(r), r.Federated()}, nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, d)
+	}
+	return all, nil
+}
 
 // PublicRooms returns a page of the room directory, the rooms with the most members first. It examines every published
 // room, because any of them may have the most members, but keeps only those of the page.
@@ -119,6 +174,14 @@ func (s *Service) PublicRooms(ctx context.Context, q PublicRoomsQuery) (PublicRo
 	page, err := newDirectoryPage(&q)
 	if err != nil {
 		return PublicRooms{}, err
+	}
+	if q.Stranger || q.Federated {
+		select {
+		case s.strangers <- struct{}{}:
+			defer func() { <-s.strangers }()
+		case <-ctx.Done():
+			return PublicRooms{}, ctx.Err()
+		}
 	}
 	for after, more := ident.RoomNID(0), true; more; {
 		var nids []ident.RoomNID
@@ -129,16 +192,13 @@ func (s *Service) PublicRooms(ctx context.Context, q PublicRoomsQuery) (PublicRo
 		if err != nil {
 			return PublicRooms{}, err
 		}
-		published, err := s.rooms.RoomsByNID(ctx, nids)
+		published, err := s.describe(ctx, nids)
 		if err != nil {
 			return PublicRooms{}, err
 		}
-		for _, r := range published {
-			if q.Federated && !r.Federated() {
-				continue
-			}
-			if p := publicRoom(r); q.matches(&p) {
-				page.add(listedRoom{directoryKey{p.JoinedMembers, r.NID()}, p})
+		for i, d := range published {
+			if q.matches(&d.PublicRoom) && (d.federated || !q.Federated) {
+				page.add(listedRoom{directoryKey{d.JoinedMembers, nids[i]}, d.PublicRoom})
 			}
 		}
 		if more = len(nids) == directoryBatch; more {

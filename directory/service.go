@@ -60,9 +60,11 @@ type Options struct {
 	Admins Administrators
 	Remote Remote           // nil means that no other server is asked
 	Apps   AppServices      // nil means that there are no application services
-	Cache  keyed.Budget     // bounds the cached responses of other servers
+	Cache  keyed.Budget     // bounds the cached responses of other servers, and descriptions of published rooms
 	Now    func() time.Time // nil means time.Now
-	Log    *slog.Logger
+	// Commits tells which descriptions are out of date.
+	Commits *rooms.Commits
+	Log     *slog.Logger
 }
 
 // Service manages aliases and provides the room directory, summaries and hierarchies. It is safe for concurrent use.
@@ -75,7 +77,9 @@ type Service struct {
 	apps   AppServices
 	log    *slog.Logger
 
-	spaces *keyed.Memo[spaceKey, *remoteSpace] // responses of other servers
+	spaces       *keyed.Memo[spaceKey, *remoteSpace]      // responses of other servers
+	descriptions *keyed.Memo[ident.RoomNID, *description] // of published rooms
+	strangers    chan struct{}                            // has a value while a query of a stranger is answered
 }
 
 // New returns a Service.
@@ -86,10 +90,12 @@ func New(o Options) *Service {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Service{
+	s := &Service{
 		db: o.DB, server: o.Server, rooms: o.Rooms, admins: o.Admins, remote: o.Remote, apps: o.Apps, log: o.Log,
-		spaces: newSpaces(o.Cache.Bytes(maxRemoteSpaces), o.Now),
+		spaces: newSpaces(o.Cache.Bytes(maxRemoteSpaces), o.Now), descriptions: newDescriptions(o.Cache.Bytes(maxDescriptions)), strangers: make(chan struct{}, strangersAtOnce),
 	}
+	o.Commits.Subscribe(s.committed)
+	return s
 }
 
 // orAdministrator returns nil if the requester may act as an administrator now. It returns refused for users who are

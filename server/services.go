@@ -222,7 +222,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		Guests: cfg.Registration.Guests, GuestLifetime: time.Duration(cfg.Registration.GuestLifetime), IdleLifetime: time.Duration(cfg.Login.IdleLifetime), SteadyTime: s.steadyTime,
 		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Emails: s.emails(cfg), AccountPage: accountPage(cfg), AdminApproval: time.Duration(cfg.Auth.AdminApproval), SearchAllUsers: cfg.UserDirectory.SearchAllUsers, Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), HashCommand: o.HashCommand, Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,
 	})
-	s.directory = s.newDirectory(cfg, o)
+	s.directory = s.newDirectory(cfg, commits, o)
 	s.oauth = s.newOAuth(cfg, o)
 	if s.upstream, mistakes = newUpstream(cfg, upstream.Options{DB: s.db, Accounts: s.accounts, Now: o.Now, Log: o.Log}); len(mistakes) > 0 {
 		return mistakes
@@ -350,8 +350,8 @@ func (s *services) openSearch(ctx context.Context, cfg *config.Config, o Options
 	return err
 }
 
-func (s *services) newDirectory(cfg *config.Config, o Options) *directory.Service {
-	listed := directory.Options{DB: s.db, Server: cfg.ServerName, Rooms: s.rooms, Admins: s.accounts, Apps: s.registry, Cache: keyed.Budget(cfg.Cache.Size), Now: o.Now, Log: o.Log}
+func (s *services) newDirectory(cfg *config.Config, commits *rooms.Commits, o Options) *directory.Service {
+	listed := directory.Options{DB: s.db, Server: cfg.ServerName, Rooms: s.rooms, Admins: s.accounts, Apps: s.registry, Cache: keyed.Budget(cfg.Cache.Size), Commits: commits, Now: o.Now, Log: o.Log}
 	if cfg.Federation.Enabled {
 		listed.Remote = s.remote
 	}
