@@ -121,9 +121,10 @@ func (f Front) open() (open []net.Listener, err error) {
 			}
 		}
 	}()
+	handshakes := newTurns()
 	counted := &connections{most: f.Connections, trusted: f.TrustedProxies, log: f.Log, open: map[string]int{}}
 	for _, l := range f.Listeners {
-		bound, err := l.open(counted)
+		bound, err := l.open(counted, handshakes)
 		if err != nil {
 			return open, err
 		}
@@ -150,7 +151,7 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 	return bound, nil
 }
 
-func (l Listener) open(counted *connections) (net.Listener, error) {
+func (l Listener) open(counted *connections, handshakes turns) (net.Listener, error) {
 	bound, err := Listen(context.Background(), l.Address)
 	if err != nil {
 		return nil, err
@@ -159,7 +160,9 @@ func (l Listener) open(counted *connections) (net.Listener, error) {
 		bound = boundedListener{bound, counted}
 	}
 	if l.TLS != nil {
-		bound = tls.NewListener(bound, l.TLS)
+		config := l.TLS.Clone()
+		config.GetConfigForClient = awaitTurn
+		bound = tls.NewListener(turnsListener{bound, handshakes}, config)
 	}
 	return bound, nil
 }

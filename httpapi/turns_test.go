@@ -2,8 +2,10 @@ package httpapi
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -72,5 +74,45 @@ func TestOnlyStrangersTakeTurns(t *testing.T) {
 				t.Errorf("%s %s with the token %q: waited %v, %d", c.method, c.path, c.token, waited, w.Code)
 			}
 		})
+	}
+}
+
+// A handshake waits for a turn, and gives it back when its part is computed, also if it fails: otherwise a hundred
+// malformed ones a second would keep everybody else from connecting.
+func TestHandshakesTakeTurns(t *testing.T) {
+	cert, key := writeCertificate(t, t.TempDir(), 1, time.Now())
+	c, err := NewCertificate(cert, key, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := c.TLS()
+	config.GetConfigForClient = awaitTurn
+	tu := turns{make(chan struct{}, 1)}
+	// handshake lets a client of a version of TLS complete a handshake. It returns an error if the server gives up
+	// waiting for a turn.
+	handshake := func(ctx context.Context, version uint16) error {
+		ours, theirs := net.Pipe()
+		defer ours.Close()
+		defer theirs.Close()
+		client := tls.Client(theirs, &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version})
+		go func() { _ = client.HandshakeContext(t.Context()) }() // ends when the pipe is closed
+		return tls.Server(&turnsConn{Conn: ours, turns: tu}, config).HandshakeContext(ctx)
+	}
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		tu.taken <- struct{}{} // somebody keeps the turn
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		if err := handshake(ctx, version); err == nil {
+			t.Errorf("version %x: a handshake does not wait for its turn", version)
+		}
+		cancel()
+		<-tu.taken
+		for range 3 {
+			if err := handshake(t.Context(), version); err != nil || len(tu.taken) != 0 {
+				t.Errorf("version %x: %v; %d turns are left over", version, err, len(tu.taken))
+			}
+		}
+	}
+	if err := handshake(t.Context(), tls.VersionTLS10); err == nil || len(tu.taken) != 0 { // it is refused with an alert
+		t.Errorf("an old version: %v; %d turns are left over", err, len(tu.taken))
 	}
 }
