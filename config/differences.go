@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -55,4 +56,36 @@ func (c *Config) Value(key string) (any, bool) {
 		v = v.FieldByIndex(field.Index)
 	}
 	return v.Interface(), true
+}
+
+// Settings returns the values of all keys but secrets, as text. Keys below an element of a list have its index, such as
+// auth.providers[0].issuer.
+func (c *Config) Settings() map[string]string {
+	out := map[string]string{}
+	settings("", reflect.ValueOf(*c), out)
+	return out
+}
+
+// settings adds the values of a key, and of all keys below it, to out.
+func settings(key string, v reflect.Value, out map[string]string) {
+	_, scalar := v.Interface().(yaml.Marshaler)
+	switch {
+	case v.Kind() == reflect.Pointer && v.IsNil():
+		out[key] = ""
+	case v.Kind() == reflect.Pointer:
+		settings(key, v.Elem(), out)
+	case v.Kind() == reflect.Struct && !scalar:
+		for i := range v.NumField() {
+			f := v.Type().Field(i)
+			if name := keyOf(f); name != "" && f.Tag.Get("secret") == "" {
+				settings(strings.TrimPrefix(key+"."+name, "."), v.Field(i), out)
+			}
+		}
+	case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Struct:
+		for i := range v.Len() {
+			settings(fmt.Sprintf("%s[%d]", key, i), v.Index(i), out)
+		}
+	default:
+		out[key] = fmt.Sprint(v.Interface())
+	}
 }

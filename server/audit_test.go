@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"ebb/accounts/factors"
 	"ebb/accounts/gate"
@@ -188,5 +189,52 @@ func TestTheAuditLogHasTheNetworksOfSignInsAndFailures(t *testing.T) {
 	}
 	if found["signed in"] != 2 || found["sign-ins failed"] != 1 {
 		t.Errorf("records with a network: %v", found)
+	}
+}
+
+func TestTheAuditLogShowsHowTheConfigurationChanged(t *testing.T) {
+	s := testserver.New(t, func(c *config.Config) {
+		c.Auth.MFA, c.Registration.SharedSecret = "optional", "the first shared secret"
+		c.Auth.Providers = []config.Provider{{ID: "one", Name: "One", Issuer: "https://one.example.org", ClientID: "ebb", ClientSecret: "the first client secret"}}
+	})
+	changes := func() (found []string) {
+		for _, line := range auditLog(t, s.Config().DSN()) {
+			if strings.HasPrefix(line, "configuration changed") {
+				found = append(found, line)
+			}
+		}
+		return found
+	}
+	s.Reopen()
+	if got := changes(); len(got) > 0 {
+		t.Fatalf("a start with the same configuration is recorded: %s", got)
+	}
+	cfg := s.Config()
+	cfg.Auth.MFA, cfg.Registration.SharedSecret, cfg.Log.Level = "off", "the second shared secret", "debug"
+	day := config.Duration(24 * time.Hour)
+	cfg.Retention.Default.MaxLifetime = &day
+	cfg.Auth.Providers = append(cfg.Auth.Providers, config.Provider{ID: "two", Name: "Two", Issuer: "https://two.example.org", ClientID: "ebb", ClientSecret: "the second client secret"})
+	s.Reopen()
+	s.Reopen()
+	got := changes()
+	if len(got) != 1 {
+		t.Fatalf("%d records: %s", len(got), got)
+	}
+	for _, want := range []string{
+		`"auth.mfa":"\"off\", was \"optional\""`, `"retention.default.max_lifetime":"\"1d\", was `, `"auth.providers[1].issuer":"\"https://two.example.org\", was \"\""`,
+	} {
+		if !strings.Contains(got[0], want) {
+			t.Errorf("no %s in %s", want, got[0])
+		}
+	}
+	for _, other := range []string{"secret", "log.level", "providers[0]"} {
+		if strings.Contains(strings.ReplaceAll(got[0], "client_secret_file", ""), other) {
+			t.Errorf("%s is in %s", other, got[0])
+		}
+	}
+	cfg.Auth.Providers = cfg.Auth.Providers[:1]
+	s.Reopen()
+	if got := changes(); len(got) != 2 || !strings.Contains(got[1], `"auth.providers[1].issuer":"removed, was \"https://two.example.org\""`) {
+		t.Errorf("a provider that is gone: %s", got[1:])
 	}
 }

@@ -212,6 +212,9 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	if err := s.openGate(ctx, cfg, o); err != nil {
 		return err
 	}
+	if err := s.recordSettings(ctx, cfg); err != nil {
+		return fmt.Errorf("record the configuration in the audit log: %w", err)
+	}
 	others, mistakes := upstreamOptions(cfg, o)
 	if err := mistakes.Err(); err != nil {
 		return err

@@ -100,20 +100,19 @@ const (
 
 // AuditKey returns the key that signs checkpoints, encrypted, and its public part. Both are "" if there is none.
 func (tx *Tx) AuditKey() (sealed, verifier string, err error) {
-	if sealed, _, err = one(tx, scanString, identityQuery, metaAuditKey); err != nil {
+	if sealed, err = tx.metaText(metaAuditKey); err != nil {
 		return "", "", err
 	}
-	verifier, _, err = one(tx, scanString, identityQuery, metaAuditVerifier)
+	verifier, err = tx.metaText(metaAuditVerifier)
 	return sealed, verifier, err
 }
 
 // SetAuditKey stores the key that signs checkpoints.
 func (tx *Tx) SetAuditKey(sealed, verifier string) error {
-	if _, err := tx.exec(setMetaQuery, metaAuditKey, sealed); err != nil {
+	if err := tx.setMetaText(metaAuditKey, sealed); err != nil {
 		return err
 	}
-	_, err := tx.exec(setMetaQuery, metaAuditVerifier, verifier)
-	return err
+	return tx.setMetaText(metaAuditVerifier, verifier)
 }
 
 // metaAuditRestored is the row of meta with the record of the last restore, encrypted.
@@ -121,15 +120,20 @@ const metaAuditRestored = "audit_restored"
 
 // AuditRestored returns which record of the audit log is of the last restore from a backup, encrypted, or "" if there
 // was none.
-func (tx *Tx) AuditRestored() (sealed string, err error) {
-	sealed, _, err = one(tx, scanString, identityQuery, metaAuditRestored)
-	return sealed, err
-}
+func (tx *Tx) AuditRestored() (sealed string, err error) { return tx.metaText(metaAuditRestored) }
 
 // SetAuditRestored stores which record of the audit log is of the last restore.
-func (tx *Tx) SetAuditRestored(sealed string) error {
-	_, err := tx.exec(setMetaQuery, metaAuditRestored, sealed)
-	return err
+func (tx *Tx) SetAuditRestored(sealed string) error { return tx.setMetaText(metaAuditRestored, sealed) }
+
+// metaAuditedSettings is the row of meta with the settings that the audit log has last recorded.
+const metaAuditedSettings = "audited_settings"
+
+// AuditedSettings returns the settings that SetAuditedSettings stored, "" if there are none.
+func (tx *Tx) AuditedSettings() (settings string, err error) { return tx.metaText(metaAuditedSettings) }
+
+// SetAuditedSettings stores the settings of the server, with which those of its next start are compared.
+func (tx *Tx) SetAuditedSettings(settings string) error {
+	return tx.setMetaText(metaAuditedSettings, settings)
 }
 
 // ErrNoAudit means that a database has no audit log.

@@ -50,7 +50,11 @@ func (tx *Tx) Clock() (c Clock, err error) {
 
 // SetClock replaces what the database records about the server's clock.
 func (tx *Tx) SetClock(c Clock) error {
-	for name, value := range map[string]int64{metaSeen: c.Seen, metaJumpedFrom: c.JumpedFrom, metaJumpedTo: c.JumpedTo} {
+	return tx.setMetaNumbers(map[string]int64{metaSeen: c.Seen, metaJumpedFrom: c.JumpedFrom, metaJumpedTo: c.JumpedTo})
+}
+
+func (tx *Tx) setMetaNumbers(values map[string]int64) error {
+	for name, value := range values {
 		if _, err := tx.exec(setMetaNumberQuery, name, value); err != nil {
 			return err
 		}

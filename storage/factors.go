@@ -155,16 +155,10 @@ func (tx *Tx) PasskeysOfOthers(rpID string) (passkeys, users int64, err error) {
 const metaRPID = "passkeys_rp_id"
 
 // PasskeyRPID returns the relying party ID for which passkeys are made, "" before the first passkey.
-func (tx *Tx) PasskeyRPID() (string, error) {
-	rpID, _, err := one(tx, scanString, identityQuery, metaRPID)
-	return rpID, err
-}
+func (tx *Tx) PasskeyRPID() (string, error) { return tx.metaText(metaRPID) }
 
 // SetPasskeyRPID records the relying party ID for which passkeys are made.
-func (tx *Tx) SetPasskeyRPID(rpID string) error {
-	_, err := tx.exec(setMetaQuery, metaRPID, rpID)
-	return err
-}
+func (tx *Tx) SetPasskeyRPID(rpID string) error { return tx.setMetaText(metaRPID, rpID) }
 
 const (
 	passkeyHandleQuery    = `SELECT handle FROM passkey_handles WHERE user_nid = $1`

@@ -21,36 +21,40 @@ const (
 
 // Identity returns the identity of the server that the database belongs to.
 func (tx *Tx) Identity() (i Identity, err error) {
-	if i.ServerName, _, err = one(tx, scanString, identityQuery, metaServerName); err != nil {
+	if i.ServerName, err = tx.metaText(metaServerName); err != nil {
 		return i, err
 	}
-	i.SigningKey, _, err = one(tx, scanString, identityQuery, metaSigningKey)
+	i.SigningKey, err = tx.metaText(metaSigningKey)
 	return i, err
+}
+
+// metaText returns the text in a row of meta, "" if there is none.
+func (tx *Tx) metaText(name string) (text string, err error) {
+	text, _, err = one(tx, scanString, identityQuery, name)
+	return text, err
+}
+
+func (tx *Tx) setMetaText(name, text string) error {
+	_, err := tx.exec(setMetaQuery, name, text)
+	return err
 }
 
 // SetIdentity records the identity of the server that the database belongs to.
 func (tx *Tx) SetIdentity(i Identity) error {
-	if _, err := tx.exec(setMetaQuery, metaServerName, i.ServerName); err != nil {
+	if err := tx.setMetaText(metaServerName, i.ServerName); err != nil {
 		return err
 	}
-	_, err := tx.exec(setMetaQuery, metaSigningKey, i.SigningKey)
-	return err
+	return tx.setMetaText(metaSigningKey, i.SigningKey)
 }
 
 // metaSecretsKey is the row of meta with the ID of the key under which secrets are encrypted.
 const metaSecretsKey = "secrets_key"
 
 // SecretsKey returns the ID of the key under which this database's secrets are encrypted, "" if there is none yet.
-func (tx *Tx) SecretsKey() (string, error) {
-	id, _, err := one(tx, scanString, identityQuery, metaSecretsKey)
-	return id, err
-}
+func (tx *Tx) SecretsKey() (string, error) { return tx.metaText(metaSecretsKey) }
 
 // SetSecretsKey records the ID of the key under which this database's secrets are encrypted.
-func (tx *Tx) SetSecretsKey(id string) error {
-	_, err := tx.exec(setMetaQuery, metaSecretsKey, id)
-	return err
-}
+func (tx *Tx) SetSecretsKey(id string) error { return tx.setMetaText(metaSecretsKey, id) }
 
 // AnyAccount returns the user ID of some local account, no matter which, or "" if there is none.
 func (tx *Tx) AnyAccount() (string, error) {

@@ -103,7 +103,7 @@ func (tx *Tx) LedgerHead() (path string, h LedgerHead, err error) {
 	if err != nil {
 		return "", h, err
 	}
-	path, _, err = one(tx, scanString, identityQuery, metaLedgerPath)
+	path, err = tx.metaText(metaLedgerPath)
 	return path, h, err
 }
 
@@ -116,6 +116,5 @@ func (tx *Tx) AdvanceLedger(seq Pos, path string, h LedgerHead) error {
 	if _, err := tx.exec(setLedgerHeadQuery, metaLedger, h.Line, h.MAC); err != nil {
 		return err
 	}
-	_, err := tx.exec(setMetaQuery, metaLedgerPath, path)
-	return err
+	return tx.setMetaText(metaLedgerPath, path)
 }

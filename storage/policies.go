@@ -91,12 +91,7 @@ func (tx *Tx) PurgeState() (s PurgeState, err error) {
 
 // SetPurgeState records the state of the purge.
 func (tx *Tx) SetPurgeState(s PurgeState) error {
-	for name, value := range map[string]int64{metaConfig: s.Config, metaConfigSince: s.ConfigSince, metaTripped: s.Tripped} {
-		if _, err := tx.exec(setMetaNumberQuery, name, value); err != nil {
-			return err
-		}
-	}
-	return nil
+	return tx.setMetaNumbers(map[string]int64{metaConfig: s.Config, metaConfigSince: s.ConfigSince, metaTripped: s.Tripped})
 }
 
 const expiredQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.ord > $2 AND e.state_key IS NULL

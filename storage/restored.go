@@ -66,10 +66,7 @@ func (db *DB) MarkRestored(ctx context.Context, signOut bool) error {
 		}
 		tx.committer.pos += restoreGap
 		restored = tx.NextPos()
-		if _, err := tx.exec(setMetaNumberQuery, metaRestored, int64(restored)); err != nil {
-			return err
-		}
-		if _, err := tx.exec(setMetaNumberQuery, metaRestoredTS, tx.now.UnixMilli()); err != nil {
+		if err := tx.setMetaNumbers(map[string]int64{metaRestored: int64(restored), metaRestoredTS: tx.now.UnixMilli()}); err != nil {
 			return err
 		}
 		// The time that the server was off is no jump of its clock.

@@ -45,20 +45,13 @@ const metaNumberQuery = `SELECT value FROM meta WHERE name = $1`
 // SecondFactorRequiredSince returns the times (ms) since which every user must have a second factor, and since which
 // every administrator must have one. A time is 0 if none is recorded.
 func (tx *Tx) SecondFactorRequiredSince() (all, administrators int64, err error) {
-	if all, _, err = one(tx, scanNumber[int64], metaNumberQuery, metaMFASince); err != nil {
-		return 0, 0, err
-	}
-	administrators, _, err = one(tx, scanNumber[int64], metaNumberQuery, metaAdminMFASince)
+	err = tx.metaNumbers(map[string]*int64{metaMFASince: &all, metaAdminMFASince: &administrators})
 	return all, administrators, err
 }
 
 // SetSecondFactorRequiredSince sets the times that SecondFactorRequiredSince returns.
 func (tx *Tx) SetSecondFactorRequiredSince(all, administrators int64) error {
-	if _, err := tx.exec(setMetaNumberQuery, metaMFASince, all); err != nil {
-		return err
-	}
-	_, err := tx.exec(setMetaNumberQuery, metaAdminMFASince, administrators)
-	return err
+	return tx.setMetaNumbers(map[string]int64{metaMFASince: all, metaAdminMFASince: administrators})
 }
 
 // AnyAccountRequiresMFA reports whether any account has a policy of its own that requires a second factor. It uses the
