@@ -57,6 +57,11 @@ func (s *Service) Create(ctx context.Context, n NewAccount) (SignedIn, error) {
 		session := *n.SignIn
 		session.Network, n.SignIn = n.Network, &session
 	}
+	if n.SignIn != nil {
+		if err := s.gate.AdmitsNew(n.attempt(0), n.Admin); err != nil {
+			return SignedIn{}, err
+		}
+	}
 	if n.Network != "" {
 		var made gate.Guess // counts even if creating the account fails, because hashing the password is expensive
 		if err := made.Take(s.opts.Budgets.NewAccounts, n.Network); err != nil {

@@ -1,6 +1,7 @@
 package accounts
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -118,5 +119,18 @@ func TestAnAccountWithASecondFactorGetsOneAnswerForEveryPassword(t *testing.T) {
 			t.Errorf("different answers: %v", answers)
 		}
 		refused(t, "a fifth attempt", login(t, s, "alice", goodPassword, home), mxerr.CodeLimitExceeded) // correct attempts counted too
+	})
+}
+
+func TestARegistrationThatTheGateWillRefuseIsRefusedBeforeItsPasswordIsHashed(t *testing.T) {
+	each(t, Options{}, func(t *testing.T, s *Service, c *clock) {
+		s.gate = gate.New(gate.Options{Policy: gate.Policy{MFA: gate.Required}, Now: c.now})
+		s.hasher = newHasher(0, nil) // nobody hashes
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err := s.Create(ctx, NewAccount{Username: "alice", Password: goodPassword, SignIn: &NewSession{}, Network: "192.0.2.1"})
+		if mxerr.Code(err) != mxerr.CodeForbidden {
+			t.Errorf("the registration: %v", err)
+		}
 	})
 }

@@ -212,6 +212,17 @@ func (g *Gate) Admit(tx *storage.Tx, at Attempt) (Pass, error) {
 	return Pass{tx: tx, at: at, account: a}, nil
 }
 
+// AdmitsNew returns the error with which Admit will refuse an attempt to log in to an account that is about to be
+// created, so that its password need not be hashed before that.
+//
+// Errors: M_FORBIDDEN.
+func (g *Gate) AdmitsNew(at Attempt, admin bool) error {
+	if at.Path.needsSecond() && !at.Shown.TwoFactors() && g.requires(storage.AccountRow{Admin: admin}) {
+		return g.lacksSecond(at.Path)
+	}
+	return nil
+}
+
 // refusal returns the error for an account that does not exist or was deactivated, or for missing evidence.
 func (g *Gate) refusal(path Path) *mxerr.Error {
 	switch path {

@@ -96,15 +96,21 @@ func (g *Gate) ModeOf(a storage.AccountRow) Mode {
 
 // NeedsSecond reports whether logging in to an account needs a second factor.
 func (g *Gate) NeedsSecond(tx *storage.Tx, a storage.AccountRow) (bool, error) {
-	mode, since := g.mode(a)
+	mode, _ := g.mode(a)
 	if strictness[mode] == 0 {
 		return false, nil
 	}
-	if mode == Required && g.graceIsOver(since) {
+	if g.requires(a) {
 		return true, nil
 	}
 	has, err := g.Enrolled(tx, a.NID)
 	return has != 0, err
+}
+
+// requires reports whether an account needs a second factor to log in even if it has none.
+func (g *Gate) requires(a storage.AccountRow) bool {
+	mode, since := g.mode(a)
+	return mode == Required && g.graceIsOver(since)
 }
 
 // Enrolled returns the second factors of an account.
