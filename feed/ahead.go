@@ -49,6 +49,9 @@ func (b *builder) isCold(room *rooms.Room, since storage.Pos) bool {
 
 // manyCold reports whether many rooms of the answer are not in memory, as in the first answers after a restart.
 func (b *builder) manyCold() bool {
+	if len(b.plan.joined) < manyRooms {
+		return false
+	}
 	n := 0
 	for i := 0; i < len(b.plan.joined) && n < manyRooms; i++ {
 		if a := b.aheadRoom(i); b.admits(a.Room) && b.isCold(a.Room, a.since) {
@@ -89,6 +92,15 @@ func (b *builder) readAhead() error {
 
 // manyWantedCold is like manyCold, for the rooms that the client wants.
 func (b *slidingBuilder) manyWantedCold() bool {
+	wanted := 0
+	for i := 0; i < len(b.rooms) && wanted < manyRooms; i++ {
+		if b.isWanted(&b.rooms[i]) {
+			wanted++
+		}
+	}
+	if wanted < manyRooms {
+		return false
+	}
 	n := 0
 	for i := 0; i < len(b.rooms) && n < manyRooms; i++ {
 		if r := &b.rooms[i]; b.isWanted(r) && (r.sent < 0 || b.isCold(r.room, r.since)) {

@@ -203,7 +203,7 @@ func (s *Service) flushPresence(ctx context.Context) {
 	done := map[ident.RoomNID]bool{}
 	now := s.opts.Now()
 	for _, r := range s.presence.flush(now) {
-		s.opts.Hub.Users(r.nid)
+		s.opts.Hub.Nudge(r.nid) // without counting it as news of the user, for which /sync would read the database
 		var shared []*rooms.Room
 		s.spread(ctx, r, func(room *rooms.Room) {
 			shared = append(shared, room)

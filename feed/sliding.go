@@ -127,6 +127,7 @@ type slidingBuilder struct {
 	user          *slidingUser
 	rooms         []slidingRoom // the rooms that the client may get
 	counts        []int         // the number of rooms in each list
+	lists         string        // see listCounts
 	known         []knownSet
 	nothingWanted combinedWant
 	scratch       *slidingScratch
@@ -160,24 +161,17 @@ func (s *Service) buildSliding(ctx context.Context, r *slidingRun, final bool) (
 		}
 		return r.unchanged(), nil
 	}
-	req := &request{
-		SyncRequest: SyncRequest{Requester: r.Requester}, filter: r.filter, since: r.since.Token, initial: r.initial(), session: r.session,
-	}
-	b := &slidingBuilder{
-		builder: &builder{Service: s, request: req, now: s.opts.Now(), partial: true},
-		run:     r, scratch: s.sliding.scratch.Get().(*slidingScratch), next: r.since,
-	}
+	x := s.sliding.scratch.Get().(*slidingScratch)
+	b := x.builder(s, r)
 	defer b.release()
-	b.out, b.rooms = b.scratch.out[:0], b.scratch.rooms[:0]
 	r.conn.mu.Lock()
 	b.look = r.conn.look
 	r.conn.mu.Unlock()
 	if len(r.base) > 0 {
-		state, err := slidingStateOf(r.base)
-		if err != nil {
+		if err := x.state.decode(r.base); err != nil {
 			return nil, err
 		}
-		b.change.slidingState = *state
+		b.change.slidingState = x.state
 	}
 	answer, err := b.build(ctx, own, final)
 	if err == nil {
@@ -186,25 +180,42 @@ func (s *Service) buildSliding(ctx context.Context, r *slidingRun, final bool) (
 	return slices.Clone(answer), err
 }
 
-// slidingScratch holds buffers that are reused from one answer to the next.
+// slidingScratch holds memory that is reused from one answer to the next.
 type slidingScratch struct {
-	out    []byte // the answer, of which the caller gets a copy
-	rooms  []slidingRoom
-	sorted []*slidingRoom
-	news   roomNews
+	sliding slidingBuilder
+	common  builder
+	request request
+	state   slidingState
+	out     []byte // the answer, of which the caller gets a copy
+	rooms   []slidingRoom
+	sorted  []*slidingRoom
+	known   []knownSet
+	news    roomNews
 }
 
-// release puts the scratch back into the pool. It clears the pointers to rooms first, so that the scratch does not keep
-// them in memory.
+// builder returns the builder in the scratch, for the answer to a request.
+func (x *slidingScratch) builder(s *Service, r *slidingRun) *slidingBuilder {
+	x.request = request{
+		SyncRequest: SyncRequest{Requester: r.Requester}, filter: r.filter, since: r.since.Token, initial: r.initial(), session: r.session,
+	}
+	x.common = builder{Service: s, request: &x.request, now: s.opts.Now(), partial: true, out: x.out[:0]}
+	x.sliding = slidingBuilder{builder: &x.common, run: r, scratch: x, next: r.since, rooms: x.rooms[:0], known: x.known[:0]}
+	return &x.sliding
+}
+
+// release puts the scratch back into the pool. It clears all pointers first, so that the scratch keeps no rooms in
+// memory.
 func (b *slidingBuilder) release() {
-	x := b.scratch
+	x, pool := b.scratch, &b.Service.sliding.scratch
 	clear(b.rooms)
 	clear(x.sorted)
-	x.rooms, x.sorted, x.news = b.rooms[:0], x.sorted[:0], roomNews{}
+	clear(b.known)
+	x.rooms, x.sorted, x.known, x.news = b.rooms[:0], x.sorted[:0], b.known[:0], roomNews{}
 	if cap(b.out) <= maxScratch {
 		x.out = b.out[:0]
 	}
-	b.sliding.scratch.Put(x)
+	x.sliding, x.common, x.request = slidingBuilder{}, builder{}, request{}
+	pool.Put(x)
 }
 
 // slidingIdle reports whether nothing that concerns the client has happened since the server last looked.
@@ -292,8 +303,8 @@ func (b *slidingBuilder) finish(ctx context.Context, final bool) (json.RawMessag
 	if len(b.sent) <= maxSentMembers/2 { // more than half of the table would only displace one another
 		b.session.noteSent(b.sessions.seed, b.sent, b.upTo)
 	}
-	b.out = append(b.out, b.listCounts()...)
-	return appendPos(b.out, b.run.Body.TxnID, next), nil
+	b.out = appendPos(append(b.out, b.listCounts()...), b.run.Body.TxnID, next)
+	return b.out, nil
 }
 
 // appendPos appends txn_id and pos, and closes the object of the answer.
@@ -347,10 +358,11 @@ func (r *slidingRun) stuck() bool {
 // listCounts returns the key "lists" of the answer with its value and a comma. The value has the number of rooms in
 // each list.
 func (b *slidingBuilder) listCounts() string {
-	if len(b.counts) == 0 {
-		return ""
+	if len(b.counts) == 0 || b.lists != "" {
+		return b.lists
 	}
-	dst := []byte(`"lists":{`)
+	var own [128]byte
+	dst := append(own[:0], `"lists":{`...)
 	for i, n := range b.counts {
 		if i > 0 {
 			dst = append(dst, ',')
@@ -360,5 +372,10 @@ func (b *slidingBuilder) listCounts() string {
 		dst = strconv.AppendInt(dst, int64(n), 10)
 		dst = append(dst, '}')
 	}
-	return string(append(dst, `},`...))
+	if dst = append(dst, `},`...); string(dst) == b.look.lists {
+		b.lists = b.look.lists // the same text as before needs no new memory
+	} else {
+		b.lists = string(dst)
+	}
+	return b.lists
 }

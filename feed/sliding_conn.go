@@ -219,7 +219,9 @@ func (s *Service) openSliding(ctx context.Context, r *slidingRun) error {
 	if i < 0 {
 		return errUnknownPos()
 	}
-	c.states = slices.Clone(c.states[i:]) // the client has got this one, and so does not need those before it
+	if i > 0 {
+		c.states = slices.Clone(c.states[i:]) // the client has got this one, and so does not need those before it
+	}
 	r.base = c.states[0].data
 	c.turn++
 	r.turn = c.turn

@@ -177,23 +177,30 @@ func (r *stateReader) bytes(n int) []byte {
 
 // slidingStateOf decodes a state that encode has encoded.
 func slidingStateOf(data []byte) (*slidingState, error) {
-	r := stateReader{rest: data}
 	s := &slidingState{}
+	return s, s.decode(data)
+}
+
+// decode sets s to the state that encode has encoded. It reuses the memory of s.
+func (s *slidingState) decode(data []byte) error {
+	r := stateReader{rest: data}
 	version := r.number()
 	if version < 1 || version > slidingStateVersion {
-		return nil, errSlidingState
+		return errSlidingState
 	}
-	s.data = r.number() == 1
+	s.data, s.profiles = r.number() == 1, ""
 	if version > 1 {
 		s.profiles = string(r.bytes(r.count()))
 	}
-	s.parts = make([]string, r.count())
+	s.parts = resized(s.parts, r.count())
 	for i := range s.parts {
-		s.parts[i] = string(r.bytes(r.count()))
+		if text := r.bytes(r.count()); string(text) != s.parts[i] {
+			s.parts[i] = string(text)
+		}
 	}
-	s.sets = make([][]int, r.count())
+	s.sets = resized(s.sets, r.count())
 	for i := range s.sets {
-		s.sets[i] = make([]int, r.count())
+		s.sets[i] = resized(s.sets[i], r.count())
 		for j := range s.sets[i] {
 			s.sets[i][j] = int(r.below(uint64(len(s.parts))))
 		}
@@ -204,17 +211,20 @@ func slidingStateOf(data []byte) (*slidingState, error) {
 		b := r.bytes(2)
 		shapes[i] = sentShape{set: set, limit: b[0], stage: stage(b[1] & 3), dm: b[1]&4 != 0, receipts: b[1]&8 != 0, data: b[1]&16 != 0}
 	}
-	s.rooms = make([]sentRoom, r.count())
+	s.rooms = resized(s.rooms, r.count())
 	if version < 3 {
 		r.singleRooms(s.rooms, shapes)
 	} else {
 		r.runs(s.rooms, shapes)
 	}
 	if r.bad || len(r.rest) > 0 {
-		return nil, errSlidingState
+		return errSlidingState
 	}
-	return s, nil
+	return nil
 }
+
+// resized returns a slice of n elements in the memory of s, if that is large enough. The elements have any values.
+func resized[T any](s []T, n int) []T { return slices.Grow(s[:0], n)[:n] }
 
 // runs reads rooms as encodeRooms has written them.
 func (r *stateReader) runs(rooms []sentRoom, shapes []sentShape) {
@@ -256,24 +266,18 @@ func (r *stateReader) shape(shapes []sentShape) (of sentRoom) {
 	return of
 }
 
-// slidingChange is a copy of a slidingState that collects the changes made by one answer. The original is not modified,
-// because another request may use it.
+// slidingChange is a decoded slidingState that collects the changes made by one answer.
 type slidingChange struct {
 	slidingState
-	own     bool // rooms is a copy
 	added   []sentRoom
 	changed bool
 }
 
 // set replaces the room with index i by r, which must be a new value for the same room.
 func (c *slidingChange) set(i int, r sentRoom) {
-	if c.rooms[i] == r {
-		return
+	if c.rooms[i] != r {
+		c.rooms[i], c.changed = r, true
 	}
-	if !c.own {
-		c.rooms, c.own = slices.Clone(c.rooms), true
-	}
-	c.rooms[i], c.changed = r, true
 }
 
 // add adds a room that the client did not have.

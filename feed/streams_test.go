@@ -152,6 +152,30 @@ func TestPresenceIsToldToThoseWhoShareARoom(t *testing.T) {
 	}
 }
 
+func TestOwnPresenceWakesTheUserWhoThenReadsNothing(t *testing.T) {
+	w := newWorld(t)
+	alice := w.user("alice")
+	alice.sync()
+	alice.sync()
+	online := func(q *feed.SyncRequest) { q.SetPresence = "online" }
+	if a := alice.sync(online); len(a.Presence.Events) != 1 || a.Presence.Events[0].Sender != alice.UserID {
+		t.Errorf("presence: %s", a.raw)
+	}
+	other := w.hub.Park(alice.UserNID, 0) // another device
+	defer other.Close()
+	w.pass(time.Second)
+	select {
+	case <-other.C():
+	default:
+		t.Error("another device of the user is not woken")
+	}
+	w.statements.Store(0)
+	alice.sync(online)
+	if n := w.statements.Load(); n > 0 {
+		t.Errorf("%d statements, although only the presence has changed", n)
+	}
+}
+
 func TestPresenceOfBeforeARestartIsTakenBack(t *testing.T) {
 	w := newWorld(t)
 	alice, bob := w.user("alice"), w.user("bob")
