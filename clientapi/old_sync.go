@@ -23,7 +23,7 @@ func (a *API) getEvents(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return peeked(a.Feed.Events(r.Context(), feed.EventsRequest{Requester: r.Requester, From: r.Query("from"), Timeout: timeout}))
+	return peeked(a.Feed.PollEvents(r.Context(), feed.EventsRequest{Requester: r.Requester, From: r.Query("from"), Timeout: timeout}))
 }
 
 // getOneEvent returns one event of any room.

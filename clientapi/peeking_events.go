@@ -1,6 +1,7 @@
 package clientapi
 
 import (
+	"context"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -31,17 +32,30 @@ func (a *API) peekEvents(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return peeked(a.Feed.Peek(r.Context(), feed.PeekRequest{Requester: r.Requester, Room: id.RoomID(room), From: r.Query("from"), Timeout: timeout}))
+	return peeked(a.Feed.PollRoom(r.Context(), feed.PeekRequest{Requester: r.Requester, Room: id.RoomID(room), From: r.Query("from"), Timeout: timeout}))
 }
 
-// peeked returns the response of getEvents and peekEvents.
-func peeked(p feed.Peeked, err error) (any, error) {
+// peeked returns the poll of getEvents and peekEvents.
+func peeked(p *feed.Poll, err error) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	return peek{p}, nil
+}
+
+// peek is a poll whose answer is a feed.Peeked.
+type peek struct{ *feed.Poll }
+
+// Answer implements httpapi.Poll.
+func (p peek) Answer(ctx context.Context) (any, error) {
+	answer, err := p.Poll.Answer(ctx)
+	if answer == nil || err != nil {
+		return nil, err
+	}
+	got := answer.(feed.Peeked)
 	var o object
-	o.text("start", p.Start)
-	o.text("end", p.End)
-	o.array("chunk", p.Chunk)
+	o.text("start", got.Start)
+	o.text("end", got.End)
+	o.array("chunk", got.Chunk)
 	return o.close(), nil
 }

@@ -23,7 +23,7 @@ func (a *API) slidingSync(r *httpapi.Request) (any, error) {
 	if err := a.readSliding(r, q); err != nil {
 		return nil, err
 	}
-	return a.Feed.SlidingSync(r.Context(), q)
+	return a.Feed.PollSliding(r.Context(), q)
 }
 
 // slidingSyncUnstable is like slidingSync, but in the form that was deployed before the MSC was merged.
@@ -36,7 +36,7 @@ func (a *API) slidingSyncUnstable(r *httpapi.Request) (any, error) {
 	if err := a.readSliding(r, q); err != nil {
 		return nil, err
 	}
-	return a.Feed.SlidingSync(r.Context(), q)
+	return a.Feed.PollSliding(r.Context(), q)
 }
 
 // readSliding decodes the body, unless it is the same as before. The request keeps neither the body nor the query while

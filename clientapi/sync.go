@@ -22,7 +22,7 @@ func (a *API) sync(r *httpapi.Request) (any, error) {
 	if err := readSync(r, &q); err != nil {
 		return nil, err
 	}
-	return a.Feed.Sync(r.Context(), &q)
+	return a.Feed.PollSync(r.Context(), &q)
 }
 
 // readSync parses the parameters of sync. It applies the rate limit for reads unless the sync is incremental: an

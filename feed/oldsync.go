@@ -12,12 +12,12 @@ import (
 	"ebb/ident"
 )
 
-// This file serves the event stream from before /sync existed. It asks Sync and puts the answer into the older form.
+// This file serves the event stream from before /sync existed. It puts the answers of /sync into the older form.
 
 // EventsRequest asks for the new events of all rooms of a user.
 type EventsRequest struct {
 	ident.Requester
-	From    string // a token of this operation, InitialSync or Sync; "": from now on
+	From    string // a token of this operation, InitialSync or /sync; "": from now on
 	Timeout time.Duration
 }
 
@@ -31,7 +31,7 @@ const (
 		`"presence":{"types":[]},"account_data":{"types":[]}}`
 )
 
-// syncedRoom is what the older operations read of a room in a response of Sync.
+// syncedRoom is what the older operations read of a room in an answer of /sync.
 type syncedRoom struct {
 	Timeline struct {
 		Events    []json.RawMessage `json:"events"`
@@ -45,7 +45,7 @@ type eventList struct {
 	Events []json.RawMessage `json:"events"`
 }
 
-// synced is what the older operations read of a response of Sync.
+// synced is what the older operations read of an answer of /sync.
 type synced struct {
 	NextBatch   string    `json:"next_batch"`
 	AccountData eventList `json:"account_data"`
@@ -57,42 +57,74 @@ type synced struct {
 	} `json:"rooms"`
 }
 
-// oldSync calls Sync for a user without a device. The older operations have no to-device messages, and so must not
+// pollOld begins a sync for a user without a device. The older operations have no to-device messages, and so must not
 // acknowledge any.
-func (s *Service) oldSync(ctx context.Context, q SyncRequest) (answer synced, err error) {
+func (s *Service) pollOld(ctx context.Context, q SyncRequest) (*Poll, error) {
 	who := q.Requester
 	q.DeviceID, q.DeviceNID, q.SetPresence = "", 0, "offline"
-	raw, err := s.Sync(ctx, &q)
+	p, err := s.PollSync(ctx, &q)
+	if err == nil {
+		p.who = &who // so that the request ends when the device is deleted
+	}
+	return p, err
+}
+
+// oldSync returns the answer of a sync that does not wait.
+func (s *Service) oldSync(ctx context.Context, q SyncRequest) (answer synced, err error) {
+	p, err := s.pollOld(ctx, q)
 	if err != nil {
 		return answer, err
 	}
-	if err := s.alive(ctx, &who); err != nil { // Sync did not check the device, which q does not name
+	raw, err := p.run(ctx)
+	if err != nil {
 		return answer, err
 	}
-	if err := json.Unmarshal(raw, &answer); err != nil {
-		return answer, fmt.Errorf("read the answer of /sync: %w", err)
-	}
-	return answer, nil
+	return readSynced(raw)
 }
 
-// Events returns the new events of all rooms, waiting for one up to the timeout. Events of one room are in order.
+// readSynced decodes the answer of a Poll of PollSync.
+func readSynced(answer any) (s synced, err error) {
+	if err := json.Unmarshal(answer.(json.RawMessage), &s); err != nil {
+		return s, fmt.Errorf("read the answer of /sync: %w", err)
+	}
+	return s, nil
+}
+
+// PollEvents begins a request for the new events of all rooms. The answer is a Peeked; events of one room are in order.
 // Spec: client-server-api#get_matrixclientv3events
 // Deviation: it has the events of rooms, but not typing, receipts and presence, which the specification does not
 // describe here.
-func (s *Service) Events(ctx context.Context, q EventsRequest) (p Peeked, err error) {
-	p.Start = q.From
-	if p.Start == "" {
+func (s *Service) PollEvents(ctx context.Context, q EventsRequest) (*Poll, error) {
+	start := q.From
+	if start == "" {
 		now, err := s.oldSync(ctx, SyncRequest{Requester: q.Requester, Filter: filterNothing})
 		if err != nil {
-			return p, err
+			return nil, err
 		}
-		p.Start = now.NextBatch
+		start = now.NextBatch
 	}
-	got, err := s.oldSync(ctx, SyncRequest{Requester: q.Requester, Since: p.Start, Filter: fmt.Sprintf(filterEvents, maxOldEvents), Timeout: q.Timeout})
+	p, err := s.pollOld(ctx, SyncRequest{Requester: q.Requester, Since: start, Filter: fmt.Sprintf(filterEvents, maxOldEvents), Timeout: q.Timeout})
 	if err != nil {
-		return p, err
+		return nil, err
 	}
-	p.End, p.Chunk = got.NextBatch, []json.RawMessage{}
+	build := p.build
+	p.build = func(ctx context.Context, final bool) (any, error) {
+		answer, err := build(ctx, final)
+		if answer == nil || err != nil {
+			return nil, err
+		}
+		got, err := readSynced(answer)
+		if err != nil {
+			return nil, err
+		}
+		return s.eventsOf(ctx, q.UserID, start, &got), nil
+	}
+	return p, nil
+}
+
+// eventsOf puts the answer of /sync into the form of /events.
+func (s *Service) eventsOf(ctx context.Context, user id.UserID, start string, got *synced) Peeked {
+	p := Peeked{Start: start, End: got.NextBatch, Chunk: []json.RawMessage{}}
 	for _, in := range []map[id.RoomID]syncedRoom{got.Rooms.Join, got.Rooms.Leave} {
 		for _, room := range sortedRooms(in) {
 			for _, e := range in[room].Timeline.Events {
@@ -101,11 +133,11 @@ func (s *Service) Events(ctx context.Context, q EventsRequest) (p Peeked, err er
 		}
 	}
 	for _, room := range sortedRooms(got.Rooms.Invite) {
-		if e := s.ownMember(ctx, room, q.UserID); e != nil {
+		if e := s.ownMember(ctx, room, user); e != nil {
 			p.Chunk = append(p.Chunk, e)
 		}
 	}
-	return p, nil
+	return p
 }
 
 func sortedRooms[V any](in map[id.RoomID]V) []id.RoomID {
@@ -142,7 +174,7 @@ func (s *Service) ownMember(ctx context.Context, room id.RoomID, user id.UserID)
 // InitialState holds everything that a client needs to begin with: the user's rooms with their state and newest
 // messages, the presence of others and the user's account data. InitialSync returns it.
 type InitialState struct {
-	End         string            // token from which Events continues
+	End         string            // token from which PollEvents continues
 	Presence    []json.RawMessage // m.presence events
 	AccountData []json.RawMessage // global
 	Rooms       []InitialRoom

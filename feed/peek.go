@@ -29,45 +29,28 @@ type Peeked struct {
 // maxPeeked bounds the events of one answer.
 const maxPeeked = 100
 
-// Peek returns the new events of a room that the user may read, waiting for one up to the timeout.
+// PollRoom begins a request for the new events of a room that the user may read. The answer is a Peeked.
 // Spec: client-server-api#get_matrixclientv3events (peeking_events)
-func (s *Service) Peek(ctx context.Context, q PeekRequest) (p Peeked, err error) {
-	to := q.Requester
-	if err := s.opts.History.MayRead(ctx, q.Room, to); err != nil {
-		return p, err
+func (s *Service) PollRoom(ctx context.Context, q PeekRequest) (*Poll, error) {
+	who := q.Requester
+	if err := s.opts.History.MayRead(ctx, q.Room, who); err != nil {
+		return nil, err
 	}
 	room, err := s.opts.Rooms.Room(ctx, q.Room)
 	if err != nil {
-		return p, err
+		return nil, err
 	}
-	sub := s.opts.Hub.Visit(room.NID())
-	defer sub.Close()
-	own := s.opts.Hub.Park(to.UserNID, to.DeviceNID) // woken when the account is locked or the device is deleted
-	defer own.Close()
-	expired, stop := s.opts.Timer(min(max(0, q.Timeout), maxTimeout))
-	defer stop()
-	p.Start = cmp.Or(q.From, history.TimelineToken(room.LastOrder()))
-	p.End = p.Start
-	syncWaiting.Inc()
-	defer syncWaiting.Dec()
-	for final := q.Timeout <= 0; ; {
-		if err := s.alive(ctx, &to); err != nil {
-			return p, err
+	p := s.newPoll(&who, q.Timeout) // it is also woken when the account is locked or the device is deleted
+	p.visit = s.opts.Hub.Visit(room.NID(), p.signal)
+	peeked := Peeked{Start: cmp.Or(q.From, history.TimelineToken(room.LastOrder()))}
+	peeked.End = peeked.Start
+	p.build = func(ctx context.Context, final bool) (any, error) {
+		if err := s.newIn(ctx, q.Room, who, &peeked); err != nil || len(peeked.Chunk) == 0 && !final {
+			return nil, err
 		}
-		if err := s.newIn(ctx, q.Room, to, &p); err != nil || len(p.Chunk) > 0 || final {
-			return p, err
-		}
-		select {
-		case <-sub.C():
-		case <-own.C():
-		case <-expired:
-			final = true
-		case <-s.stopped:
-			final = true
-		case <-ctx.Done():
-			return p, ctx.Err()
-		}
+		return peeked, nil
 	}
+	return p, nil
 }
 
 // newIn reads the events after p.End into p, skipping those that the user may not see, and moves p.End.

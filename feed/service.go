@@ -63,9 +63,9 @@ type Options struct {
 	Hub     *wake.Hub
 	Now     func() time.Time
 	Log     *slog.Logger
-	// Timer starts a timer for a waiting request: the channel receives after d unless stop is called first. The default
-	// is real time.
-	Timer func(d time.Duration) (c <-chan time.Time, stop func())
+	// AfterFunc calls f after d unless stop is called first, like time.AfterFunc, which is the default. It is used for
+	// the timeouts of waiting requests.
+	AfterFunc func(d time.Duration, f func()) (stop func() bool)
 	// Server is this server's name. Outgoing sends to other servers; nil: there are none. Without SendPresence,
 	// presence is not sent to other servers, and theirs is ignored.
 	Server       string
@@ -115,8 +115,8 @@ type Service struct {
 
 // New returns a new Service. Run must run beside it for typing and presence to time out.
 func New(o Options) *Service {
-	if o.Timer == nil {
-		o.Timer = wake.Timer
+	if o.AfterFunc == nil {
+		o.AfterFunc = func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }
 	}
 	if o.Now == nil {
 		o.Now = time.Now

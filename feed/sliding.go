@@ -13,7 +13,6 @@ import (
 	"ebb/canonjson"
 	"ebb/storage"
 	"ebb/storage/shares"
-	"ebb/wake"
 )
 
 // slidingFilter is the filter under which rooms are gathered for sliding sync. The client says by required_state and
@@ -38,28 +37,33 @@ type slidingRun struct {
 // initial reports whether the request begins a connection.
 func (r *slidingRun) initial() bool { return r.since.conn == 0 }
 
-// SlidingSync returns what is new in the rooms that the client asks for, waiting for it up to the timeout. The answer
-// is a JSON object that the caller may keep.
+// PollSliding begins a request for what is new in the rooms that the client asks for. The answer is a json.RawMessage,
+// an object that the caller may keep.
 // Spec: MSC4186
-func (s *Service) SlidingSync(ctx context.Context, q *SlidingRequest) (json.RawMessage, error) {
+func (s *Service) PollSliding(ctx context.Context, q *SlidingRequest) (*Poll, error) {
 	r, err := s.beginSliding(ctx, q)
 	if err != nil {
 		return nil, err
 	}
-	s.polls(&r.Requester, r.online, 1)
-	defer s.polls(&r.Requester, r.online, -1)
 	if err := s.acknowledgeSliding(ctx, r); err != nil {
 		return nil, err
 	}
 	if err := s.touchSliding(ctx, r.conn); err != nil {
 		return nil, err
 	}
-	if r.extensions.Profiles.on() {
-		defer s.profiles.watch(r.UserNID)()
+	timeout := r.Timeout
+	if r.initial() {
+		timeout = 0
 	}
-	sub := s.opts.Hub.Park(r.UserNID, r.DeviceNID)
-	defer sub.Close()
-	return s.pollSliding(ctx, r, sub)
+	p := s.newDevicePoll(&r.Requester, r.online, timeout, r.extensions.Profiles.on())
+	p.build = func(ctx context.Context, final bool) (any, error) {
+		answer, err := s.timedSliding(ctx, r, final)
+		if errors.Is(err, errSuperseded) {
+			return r.unchanged(), nil // nobody reads it
+		}
+		return orNothing(answer, err)
+	}
+	return p, nil
 }
 
 // beginSliding parses a request and finds its connection.
@@ -82,32 +86,6 @@ func (s *Service) beginSliding(ctx context.Context, q *SlidingRequest) (*sliding
 		return nil, err
 	}
 	return r, s.setText(query, r.conn)
-}
-
-// pollSliding builds an answer, and waits while there is nothing new.
-func (s *Service) pollSliding(ctx context.Context, r *slidingRun, sub *wake.Sub) (json.RawMessage, error) {
-	final := r.Timeout <= 0 || r.initial()
-	var expired <-chan time.Time
-	if !final {
-		c, stop := s.opts.Timer(min(r.Timeout, maxTimeout))
-		defer stop()
-		expired = c
-	}
-	begun := time.Now() // real time: this is about load
-	syncWaiting.Inc()
-	defer syncWaiting.Dec()
-	for {
-		answer, err := s.timedSliding(ctx, r, final)
-		if errors.Is(err, errSuperseded) {
-			return r.unchanged(), nil // nobody reads it
-		}
-		if err != nil || answer != nil {
-			return answer, err
-		}
-		if final, err = s.awaitNews(ctx, &r.Requester, sub, expired, begun); err != nil {
-			return nil, err
-		}
-	}
 }
 
 // timedSliding calls buildSliding and measures how long it takes.

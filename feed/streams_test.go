@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -161,12 +162,11 @@ func TestOwnPresenceWakesTheUserWhoThenReadsNothing(t *testing.T) {
 	if a := alice.sync(online); len(a.Presence.Events) != 1 || a.Presence.Events[0].Sender != alice.UserID {
 		t.Errorf("presence: %s", a.raw)
 	}
-	other := w.hub.Park(alice.UserNID, 0) // another device
+	var woken atomic.Bool
+	other := w.hub.Park(alice.UserNID, 0, func() { woken.Store(true) }) // another device
 	defer other.Close()
 	w.pass(time.Second)
-	select {
-	case <-other.C():
-	default:
+	if !woken.Load() {
 		t.Error("another device of the user is not woken")
 	}
 	w.statements.Store(0)

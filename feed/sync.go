@@ -11,18 +11,6 @@ import (
 	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
-	"ebb/wake"
-)
-
-const (
-	// maxTimeout bounds a long poll. Proxies would break off longer ones anyway.
-	maxTimeout = 5 * time.Minute
-	// If at least crowd requests wait, and one of them is woken less than hasty after it began, it sleeps for coalesce
-	// before it builds its answer. When events arrive so fast that requests are woken as soon as they wait, one answer
-	// then has the events of that time together. In all other cases the answer is built at once.
-	crowd    = 32
-	hasty    = 20 * time.Millisecond
-	coalesce = 5 * time.Millisecond
 )
 
 // SyncRequest is a request for /sync.
@@ -47,83 +35,24 @@ type request struct {
 	session *session
 }
 
-// Sync returns the news of a client, and waits for some until the timeout. The answer is a JSON object that the caller
-// may keep.
+// PollSync begins a request for the news of a client. The answer is a json.RawMessage, an object that the caller may
+// keep.
 // Spec: client-server-api#get_matrixclientv3sync
-func (s *Service) Sync(ctx context.Context, q *SyncRequest) (json.RawMessage, error) {
+func (s *Service) PollSync(ctx context.Context, q *SyncRequest) (*Poll, error) {
 	r, err := s.request(ctx, q)
 	if err != nil {
 		return nil, err
 	}
-	s.polls(&r.Requester, r.online, 1)
-	defer s.polls(&r.Requester, r.online, -1)
 	if err := s.acknowledge(ctx, r); err != nil {
 		return nil, err
 	}
-	if r.filter.Profiles.Fields != nil {
-		defer s.profiles.watch(r.UserNID)()
+	timeout := r.Timeout
+	if r.initial || r.FullState {
+		timeout = 0
 	}
-	sub := s.opts.Hub.Park(r.UserNID, r.DeviceNID)
-	defer sub.Close()
-	return s.poll(ctx, r, sub)
-}
-
-// polls counts a request of a device that waits: change is 1 when the request begins and -1 when it ends. online is the
-// presence that the request sets.
-func (s *Service) polls(who *ident.Requester, online event.Presence, change int) {
-	s.presence.poll(who.UserNID, who.UserID, who.DeviceNID, online, change, s.opts.Now())
-}
-
-// poll builds an answer, and waits while there is nothing new.
-func (s *Service) poll(ctx context.Context, r *request, sub *wake.Sub) (json.RawMessage, error) {
-	timeout := min(max(0, r.Timeout), maxTimeout)
-	final := timeout == 0 || r.initial || r.FullState
-	var expired <-chan time.Time
-	if !final {
-		c, stop := s.opts.Timer(timeout)
-		defer stop()
-		expired = c
-	}
-	begun := time.Now() // real time: this is about load
-	syncWaiting.Inc()
-	defer syncWaiting.Dec()
-	for {
-		answer, err := s.timedBuild(ctx, r, final)
-		if err != nil || answer != nil {
-			return answer, err
-		}
-		if final, err = s.awaitNews(ctx, &r.Requester, sub, expired, begun); err != nil {
-			return nil, err
-		}
-	}
-}
-
-// awaitNews waits until sub may have news. It reports whether the request must be answered even without news, because
-// its timeout has expired or the server stops. begun is the time when the request began to wait. It returns an error if
-// the request's device was deleted or its account was locked in the meantime.
-func (s *Service) awaitNews(ctx context.Context, who *ident.Requester, sub *wake.Sub, expired <-chan time.Time, begun time.Time) (final bool, err error) {
-	select {
-	case <-sub.C():
-		syncWakeups.Inc()
-		if time.Since(begun) < hasty {
-			s.rest()
-		}
-	case <-expired:
-		final = true
-	case <-s.stopped:
-		final = true
-	case <-ctx.Done():
-		return false, ctx.Err()
-	}
-	return final, s.alive(ctx, who)
-}
-
-// alive returns an error if the device of a waiting request was deleted or its account was locked.
-func (s *Service) alive(ctx context.Context, who *ident.Requester) error {
-	if s.opts.Alive == nil {
-		return nil
-	}
-	return s.opts.Alive(ctx, who.UserNID, who.DeviceNID)
+	p := s.newDevicePoll(&r.Requester, r.online, timeout, r.filter.Profiles.Fields != nil)
+	p.build = func(ctx context.Context, final bool) (any, error) { return orNothing(s.timedBuild(ctx, r, final)) }
+	return p, nil
 }
 
 // timedBuild calls build and measures how long it takes.
@@ -131,14 +60,6 @@ func (s *Service) timedBuild(ctx context.Context, r *request, final bool) (json.
 	start := time.Now() // not the injected clock: real time is measured
 	defer func() { syncBuild.Observe(time.Since(start).Seconds()) }()
 	return s.build(ctx, r, final)
-}
-
-// rest sleeps for the duration coalesce if many requests are waiting. More news can then go into one answer.
-func (s *Service) rest() {
-	if s.opts.Hub.Parked() < crowd {
-		return
-	}
-	time.Sleep(coalesce)
 }
 
 // request parses a SyncRequest.
@@ -159,6 +80,7 @@ func (s *Service) request(ctx context.Context, q *SyncRequest) (*request, error)
 		return nil, err
 	}
 	r.session = s.sessions.of(q.UserNID, q.DeviceNID, s.opts.Now())
+	r.Since, r.Filter, r.SetPresence = "", "", "" // not kept while the client waits: parts of the URL
 	return r, nil
 }
 

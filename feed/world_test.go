@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -48,7 +49,7 @@ type world struct {
 // timer is the timeout of a parked request: it ends when the clock has moved far enough.
 type timer struct {
 	at time.Time
-	c  chan time.Time
+	f  func()
 }
 
 // readConns is small so that a test can hold all connections.
@@ -84,7 +85,7 @@ func (w *world) start() {
 	w.history = history.New(history.Options{DB: db, Rooms: w.Service, AccountData: w.data, Commits: commits, Now: w.clock})
 	w.e2ee = e2ee.New(e2ee.Options{DB: db, Server: server, Hub: w.hub, Rooms: sharing.New(w.Service, w.hub), Now: w.clock, Log: slog.New(slog.DiscardHandler)})
 	w.feed = feed.New(feed.Options{
-		DB: db, Rooms: w.Service, AccountData: w.data, History: w.history, Commits: commits, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler), Timer: w.timer,
+		DB: db, Rooms: w.Service, AccountData: w.data, History: w.history, Commits: commits, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler), AfterFunc: w.afterFunc,
 	})
 }
 
@@ -107,24 +108,33 @@ func (w *world) clock() time.Time {
 func (w *world) pass(d time.Duration) {
 	w.mu.Lock()
 	w.now = w.now.Add(d)
-	for _, t := range w.timers {
-		if !w.now.Before(t.at) {
-			select {
-			case t.c <- w.now:
-			default:
-			}
+	var due []*timer
+	w.timers = slices.DeleteFunc(w.timers, func(t *timer) bool {
+		if w.now.Before(t.at) {
+			return false
 		}
-	}
+		due = append(due, t)
+		return true
+	})
 	w.mu.Unlock()
+	for _, t := range due {
+		t.f()
+	}
 	w.feed.Tick(w.t.Context())
 }
 
-func (w *world) timer(d time.Duration) (<-chan time.Time, func()) {
+func (w *world) afterFunc(d time.Duration, f func()) (stop func() bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	t := &timer{at: w.now.Add(d), c: make(chan time.Time, 1)}
+	t := &timer{at: w.now.Add(d), f: f}
 	w.timers = append(w.timers, t)
-	return t.c, func() {}
+	return func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		before := len(w.timers)
+		w.timers = slices.DeleteFunc(w.timers, func(o *timer) bool { return o == t })
+		return len(w.timers) < before
+	}
 }
 
 // user is a local user with one device.

@@ -139,6 +139,7 @@ func (r *Request) readBody() ([]byte, error) {
 		n, err := r.Request.Body.Read(body[len(body):cap(body)])
 		body = body[:len(body)+n]
 		if err == io.EOF {
+			r.bodyEnded = true
 			return body, nil
 		}
 		if err != nil {

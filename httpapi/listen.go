@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -48,6 +49,8 @@ type Front struct {
 	// Drain is called when the server stops, before the server waits for running requests. It makes waiting long polls
 	// return.
 	Drain func()
+	// ParkAfter is how long a request waits before its connection is parked (see Poll); 0 means 5 s. It is for tests.
+	ParkAfter time.Duration
 }
 
 // Run accepts connections until ctx ends or a listener fails. It returns when no requests are running any more.
@@ -62,12 +65,14 @@ func (f Front) Run(ctx context.Context) error {
 	}
 	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	servers := make([]*http.Server, len(open))
+	servers, lots := make([]*http.Server, len(open)), make([]*lot, len(open))
 	failed := make(chan error, len(open))
 	var running sync.WaitGroup
 	for i, l := range open {
-		servers[i] = f.server(f.Listeners[i].Handler, requests)
+		lots[i] = newLot(requests, cmp.Or(f.ParkAfter, parkAfter))
+		servers[i] = f.server(f.Listeners[i].Handler, context.WithValue(requests, lotKey{}, lots[i]))
 		running.Go(func() { failed <- servers[i].Serve(l) })
+		running.Go(func() { _ = servers[i].Serve(lots[i]) }) // ends when the server stops
 	}
 	if f.Ready != nil {
 		f.Ready(addresses)
@@ -76,24 +81,27 @@ func (f Front) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
-	f.stop(servers, cancel)
+	f.stop(servers, lots, cancel)
 	running.Wait()
 	return err
 }
 
 // stop shuts the servers down gracefully, and closes them after the grace period.
-func (f Front) stop(servers []*http.Server, cancel func()) {
+func (f Front) stop(servers []*http.Server, lots []*lot, cancel func()) {
 	if f.Drain != nil {
 		f.Drain()
 	}
 	ctx, done := context.WithTimeout(context.Background(), grace)
 	defer done()
 	var stopping sync.WaitGroup
-	for _, s := range servers {
+	for i, s := range servers {
 		stopping.Go(func() {
-			if err := s.Shutdown(ctx); err != nil {
+			parked := make(chan error, 1)
+			go func() { parked <- lots[i].stop(ctx) }()
+			if err := errors.Join(s.Shutdown(ctx), <-parked); err != nil {
 				f.Log.Warn("requests were interrupted because the server stopped", "err", err)
 				cancel()
+				lots[i].abort()
 				_ = s.Close()
 			}
 		})

@@ -25,8 +25,10 @@ type Request struct {
 	ClientAddr string // the client's address, as forwarded by trusted proxies
 	Nonce      string // nonce for the style elements of a page; "" for other responses
 	limit      func(class Rate, who string) time.Duration
+	start      time.Time
 	memory     *Memory
 	body       []byte
+	bodyEnded  bool             // whether the body was read to its end
 	places     [2]*atomic.Int32 // the counters that include this request while it is in progress
 	held       *held            // nil if no bytes are counted for the request
 	proved     bool             // whether its network has sent a correctly signed request before

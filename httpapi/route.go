@@ -61,13 +61,13 @@ type Route struct {
 	File        string // the OpenAPI file that describes the operation, or ""
 	Auth        Auth
 	Rate        Rate
-	MaxBody     int64 // in bytes; 0 means DefaultMaxBody
-	Page        bool  // serves HTML to browsers, also for errors, and is closed to scripts of other sites (page.go)
-	Locked      bool  // locked accounts may call it
-	Guests      bool  // guests may call it; for routes that require a token
-	Acts        bool  // suspended accounts may not call it
-	Handler     func(*Request) (any, error)
-	ErrorBody   func(*mxerr.Error) []byte // the body of error responses; nil: that of the Matrix specification
+	MaxBody     int64                       // in bytes; 0 means DefaultMaxBody
+	Page        bool                        // serves HTML to browsers, also for errors, and is closed to scripts of other sites (page.go)
+	Locked      bool                        // locked accounts may call it
+	Guests      bool                        // guests may call it; for routes that require a token
+	Acts        bool                        // suspended accounts may not call it
+	Handler     func(*Request) (any, error) // the answer: a Raw, a Stream, a Poll, or what is encoded as JSON
+	ErrorBody   func(*mxerr.Error) []byte   // the body of error responses; nil: that of the Matrix specification
 }
 
 // DefaultMaxBody is the maximum size of a request body in bytes, unless the route has another bound. It is enough for a

@@ -153,28 +153,56 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	start := time.Now()
 	rec := &recorder{ResponseWriter: w, status: http.StatusOK}
 	r := s.begin(w, hr)
-	defer s.finish(rec, r, start)
+	r.start = start
+	_ = s.complete(rec, r, func() (any, error) {
+		v, err := s.serve(w, r)
+		if mxerr.Code(err) == mxerr.CodeTooLarge && hr.ContentLength != 0 {
+			drain(w, hr.Body, hr)
+		}
+		if poll, ok := v.(Poll); ok && err == nil {
+			return s.awaitOf(w, r, poll)
+		}
+		return v, err
+	})
+}
+
+// complete writes the answer that get returns, and ends the request. If get returns errParked, the request goes on
+// elsewhere, and complete returns errParked.
+func (s *Server) complete(rec *recorder, r *Request, get func() (any, error)) (err error) {
+	defer func() {
+		if err != errParked { //nolint:errorlint // never wrapped
+			s.finish(rec, r)
+		}
+	}()
 	defer s.recover(rec, r)
-	v, err := s.serve(w, r)
-	if mxerr.Code(err) == mxerr.CodeTooLarge && hr.ContentLength != 0 {
-		drain(w, hr.Body, hr)
+	v, err := get()
+	if err == errParked { //nolint:errorlint // never wrapped
+		return err
 	}
 	s.answer(rec, r, v, err)
+	return nil
 }
 
 // begin finds the route of a request and sets the headers that every answer has.
 func (s *Server) begin(w http.ResponseWriter, hr *http.Request) *Request {
 	route, vars := s.find(hr)
 	r := &Request{RequestID: s.newRequestID(), ClientAddr: s.clientAddr(hr), limit: s.opt.Limit, memory: s.memory, vars: vars, route: route}
-	w.Header()["X-Request-Id"] = []string{r.RequestID} // helps to find the request in the log
 	if route.Page {
 		r.Nonce = newNonce()
-		pageHeaders(w.Header(), r.Nonce)
-	} else {
-		cors(w.Header())
 	}
+	r.setHeaders(w.Header())
 	r.Request = hr.WithContext(telemetry.WithRequest(hr.Context(), r.RequestID, r.ClientAddr))
 	return r
+}
+
+// setHeaders sets the headers that every answer has.
+func (r *Request) setHeaders(h http.Header) {
+	h["X-Request-Id"] = []string{r.RequestID} // helps to find the request in the log
+	if r.route.Page {
+		pageHeaders(h, r.Nonce)
+	} else {
+		cors(h)
+	}
 }
 
 // find returns the route of a request and its path parameters, still escaped. If there is none, it returns a route that
@@ -261,9 +289,8 @@ func (s *Server) enter(r *Request) error {
 // handle calls the handler. Requests for history, and all reads by other servers, may use only a share of the
 // database's capacity. Unauthenticated requests that read it take turns.
 func (s *Server) handle(r *Request) (any, error) {
-	reads := r.route.Rate == Reads || r.Server != "" && r.route.Method != http.MethodPut
-	if reads && s.opt.Reading != nil {
-		r.Request = r.Request.WithContext(s.opt.Reading(r.Context(), r.who()))
+	if ctx := s.reading(r.Context(), r); ctx != r.Context() {
+		r.Request = r.Request.WithContext(ctx)
 	}
 	stranger := r.UserID == "" && r.Server == ""
 	if stranger && s.opt.Signing != nil {
@@ -277,6 +304,15 @@ func (s *Server) handle(r *Request) (any, error) {
 		defer release()
 	}
 	return r.route.Handler(r)
+}
+
+// reading returns the context for the handler of a request, which is derived from ctx.
+func (s *Server) reading(ctx context.Context, r *Request) context.Context {
+	reads := r.route.Rate == Reads || r.Server != "" && r.route.Method != http.MethodPut
+	if !reads || s.opt.Reading == nil {
+		return ctx
+	}
+	return s.opt.Reading(ctx, r.who())
 }
 
 // authenticateServer checks the signature of another homeserver. The signature covers the body, so everything that can
@@ -370,14 +406,14 @@ func (s *Server) limit(r *Request, class Rate) error {
 }
 
 // finish counts and logs the request.
-func (s *Server) finish(rec *recorder, r *Request, start time.Time) {
+func (s *Server) finish(rec *recorder, r *Request) {
 	for _, slot := range r.places {
 		if slot != nil {
 			slot.Add(-1)
 		}
 	}
 	r.releaseAnswer()
-	took := time.Since(start)
+	took := time.Since(r.start)
 	r.route.observe(rec.status, r.errcode, took)
 	if !s.opt.Log.Enabled(r.Context(), slog.LevelDebug) {
 		return

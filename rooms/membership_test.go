@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"maunium.net/go/mautrix/id"
@@ -351,15 +352,11 @@ func TestChangesWakeTheUsersConcerned(t *testing.T) {
 	alice, bob, eve := h.user("alice"), h.user("bob"), h.user("eve")
 	room := h.public(alice)
 	woken := func(s ident.Requester, do func()) bool {
-		sub := h.svc.opts.Hub.Park(s.UserNID, s.DeviceNID)
+		var woken atomic.Bool
+		sub := h.svc.opts.Hub.Park(s.UserNID, s.DeviceNID, func() { woken.Store(true) })
 		defer sub.Close()
 		do()
-		select {
-		case <-sub.C():
-			return true
-		default:
-			return false
-		}
+		return woken.Load()
 	}
 	if !woken(alice, func() { h.say(alice, room, "x") }) || woken(eve, func() { h.say(alice, room, "x") }) {
 		t.Error("a message did not wake a member, or it woke a user outside the room")

@@ -44,7 +44,7 @@ import (
 type Options struct {
 	Version     string
 	Now         func() time.Time                                        // nil for the system's clock
-	Timer       func(d time.Duration) (c <-chan time.Time, stop func()) // used by long polls; nil for real time
+	Timer       func(d time.Duration) (c <-chan time.Time, stop func()) // used by background work; nil for real time
 	CommitDelay time.Duration                                           // artificial delay of every commit
 	// Called before every statement of a transaction; see storage.Config. May be nil.
 	OnStatement func(ctx context.Context, query string)

@@ -237,7 +237,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	}
 	s.guests = guests.New(guests.Options{DB: s.db, Rooms: s.rooms, Commits: commits, Log: o.Log})
 	news := feed.Options{
-		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Rooms: s.rooms, AccountData: s.accountData, History: s.history, Commits: commits, E2EE: s.e2ee, Push: s.push, Hub: s.hub, Now: o.Now, Log: o.Log, Timer: o.Timer,
+		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Rooms: s.rooms, AccountData: s.accountData, History: s.history, Commits: commits, E2EE: s.e2ee, Push: s.push, Hub: s.hub, Now: o.Now, Log: o.Log,
 		Alive: s.alive, Server: cfg.ServerName, Apps: s.apps,
 	}
 	if cfg.Federation.Enabled {

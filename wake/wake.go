@@ -1,9 +1,8 @@
 // Package wake keeps track of readers that wait for news, and wakes them.
 //
-// A reader parks, then looks for news, and waits on its Sub if it found none. Because it parks before it looks, it
+// A reader parks, then looks for news, and waits to be woken if it found none. Because it parks before it looks, it
 // never misses a change that is committed while it looks. A wake-up carries neither a position nor data; it only makes
-// the reader look again. Several wake-ups before the reader looks count as one. The reader finds out what is new by
-// comparing positions.
+// the reader look again. The reader finds out what is new by comparing positions.
 //
 // The methods that wake readers run in commit hooks. They take one lock, do no I/O and never wait for a reader.
 package wake
@@ -44,15 +43,16 @@ type Sub struct {
 	closed     bool
 	news       uint64 // counts wake-ups; guarded by hub.mu, like rooms
 	rooms      uint64
-	c          chan struct{} // nil if the reader only counts news
+	call       func() // called for each wake-up; nil if the reader only counts news
 }
 
 // New returns a hub without readers.
 func New() *Hub { return &Hub{users: map[ident.UserNID]*Sub{}, visitors: map[ident.RoomNID]*Sub{}} }
 
-// Park registers a reader for a user's news. Its channel holds at most one wake-up. The caller must Close it.
-func (h *Hub) Park(user ident.UserNID, device ident.DeviceNID) *Sub {
-	return h.add(&Sub{hub: h, user: user, device: device, c: make(chan struct{}, 1)})
+// Park registers a reader for a user's news. For each wake-up the hub calls f, under its lock; f must neither wait nor
+// call the hub. The caller must Close the Sub.
+func (h *Hub) Park(user ident.UserNID, device ident.DeviceNID, f func()) *Sub {
+	return h.add(&Sub{hub: h, user: user, device: device, call: f})
 }
 
 // Watch registers a reader that is not woken but calls News to find out whether there were wake-ups. The caller must
@@ -61,10 +61,10 @@ func (h *Hub) Watch(user ident.UserNID, device ident.DeviceNID) *Sub {
 	return h.add(&Sub{hub: h, user: user, device: device})
 }
 
-// Visit registers a reader for the news of a room. Its user need not be a member of the room. The method Room wakes it.
-// The caller must Close it.
-func (h *Hub) Visit(room ident.RoomNID) *Sub {
-	return h.add(&Sub{hub: h, room: room, c: make(chan struct{}, 1)})
+// Visit is like Park for a reader of the news of a room. Its user need not be a member of the room. The method Room
+// wakes it.
+func (h *Hub) Visit(room ident.RoomNID, f func()) *Sub {
+	return h.add(&Sub{hub: h, room: room, call: f})
 }
 
 func (h *Hub) add(s *Sub) *Sub {
@@ -74,7 +74,7 @@ func (h *Hub) add(s *Sub) *Sub {
 		s.next, head.prev = head, s
 	}
 	h.setHead(s)
-	if s.c != nil {
+	if s.call != nil {
 		h.count++
 	}
 	return s
@@ -97,10 +97,7 @@ func (h *Hub) setHead(s *Sub) {
 	h.users[s.user] = s
 }
 
-// C returns a channel that receives a value when there may be news since the last receive.
-func (s *Sub) C() <-chan struct{} { return s.c }
-
-// Close removes the reader, which then receives no more wake-ups. It may be called twice.
+// Close removes the reader. When Close has returned, there are no more wake-ups. It may be called twice.
 func (s *Sub) Close() {
 	h := s.hub
 	h.mu.Lock()
@@ -109,7 +106,7 @@ func (s *Sub) Close() {
 		return
 	}
 	s.closed = true
-	if s.c != nil {
+	if s.call != nil {
 		h.count--
 	}
 	if s.next != nil {
@@ -136,8 +133,7 @@ func (s *Sub) News() (own, rooms uint64) {
 	return s.news, s.rooms
 }
 
-// wake increases the counts of s and of all readers after it in its list. It sends a wake-up to those readers that have
-// none pending.
+// wake increases the counts of s and of all readers after it in its list, and wakes them.
 func (s *Sub) wake(own, rooms uint64) {
 	for ; s != nil; s = s.next {
 		s.signal(own, rooms)
@@ -147,9 +143,8 @@ func (s *Sub) wake(own, rooms uint64) {
 func (s *Sub) signal(own, rooms uint64) {
 	s.news += own
 	s.rooms += rooms
-	select {
-	case s.c <- struct{}{}: // never ready if the channel is nil
-	default:
+	if s.call != nil {
+		s.call()
 	}
 }
 

@@ -2,6 +2,7 @@ package wake_test
 
 import (
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"ebb/ident"
@@ -20,40 +21,35 @@ func (s set) Each(f func(ident.UserNID) bool) {
 	}
 }
 
-// woken reports whether a wake-up is pending, and consumes it.
-func woken(s *wake.Sub) bool {
-	select {
-	case <-s.C():
-		return true
-	default:
-		return false
-	}
+// reader is a parked reader. Its wake-ups are counted.
+type reader struct {
+	*wake.Sub
+	wakeUps atomic.Int64
 }
+
+func park(h *wake.Hub, user ident.UserNID, device ident.DeviceNID) *reader {
+	r := &reader{}
+	r.Sub = h.Park(user, device, func() { r.wakeUps.Add(1) })
+	return r
+}
+
+// woken reports whether there were wake-ups since the last call.
+func (r *reader) woken() bool { return r.wakeUps.Swap(0) > 0 }
 
 func TestUsersWakesEveryReaderOfTheUserOnly(t *testing.T) {
 	h := wake.New()
-	a, b, other := h.Park(1, 10), h.Park(1, 11), h.Park(2, 20)
+	a, b, other := park(h, 1, 10), park(h, 1, 11), park(h, 2, 20)
 	h.Users(1, 7)
-	if !woken(a) || !woken(b) || woken(other) {
+	if !a.woken() || !b.woken() || other.woken() {
 		t.Fatal("want both readers of user 1 woken and user 2 left alone")
-	}
-}
-
-func TestWakeUpsBeforeTheReaderLooksAreCoalesced(t *testing.T) {
-	h := wake.New()
-	s := h.Park(1, 1)
-	h.Users(1)
-	h.Users(1)
-	if !woken(s) || woken(s) {
-		t.Fatal("want exactly one wake-up")
 	}
 }
 
 func TestMembersWakesTheIntersectionFromEitherSide(t *testing.T) {
 	h := wake.New()
-	subs := map[ident.UserNID]*wake.Sub{}
+	subs := map[ident.UserNID]*reader{}
 	for u := ident.UserNID(1); u <= 5; u++ {
-		subs[u] = h.Park(u, ident.DeviceNID(u))
+		subs[u] = park(h, u, ident.DeviceNID(u))
 	}
 	big := set{}
 	for u := ident.UserNID(4); u <= 100; u++ {
@@ -62,7 +58,7 @@ func TestMembersWakesTheIntersectionFromEitherSide(t *testing.T) {
 	for _, members := range []set{{4: true, 5: true, 9: true}, big} {
 		h.Members(members)
 		for u, s := range subs {
-			if got := woken(s); got != members[u] {
+			if got := s.woken(); got != members[u] {
 				t.Errorf("%d members: user %d woken = %v, want %v", len(members), u, got, members[u])
 			}
 		}
@@ -72,16 +68,16 @@ func TestMembersWakesTheIntersectionFromEitherSide(t *testing.T) {
 func TestClosedReaderIsNeitherWokenNorCounted(t *testing.T) {
 	for _, order := range [][]int{{0, 1, 2}, {2, 1, 0}, {1, 0, 2}} {
 		h := wake.New()
-		subs := []*wake.Sub{h.Park(1, 1), h.Park(1, 2), h.Park(1, 3)}
+		subs := []*reader{park(h, 1, 1), park(h, 1, 2), park(h, 1, 3)}
 		for n, i := range order {
 			subs[i].Close()
 			subs[i].Close()
 			h.Users(1)
-			if woken(subs[i]) {
+			if subs[i].woken() {
 				t.Fatalf("order %v: a closed reader was woken", order)
 			}
 			for _, j := range order[n+1:] {
-				if !woken(subs[j]) {
+				if !subs[j].woken() {
 					t.Fatalf("order %v: reader %d is parked and was not woken", order, j)
 				}
 			}
@@ -98,9 +94,9 @@ func TestConcurrentParkingAndWakingLosesNoWakeUp(t *testing.T) {
 	for u := range ident.UserNID(8) {
 		wg.Go(func() {
 			for range 500 {
-				s := h.Park(u, 1)
+				s := park(h, u, 1)
 				h.Users(u)
-				if !woken(s) {
+				if !s.woken() {
 					t.Error("a wake-up after Park was lost")
 				}
 				s.Close()

@@ -140,12 +140,12 @@ func (n *Network) run(s *Server) {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
-	clients := s.serveClients()
+	stopClients := s.serveClients()
 	n.Serve(s.Name(), s.Handler("federation"))
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.running[s.Name()] = func() {
-		clients.Close()
+		stopClients()
 		stop()
 		if err := <-ended; err != nil {
 			n.t.Error(err)

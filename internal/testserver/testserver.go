@@ -10,8 +10,8 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
@@ -21,6 +21,7 @@ import (
 	"ebb/accounts/gate"
 	"ebb/config"
 	"ebb/fedclient"
+	"ebb/httpapi"
 	"ebb/server"
 	"ebb/storage/storagetest"
 	"ebb/telemetry"
@@ -148,12 +149,31 @@ func (s *Server) Start() {
 // Name returns the server's name.
 func (s *Server) Name() string { return s.cfg.ServerName }
 
-// serveClients opens the listener that Client uses, until the test ends.
-func (s *Server) serveClients() *httptest.Server {
-	h := httptest.NewServer(s.Handler("client", "admin", "metrics"))
-	s.URL = h.URL
-	s.t.Cleanup(h.Close)
-	return h
+// serveClients opens the listener that Client uses, until the returned function is called or the test ends. The
+// connections of requests that wait are parked at once.
+func (s *Server) serveClients() (stop func()) {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, ended := make(chan net.Addr, 1), make(chan error, 1)
+	f := httpapi.Front{
+		Listeners: []httpapi.Listener{{Address: "127.0.0.1:0", Handler: s.Handler("client", "admin", "metrics")}},
+		Log:       slog.New(slog.DiscardHandler), ParkAfter: time.Nanosecond, Ready: func(addresses []net.Addr) { ready <- addresses[0] },
+	}
+	go func() { ended <- f.Run(ctx) }()
+	select {
+	case address := <-ready:
+		s.URL = "http://" + address.String()
+	case err := <-ended:
+		s.t.Fatal(err)
+	}
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			s.t.Error(err)
+		}
+	})
+	s.t.Cleanup(stop)
+	return stop
 }
 
 // Now returns the time of the server's clock.
