@@ -3,8 +3,9 @@
 // SQLite's secure_delete overwrites a deleted row with zeros where the row is. But when pages are merged or split,
 // SQLite stores the rows of a page anew and leaves what the page had between its cell pointers and its cells, the
 // gap, as it was: copies of rows that are now elsewhere. If such a row is deleted later, its copy stays. The VFS of
-// this package is SQLite's own one, except that the gaps of the pages that it writes to a database file are zeros, and
-// that it syncs the file in small portions. SQLite never reads a gap.
+// this package is SQLite's own one, except that the gaps of the pages that it writes to a database file are zeros, that
+// it syncs the file in small portions, and that it writes many frames of the write-ahead log at a time. SQLite never
+// reads a gap.
 //
 // The VFS is C only: a call into Go would wait for the scheduler at each page while the server is busy.
 package pagegaps
