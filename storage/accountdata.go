@@ -68,13 +68,12 @@ func (tx *Tx) AccountDataSize(user ident.UserNID, room ident.RoomNID, typ string
 }
 
 const removeMarkersQuery = `DELETE FROM account_data WHERE type = 'm.fully_read'
-AND room_nid = $1 AND user_nid IN (SELECT m.user_nid FROM memberships m JOIN accounts a ON a.nid = m.user_nid WHERE m.room_nid = $1)
-AND content IN (SELECT '{"event_id":"' || event_id || '"}' FROM events WHERE position IN `
+AND room_nid = $1 AND user_nid IN (SELECT m.user_nid FROM memberships m JOIN accounts a ON a.nid = m.user_nid WHERE m.room_nid = $1) AND content IN `
 
 // removeMarkers deletes the m.fully_read markers that local members have at one of the given events. It uses the index
 // memberships_by_room and the primary key.
-func (tx *Tx) removeMarkers(room ident.RoomNID, positions []Pos) error {
-	list, args := In(2, positions)
-	_, err := tx.exec(removeMarkersQuery+list+`)`, append([]any{int64(room)}, args...)...)
+func (tx *Tx) removeMarkers(room ident.RoomNID, events []PurgeCandidate) error {
+	list, args := inEventIDs(room, events, `{"event_id":"`, `"}`)
+	_, err := tx.exec(removeMarkersQuery+list, args...)
 	return err
 }

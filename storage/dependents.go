@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -22,17 +23,20 @@ const (
 type dependent struct {
 	name     string
 	goesWhen fate // the fates of the event that remove these rows
-	// find returns those of the keys in an IN list for which such rows exist. The keys are positions, or hashes of
-	// event IDs if byHash is set.
-	find   func(tx *Tx, list string, keys []any) ([]int64, error)
+	// rows says where the rows are, by the position of the event, or by the hash of its ID if byHash is set.
+	rows   rowsOf
 	byHash bool
 	// remove deletes the rows that depend on one event.
 	remove func(tx *Tx, p Pos, eventID string) error
 	// removeAll deletes the rows that depend on any of the given events of a room, of which there are at most maxIn,
-	// sorted. A kind that most messages have uses it in place of find and remove. It is called before the events are
-	// deleted.
-	removeAll func(tx *Tx, room ident.RoomNID, positions []Pos) error
+	// sorted by position. A kind that most messages have uses it in place of rows and remove. It is called before the
+	// events are deleted.
+	removeAll func(tx *Tx, room ident.RoomNID, events []PurgeCandidate) error
 }
+
+// rowsOf names the column of a table that says on which event a row depends. An index begins with it. where is "", or a
+// condition, and AND.
+type rowsOf struct{ table, column, where string }
 
 // dependents lists everything that depends on an event. Redaction, rejection, purge and erasure use this list. A new
 // table with rows for events (search terms, attachments, notifications) needs an entry.
@@ -40,10 +44,8 @@ var dependents = []dependent{
 	{ // Replies return to the main timeline. This reads their relations, so it comes before these are removed.
 		name:     "replies in a thread",
 		goesWhen: purged | kept,
-		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
-			return collect(tx, scanNumber[int64], `SELECT DISTINCT parent_hash FROM relations WHERE parent_hash IN `+list, keys...)
-		},
-		byHash: true,
+		rows:     rowsOf{"relations", "parent_hash", ""},
+		byHash:   true,
 		remove: func(tx *Tx, p Pos, eventID string) error {
 			_, err := tx.exec(orphanRepliesQuery, tx.IDHash(eventID), eventID, int64(p))
 			return err
@@ -52,9 +54,7 @@ var dependents = []dependent{
 	{ // The thread whose root is the event.
 		name:     "threads",
 		goesWhen: purged | kept,
-		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
-			return collect(tx, scanNumber[int64], `SELECT root FROM threads WHERE root IN `+list, keys...)
-		},
+		rows:     rowsOf{"threads", "root", ""},
 		remove: func(tx *Tx, p Pos, _ string) error {
 			_, err := tx.exec(`DELETE FROM threads WHERE root = $1`, int64(p))
 			return err
@@ -63,9 +63,7 @@ var dependents = []dependent{
 	{ // The subscriptions to the thread whose root is the event.
 		name:     "thread subscriptions",
 		goesWhen: purged | kept,
-		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
-			return collect(tx, scanNumber[int64], `SELECT DISTINCT root FROM thread_subscriptions WHERE root IN `+list, keys...)
-		},
+		rows:     rowsOf{"thread_subscriptions", "root", ""},
 		remove: func(tx *Tx, p Pos, _ string) error {
 			_, err := tx.exec(`DELETE FROM thread_subscriptions WHERE root = $1`, int64(p))
 			return err
@@ -74,18 +72,14 @@ var dependents = []dependent{
 	{ // The event's relation to another one.
 		name:     "relations",
 		goesWhen: redacted | redactedKept | rejected | purged | kept,
-		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
-			return collect(tx, scanNumber[int64], `SELECT position FROM relations WHERE position IN `+list, keys...)
-		},
-		remove: func(tx *Tx, p Pos, _ string) error { return tx.DeleteRelation(p) },
+		rows:     rowsOf{"relations", "position", ""},
+		remove:   func(tx *Tx, p Pos, _ string) error { return tx.DeleteRelation(p) },
 	},
 	{ // The reports about the event. They show it as it is now, so only a purge leaves nothing to show. A legal hold keeps
 		// them: they may be evidence.
 		name:     "reports",
 		goesWhen: purged,
-		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
-			return collect(tx, scanNumber[int64], `SELECT position FROM report_events WHERE position IN `+list, keys...)
-		},
+		rows:     rowsOf{"report_events", "position", ""},
 		remove: func(tx *Tx, p Pos, _ string) error {
 			_, err := tx.exec(`DELETE FROM report_events WHERE position = $1`, int64(p))
 			return err
@@ -94,9 +88,7 @@ var dependents = []dependent{
 	{ // The users whom the event notifies differently from the rest of the room.
 		name:     "notifications",
 		goesWhen: redacted | redactedKept | rejected | purged | kept,
-		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
-			return collect(tx, scanNumber[int64], `SELECT position FROM event_push WHERE position IN `+list, keys...)
-		},
+		rows:     rowsOf{"event_push", "position", ""},
 		remove: func(tx *Tx, p Pos, _ string) error {
 			_, err := tx.exec(`DELETE FROM event_push WHERE position = $1`, int64(p))
 			return err
@@ -105,9 +97,7 @@ var dependents = []dependent{
 	{ // That the event is sticky.
 		name:     "sticky events",
 		goesWhen: redacted | redactedKept | rejected | purged | kept,
-		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
-			return collect(tx, scanNumber[int64], `SELECT position FROM sticky_events WHERE position IN `+list, keys...)
-		},
+		rows:     rowsOf{"sticky_events", "position", ""},
 		remove: func(tx *Tx, p Pos, _ string) error {
 			_, err := tx.exec(`DELETE FROM sticky_events WHERE position = $1`, int64(p))
 			return err
@@ -116,26 +106,19 @@ var dependents = []dependent{
 	{ // That the event is to be destroyed (MSC2228).
 		name:     "self-destruction",
 		goesWhen: redacted | redactedKept | rejected | purged | kept,
-		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
-			return collect(tx, scanNumber[int64], `SELECT position FROM self_destructs WHERE position IN `+list, keys...)
-		},
-		remove: func(tx *Tx, p Pos, _ string) error { return tx.DeleteSelfDestruct(p) },
+		rows:     rowsOf{"self_destructs", "position", ""},
+		remove:   func(tx *Tx, p Pos, _ string) error { return tx.DeleteSelfDestruct(p) },
 	},
 	{ // The event's references to media, and the media to which nothing else refers. A redaction has deleted those of all
 		// rows of the event before, unless the original is kept.
 		name:     "media",
 		goesWhen: redacted | purged,
-		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
-			return collect(tx, scanNumber[int64], eventsWithMediaQuery+list, keys...)
-		},
-		remove: func(tx *Tx, p Pos, _ string) error { return tx.releaseEventMedia(p) },
+		rows:     rowsOf{"media_refs", "owner", "kind IN (0, 2) AND "},
+		remove:   func(tx *Tx, p Pos, _ string) error { return tx.releaseEventMedia(p) },
 	},
 	{ // The references of an event that is rejected. It may be accepted again, so its media stay for a while.
 		name:     "media of a rejected event",
 		goesWhen: rejected,
-		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
-			return collect(tx, scanNumber[int64], eventsWithMediaQuery+list, keys...)
-		},
 		remove: func(tx *Tx, p Pos, _ string) error {
 			_, err := tx.exec(dropRejectedMediaQuery, int64(p))
 			return err
@@ -144,8 +127,8 @@ var dependents = []dependent{
 	{ // What a redacted event was before. The purge of originals deletes it if the event stays longer.
 		name:     "originals",
 		goesWhen: purged,
-		removeAll: func(tx *Tx, _ ident.RoomNID, positions []Pos) error {
-			list, args := In(1, positions)
+		removeAll: func(tx *Tx, _ ident.RoomNID, events []PurgeCandidate) error {
+			list, args := In(1, positionsOf(events))
 			if err := tx.soil(`SELECT body_key FROM originals WHERE position IN `+list, args...); err != nil {
 				return err
 			}
@@ -222,17 +205,17 @@ func (tx *Tx) removeOwnDependents(f fate, p Pos, eventID string) error {
 // removeCommonDependents does the work of removeDependents for the kinds of dependents that have a removeAll function,
 // and for at most maxIn events at once.
 func (tx *Tx) removeCommonDependents(f fate, events []PurgeCandidate) error {
-	byRoom := map[ident.RoomNID][]Pos{}
+	byRoom := map[ident.RoomNID][]PurgeCandidate{}
 	for _, e := range events {
-		byRoom[e.Room] = append(byRoom[e.Room], e.Position)
+		byRoom[e.Room] = append(byRoom[e.Room], e)
 	}
-	for room, positions := range byRoom {
-		slices.Sort(positions)
+	for room, events := range byRoom {
+		slices.SortFunc(events, func(a, b PurgeCandidate) int { return cmp.Compare(a.Position, b.Position) })
 		for _, d := range dependents {
 			if d.goesWhen&f == 0 || d.removeAll == nil {
 				continue
 			}
-			if err := d.removeAll(tx, room, positions); err != nil {
+			if err := d.removeAll(tx, room, events); err != nil {
 				return fmt.Errorf("%s: %w", d.name, err)
 			}
 		}
@@ -251,7 +234,7 @@ func positionsOf(events []PurgeCandidate) []Pos {
 
 // WithDependents returns the positions of those events in a purge batch on which rows depend that must be deleted event
 // by event, by the remove function of their kind. Most messages have none. A few queries with lists find that out more
-// cheaply than several statements for each message.
+// cheaply than several statements for each message, and kinds that no event near the batch has cost no such query.
 func (tx *Tx) WithDependents(batch []PurgeCandidate) (map[Pos]bool, error) {
 	found := map[Pos]bool{}
 	for part := range slices.Chunk(batch, maxIn) {
@@ -261,17 +244,19 @@ func (tx *Tx) WithDependents(batch []PurgeCandidate) (map[Pos]bool, error) {
 			hashes[i] = tx.IDHash(c.EventID)
 			withHash[hashes[i]] = append(withHash[hashes[i]], c.Position)
 		}
+		kinds, err := collect(tx, scanNumber[int64], kindsBetweenQuery, int64(slices.Min(positions)), int64(slices.Max(positions)))
+		if err != nil {
+			return nil, err
+		}
 		list, args := In(1, positions)
 		hashList, hashArgs := In(1, hashes)
-		for _, d := range dependents {
-			if d.find == nil {
-				continue
-			}
+		for _, kind := range kinds {
+			d := &foundByRows[kind]
 			in, values := list, args
 			if d.byHash {
 				in, values = hashList, hashArgs
 			}
-			keys, err := d.find(tx, in, values)
+			keys, err := collect(tx, scanNumber[int64], d.rows.query()+` IN `+in, values...)
 			if err != nil {
 				return nil, err
 			}
@@ -288,3 +273,24 @@ func (tx *Tx) WithDependents(batch []PurgeCandidate) (map[Pos]bool, error) {
 	}
 	return found, nil
 }
+
+// query returns the beginning of a query for the keys of such rows.
+func (r rowsOf) query() string {
+	return `SELECT DISTINCT ` + r.column + ` FROM ` + r.table + ` WHERE ` + r.where + r.column
+}
+
+// foundByRows lists the dependents for which WithDependents looks, all of which go with a purged or kept event, and
+// kindsBetweenQuery finds which of these, by number, some event between two positions may have.
+var foundByRows, kindsBetweenQuery = func() (kinds []dependent, query string) {
+	for _, d := range dependents {
+		if d.rows.table == "" {
+			continue
+		}
+		query += fmt.Sprintf(` UNION ALL SELECT %d`, len(kinds))
+		if !d.byHash { // hashes are random
+			query += ` WHERE EXISTS (` + d.rows.query() + ` BETWEEN $1 AND $2)`
+		}
+		kinds = append(kinds, d)
+	}
+	return kinds, query[len(` UNION ALL `):]
+}()

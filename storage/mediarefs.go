@@ -77,8 +77,7 @@ func (tx *Tx) replaceMediaRefs(kind MediaRefKind, owner int64, part, text string
 }
 
 const (
-	eventsWithMediaQuery = `SELECT DISTINCT owner FROM media_refs WHERE kind IN (0, 2) AND owner IN `
-	dropEventMediaQuery  = `DELETE FROM media_refs WHERE owner = $1 AND kind IN (0, 2)`
+	dropEventMediaQuery = `DELETE FROM media_refs WHERE owner = $1 AND kind IN (0, 2)`
 	// dropRejectedMediaQuery leaves the references of events under a legal hold, which keeps their media.
 	dropRejectedMediaQuery = dropEventMediaQuery + ` AND NOT EXISTS (SELECT 1 FROM events e JOIN legal_holds h ON ` + standingHold + ` WHERE e.position = $1)`
 	takeEventMediaQuery    = dropEventMediaQuery + ` RETURNING server, media_id`

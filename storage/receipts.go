@@ -31,22 +31,29 @@ func (tx *Tx) LastReceipts(rooms []ident.RoomNID) (map[ident.RoomNID]int64, erro
 }
 
 const (
-	clearReceiptsQuery = `UPDATE receipts SET event_id = '', ts = 0 WHERE room_nid = $1
-AND event_id <> '' AND event_id IN (SELECT event_id FROM events WHERE position IN `
-	removeThreadReceiptsQuery = `DELETE FROM receipts WHERE room_nid = $1
-AND thread <> '' AND thread <> 'main' AND thread IN (SELECT event_id FROM events WHERE position IN `
+	clearReceiptsQuery        = `UPDATE receipts SET event_id = '', ts = 0 WHERE room_nid = $1 AND event_id <> '' AND event_id IN `
+	removeThreadReceiptsQuery = `DELETE FROM receipts WHERE room_nid = $1 AND thread <> '' AND thread <> 'main' AND thread IN `
 )
 
 // clearReceipts removes the IDs of the given events from receipts, and when they were read. A receipt still says up to
 // where its user has read, since otherwise the events that come after would become unread. Receipts in threads that
 // begin with one of the events are deleted, because the thread ends with its root. It uses the primary key.
-func (tx *Tx) clearReceipts(room ident.RoomNID, positions []Pos) error {
-	list, args := In(2, positions)
-	args = append([]any{int64(room)}, args...)
+func (tx *Tx) clearReceipts(room ident.RoomNID, events []PurgeCandidate) error {
+	list, args := inEventIDs(room, events, "", "")
 	for _, query := range []string{clearReceiptsQuery, removeThreadReceiptsQuery} {
-		if _, err := tx.exec(query+list+`)`, args...); err != nil {
+		if _, err := tx.exec(query+list, args...); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// inEventIDs returns a list for a query whose first argument is a room: the IDs of events, between two texts.
+func inEventIDs(room ident.RoomNID, events []PurgeCandidate, before, after string) (list string, args []any) {
+	ids := make([]string, len(events))
+	for i, e := range events {
+		ids[i] = before + e.EventID + after
+	}
+	list, args = In(2, ids)
+	return list, append([]any{int64(room)}, args...)
 }

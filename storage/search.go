@@ -221,9 +221,9 @@ func (tx *Tx) ClearSearch(limit int) (more bool, err error) {
 }
 
 // outdateSearch marks blocks of a room that may have terms of events that are about to be purged; see search.Clean.
-func (tx *Tx) outdateSearch(room ident.RoomNID, positions []Pos) error {
+func (tx *Tx) outdateSearch(room ident.RoomNID, events []PurgeCandidate) error {
 	_, err := tx.exec(`UPDATE search_blocks SET stale = stale + 1 WHERE room_nid = $1 AND last_pos >= $2 AND first_pos <= $3`,
-		int64(room), int64(positions[0]), int64(positions[len(positions)-1]))
+		int64(room), int64(events[0].Position), int64(events[len(events)-1].Position))
 	return err
 }
 
@@ -254,7 +254,8 @@ func (tx *Tx) CleanSearchBlock(b SearchBlock, before []byte, parts []postings.Pa
 }
 
 // removeFromSearch removes the given events of a room from the blocks of the index.
-func (tx *Tx) removeFromSearch(room ident.RoomNID, positions []Pos) error {
+func (tx *Tx) removeFromSearch(room ident.RoomNID, events []PurgeCandidate) error {
+	positions := positionsOf(events)
 	blocks, err := tx.SearchBlocksBetween(room, positions[0], positions[len(positions)-1], len(positions)+1)
 	if err != nil {
 		return err
