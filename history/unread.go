@@ -39,13 +39,18 @@ const (
 	maxUnread = 5000
 	// maxUnreadLists bounds the memory of the counts; a dropped list is counted again when needed.
 	maxUnreadLists = 20000
+	// maxRedactions bounds the redactions that are remembered. Lists are extended by events in memory only, of which
+	// few are redactions. Beyond the bound, lists are read from the database again.
+	maxRedactions = 20000
 )
 
 // unreadTable caches lists of unread events. Each list is read from the database once, and then extended from memory.
 type unreadTable struct {
-	// mu guards lists; a leaf lock.
+	// mu guards the fields below; a leaf lock.
 	mu    sync.Mutex
 	lists map[unreadKey]*unreadList
+	// redactions has the positions of the events that a redaction was applied to, mostly one, by its own position.
+	redactions map[storage.Pos][]storage.Pos
 }
 
 type unreadKey struct {
@@ -133,7 +138,7 @@ func (t *unreadTable) forgetRoom(room ident.RoomNID) {
 // committed is a rooms.Listener that drops the lists that a commit has made obsolete. New events are added when a list
 // is used.
 func (t *unreadTable) committed(c *rooms.Commit) {
-	if c.Entered || c.Rejudged || len(c.Purged) > 0 {
+	if !t.redacted(c) || c.Entered || c.Rejudged || len(c.Purged) > 0 {
 		t.forgetRoom(c.Room.NID())
 	}
 	for _, m := range c.Members {
@@ -146,6 +151,39 @@ func (t *unreadTable) committed(c *rooms.Commit) {
 			t.forget(r.NID, c.Room.NID(), r.Pos)
 		}
 	}
+}
+
+// redacted remembers what the redactions of a commit were applied to. It returns false if an earlier redaction was
+// applied, which the lists may have been extended by already.
+func (t *unreadTable) redacted(c *rooms.Commit) (all bool) {
+	if len(c.Redacted) == 0 && !slices.ContainsFunc(c.Events, func(e rooms.CommittedEvent) bool { return e.Type() == typeRedaction }) {
+		return true
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.redactions == nil || len(t.redactions) >= maxRedactions {
+		t.redactions = map[storage.Pos][]storage.Pos{}
+	}
+	for _, e := range c.Events {
+		if e.Type() == typeRedaction {
+			t.redactions[e.Pos] = nil
+		}
+	}
+	all = true
+	for _, r := range c.Redacted {
+		targets, known := t.redactions[r.By]
+		all = all && known
+		t.redactions[r.By] = append(targets, r.Pos)
+	}
+	return all
+}
+
+// targets returns the positions of the events that a redaction was applied to, and false if that is not remembered.
+func (t *unreadTable) targets(redaction storage.Pos) ([]storage.Pos, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	targets, known := t.redactions[redaction]
+	return targets, known
 }
 
 // Unread counts the events that a joined user has not read. Events stop counting when they expire, and messages of
@@ -204,7 +242,7 @@ func (s *Service) withUnread(
 	l := s.unread.list(unreadKey{user, room})
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.valid || !l.extend(r, user) {
+	if !l.valid || !l.extend(r, user, s.unread.targets) {
 		err := s.readInner(ctx, tx, func(tx *storage.Tx) error { return recount(tx, user, []unreadRead{{room: r, list: l}}, false) })
 		if err != nil {
 			return err
@@ -249,16 +287,23 @@ func (s *Service) readInner(ctx context.Context, tx *storage.Tx, f func(*storage
 	return s.db.ReadInner(ctx, f)
 }
 
-// extend adds the events that were committed after l.upTo. It returns false if memory does not have all of them.
-func (l *unreadList) extend(r *rooms.Room, user ident.UserNID) bool {
+// extend adds the events that were committed after l.upTo, and removes those that were redacted. It returns false if
+// memory does not have all of them, or if targets does not know what a redaction was applied to.
+func (l *unreadList) extend(r *rooms.Room, user ident.UserNID, targets func(redaction storage.Pos) ([]storage.Pos, bool)) bool {
 	news, ok := r.Recent(l.upTo)
 	if !ok {
 		return false
 	}
 	for _, e := range news {
 		class, known := e.ClassFor(user)
-		if !known || e.Type() == typeRedaction {
+		if !known {
 			return false
+		}
+		if e.Type() == typeRedaction {
+			redacted, known := targets(e.Pos)
+			if !known || !l.remove(redacted) {
+				return false
+			}
 		}
 		l.add(user, storage.UnreadRow{
 			Position: e.Pos, ThreadRoot: e.ThreadRoot, OriginTS: e.OriginServerTS(), ReceivedTS: e.ReceivedTS, Sender: e.SenderNID, IsState: e.IsState(), Push: int64(class),
@@ -290,6 +335,19 @@ func (l *unreadList) add(user ident.UserNID, u storage.UnreadRow) {
 	l.entries = append(l.entries, unreadEntry{
 		pos: u.Position, thread: u.ThreadRoot, sender: u.Sender, isState: u.IsState, class: pushrules.Class(u.Push), originTS: u.OriginTS, receivedTS: u.ReceivedTS,
 	})
+}
+
+// remove removes redacted events from the list. It returns false if an event that was left out of a full list should
+// take the place of one of them.
+func (l *unreadList) remove(redacted []storage.Pos) bool {
+	if len(redacted) == 0 {
+		return true
+	}
+	full := len(l.entries) >= maxUnread
+	kept := slices.DeleteFunc(l.entries, func(e unreadEntry) bool { return slices.Contains(redacted, e.pos) })
+	removed := len(kept) < len(l.entries)
+	l.entries = kept
+	return !(full && removed)
 }
 
 // unnamed returns the roots of the threads in the list whose event IDs have not been looked up yet.

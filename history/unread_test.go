@@ -142,3 +142,36 @@ func BenchmarkManyUnread(b *testing.B) {
 		}
 	}
 }
+
+func TestARedactionIsTakenFromTheCountInMemory(t *testing.T) {
+	l := newLibrary(t, notifying)
+	alice, bob := l.user("alice"), l.user("bob")
+	room := l.public(alice, bob)
+	unread := func() (u Unread) {
+		l.check(func() (err error) {
+			u, err = l.svc.Unread(t.Context(), nil, bob.UserNID, l.load(room).NID())
+			return err
+		}())
+		return u
+	}
+	var said []id.EventID
+	for range 5 {
+		said = append(said, l.say(alice, room, "a slip"))
+	}
+	start := unread().Main.Notify
+	for i, slip := range said {
+		l.send(alice, room, typeRedaction, `{"redacts":"`+string(slip)+`"}`)
+		n := l.statements(func(ctx context.Context) error {
+			_, err := l.svc.Unread(ctx, nil, bob.UserNID, l.load(room).NID())
+			return err
+		})
+		if n > 0 {
+			t.Errorf("after redaction %d, %d statements count the unread events", i, n)
+		}
+		u := unread()
+		l.svc.unread.forgetRoom(l.load(room).NID())
+		if again := unread(); u.Main != again.Main || u.Main.Notify > start {
+			t.Errorf("after redaction %d: %v unread, in the database %v", i, u.Main, again.Main)
+		}
+	}
+}
