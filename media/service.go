@@ -281,14 +281,23 @@ var errReplaced = errors.New("media: the file was replaced")
 // place writes the row of a received file with save. If the same content is stored already, the stored file is used,
 // unless it is damaged. Otherwise the received file is moved to its name first.
 func (s *Service) place(ctx context.Context, in *incoming, save func(*storage.Tx, *incoming) error) (storage.MediaFile, error) {
-	f, err := s.reuse(ctx, in, save)
+	damaged, err := s.reuse(ctx, in, save)
 	if !errors.Is(err, errReplaced) {
-		return f, errors.Join(err, in.drop())
+		return damaged, errors.Join(err, in.drop())
 	}
 	plain := s.files.exists(in.Blob)
-	return s.placeFile(ctx, in, func(tx *storage.Tx, f storage.MediaFile) error {
+	var other storage.MediaFile // the same content, from a request at the same time
+	f, err := s.placeFile(ctx, in, func(tx *storage.Tx, f storage.MediaFile) error {
 		if err := save(tx, in); err != nil {
 			return err
+		}
+		now, found, err := tx.MediaFile(in.Blob)
+		if err != nil {
+			return err
+		}
+		if found && now.Name != damaged.Name {
+			other = now // and somebody may be about to open it
+			return nil
 		}
 		if plain { // the same content, from before files were encrypted
 			if err := tx.QueueMediaUnlink(in.Blob); err != nil {
@@ -297,10 +306,14 @@ func (s *Service) place(ctx context.Context, in *incoming, save func(*storage.Tx
 		}
 		return tx.PutMediaFile(in.Blob, f)
 	})
+	if err == nil && other.Name != "" {
+		return other, s.files.remove(in.Name)
+	}
+	return f, err
 }
 
 // reuse writes the row of a received file with save, if the same content is stored already. Otherwise it returns
-// errReplaced.
+// errReplaced, with the stored file if that is damaged.
 func (s *Service) reuse(ctx context.Context, in *incoming, save func(*storage.Tx, *incoming) error) (f storage.MediaFile, err error) {
 	found := false
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {

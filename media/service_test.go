@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -298,5 +299,27 @@ func TestMediaIDsCannotLeaveTheFolder(t *testing.T) {
 	for _, id := range []string{"", "../../etc/passwd", "a/b", "a.b", "a\x00", strings.Repeat("a", 256)} {
 		_, err := f.Open(t.Context(), id, 0)
 		wantCode(t, err, mxerr.CodeNotFound)
+	}
+}
+
+// Otherwise the file that one of them has stored and is about to serve would be removed by the other.
+func TestRequestsThatStoreTheSameContentAtOnceShareTheFileOfTheFirst(t *testing.T) {
+	f := newFixture(t)
+	for round := range 10 {
+		content := fmt.Sprint("the same content ", round)
+		stored := make([]storage.MediaFile, 4)
+		errs := make([]error, len(stored))
+		var all sync.WaitGroup
+		for i := range stored {
+			all.Go(func() {
+				stored[i], errs[i] = f.store(t.Context(), strings.NewReader(content), 100, func(*storage.Tx, *incoming) error { return nil })
+			})
+		}
+		all.Wait()
+		for i, file := range stored {
+			if errs[i] != nil || file.Name != stored[0].Name {
+				t.Fatalf("round %d: request %d has the file %q and the first one %q: %v", round, i, file.Name, stored[0].Name, errs[i])
+			}
+		}
 	}
 }
