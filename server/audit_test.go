@@ -193,12 +193,14 @@ func TestTheAuditLogHasTheNetworksOfSignInsAndFailures(t *testing.T) {
 }
 
 func TestTheAuditLogShowsHowTheConfigurationChanged(t *testing.T) {
+	var cfg *config.Config
 	s := testserver.New(t, func(c *config.Config) {
+		cfg = c
 		c.Auth.MFA, c.Registration.SharedSecret = "optional", "the first shared secret"
 		c.Auth.Providers = []config.Provider{{ID: "one", Name: "One", Issuer: "https://one.example.org", ClientID: "ebb", ClientSecret: "the first client secret"}}
 	})
 	changes := func() (found []string) {
-		for _, line := range auditLog(t, s.Config().DSN()) {
+		for _, line := range auditLog(t, cfg.DSN()) {
 			if strings.HasPrefix(line, "configuration changed") {
 				found = append(found, line)
 			}
@@ -209,7 +211,6 @@ func TestTheAuditLogShowsHowTheConfigurationChanged(t *testing.T) {
 	if got := changes(); len(got) > 0 {
 		t.Fatalf("a start with the same configuration is recorded: %s", got)
 	}
-	cfg := s.Config()
 	cfg.Auth.MFA, cfg.Registration.SharedSecret, cfg.Log.Level = "off", "the second shared secret", "debug"
 	day := config.Duration(24 * time.Hour)
 	cfg.Retention.Default.MaxLifetime = &day

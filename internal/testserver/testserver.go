@@ -116,18 +116,28 @@ func (s *Server) Config() *config.Config { return s.cfg }
 
 // Notify delivers push notifications until the returned function is called or the test ends.
 func (s *Server) Notify() (stop func()) {
+	_, stop = s.background(s.Server.Notify)
+	return stop
+}
+
+// background calls run on a goroutine. stop, which is also called at the end of the test, ends its context and waits
+// for it. ended is closed when run has returned.
+func (s *Server) background(run func(context.Context) error) (ended <-chan struct{}, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	notifying := s.Server
-	go func() { ended <- notifying.Notify(ctx) }()
+	done := make(chan struct{})
+	var err error
+	go func() {
+		defer close(done)
+		err = run(ctx)
+	}()
 	stop = sync.OnceFunc(func() {
 		cancel()
-		if err := <-ended; err != nil {
+		if <-done; err != nil {
 			s.t.Error(err)
 		}
 	})
 	s.t.Cleanup(stop)
-	return stop
+	return done, stop
 }
 
 // Reopen closes the database and opens the server again, as a restart would.
@@ -153,26 +163,19 @@ func (s *Server) Name() string { return s.cfg.ServerName }
 // connections of requests that wait are parked at once.
 func (s *Server) serveClients() (stop func()) {
 	s.t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	ready, ended := make(chan net.Addr, 1), make(chan error, 1)
+	ready := make(chan net.Addr, 1)
 	f := httpapi.Front{
 		Listeners: []httpapi.Listener{{Address: "127.0.0.1:0", Handler: s.Handler("client", "admin", "metrics")}},
 		Log:       slog.New(slog.DiscardHandler), ParkAfter: time.Nanosecond, Ready: func(addresses []net.Addr) { ready <- addresses[0] },
 	}
-	go func() { ended <- f.Run(ctx) }()
+	ended, stop := s.background(f.Run)
 	select {
 	case address := <-ready:
 		s.URL = "http://" + address.String()
-	case err := <-ended:
-		s.t.Fatal(err)
+	case <-ended:
+		stop()
+		s.t.FailNow()
 	}
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			s.t.Error(err)
-		}
-	})
-	s.t.Cleanup(stop)
 	return stop
 }
 
